@@ -1,0 +1,1 @@
+"""Templates (jinja2) of dataset cards, model cards and the report."""

@@ -1,0 +1,1 @@
+"""Prompt texts: system prompts by format, and the rubrics for judge models."""

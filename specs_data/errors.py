@@ -1,0 +1,58 @@
+"""What can go wrong, drawn as a tree.
+
+    SpecsDataError
+    ├── UserError           the user must change something: one sentence, exit status 2
+    │   └── MissingExtra    an optional dependency is not installed
+    ├── CheckFailed         a check did not hold: exit status 1
+    ├── PromptRefused       an engine cannot serve one request: that problem is dropped, with the reason
+    ├── EngineFailed        an engine broke down: the run stops, what is stored stays
+    ├── Undecided           a judging service gave no usable verdict: never a verdict, asked again later
+    └── PluginFailed        a plug-in raised or returned nonsense: the plug-in is named
+"""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+
+class SpecsDataError(Exception):
+    """Base of every error this package raises on purpose."""
+
+
+class UserError(SpecsDataError):
+    """The user must change something. The message says what is wrong, where, and what to do."""
+
+
+class MissingExtra(UserError):
+    """An optional dependency is not installed. The message carries the pip command."""
+
+
+class CheckFailed(SpecsDataError):
+    """A check the user asked for did not hold."""
+
+
+class PromptRefused(SpecsDataError):
+    """One request cannot be served (too long, too many images, a broken image); others are unharmed."""
+
+
+class EngineFailed(SpecsDataError):
+    """The engine broke down. What was stored stays, and the same command resumes."""
+
+
+class Undecided(SpecsDataError):
+    """A judging service failed to answer. The reason is counted, and the question is asked again on the next run."""
+
+
+class PluginFailed(SpecsDataError):
+    """A plug-in raised an error or returned something that is not allowed. The message names it."""
+
+
+def require(module: str, extra: str) -> ModuleType:
+    """Import `module`, or raise MissingExtra with the command that installs `extra`."""
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.split(".")[0] != module.split(".")[0]:
+            raise
+        raise MissingExtra(f"{module} is not installed; run: pip install 'specs-data[{extra}]'") from None

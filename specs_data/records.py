@@ -1,0 +1,131 @@
+"""The values that flow through specs-data, in order.
+
+    Problem -> Sample -> Judged -> Verified -> Pair
+
+Each record is its predecessor plus the one value its stage added, so a pair traces back to its
+problem, its response, its verdicts and its operator. The added values (Response, Judgement,
+Verdict, Rejected) are what the store keeps.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from msgspec import Struct
+
+AnswerType = Literal["multiple_choice", "numeric", "math", "text", "open"]
+Role = Literal["system", "user", "assistant"]
+
+
+class Message(Struct, frozen=True):
+    """One chat message with plain text content."""
+
+    role: Role
+    content: str
+
+
+class Problem(Struct, frozen=True):
+    """A question with its gold answer. `images` are sha256 hex digests of the image files' bytes."""
+
+    id: str
+    question: str
+    answer: str
+    answer_type: AnswerType
+    choices: tuple[str, ...] = ()
+    images: tuple[str, ...] = ()
+    source: str = ""
+
+
+class Sampling(Struct, frozen=True):
+    """How a policy is sampled. `stop` strings end a response and are kept in its text."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    max_tokens: int = 2048
+    stop: tuple[str, ...] = ()
+
+
+class Request(Struct, frozen=True):
+    """One response asked of an engine: chat messages, image files' bytes (placed before the first
+    user text), and the seed that alone decides the sample."""
+
+    messages: tuple[Message, ...]
+    images: tuple[bytes, ...]
+    seed: int
+
+
+class Response(Struct, frozen=True):
+    """What an engine returned. `finish_reason` is "stop", "length", or the engine's own word."""
+
+    text: str
+    finish_reason: str = "stop"
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+class Sample(Struct, frozen=True):
+    """The `index`-th response to a problem."""
+
+    problem: Problem
+    index: int
+    response: Response
+
+
+class Judgement(Struct, frozen=True):
+    """Is the answer right? `right` is None where it cannot be judged; `rule` names what decided.
+    `answer` is the final answer that was found in the response, None if there is none.
+    Tokens count only for answers judged by a model."""
+
+    right: bool | None
+    rule: str
+    answer: str | None = None
+    model: str = ""
+    served: str = ""
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+class Judged(Struct, frozen=True):
+    """A sample, whether it is right, and the named reason it fails the response format (None: it passes)."""
+
+    sample: Sample
+    judgement: Judgement
+    fault: str | None
+
+
+class Verdict(Struct, frozen=True):
+    """Does the reasoning lead to the final answer (paper, section on reasoning-path filtering)?
+
+    `answer` is what the reasoning leads to, in the verifier's words. `model` was asked for and
+    `served` answered; both are empty for rules."""
+
+    consistent: bool
+    reason: str
+    answer: str | None = None
+    model: str = ""
+    served: str = ""
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+class Verified(Struct, frozen=True):
+    """A judged sample and the verifier's verdict on it."""
+
+    judged: Judged
+    verdict: Verdict
+
+
+class Rejected(Struct, frozen=True):
+    """The losing side of a pair. `corruption` is the operator's name, None for a response that was
+    malformed by itself; `origin` is "chosen" or the policy that wrote the text."""
+
+    text: str
+    corruption: str | None
+    origin: str = "chosen"
+
+
+class Pair(Struct, frozen=True):
+    """A chosen response (verified) and its rejected twin."""
+
+    chosen: Verified
+    rejected: Rejected
