@@ -1,13 +1,13 @@
 """What can go wrong, drawn as a tree.
 
-    SpecsDataError
-    ├── UserError           the user must change something: one sentence, exit status 2
-    │   └── MissingExtra    an optional dependency is not installed
-    ├── CheckFailed         a check did not hold: exit status 1
-    ├── PromptRefused       an engine cannot serve one request: that problem is dropped, with the reason
-    ├── EngineFailed        an engine broke down: the run stops, what is stored stays
-    ├── Undecided           a judging service gave no usable verdict: never a verdict, asked again later
-    └── PluginFailed        a plug-in raised or returned nonsense: the plug-in is named
+SpecsDataError
+├── UserError           the user must change something: one sentence, exit status 2
+│   └── MissingExtra    an optional dependency is not installed
+├── CheckFailed         a check did not hold: exit status 1
+├── PromptRefused       an engine cannot serve one request: that problem is dropped, with the reason
+├── EngineFailed        an engine broke down: the run stops, what is stored stays
+├── Undecided           a judging service gave no usable verdict: never a verdict, asked again later
+└── PluginFailed        a plug-in raised or returned nonsense: the plug-in is named
 """
 
 from __future__ import annotations
@@ -53,6 +53,6 @@ def require(module: str, extra: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        if error.name is None or error.name.split(".")[0] != module.split(".")[0]:
+        if error.name is None or error.name.split(".")[0] != module.split(".", maxsplit=1)[0]:
             raise
         raise MissingExtra(f"{module} is not installed; run: pip install 'specs-data[{extra}]'") from None

@@ -106,6 +106,18 @@ class ResponseFormat(BaseModel):
         format-only change must keep."""
         return " ".join(self._no_content.sub(" ", strip_stop_tokens(text)).split())
 
+    def tagged(self, part: Part) -> bool:
+        """Whether `part` stands between two markers that can be taken away."""
+        return self.layout == "tags" and bool(part.open and part.close)
+
+    def without(self, text: str, marker: str) -> str:
+        """`text` with `marker` taken away; words that it kept apart stay apart."""
+        first, *rest = text.split(marker)
+        for piece in rest:
+            apart = first[-1:].strip() and piece[:1].strip()
+            first = f"{first}{' ' if apart else ''}{piece}"
+        return first
+
     def _parse_tags(self, text: str) -> tuple[str, ...] | str:
         found = self._marker.findall(text)
         for marker in self.markers:

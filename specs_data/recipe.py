@@ -55,20 +55,32 @@ class Recipe(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     # What goes in.
-    policy: str | None = Field(None, description="checkpoint of the policy (a folder or a Hub model id), usually GRPO-zero")
-    responses: Path | None = Field(None, description="JSONL or Parquet with problem_id and response, instead of a policy")
-    problems: str | None = Field(None, description="JSONL, Parquet, a folder of them, or a Hub dataset id name[:config][@revision][#split]")
+    policy: str | None = Field(
+        None, description="checkpoint of the policy (a folder or a Hub model id), usually GRPO-zero"
+    )
+    responses: Path | None = Field(
+        None, description="JSONL or Parquet with problem_id and response, instead of a policy"
+    )
+    problems: str | None = Field(
+        None, description="JSONL, Parquet, a folder of them, or a Hub dataset id name[:config][@revision][#split]"
+    )
     preset: str | None = Field(None, description="known columns: orsta, virl39k, mmk12, geometry3k or mathvista")
-    columns: Annotated[dict[str, str], BeforeValidator(_paired)] = Field({}, description="question=...,answer=...,images=...")
+    columns: Annotated[dict[str, str], BeforeValidator(_paired)] = Field(
+        {}, description="question=...,answer=...,images=..."
+    )
     exclude: Listed = Field((), description="evaluation sets whose problems are left out")
     limit: Positive | None = Field(None, description="use only the first N problems")
 
     # How the policy is sampled.
-    engine: Literal["auto", "transformers", "vllm", "openai"] = Field("auto", description="auto: vLLM where installed, else transformers")
+    engine: Literal["auto", "transformers", "vllm", "openai"] = Field(
+        "auto", description="auto: vLLM where installed, else transformers"
+    )
     base_url: Listed = Field((), description="openai engine: one or more server URLs, comma separated")
     model: str | None = Field(None, description="openai engine: the model's name at the server")
     format: str = Field("think-answer", description="response format: think-answer or a TOML file")
-    system_prompt: str | None = Field(None, description="a name in prompts/, a file, or none; the format's instruction is the default")
+    system_prompt: str | None = Field(
+        None, description="a name in prompts/, a file, or none; the format's instruction is the default"
+    )
     samples: Positive = Field(8, description="most responses per problem")
     samples_upfront: Positive = Field(1, description="responses asked for in the first round")
     temperature: float = Field(1.0, ge=0)
@@ -88,24 +100,38 @@ class Recipe(BaseModel):
     replicas: Positive | None = Field(None, description="engine replicas on Ray")
 
     # What is kept.
-    verifier: Literal["gemini", "openai", "rules", "none"] | None = Field(None, description="who checks that the reasoning leads to the answer")
+    verifier: Literal["gemini", "openai", "rules", "none"] | None = Field(
+        None, description="who checks that the reasoning leads to the answer"
+    )
     verifier_model: str | None = None
     verifier_base_url: str | None = Field(None, description="openai verifier: the server's URL")
-    judge_model: str | None = Field(None, description="model that judges open-ended answers: gemini:NAME or openai:NAME")
+    judge_model: str | None = Field(
+        None, description="model that judges open-ended answers: gemini:NAME or openai:NAME"
+    )
     judge_base_url: str | None = Field(None, description="openai judge: the server's URL")
-    allow_model_mismatch: bool = Field(False, description="go on if a service answers with another model than asked for")
+    allow_model_mismatch: bool = Field(
+        False, description="go on if a service answers with another model than asked for"
+    )
     gemini_batch: bool = Field(False, description="Gemini's batch API: half the price, within a day")
     rpm: Positive | None = Field(None, description="most verifier requests per minute")
-    max_cost: float | None = Field(None, gt=0, description="stop before judging services have cost this much, in US dollars")
+    max_cost: float | None = Field(
+        None, gt=0, description="stop before judging services have cost this much, in US dollars"
+    )
     prices: Path | None = Field(None, description="TOML file with prices per model")
     cache: Path | None = Field(None, description="verdicts shared across runs")
 
     # How pairs are made.
     pairs_per_problem: Positive = 1
     target: Positive | None = Field(None, description="stop at N pairs")
-    rejected_from: str = Field("chosen", description="chosen, or a checkpoint whose right responses become the rejected")
-    pairing: Literal["decoupled", "coupled"] = Field("decoupled", description="decoupled: both right; coupled: the rejected is wrong too (an ablation)")
-    corruption: Annotated[dict[str, Weight], BeforeValidator(_weighted)] = Field({}, description="NAME[=WEIGHT], or ./file.py; all found operators by default")
+    rejected_from: str = Field(
+        "chosen", description="chosen, or a checkpoint whose right responses become the rejected"
+    )
+    pairing: Literal["decoupled", "coupled"] = Field(
+        "decoupled", description="decoupled: both right; coupled: the rejected is wrong too (an ablation)"
+    )
+    corruption: Annotated[dict[str, Weight], BeforeValidator(_weighted)] = Field(
+        {}, description="NAME[=WEIGHT], or ./file.py; all found operators by default"
+    )
     holdout: float = Field(0.0, ge=0, lt=1, description="share of the problems that goes to the test split")
 
     @model_validator(mode="after")

@@ -1,0 +1,154 @@
+"""The contract of a corruption operator, and how operators are found.
+
+An operator is one callable: it gets the response, its format and a seeded random generator, and
+returns the corrupted text, or None where it does not apply. It is registered under the entry-point
+group `specs_data.corruptions` or named by the path of its file. `corrupt` checks every result,
+whoever wrote the operator.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import inspect
+import random
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from types import ModuleType
+
+from specs_data.errors import PluginFailed, UserError
+from specs_data.format import ResponseFormat
+
+GROUP = "specs_data.corruptions"
+Operator = Callable[[str, ResponseFormat, random.Random], str | None]
+
+
+class Corruption:
+    """A named operator. `origin` says where it comes from: a distribution, or a file."""
+
+    def __init__(self, name: str, operator: Operator, origin: str) -> None:
+        self.name = name
+        self.origin = origin
+        self._operator = operator
+
+    @cached_property
+    def sha256(self) -> str:
+        """The digest of the operator's source file: part of what determines a pair."""
+        target = self._operator if inspect.isroutine(self._operator) else type(self._operator)
+        try:
+            return hashlib.sha256(Path(inspect.getfile(target)).read_bytes()).hexdigest()
+        except (OSError, TypeError):
+            return hashlib.sha256(repr(target).encode()).hexdigest()
+
+    @property
+    def summary(self) -> str:
+        """The first line of the operator's docstring."""
+        return (inspect.getdoc(self._operator) or "").partition("\n")[0]
+
+    def apply(self, text: str, fmt: ResponseFormat, rng: random.Random) -> str | None:
+        """What the operator returns. Raises PluginFailed, which names it, if it raises or returns
+        anything but a string or None."""
+        try:
+            result = self._operator(text, fmt, rng)
+        except Exception as error:
+            raise PluginFailed(f"corruption {self.name!r} ({self.origin}) failed: {error!r}") from error
+        if result is not None and not isinstance(result, str):
+            raise PluginFailed(f"corruption {self.name!r} ({self.origin}) returned {type(result).__name__}, not text")
+        return result
+
+
+def find_corruptions(names: Mapping[str, float] | None = None) -> dict[str, Corruption]:
+    """The operators called `names` (entry points or ./file.py), or all that are installed.
+
+    Raises UserError if one is unknown or two owners claim one name.
+    """
+    installed = _installed()
+    found: dict[str, Corruption] = {}
+    for name in names or sorted(installed):
+        if name.endswith(".py"):
+            corruption = _from_file(Path(name))
+        elif name in installed:
+            corruption = _from_entry_point(installed[name])
+        else:
+            raise UserError(
+                f"no corruption is called {name!r}; there are {', '.join(sorted(installed))}, "
+                "and ./file.py names one of your own"
+            )
+        if corruption.name in found:
+            raise UserError(
+                f"two corruptions are called {corruption.name!r}: {found[corruption.name].origin} "
+                f"and {corruption.origin}; rename one"
+            )
+        found[corruption.name] = corruption
+    return found
+
+
+def fault(original: str, corrupted: str, fmt: ResponseFormat) -> str | None:
+    """Why `corrupted` is not a format-only corruption of `original`; None if it is one. That the
+    answer is still found is for a judge to say."""
+    if fmt.check(corrupted) is None:
+        return "format not broken"
+    if fmt.content(corrupted) != fmt.content(original):
+        return "content changed"
+    return None
+
+
+def _installed() -> dict[str, EntryPoint]:
+    found: dict[str, EntryPoint] = {}
+    for point in entry_points(group=GROUP):
+        other = found.setdefault(point.name, point)
+        if other.value != point.value:
+            raise UserError(
+                f"two packages own the corruption {point.name!r}: {_origin(other)} and {_origin(point)}; uninstall one"
+            )
+    return found
+
+
+def _origin(point: EntryPoint) -> str:
+    return f"{point.dist.name} {point.dist.version}" if point.dist else point.value
+
+
+def _from_entry_point(point: EntryPoint) -> Corruption:
+    try:
+        operator = point.load()
+    except Exception as error:
+        raise PluginFailed(f"corruption {point.name!r} ({_origin(point)}) cannot be loaded: {error!r}") from error
+    return Corruption(point.name, _instance(operator, point.name), _origin(point))
+
+
+def _from_file(path: Path) -> Corruption:
+    if not path.is_file():
+        raise UserError(f"there is no corruption file {path}")
+    spec = importlib.util.spec_from_file_location(f"_corruption_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise UserError(f"{path} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise PluginFailed(f"corruption file {path} cannot be loaded: {error!r}") from error
+    return Corruption(path.stem, _instance(_main(module, path), path.stem), str(path))
+
+
+def _main(module: ModuleType, path: Path) -> object:
+    """The operator in a file: the callable named like the file, else the only public one it defines."""
+    named = getattr(module, path.stem, None)
+    if callable(named):
+        return named
+    own = [
+        value
+        for name, value in vars(module).items()
+        if not name.startswith("_") and callable(value) and getattr(value, "__module__", None) == module.__name__
+    ]
+    if len(own) != 1:
+        raise UserError(f"{path} should define one function called {path.stem}(text, fmt, rng)")
+    return own[0]
+
+
+def _instance(operator: object, name: str) -> Operator:
+    made = operator() if inspect.isclass(operator) else operator
+    if not callable(made):
+        raise PluginFailed(f"corruption {name!r} is not callable")
+    return made

@@ -1,0 +1,350 @@
+"""Problems in: JSONL, Parquet, folders of them and Hub datasets, streamed.
+
+A bad row never stops the stream: it comes out as a Dropped with its reason.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import io
+import re
+import warnings
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import msgspec
+from msgspec import Struct
+from PIL import Image
+
+from specs_data.errors import UserError
+from specs_data.records import AnswerType, Problem
+
+IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
+MAX_IMAGE_BYTES = 50_000_000
+MAX_IMAGE_PIXELS = 100_000_000
+MAX_TEXT = 100_000
+
+# The field names of the contract, then what else is common.
+COLUMNS: Mapping[str, tuple[str, ...]] = {
+    "id": ("id", "problem_id"),
+    "question": ("question", "problem"),
+    "images": ("images", "image"),
+    "answer": ("answer",),
+    "answer_type": ("answer_type",),
+    "choices": ("choices",),
+    "source": ("source",),
+}
+# A dot looks into a nested column. From the data sets' own cards.
+PRESETS: Mapping[str, Mapping[str, str]] = {
+    "orsta": {
+        "id": "extra_info.id",
+        "question": "prompt",
+        "answer": "reward_model.ground_truth",
+        "answer_type": "reward_model.verifier",
+        "source": "data_source",
+    },
+    "virl39k": {"id": "qid", "images": "image", "source": "source"},
+    "mmk12": {"images": "image", "source": "subject"},
+    "geometry3k": {"question": "problem", "choices": ""},
+    "mathvista": {"id": "pid", "images": "decoded_image", "answer_type": "question_type", "source": "metadata.source"},
+}
+# Other data sets' words for an answer type; None leaves it to inference.
+_TYPES: Mapping[str, AnswerType | None] = {
+    **{name: name for name in get_args(AnswerType)},
+    "multi_choice": "multiple_choice",
+    "mathverify": None,
+    "free_form": None,
+    "integer": "numeric",
+    "float": "numeric",
+    "": None,
+}
+_PLACEHOLDER = re.compile(r"[ \t]*<image>[ \t]*\n?")
+_NUMBER = re.compile(r"[-+\u2212]?[$€£]?\s?\d[\d,]*(\.\d+)?([eE][-+]?\d+)?\s*(%|°|[A-Za-z]{1,4}[²³23]?)?")
+_MATH = re.compile(r"\\[a-zA-Z]+|[\^=±√π∞<>{}]|\d\s*[-+*/]\s*[\da-zA-Z(]|\d[a-zA-Z]|^\(.*,.*\)$|^\[.*,.*\]$")
+_LETTER = re.compile(r"\(?[A-Z]\)?\.?")
+_OPTION = re.compile(r"(?:^|[\s(])A\s*[.):].*?(?:^|[\s(])B\s*[.):]", re.DOTALL)
+
+
+class Incoming(Struct, frozen=True):
+    """A problem at its place in the source, with its image files' bytes."""
+
+    position: int
+    problem: Problem
+    images: tuple[bytes, ...]
+
+
+class Dropped(Struct, frozen=True):
+    """A row of the source that is left out."""
+
+    position: int
+    reason: str
+    detail: str = ""
+
+
+class _Bad(Exception):
+    """Why a row is left out: a reason to count by, and a detail."""
+
+
+def read_problems(
+    source: str, *, preset: str | None = None, columns: Mapping[str, str] | None = None, limit: int | None = None
+) -> Iterator[Incoming | Dropped]:
+    """The problems of `source`, in order. Raises UserError if there is no such source, or its first
+    row lacks a column that `columns` names."""
+    names = _column_names(preset, columns or {})
+    for position, (row, folder) in enumerate(_rows(source)):
+        if limit is not None and position >= limit:
+            return
+        if position == 0 and isinstance(row, dict):
+            _check_columns(row, names, columns or {}, source)
+        try:
+            if isinstance(row, str):
+                raise _Bad(row)
+            problem, images = _problem(row, names, folder)
+        except _Bad as bad:
+            yield Dropped(position, *map(str, bad.args))
+        else:
+            yield Incoming(position, problem, images)
+
+
+def infer_answer_type(question: str, answer: str, choices: Sequence[str] = ()) -> AnswerType:
+    """The kind of `answer`: multiple_choice where choices are known or the question lists them,
+    then numeric, math, text (up to a few words) and open."""
+    answer = answer.strip()
+    if choices or (_LETTER.fullmatch(answer) and _OPTION.search(question)):
+        return "multiple_choice"
+    if _NUMBER.fullmatch(answer):
+        return "numeric"
+    if _MATH.search(answer):
+        return "math"
+    return "text" if len(answer.split()) <= 6 else "open"
+
+
+def _column_names(preset: str | None, columns: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
+    if preset is not None and preset not in PRESETS:
+        raise UserError(f"no preset is called {preset!r}; there are {', '.join(PRESETS)}")
+    unknown = set(columns) - set(COLUMNS)
+    if unknown:
+        raise UserError(f"--columns knows no field {sorted(unknown)[0]!r}; the fields are {', '.join(COLUMNS)}")
+    chosen = {**(PRESETS[preset] if preset else {}), **columns}
+    return {field: (chosen[field],) if field in chosen else usual for field, usual in COLUMNS.items()}
+
+
+def _check_columns(
+    row: Mapping[str, Any], names: Mapping[str, tuple[str, ...]], columns: Mapping[str, str], source: str
+) -> None:
+    for field in {"question", "answer", *columns}:
+        if not any(name.partition(".")[0] in row for name in names[field]):
+            raise UserError(
+                f"{source} has no column {names[field][0]!r} for the {field}; it has {', '.join(row)}; "
+                f"use --columns {field}=COLUMN or --preset"
+            )
+
+
+# Where rows come from
+
+
+def _rows(source: str) -> Iterator[tuple[dict[str, Any] | str, Path | None]]:
+    """Raw rows with the folder that image paths are relative to; a string stands for a bad row."""
+    path = Path(source)
+    if path.is_dir():
+        files = sorted(file for file in path.rglob("*") if file.suffix in (".jsonl", ".parquet"))
+        if not files:
+            raise UserError(f"the folder {path} holds no .jsonl or .parquet file")
+        for file in files:
+            yield from _file_rows(file)
+    elif path.exists():
+        yield from _file_rows(path)
+    elif re.fullmatch(r"[\w.-]+/[\w.-]+(:[\w.-]+)?(@[\w./-]+)?(#[\w.-]+)?", source) and not path.suffix:
+        yield from ((row, None) for row in _hub_rows(source))
+    else:
+        raise UserError(f"there are no problems at {source}: no such file or folder, and not a Hub dataset id")
+
+
+def _file_rows(file: Path) -> Iterator[tuple[dict[str, Any] | str, Path]]:
+    if file.suffix == ".parquet":
+        rows: Iterator[dict[str, Any] | str] = _parquet_rows(file)
+    elif file.suffix == ".jsonl":
+        rows = _jsonl_rows(file)
+    else:
+        raise UserError(f"{file} should be a .jsonl or .parquet file")
+    for row in rows:
+        yield row, file.parent
+
+
+def _jsonl_rows(file: Path) -> Iterator[dict[str, Any] | str]:
+    decode = msgspec.json.Decoder().decode
+    with file.open("rb") as lines:
+        for line in lines:
+            if not line.strip():
+                continue
+            try:
+                row = decode(line)
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+                yield "not JSON"
+                continue
+            yield row if isinstance(row, dict) else "not a JSON object"
+
+
+def _parquet_rows(file: Path) -> Iterator[dict[str, Any] | str]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(file) as table:
+            for batch in table.iter_batches(batch_size=64):
+                yield from batch.to_pylist()
+    except pa.ArrowInvalid as error:
+        raise UserError(f"{file} is not a readable Parquet file: {error}") from None
+
+
+def _hub_rows(source: str) -> Iterator[dict[str, Any]]:
+    import datasets
+
+    rest, _, split = source.partition("#")
+    rest, _, revision = rest.partition("@")
+    name, _, config = rest.partition(":")
+    try:
+        found = datasets.load_dataset(
+            name, config or None, revision=revision or None, split=split or "train", streaming=True
+        )
+    except Exception as error:
+        first = str(error).strip().partition("\n")[0]
+        raise UserError(f"cannot open the Hub dataset {source}: {first}") from None
+    yield from found.decode(False)
+
+
+# One row
+
+
+def _problem(
+    row: Mapping[str, Any], names: Mapping[str, tuple[str, ...]], folder: Path | None
+) -> tuple[Problem, tuple[bytes, ...]]:
+    values = {field: _value(row, names[field]) for field in COLUMNS}
+    question = _question(values["question"])
+    answer = _answer(values["answer"])
+    choices = _choices(values["choices"])
+    images = tuple(_image(value, folder) for value in _listed(values["images"]))
+    for image in images:
+        check_image(image)
+    kind = str(values["answer_type"] or "")
+    if kind not in _TYPES:
+        raise _Bad("answer type not supported", kind)
+    answer_type = _TYPES[kind] or infer_answer_type(question, answer, choices)
+    digests = tuple(hashlib.sha256(image).hexdigest() for image in images)
+    made = hashlib.sha256(msgspec.json.encode((question, answer, choices, digests))).hexdigest()[:16]
+    name = values["id"]
+    problem = Problem(
+        id=made if name is None or name == "" else str(name),
+        question=question,
+        answer=answer,
+        answer_type=answer_type,
+        choices=choices,
+        images=digests,
+        source=str(values["source"] or ""),
+    )
+    return problem, images
+
+
+def _value(row: Mapping[str, Any], names: tuple[str, ...]) -> Any:
+    for name in names:
+        value: Any = row
+        for key in name.split("."):
+            value = value.get(key) if isinstance(value, Mapping) else None
+        if value is not None:
+            return value
+    return None
+
+
+def _question(value: Any) -> str:
+    if isinstance(value, list):
+        users = [item.get("content") for item in value if isinstance(item, dict) and item.get("role") == "user"]
+        value = users[-1] if users else None
+    if not isinstance(value, str) or not value.strip():
+        raise _Bad("no question")
+    if len(value) > MAX_TEXT:
+        raise _Bad("question too long", f"{len(value)} characters")
+    return _PLACEHOLDER.sub("", value).strip()
+
+
+def _answer(value: Any) -> str:
+    if isinstance(value, bool) or value is None or isinstance(value, (list, dict)):
+        raise _Bad("no answer" if value in (None, []) else "answer not supported", str(value)[:100])
+    answer = str(value).strip()
+    for pattern in (r"<answer>(.*)</answer>", r"\$?\\boxed\{(.*)\}\$?"):
+        wrapped = re.fullmatch(pattern, answer, re.DOTALL)
+        if wrapped:
+            answer = wrapped[1].strip()
+    if not answer:
+        raise _Bad("no answer")
+    if len(answer) > MAX_TEXT:
+        raise _Bad("answer too long", f"{len(answer)} characters")
+    return answer
+
+
+def _choices(value: Any) -> tuple[str, ...]:
+    if value is None or value == "":
+        return ()
+    if not isinstance(value, list) or not all(isinstance(choice, (str, int, float)) for choice in value):
+        raise _Bad("choices are not a list of texts")
+    return tuple(str(choice) for choice in value)
+
+
+def _listed(value: Any) -> list[Any]:
+    if value is None:
+        return []
+    return value if isinstance(value, list) else [value]
+
+
+def _image(value: Any, folder: Path | None) -> bytes:
+    """The bytes of an image given as bytes, a datasets Image, a data URL or a path."""
+    if isinstance(value, dict):
+        value = value.get("bytes") or value.get("path")
+    if isinstance(value, bytes):
+        return value
+    if not isinstance(value, str):
+        raise _Bad("image not supported", type(value).__name__)
+    if value.startswith("data:"):
+        try:
+            return base64.b64decode(value.partition(",")[2], validate=True)
+        except binascii.Error:
+            raise _Bad("broken image", "data URL") from None
+    if "://" in value or folder is None:
+        raise _Bad("image not local", value[:200])
+    try:
+        return (folder / value).read_bytes()
+    except (OSError, ValueError):
+        raise _Bad("image not found", value[:200]) from None
+
+
+# Several questions often share a picture; the ones checked last are remembered by digest.
+_checked: OrderedDict[bytes, None] = OrderedDict()
+
+
+def check_image(data: bytes) -> None:
+    """Decode an image file's bytes once, so that none that would break a loader comes further."""
+    key = hashlib.sha256(data).digest()
+    if key in _checked:
+        return
+    if len(data) > MAX_IMAGE_BYTES:
+        raise _Bad("image too large", f"{len(data)} bytes")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            with Image.open(io.BytesIO(data), formats=IMAGE_FORMATS) as image:
+                width, height = image.size
+                if width * height > MAX_IMAGE_PIXELS:
+                    raise _Bad("image too large", f"{width} x {height} pixels")
+                # A JPEG is decoded at an eighth of its size: enough to see that it is whole.
+                image.draft("L", (width // 8, height // 8))
+                image.load()
+    except _Bad:
+        raise
+    except Exception as error:  # Pillow's decoders raise many kinds on hostile bytes
+        raise _Bad("broken image", type(error).__name__) from None
+    _checked[key] = None
+    if len(_checked) > 4096:
+        _checked.popitem(last=False)

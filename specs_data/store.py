@@ -1,0 +1,221 @@
+"""The durable store of a run: one append-only log per stage, images once, in one SQLite file.
+
+Each stage's log is keyed by (settings, problem, index). `settings` stands for everything that
+determines that stage's result, so a changed setting never returns an old result and never repeats
+the work of a stage it does not concern. A row whose `reason` is NULL goes on to the next stage;
+otherwise `reason` says why it was left out. Rows are never changed.
+
+A commit reaches the operating system at once, so killing the process costs only what was in flight;
+`sync` makes it safe against a power failure as well.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sqlite3
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal, Self, TypeVar
+
+import msgspec
+
+from specs_data.errors import UserError
+from specs_data.records import Problem
+
+Stage = Literal["samples", "judgements", "verdicts", "pairs"]
+T = TypeVar("T")
+
+STAGES: tuple[Stage, ...] = ("samples", "judgements", "verdicts", "pairs")
+_VERSION = 1
+_SCHEMA = (
+    "CREATE TABLE IF NOT EXISTS settings (id INTEGER PRIMARY KEY, stage TEXT, digest BLOB UNIQUE, record BLOB)",
+    "CREATE TABLE IF NOT EXISTS images (id INTEGER PRIMARY KEY, digest BLOB UNIQUE, data BLOB)",
+    "CREATE TABLE IF NOT EXISTS problems (id INTEGER PRIMARY KEY, digest BLOB UNIQUE, record BLOB)",
+    # The problems of the run at hand, in the order of their source.
+    "CREATE TABLE IF NOT EXISTS listing (position INTEGER PRIMARY KEY, problem INTEGER UNIQUE, name TEXT UNIQUE)",
+    "CREATE TABLE IF NOT EXISTS dropped (position INTEGER, reason TEXT, detail TEXT)",
+    # What services were paid for, by content; and their jobs that are still open.
+    "CREATE TABLE IF NOT EXISTS answers (digest BLOB PRIMARY KEY, record BLOB) WITHOUT ROWID",
+    "CREATE TABLE IF NOT EXISTS jobs (name TEXT PRIMARY KEY, record BLOB)",
+    "CREATE TABLE IF NOT EXISTS seconds (stage TEXT PRIMARY KEY, spent REAL)",
+    *(
+        f"CREATE TABLE IF NOT EXISTS {stage} (settings INTEGER, problem INTEGER, idx INTEGER, reason TEXT, "
+        "record BLOB, PRIMARY KEY (settings, problem, idx)) WITHOUT ROWID"
+        for stage in STAGES
+    ),
+)
+
+_encode = msgspec.json.Encoder(order="deterministic").encode
+_decode_problem = msgspec.json.Decoder(Problem).decode
+
+
+def digest(value: Any) -> bytes:
+    """16 bytes that stand for `value` (anything msgspec can encode), the same on every machine."""
+    return hashlib.blake2b(_encode(value), digest_size=16).digest()
+
+
+class Store:
+    """The open store of one run. Only one process can hold it; a second one gets a UserError."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._wal = Path(f"{path}-wal")
+        self._db = sqlite3.connect(path, isolation_level=None, cached_statements=64, timeout=0)
+        try:
+            self._db.execute("PRAGMA page_size = 8192")
+            self._db.execute("PRAGMA locking_mode = EXCLUSIVE")
+            self._db.execute("PRAGMA journal_mode = WAL")
+            self._db.execute("PRAGMA synchronous = NORMAL")
+            self._db.execute("PRAGMA cache_size = -32000")
+            self._db.execute("BEGIN IMMEDIATE")
+            version = self._db.execute("PRAGMA user_version").fetchone()[0]
+            if version not in (0, _VERSION):
+                raise UserError(f"{path} was written by another version of specs-data; use another --out")
+            for statement in _SCHEMA:
+                self._db.execute(statement)
+            self._db.execute(f"PRAGMA user_version = {_VERSION}")
+            self._db.execute("COMMIT")
+        except sqlite3.OperationalError as error:
+            self._db.close()
+            raise UserError(f"cannot open {path}: {error}; is another build running there?") from None
+        except sqlite3.DatabaseError as error:
+            self._db.close()
+            raise UserError(f"{path} is not a store of specs-data: {error}") from None
+        except UserError:
+            self._db.close()
+            raise
+        self._execute = self._db.execute
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def commit(self) -> None:
+        """Hand all that was appended to the operating system: it survives the death of this process."""
+        if self._db.in_transaction:
+            self._execute("COMMIT")
+
+    def sync(self) -> None:
+        """Force what was committed onto the disk. May be called from another thread."""
+        try:
+            descriptor = os.open(self._wal, os.O_RDONLY)
+        except FileNotFoundError:
+            return
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def close(self) -> None:
+        """Commit and close."""
+        self.commit()
+        self._execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        self._db.close()
+
+    # Settings
+
+    def settings(self, stage: str, record: Mapping[str, Any]) -> int:
+        """The number that stands for these settings of a stage."""
+        key = digest([stage, record])
+        self._append("INSERT OR IGNORE INTO settings VALUES (NULL, ?, ?, ?)", (stage, key, _encode(record)))
+        row = self._execute("SELECT id FROM settings WHERE digest = ?", (key,)).fetchone()
+        return int(row[0])
+
+    # Problems and images
+
+    def start_listing(self) -> None:
+        """Forget which problems the last run had, and in which order; their data stay."""
+        self._append("DELETE FROM listing", ())
+        self._append("DELETE FROM dropped", ())
+
+    def list_problem(self, position: int, problem: Problem) -> int | None:
+        """Give `problem` its place in the run; its number, or None if its id or itself was there before."""
+        record = _encode(problem)
+        key = hashlib.blake2b(record, digest_size=16).digest()
+        row = self._execute("SELECT id FROM problems WHERE digest = ?", (key,)).fetchone()
+        number = row[0] if row else self._append("INSERT INTO problems VALUES (NULL, ?, ?)", (key, record)).lastrowid
+        listed = self._append("INSERT OR IGNORE INTO listing VALUES (?, ?, ?)", (position, number, problem.id))
+        return number if listed.rowcount else None
+
+    def problem(self, number: int) -> Problem:
+        """The problem with this number."""
+        row = self._execute("SELECT record FROM problems WHERE id = ?", (number,)).fetchone()
+        return _decode_problem(row[0])
+
+    def listed(self, position: int) -> int | None:
+        """The number of the problem at this place in the run."""
+        row = self._execute("SELECT problem FROM listing WHERE position = ?", (position,)).fetchone()
+        return row[0] if row else None
+
+    def named(self, name: str) -> int | None:
+        """The number of the problem with this id in the run."""
+        row = self._execute("SELECT problem FROM listing WHERE name = ?", (name,)).fetchone()
+        return row[0] if row else None
+
+    def drop(self, position: int, reason: str, detail: str = "") -> None:
+        """Record that the source's row at `position` was left out."""
+        self._append("INSERT INTO dropped VALUES (?, ?, ?)", (position, reason, detail))
+
+    def dropped(self) -> Iterator[tuple[int, str, str]]:
+        """(position, reason, detail) of every row of the source that was left out."""
+        return iter(self._db.execute("SELECT position, reason, detail FROM dropped ORDER BY position, rowid"))
+
+    def put_image(self, sha256: str, data: bytes) -> None:
+        """Keep an image file's bytes, once."""
+        self._append("INSERT OR IGNORE INTO images VALUES (NULL, ?, ?)", (bytes.fromhex(sha256), data))
+
+    def image(self, sha256: str) -> bytes:
+        """The bytes of the image file with this digest."""
+        row = self._execute("SELECT data FROM images WHERE digest = ?", (bytes.fromhex(sha256),)).fetchone()
+        data: bytes = row[0]
+        return data
+
+    # The stages' logs
+
+    def get(self, stage: Stage, settings: int, problem: int, index: int) -> tuple[str | None, bytes] | None:
+        """(reason, record) of one row, or None if that work is not done yet."""
+        row: tuple[str | None, bytes] | None = self._execute(
+            f"SELECT reason, record FROM {stage} WHERE settings = ? AND problem = ? AND idx = ?",
+            (settings, problem, index),
+        ).fetchone()
+        return row
+
+    def put(self, stage: Stage, settings: int, problem: int, index: int, reason: str | None, record: Any) -> None:
+        """Append one row. What is there already stays."""
+        self._append(
+            f"INSERT OR IGNORE INTO {stage} VALUES (?, ?, ?, ?, ?)", (settings, problem, index, reason, _encode(record))
+        )
+
+    def select(self, query: str, parameters: Mapping[str, Any] | tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+        """The rows of a read-only query, streamed."""
+        return iter(self._db.execute(query, parameters))
+
+    # Services
+
+    def answer(self, key: bytes) -> bytes | None:
+        """What a service answered to the question with this digest."""
+        row = self._execute("SELECT record FROM answers WHERE digest = ?", (key,)).fetchone()
+        return row[0] if row else None
+
+    def put_answer(self, key: bytes, record: Any) -> None:
+        """Keep what a service answered."""
+        self._append("INSERT OR IGNORE INTO answers VALUES (?, ?)", (key, _encode(record)))
+
+    def spend(self, stage: str, seconds: float) -> None:
+        """Add to the time a stage has taken, over all runs."""
+        self._append(
+            "INSERT INTO seconds VALUES (?, ?) ON CONFLICT (stage) DO UPDATE SET spent = spent + excluded.spent",
+            (stage, seconds),
+        )
+
+    def seconds(self) -> dict[str, float]:
+        """The time each stage has taken, over all runs."""
+        return dict(self._db.execute("SELECT stage, spent FROM seconds ORDER BY stage"))
+
+    def _append(self, statement: str, values: tuple[Any, ...]) -> sqlite3.Cursor:
+        if not self._db.in_transaction:
+            self._execute("BEGIN")
+        return self._execute(statement, values)
