@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from difflib import SequenceMatcher
 from typing import Literal
 
 Op = Literal["keep", "drop", "add"]
 Difference = list[tuple[Op, str]]
+_Steps = Iterator[tuple[Op, list[str]]]
 
 # A tag, a word, or any other character.
 _TOKEN = re.compile(r"</?\w[\w:.-]{0,63}>|\w+|.", re.DOTALL)
-# From here on, tokens that make up more than 1 % of a text no longer anchor a match: quadratic otherwise.
-_LONG = 4_000
+# difflib is quadratic and worse: it gets at most so many tokens a side, and longer texts are cut at their anchors.
+_SHORT = 200
+_DEEPEST = 20
 
 
 def difference(chosen: str, rejected: str) -> Difference:
@@ -22,15 +26,9 @@ def difference(chosen: str, rejected: str) -> Difference:
 
     The texts of keep and drop join to `chosen`, those of keep and add to `rejected`. Neighbours
     have different ops, and no text is empty. A tag that was moved is dropped in one place and
-    added in another.
+    added in another. Long texts take little more than linear time, whatever is in them.
     """
-    left, right = _TOKEN.findall(chosen), _TOKEN.findall(rejected)
-    start = _shared(left, right)
-    end = _shared(left[start:][::-1], right[start:][::-1])
-    left_end, right_end = len(left) - end, len(right) - end
-    steps: list[tuple[Op, list[str]]] = [("keep", left[:start])]
-    steps += _steps(left[start:left_end], right[start:right_end])
-    steps.append(("keep", left[left_end:]))
+    steps = _steps(_TOKEN.findall(chosen), _TOKEN.findall(rejected), _DEEPEST)
     return _joined((op, "".join(tokens)) for op, tokens in steps)
 
 
@@ -40,29 +38,59 @@ def marked(chosen: str, rejected: str) -> str:
     return "".join(signs[op][0] + text + signs[op][1] for op, text in difference(chosen, rejected))
 
 
+def _steps(left: list[str], right: list[str], depth: int) -> _Steps:
+    start = _shared(left, right)
+    end = _shared(left[start:][::-1], right[start:][::-1])
+    yield "keep", left[:start]
+    yield from _middle(left[start : len(left) - end], right[start : len(right) - end], depth)
+    yield "keep", left[len(left) - end :]
+
+
 def _shared(left: list[str], right: list[str]) -> int:
     """How many tokens both begin with."""
     shorter = min(len(left), len(right))
     return next((n for n in range(shorter) if left[n] != right[n]), shorter)
 
 
-def _steps(left: list[str], right: list[str]) -> Iterable[tuple[Op, list[str]]]:
-    # White space only extends a match: two unrelated texts share nothing but their blanks.
-    autojunk = len(left) + len(right) > _LONG
-    for op, i, j, k, m in SequenceMatcher(str.isspace, left, right, autojunk).get_opcodes():
-        if op == "equal":
-            yield "keep", left[i:j]
-            continue
-        old, new = left[i:j], right[k:m]
-        if old and new and (all(map(str.isspace, old)) or all(map(str.isspace, new))):
-            yield from _blank_steps(old, new)
-            continue
-        yield "drop", old
-        yield "add", new
+def _middle(left: list[str], right: list[str], depth: int) -> _Steps:
+    """The steps between two texts that neither begin nor end alike."""
+    if left and right and max(len(left), len(right)) <= _SHORT:
+        yield from _short_steps(left, right)
+        return
+    anchors = _anchors(left, right) if left and right and depth else []
+    if not anchors:
+        yield "drop", left
+        yield "add", right
+        return
+    i = k = 0
+    for j, m in [*anchors, (len(left), len(right))]:
+        yield from _steps(left[i:j], right[k:m], depth - 1)
+        i, k = j, m  # the anchor itself is the next part's shared beginning
 
 
-def _blank_steps(left: list[str], right: list[str]) -> Iterable[tuple[Op, list[str]]]:
-    """Like `_steps`, where one side is all white space: the blanks around a lost tag stayed."""
+def _anchors(left: list[str], right: list[str]) -> list[tuple[int, int]]:
+    """Positions of tokens that both texts have exactly once, as many as stand in the same order
+    (patience diff: the longest increasing subsequence)."""
+    here, there = Counter(left), Counter(right)
+    places = {token: place for place, token in enumerate(right) if there[token] == 1}
+    pairs = [(place, places[token]) for place, token in enumerate(left) if here[token] == 1 and token in places]
+    ends: list[int] = []  # the smallest right end of a subsequence of each length
+    links: list[tuple[tuple[int, int], int]] = []  # each pair, and where its predecessor is in `links`
+    tops: list[int] = []  # where the pair of each of `ends` is in `links`
+    for pair in pairs:
+        length = bisect_left(ends, pair[1])
+        ends[length : length + 1] = [pair[1]]
+        tops[length : length + 1] = [len(links)]
+        links.append((pair, tops[length - 1] if length else -1))
+    chain: list[tuple[int, int]] = []
+    link = tops[-1] if tops else -1
+    while link >= 0:
+        pair, link = links[link]
+        chain.append(pair)
+    return chain[::-1]
+
+
+def _short_steps(left: list[str], right: list[str]) -> _Steps:
     for op, i, j, k, m in SequenceMatcher(None, left, right, autojunk=False).get_opcodes():
         if op == "equal":
             yield "keep", left[i:j]
