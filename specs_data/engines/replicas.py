@@ -1,0 +1,184 @@
+"""HTTP servers that do the same work: load spread over them, and the dead ones put aside until they answer.
+
+There is no limit on how long an answer may take. A machine that vanished is noticed by TCP keepalive.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import socket
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import aiohttp
+from yarl import URL
+
+from specs_data.errors import EngineFailed, SpecsDataError, UserError
+
+logger = logging.getLogger(__name__)
+
+FIRST_ANSWER = 15.0  # seconds until a server that never answered counts as a wrong address
+FIRST_PAUSE = 0.5  # seconds between two attempts, doubled up to LONGEST_PAUSE
+LONGEST_PAUSE = 30.0
+IDLE = 4  # seconds a connection is kept unused: servers drop theirs after 5 or more
+KEEPALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 15, "TCP_KEEPCNT": 8}  # a dead machine shows after 3 minutes
+
+Slot = tuple[int, int]  # a number and a server's place in the list
+
+
+class Server:
+    """One replica: its addresses, and whether it is up."""
+
+    def __init__(self, root: URL) -> None:
+        self.name = str(root)
+        self.chat = root / "chat" / "completions"
+        self.models = root / "models"
+        self.up = True
+        self.down_since = 0.0
+        self.parked: list[Slot] = []
+
+
+class Replicas:
+    """The servers at `urls` (with or without /v1), at most `per_server` requests in flight at each.
+
+    `patience` is how long, in seconds, all of them may be silent after they once answered.
+    """
+
+    def __init__(self, urls: Sequence[str], headers: Mapping[str, str], *, per_server: int, patience: float) -> None:
+        self.servers = [Server(_api_root(url)) for url in dict.fromkeys(urls)]
+        self.patience = patience
+        self.answered = False
+        self._headers = headers
+        self._opened: aiohttp.ClientSession | None = None
+        # The lowest slot number that is free is at the server with the fewest requests in flight.
+        self._slots: asyncio.PriorityQueue[Slot] = asyncio.PriorityQueue()
+        for slot in ((number, place) for number in range(per_server) for place in range(len(self.servers))):
+            self._slots.put_nowait(slot)
+        self._revivals: set[asyncio.Task[None]] = set()
+        self._failure: SpecsDataError | None = None
+
+    @property
+    def session(self) -> aiohttp.ClientSession:
+        """The connections, opened inside the event loop that first asks for them."""
+        if self._opened is None:
+            connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=IDLE, socket_factory=_kept_alive)
+            timeout = aiohttp.ClientTimeout(total=None, sock_connect=30)
+            self._opened = aiohttp.ClientSession(connector=connector, timeout=timeout, headers=self._headers)
+        return self._opened
+
+    async def take(self) -> Slot:
+        """A free slot at a server that is up. Raises UserError or EngineFailed where there is none any more."""
+        while True:
+            slot = await self._slots.get()
+            if self._failure is not None:
+                self._slots.put_nowait(slot)  # wakes the next who waits
+                raise self._failure
+            server = self.servers[slot[1]]
+            if server.up:
+                return slot
+            server.parked.append(slot)
+
+    def give_back(self, slot: Slot) -> None:
+        """The request in this slot is over."""
+        server = self.servers[slot[1]]
+        if server.up or self._failure is not None:
+            self._slots.put_nowait(slot)
+        else:
+            server.parked.append(slot)
+
+    def put_aside(self, server: Server, reason: str) -> None:
+        """Give `server` nothing to do until it answers again."""
+        if not server.up:
+            return
+        server.up = False
+        server.down_since = time.monotonic()
+        revival = asyncio.create_task(self._revive(server, reason))
+        self._revivals.add(revival)
+        revival.add_done_callback(self._revivals.discard)
+
+    async def models(self) -> tuple[Server, bytes]:
+        """The first server that answers and the models it lists, as JSON. Raises UserError where none answers."""
+        deadline = time.monotonic() + FIRST_ANSWER
+        while True:
+            for server in self.servers:
+                listed = await self._probe(server)
+                if listed is not None:
+                    return server, listed
+            if time.monotonic() > deadline:
+                raise self._unreachable("no answer")
+            await asyncio.sleep(FIRST_PAUSE)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        for revival in self._revivals:
+            revival.cancel()
+        if self._opened is not None:
+            await self._opened.close()
+
+    async def _revive(self, server: Server, reason: str) -> None:
+        pause = FIRST_PAUSE
+        while await self._probe(server) is None:
+            if pause == FIRST_PAUSE:
+                logger.warning("%s is put aside until it answers: %s", server.name, reason)
+            if self._silence() > (self.patience if self.answered else min(FIRST_ANSWER, self.patience)):
+                self._failure = self._unreachable(reason)
+                self._unpark(*self.servers)
+                return
+            await asyncio.sleep(pause * random.uniform(0.5, 1.0))
+            pause = min(LONGEST_PAUSE, pause * 2)
+        if pause > FIRST_PAUSE:
+            logger.warning("%s answers again", server.name)
+        server.up = True
+        self._unpark(server)
+
+    async def _probe(self, server: Server) -> bytes | None:
+        """What a server answers when asked for its models, None where it does not."""
+        try:
+            timeout = aiohttp.ClientTimeout(total=30)
+            async with self.session.get(server.models, timeout=timeout, allow_redirects=False) as reply:
+                content = await reply.read()
+        except (aiohttp.ClientError, OSError, TimeoutError):
+            return None
+        return content if reply.status < 500 else None
+
+    def _silence(self) -> float:
+        """Seconds for which no server has been up."""
+        if any(server.up for server in self.servers):
+            return 0.0
+        return time.monotonic() - max(server.down_since for server in self.servers)
+
+    def _unpark(self, *servers: Server) -> None:
+        for server in servers:
+            for slot in server.parked:
+                self._slots.put_nowait(slot)
+            server.parked.clear()
+
+    def _unreachable(self, reason: str) -> SpecsDataError:
+        where = ", ".join(server.name for server in self.servers)
+        if self.answered:
+            return EngineFailed(f"no server has answered for {self.patience:.0f} s at {where}: {reason}")
+        return UserError(f"no server answers at {where} ({reason}): start it or correct --base-url")
+
+
+def _api_root(url: str) -> URL:
+    try:
+        root = URL(url.strip().rstrip("/"))
+        usable = root.scheme in ("http", "https") and bool(root.host)
+    except ValueError:
+        usable = False
+    if not usable:
+        raise UserError(f"{url!r} is not the address of a server; it should look like http://HOST:PORT/v1")
+    return root / "v1" if root.path in ("", "/") else root
+
+
+def _kept_alive(address: tuple[Any, ...]) -> socket.socket:
+    family, kind, protocol, *_ = address
+    made = socket.socket(family, kind, protocol)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in KEEPALIVE.items():
+        if hasattr(socket, name):
+            made.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+    return made
