@@ -7,9 +7,15 @@ To add a verifier, write a module here with a class that satisfies Verifier and 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
+from specs_data.errors import UserError
+from specs_data.recipe import Recipe
 from specs_data.records import Judged, Verdict
+
+if TYPE_CHECKING:
+    from specs_data.services.gemini_batch import JobLog
+    from specs_data.services.limits import Budget
 
 
 class Verifier(Protocol):
@@ -35,3 +41,29 @@ class Verifier(Protocol):
     async def close(self) -> None:
         """Release connections."""
         ...
+
+
+def open_verifier(recipe: Recipe, budget: Budget, log: JobLog | None = None) -> Verifier:
+    """The verifier that `recipe` names; where it names none, Gemini if there is a key for it.
+
+    `budget` is shared with the other judging services; `log` keeps batch jobs. Raises UserError."""
+    from specs_data.services.gemini import api_key
+
+    name = recipe.verifier or ("gemini" if api_key() else None)
+    if name is None:
+        raise UserError(
+            "no verifier is chosen and no Gemini key is set; set GEMINI_API_KEY, or choose --verifier openai "
+            "(any OpenAI-compatible server), rules (offline, by rule) or none (keeps every right response)"
+        )
+    if name == "rules":
+        from specs_data.verifiers.rules import RulesVerifier
+
+        return RulesVerifier()
+    if name == "none":
+        from specs_data.verifiers.none import NoVerifier
+
+        return NoVerifier()
+    from specs_data.services.opening import open_asker
+    from specs_data.verifiers.model import ModelVerifier
+
+    return ModelVerifier(open_asker(name, recipe.verifier_model, recipe.verifier_base_url, recipe, budget, log))

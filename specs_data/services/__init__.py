@@ -1,0 +1,233 @@
+"""Asking a model behind a service, without ever taking a failure for an answer.
+
+A Question is a rubric, an item and the form to fill in. A Client sends it once and reads what came
+back. An Asker gets it answered: a Service (service.py) asks until the form is filled or it has to
+give up with Undecided; Gemini's batch jobs (gemini_batch.py) answer later, at half the price.
+
+To add a service, write a module here with a class that satisfies Client and name it in `open_asker` (opening.py).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Generic, Literal, Protocol, TypeVar
+
+from msgspec import Struct
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+
+from specs_data.errors import Undecided
+
+# Why there is no answer: the reasons that are counted.
+Reason = Literal[
+    "rate limit",
+    "service error",
+    "timeout",
+    "no connection",
+    "broken answer",
+    "empty answer",
+    "cut off",
+    "blocked",
+    "refused",
+    "job failed",
+    "images too large",
+    "unknown image type",
+]
+
+# A request may have 20 MB, and base64 makes four bytes of three.
+MAX_IMAGE_BYTES = 14_000_000
+
+_SIGNATURES = {
+    b"\x89PNG\r\n\x1a\n": "image/png",
+    b"\xff\xd8\xff": "image/jpeg",
+    b"GIF8": "image/gif",
+    b"BM": "image/bmp",
+}
+
+# Text that a model may leave out by writing null.
+Words = Annotated[str, BeforeValidator(lambda value: "" if value is None else value)]
+
+
+class Form(BaseModel):
+    """What a model fills in: flags and words. `item` repeats the item's id."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", coerce_numbers_to_str=True)
+
+    item: Words = ""
+
+
+F = TypeVar("F", bound=Form)
+
+
+class Question(Struct, Generic[F], frozen=True):
+    """One thing to ask: the rubric, which is the same for many questions and goes first so that
+    services can cache it, the image files' bytes, the item's id and text, and the form to fill in."""
+
+    rubric: str
+    images: tuple[bytes, ...]
+    item: str
+    text: str
+    form: type[F]
+
+
+class Reply(Struct, frozen=True):
+    """What a service returned for a question: JSON, it is hoped. `completion_tokens` include thinking."""
+
+    text: str = ""
+    served: str = ""
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+class Answer(Struct, Generic[F], frozen=True):
+    """A filled form, the model that filled it, and the tokens of all attempts it took."""
+
+    filled: F
+    served: str
+    prompt_tokens: int
+    completion_tokens: int
+
+
+class Failed(Exception):
+    """One attempt gave no usable answer. `detail` is the service's explanation, on one line; `wait` how
+    many seconds it asked for; `final` says that asking again cannot help; `paid` has the tokens that
+    were paid for all the same."""
+
+    def __init__(
+        self,
+        reason: Reason,
+        detail: str = "",
+        *,
+        wait: float | None = None,
+        final: bool = False,
+        paid: Reply | None = None,
+    ) -> None:
+        super().__init__(reason)
+        self.reason: Reason = reason
+        self.detail = detail
+        self.wait = wait
+        self.final = final
+        self.paid = paid or Reply()
+
+
+class Client(Protocol):
+    """A service that takes questions, one attempt at a time."""
+
+    @property
+    def service(self) -> str:
+        """Its name: gemini, openai."""
+        ...
+
+    @property
+    def model(self) -> str:
+        """The model that is asked for."""
+        ...
+
+    @property
+    def max_tokens(self) -> int:
+        """Most tokens of one answer, thinking included."""
+        ...
+
+    @property
+    def options(self) -> Mapping[str, str]:
+        """All that determines an answer besides the model and the question: limits, temperature, thinking."""
+        ...
+
+    async def ask(self, question: Question[Any]) -> Reply:
+        """One attempt. Raises Failed, and UserError where no attempt can succeed."""
+        ...
+
+    async def close(self) -> None:
+        """Release connections."""
+        ...
+
+
+class Asker(Protocol):
+    """Whatever gets questions answered."""
+
+    @property
+    def settings(self) -> Mapping[str, str]:
+        """The service, the model and the client's options."""
+        ...
+
+    @property
+    def concurrency(self) -> int:
+        """How many questions may be waiting at once."""
+        ...
+
+    async def ask(self, question: Question[F]) -> Answer[F]:
+        """The answer. Raises Undecided with a Reason, and UserError where the run must stop."""
+        ...
+
+    async def close(self) -> None:
+        """Release connections."""
+        ...
+
+
+def ask_about(rubric: str, parts: Mapping[str, str], images: Sequence[bytes], form: type[F]) -> Question[F]:
+    """A question about an item made of named parts that were written by others.
+
+    Each part stands between lines that carry the item's id. The id is a hash of all parts, so that
+    no text can close its own part. Raises Undecided for images that cannot be sent as they are."""
+    _check_images(images)
+    content = hashlib.sha256(json.dumps(dict(parts)).encode())
+    for image in images:
+        content.update(hashlib.sha256(image).digest())
+    item = content.hexdigest()[:16]
+    blocks = (f"BEGIN {name} {item}\n{text}\nEND {name} {item}" for name, text in parts.items())
+    return Question(rubric, tuple(images), item, "\n\n".join((f"Item {item}", *blocks)), form)
+
+
+def image_type(image: bytes) -> str:
+    """The media type of an image file, by its first bytes. Raises Undecided for an unknown one."""
+    for signature, media_type in _SIGNATURES.items():
+        if image.startswith(signature):
+            return media_type
+    if image[:4] == b"RIFF" and image[8:12] == b"WEBP":
+        return "image/webp"
+    if image[4:8] == b"ftyp" and image[8:12] in (b"heic", b"heix", b"heif", b"mif1"):
+        return "image/heic"
+    raise Undecided("unknown image type")
+
+
+def json_schema(form: type[Form]) -> dict[str, Any]:
+    """The JSON schema of a form, in the strict shape that services ask for."""
+    kinds: dict[object, str] = {bool: "boolean", str: "string"}
+    fields = {name: {"type": kinds[field.annotation]} for name, field in form.model_fields.items()}
+    return {"type": "object", "properties": fields, "required": list(fields), "additionalProperties": False}
+
+
+def form_sha256(form: type[Form]) -> str:
+    """The hash of what a model is asked to fill in."""
+    return hashlib.sha256(json.dumps(json_schema(form)).encode()).hexdigest()
+
+
+def tokens(count: object) -> int:
+    """A token count that a service returned, 0 for anything else."""
+    return count if isinstance(count, int) else 0
+
+
+def one_line(text: object) -> str:
+    """A service's explanation, short enough for a sentence."""
+    return " ".join(str(text).split())[:200] or "no explanation"
+
+
+def fill(form: type[F], text: str) -> F:
+    """The form that a reply fills in, with or without a code fence around it. Raises Failed."""
+    text = text.strip()
+    if text.startswith("<think>"):
+        text = text.partition("</think>")[2].strip()
+    fenced = re.fullmatch(r"```(?:json)?\s*\n(.*?)\n?```", text, re.DOTALL)
+    try:
+        return form.model_validate_json(fenced[1] if fenced else text)
+    except ValidationError:
+        raise Failed("broken answer") from None
+
+
+def _check_images(images: Sequence[bytes]) -> None:
+    if sum(map(len, images)) > MAX_IMAGE_BYTES:
+        raise Undecided("images too large")
+    for image in images:
+        image_type(image)

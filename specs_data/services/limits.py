@@ -1,0 +1,187 @@
+"""What keeps the use of a service within bounds: its own limits, money, and its health."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter, deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, NoReturn
+
+from specs_data.errors import Undecided, UserError
+from specs_data.prices import Prices
+from specs_data.services import Client, Failed, Question, Reason, Reply
+
+
+class Budget:
+    """What judging services may cost together, in US dollars. `spent` starts with what earlier runs cost.
+
+    Each call reserves the most it can cost and then settles what it did cost, so that the limit is not
+    passed; a call that does not fit waits for those in flight to settle. An attempt that ends without
+    an answer (a hang, a broken connection) counts as free, because nobody knows."""
+
+    def __init__(self, prices: Prices, limit: float | None = None, spent: float = 0.0) -> None:
+        self.prices = prices
+        self.limit = limit
+        self.spent = spent
+        self._held = 0.0
+        self._calls = 0
+        self._settled = asyncio.Event()
+
+    async def reserve(self, dollars: float) -> None:
+        """Wait until `dollars` fit. Raises UserError if they cannot."""
+        while self.limit is not None and self.spent + self._held + dollars > self.limit:
+            if not self._calls:
+                raise UserError(
+                    f"the judging services have cost ${self.spent:.4f}, and one more call could pass --max-cost "
+                    f"${self.limit:g}; raise it, and the same command goes on from here"
+                )
+            self._settled.clear()
+            await self._settled.wait()
+        self._held += dollars
+        self._calls += 1
+
+    def settle(self, reserved: float, spent: float) -> None:
+        """Replace what was reserved by what was spent."""
+        self._held -= reserved
+        self._calls -= 1
+        self.spent += spent
+        self._settled.set()
+
+
+class Spending:
+    """What one client's calls take from a budget. Raises UserError if there is a limit that cannot be
+    kept, because the price of the client's model is not known."""
+
+    def __init__(self, client: Client, budget: Budget, batch: bool = False) -> None:
+        self._client = client
+        self._budget = budget
+        self._batch = batch
+        if budget.limit is not None and budget.prices.price(client.model) is None:
+            raise UserError(
+                f"--max-cost cannot be kept, because no price of {client.model} is known; "
+                "give it in a file with --prices"
+            )
+
+    @asynccontextmanager
+    async def call(self, question: Question[Any]) -> AsyncIterator[list[Reply]]:
+        """Reserve the most that one call can cost. The replies put into the list are what it did cost."""
+        most = self._cost(Reply("", "", _most_prompt_tokens(question), self._client.max_tokens))
+        await self._budget.reserve(most)
+        replies: list[Reply] = []
+        try:
+            yield replies
+        finally:
+            self._budget.settle(most, sum(map(self._cost, replies)))
+
+    def _cost(self, reply: Reply) -> float:
+        tokens = reply.prompt_tokens, reply.completion_tokens
+        prices = self._budget.prices
+        cost = prices.cost(reply.served, *tokens, self._batch) if reply.served else None
+        return (prices.cost(self._client.model, *tokens, self._batch) if cost is None else cost) or 0.0
+
+
+class Gate:
+    """How many calls may be in flight, and how many may start per minute.
+
+    All at first. While the service turns away more than TOLERATED of them, the number is halved and
+    everything waits as long as the service says; each round of accepted calls adds one. A few calls
+    that are turned away at random cost less than holding back the others would."""
+
+    TOLERATED = 0.2
+    MEMORY = 64
+
+    def __init__(self, most: int, per_minute: int | None = None) -> None:
+        self.most = most
+        self.limit = float(most)
+        self._gap = 60 / per_minute if per_minute else 0.0
+        self._flying = 0
+        self._freed = asyncio.Condition()
+        self._next_start = 0.0
+        self._turned_away = 0.0
+        self._halvings = 0
+
+    @asynccontextmanager
+    async def slot(self) -> AsyncIterator[int]:
+        """Wait for a slot and hold it. The value tells `accepted` and `turned_away` when it was taken."""
+        async with self._freed:
+            await self._freed.wait_for(lambda: self._flying < int(self.limit))
+            self._flying += 1
+        try:
+            await self._wait_for_start()
+            yield self._halvings
+        finally:
+            self._flying -= 1
+            async with self._freed:
+                self._freed.notify(2)  # The limit may have grown by one.
+
+    def accepted(self, taken: int) -> None:
+        """A call was served."""
+        self._turned_away -= self._turned_away / self.MEMORY
+        if taken == self._halvings:
+            self.limit = min(self.most, self.limit + 1 / self.limit)
+
+    def turned_away(self, taken: int, wait: float) -> None:
+        """A call came too soon; the service asked for `wait` seconds."""
+        if taken != self._halvings:
+            return  # It started before the number was halved, and says nothing about the new one.
+        self._turned_away += (1 - self._turned_away) / self.MEMORY
+        if self._turned_away > self.TOLERATED:
+            self.limit = max(1.0, self.limit / 2)
+            self._turned_away = 0.0
+            self._halvings += 1
+            self._next_start = max(self._next_start, asyncio.get_running_loop().time() + wait)
+
+    async def _wait_for_start(self) -> None:
+        now = asyncio.get_running_loop().time()
+        start = max(now, self._next_start)
+        if self._gap:
+            self._next_start = start + self._gap
+        if start > now:
+            await asyncio.sleep(start - now)
+
+
+class Health:
+    """The last outcomes of a service. Too many failures among them stop the run."""
+
+    LAST = 40
+    ENOUGH = 20
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._outcomes: deque[Reason | None] = deque(maxlen=self.LAST)
+        self._stopped: UserError | None = None
+
+    def check(self) -> None:
+        """Raise the error that stopped the run, if one did."""
+        if self._stopped:
+            raise self._stopped
+
+    def stop(self, error: UserError) -> NoReturn:
+        """Raise `error`, now and for every further question."""
+        self._stopped = error
+        raise error
+
+    def decided(self) -> None:
+        """A question was answered."""
+        self._outcomes.append(None)
+
+    def undecided(self, failure: Failed) -> NoReturn:
+        """A question was given up. Raises Undecided, or UserError if half of the last ones were."""
+        self._outcomes.append(failure.reason)
+        reasons = Counter(outcome for outcome in self._outcomes if outcome)
+        if len(self._outcomes) >= self.ENOUGH and reasons.total() * 2 >= len(self._outcomes):
+            counts = ", ".join(f"{reason}: {count}" for reason, count in reasons.most_common())
+            self.stop(
+                UserError(
+                    f"{self._name} left {reasons.total()} of the last {len(self._outcomes)} questions undecided "
+                    f"({counts}); see to that, and the same command goes on from here"
+                )
+            )
+        raise Undecided(failure.reason)
+
+
+def _most_prompt_tokens(question: Question[Any]) -> int:
+    # Text has about four bytes per token and rarely less than two; an image has some hundred tokens,
+    # a very large one a few thousand.
+    return 200 + len((question.rubric + question.text).encode()) // 2 + 3000 * len(question.images)

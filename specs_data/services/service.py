@@ -1,0 +1,131 @@
+"""Asking a service until the form is filled, or giving up with a reason."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Mapping
+
+from specs_data.errors import UserError
+from specs_data.prices import same_model
+from specs_data.services import Answer, Client, F, Failed, Question, Reply, fill
+from specs_data.services.limits import Budget, Gate, Health, Spending
+
+LONGEST_PAUSE = 30.0
+
+
+class Service:
+    """Gets questions answered by a client, one call each, up to `in_flight` at once.
+
+    A failed attempt is repeated up to `attempts` times, `pause` seconds later and then twice as long
+    each time. A call that came too soon is repeated when the service says, for up to `patience`
+    seconds. `timeout` is for one attempt; a model that thinks may need a minute."""
+
+    def __init__(
+        self,
+        client: Client,
+        budget: Budget,
+        *,
+        in_flight: int = 64,
+        per_minute: int | None = None,
+        allow_mismatch: bool = False,
+        attempts: int = 4,
+        timeout: float = 180.0,
+        pause: float = 1.0,
+        patience: float = 600.0,
+    ) -> None:
+        self._client = client
+        self._spending = Spending(client, budget)
+        self._gate = Gate(in_flight, per_minute)
+        self._health = Health(f"{client.service} ({client.model})")
+        self._allow_mismatch = allow_mismatch
+        self._attempts = attempts
+        self._timeout = timeout
+        self._pause = pause
+        self._patience = patience
+
+    @property
+    def settings(self) -> Mapping[str, str]:
+        """The service, the model and the client's options."""
+        return client_settings(self._client)
+
+    @property
+    def concurrency(self) -> int:
+        """More than are in flight, so that others take the place of those that wait to be repeated."""
+        return 4 * self._gate.most
+
+    async def ask(self, question: Question[F]) -> Answer[F]:
+        """The answer. Raises Undecided with a Reason, and UserError where the run must stop."""
+        paid: list[Reply] = []
+        failures = 0
+        waited = 0.0
+        while True:
+            self._health.check()
+            try:
+                filled = await self._attempt(question, paid)
+            except UserError as error:
+                self._health.stop(error)
+            except Failed as failure:
+                too_soon = failure.reason == "rate limit"
+                failures += not too_soon
+                wait = wait_after(failure, failures, self._pause)
+                waited += max(wait, self._pause) if too_soon else 0.0
+                if failure.final or failures >= self._attempts or waited > self._patience:
+                    self._health.undecided(failure)
+                await asyncio.sleep(wait)
+            else:
+                self._health.decided()
+                return answer(filled, paid)
+
+    async def close(self) -> None:
+        """Release connections."""
+        await self._client.close()
+
+    async def _attempt(self, question: Question[F], paid: list[Reply]) -> F:
+        async with self._gate.slot() as taken, self._spending.call(question) as replies:
+            try:
+                async with asyncio.timeout(self._timeout):
+                    reply = await self._client.ask(question)
+            except TimeoutError:
+                raise Failed("timeout") from None
+            except Failed as failure:
+                replies.append(failure.paid)
+                if failure.reason == "rate limit":
+                    self._gate.turned_away(taken, wait_after(failure, 1, self._pause))
+                raise
+            else:
+                replies.append(reply)
+                self._gate.accepted(taken)
+            finally:
+                paid.extend(replies)
+        if not self._allow_mismatch:
+            check_served(self._client, reply.served)
+        return fill(question.form, reply.text)
+
+
+def client_settings(client: Client) -> Mapping[str, str]:
+    """What determines a client's answers besides the question."""
+    return {"service": client.service, "model": client.model, **client.options}
+
+
+def answer(filled: F, paid: list[Reply]) -> Answer[F]:
+    """The answer that the last of these replies gave, with the tokens of all."""
+    prompt_tokens = sum(reply.prompt_tokens for reply in paid)
+    completion_tokens = sum(reply.completion_tokens for reply in paid)
+    return Answer(filled, paid[-1].served, prompt_tokens, completion_tokens)
+
+
+def wait_after(failure: Failed, failures: int, pause: float) -> float:
+    """Seconds until the next attempt, with some noise, so that not all come back at once."""
+    if failure.wait is not None:
+        return failure.wait * random.uniform(1.0, 1.1)
+    return min(LONGEST_PAUSE, pause * 2.0 ** max(0, failures - 1)) * random.uniform(0.8, 1.2)
+
+
+def check_served(client: Client, served: str) -> None:
+    """Raise UserError if another model answered than was asked for. A service that does not say passes."""
+    if served and not same_model(client.model, served):
+        raise UserError(
+            f"{client.service} was asked for {client.model}, but {served} answered; ask for that model, "
+            "or take what comes with --allow-model-mismatch"
+        )
