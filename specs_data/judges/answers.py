@@ -1,0 +1,247 @@
+"""Finding the final answer in a response, and writing it plainly.
+
+Worked example, for the think-answer format:
+
+    <think>3 + 2 = 5.</think>
+    <answer>\\boxed{5}</answer>     ->  5
+    3 + 2 = 5. Answer: \\boxed{5}    ->  5      (the format is broken, the answer is still stated)
+    3 + 2 = 5, so I think that      ->  None   (nothing is stated)
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+
+from specs_data.format import THINK_ANSWER, ResponseFormat, strip_stop_tokens
+
+# A malformed response states its answer near its end; reading more would only cost time.
+READ_AT_MOST = 100_000
+LONGEST_BARE = 200
+LONGEST_LAST_LINE = 60
+
+_ONLY_BOX = re.compile(r"\\boxed\{([^{}\\]*)\}")
+_BOX_TOKEN = re.compile(r"\\(?:boxed|fbox)\s*\{|\\[{}]|[{}]")
+_LINK = re.compile(r"(?:[ \t,;$]|\\[()\[\],;]|\\quad|\\text\s*\{\s*(?:and|or)\s*\}|and\b|or\b)*")
+_LABEL = re.compile(
+    r"\banswers?(?:[\s*_]{0,4}:[\s*_]*|\s+(?:is|are|would be|must be|should be)\b[\s*_]*(?::[\s*_]*)?)", re.IGNORECASE
+)
+_LINE_END = re.compile(r"\n|(?<!\b[A-Za-z])\.(?:\s+(?=[A-Z])|\s*$)")
+_TEXT_MACRO = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mathit|mathsf|operatorname|mbox)\s*\{([^{}]*)\}")
+_SPACING = re.compile(r"\\[,;:!> ]|\\(?:quad|qquad|displaystyle|left|right|big|Big|bigl|bigr)(?![A-Za-z])|~")
+_MACROS = (
+    (re.compile(r"\\[dtc]frac(?![A-Za-z])"), r"\\frac"),
+    (re.compile(r"\^\s*(?:\\circ|\{\s*\\circ\s*\})|\\degree(?![A-Za-z])"), "°"),
+    (re.compile(r"\\(?:times|cdot)(?![A-Za-z])"), "*"),
+    (re.compile(r"\\div(?![A-Za-z])"), "/"),
+    (re.compile(r"\\pm(?![A-Za-z])"), "±"),
+    (re.compile(r"\\(?:approx|simeq)(?![A-Za-z])"), "≈"),
+)
+_WIDE = {chr(code): chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F)}
+_ODD = str.maketrans(
+    {
+        **dict.fromkeys("−–—‐‑‒﹣", "-"),
+        **dict.fromkeys("\u00a0\u2009\u202f\u2007\u3000", " "),
+        **dict.fromkeys("\u200b\u200e\u200f\u202a\u202b\u202c\u2060\ufeff", ""),
+        **dict.fromkeys("×·⋅∙", "*"),
+        **dict.fromkeys("‘’′", "'"),
+        **dict.fromkeys("“”″", '"'),
+        **{"∞": "\\infty ", "÷": "/", "⁄": "/", "²": "^2", "³": "^3", "µ": "μ", "º": "°"},
+        **{"½": " 1/2", "⅓": " 1/3", "⅔": " 2/3", "¼": " 1/4", "¾": " 3/4", "⅛": " 1/8"},
+        **_WIDE,
+    }
+)
+_EDGES = " \t\r\n\"'`*_"
+
+
+def final_answer(text: str, fmt: ResponseFormat = THINK_ANSWER) -> str | None:
+    """The answer that `text` finally states, or None.
+
+    In a well-formed response it is the answer part. Otherwise it is what the text states last of: a
+    balanced \\boxed{}, a bare answer part (its markers may be misplaced or unclosed), a bare
+    `Answer:` or "the answer is"; failing these, a last line that stands alone and is bare.
+    Of several boxes the last one counts, together with those that only a comma, `and`, `or` or
+    blanks link to it: `\\boxed{3} or \\boxed{4}` is the answer "3 or 4", not 4.
+    """
+    parsed = fmt.parse(text)
+    if not isinstance(parsed, str):
+        return _stated(parsed[1])
+    text = strip_stop_tokens(text)[-READ_AT_MOST:]
+    found = [find for find in (_last_box(text), _last_part(text, fmt), _last_label(text, fmt)) if find]
+    if found:
+        return max(found)[1]
+    return _last_line(text, fmt)
+
+
+def plain(text: str) -> str:
+    """`text` without typography: Unicode signs as ASCII, spacing and text macros, math and markdown
+    delimiters and a final full stop taken away. What a number or a word looks like afterwards does
+    not depend on who typeset it."""
+    if not text.isascii():
+        text = text.translate(_ODD)
+    text = text.strip(_EDGES)
+    if len(text) > 2 and text[0] == text[-1] == "$":
+        text = text[1:-1]
+    if "\\" in text:
+        text = _plain_latex(text)
+    elif "{,}" in text:
+        text = text.replace("{,}", ",")
+    if "+" in text:
+        text = text.replace("+/-", "±")
+        text = "±" + text[2:] if text.startswith("+-") else text
+    if text.count("$") % 2 == 0:
+        text = text.replace("$", "")
+    text = text.strip(_EDGES)
+    if text.endswith(".") and not text.endswith(".."):
+        text = text[:-1].rstrip(_EDGES)
+    return text
+
+
+def boxes(text: str) -> list[tuple[int, int, str]]:
+    """(start, end, content) of every outermost balanced \\boxed{} in `text`, in order."""
+    if "\\boxed" not in text and "\\fbox" not in text:
+        return []
+    opened: list[tuple[int, int, bool]] = []
+    found: list[tuple[int, int, str]] = []
+    for token in _BOX_TOKEN.finditer(text):
+        mark = token.group()
+        if len(mark) == 2:
+            continue
+        if mark != "}":
+            opened.append((token.start(), token.end(), len(mark) > 1))
+        elif opened:
+            start, inside, is_box = opened.pop()
+            if is_box:
+                while found and found[-1][0] > start:
+                    found.pop()
+                found.append((start, token.end(), text[inside : token.start()]))
+    return found
+
+
+def _plain_latex(text: str) -> str:
+    for _ in range(4):
+        text, changed = _TEXT_MACRO.subn(r" \1 ", text)
+        if not changed:
+            break
+    text = text.replace("{,}", ",").replace("\\%", "%").replace("\\$", "$ ").replace("\\ ", " ")
+    for pattern, replacement in _MACROS:
+        text = pattern.sub(replacement, text)
+    for delimiter in ("\\(", "\\)", "\\[", "\\]"):
+        text = text.replace(delimiter, " ")
+    return _SPACING.sub(" ", text)
+
+
+def _stated(part: str) -> str | None:
+    """What an answer part states: its last box, what follows its last label, or all of it."""
+    only = _ONLY_BOX.fullmatch(part)
+    if only:
+        return only[1].strip() or None
+    box = _last_box(part)
+    if box:
+        return box[1]
+    label = None
+    for label in _LABEL.finditer(part):  # noqa: B007 (the last one is wanted)
+        pass
+    if label and part[label.end() :].strip(_EDGES):
+        part = part[label.end() :]
+    return part.strip() or None
+
+
+def _last_box(text: str) -> tuple[int, str] | None:
+    found = boxes(text)
+    if not found:
+        return None
+    first = last = len(found) - 1
+    while first and _LINK.fullmatch(text, found[first - 1][1], found[first][0]):
+        first -= 1
+    contents = [_unboxed(content) for _, _, content in found[first : last + 1]]
+    if first == last or len(set(contents)) == 1:
+        answer = contents[0]
+    else:
+        links = (text[found[n][1] : found[n + 1][0]] for n in range(first, last))
+        answer = contents[0] + "".join(
+            (link if link.strip() else ", ") + content for link, content in zip(links, contents[1:], strict=True)
+        )
+    answer = answer.strip()
+    return (found[last][0], answer) if answer else None
+
+
+def _unboxed(content: str) -> str:
+    inner = boxes(content)
+    while inner and content.strip() == content[inner[0][0] : inner[0][1]]:
+        content = inner[0][2]
+        inner = boxes(content)
+    return content.strip()
+
+
+def _last_part(text: str, fmt: ResponseFormat) -> tuple[int, str] | None:
+    """The body after the last opening answer marker, up to the next marker, if it is bare."""
+    if fmt.layout == "json":
+        return _last_json_value(text, fmt.answer.open)
+    if not fmt.answer.open:
+        return None
+    start = text.rfind(fmt.answer.open)
+    if start < 0:
+        return None
+    start += len(fmt.answer.open)
+    ends = [end for marker in fmt.markers if (end := text.find(marker, start)) >= 0]
+    body = text[start : min(ends, default=len(text))].strip()
+    return (start, body) if _is_bare(body) else None
+
+
+def _last_json_value(text: str, key: str) -> tuple[int, str] | None:
+    start = text.rfind(json.dumps(key, ensure_ascii=False))
+    found = (
+        re.compile(r'"\s*:\s*("(?:[^"\\\n]|\\.)*"|[^\s,{}"\[\]]+)').search(text, start + len(key) + 1)
+        if start >= 0
+        else None
+    )
+    if not found:
+        return None
+    body = found[1]
+    if body.startswith('"'):
+        try:
+            body = json.loads(body)
+        except ValueError:  # raw LaTeX is no valid JSON escape
+            body = body[1:-1]
+    return (start, body.strip()) if _is_bare(body.strip()) else None
+
+
+def _last_label(text: str, fmt: ResponseFormat) -> tuple[int, str] | None:
+    """The rest of the sentence after the last answer label, if it is bare."""
+    found = None
+    for start, end in _labels(text, fmt):
+        if found is None or start >= found[0]:
+            found = (start, end)
+    if found is None:
+        return None
+    start, end = found
+    stop = _LINE_END.search(text, end)
+    body = _without_markers(text[end : stop.start() if stop else len(text)], fmt).strip()
+    return (end, body) if _is_bare(body) else None
+
+
+def _labels(text: str, fmt: ResponseFormat) -> Iterator[tuple[int, int]]:
+    for label in _LABEL.finditer(text):
+        yield label.span()
+    for written in fmt.labels:
+        start = text.rfind(written)
+        if start >= 0:
+            yield start, start + len(written)
+
+
+def _last_line(text: str, fmt: ResponseFormat) -> str | None:
+    lines = _without_markers(text[-2000:], fmt).split("\n")
+    line = next((line.strip() for line in reversed(lines) if line.strip()), "")
+    return line if line and len(line) <= LONGEST_LAST_LINE else None
+
+
+def _without_markers(text: str, fmt: ResponseFormat) -> str:
+    for marker in fmt.markers:
+        text = text.replace(marker, "\n" if len(marker) > 2 else marker)
+    return text
+
+
+def _is_bare(body: str) -> bool:
+    return 0 < len(body) <= LONGEST_BARE and "\n" not in body

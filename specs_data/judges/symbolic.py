@@ -1,0 +1,302 @@
+"""math-verify in processes of its own, each answer under a hard time limit.
+
+A worker is a process that has loaded math-verify and forks a child that answers questions, one line
+of JSON each. The child sets a timer before each question and the kernel ends it when the timer runs
+out, whatever it computes; its parent then answers "out of time" in its place and forks the next one,
+in milliseconds. A worker whose reader is gone ends by itself, also where that reader was killed.
+
+(A process pool with pickled calls would import the user's script again in each worker, and would
+load math-verify again, for a second, after each answer that took too long.)
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from fractions import Fraction
+from functools import lru_cache
+from threading import Lock, local
+from typing import IO, Any, NoReturn
+
+import msgspec
+
+from specs_data.judges.items import read_items, same_items
+from specs_data.judges.numbers import Quantity, read_quantity, rounds_to, same_quantity
+
+SECONDS = 0.9
+LONGEST = 1_000
+DEEPEST = 40
+MOST_MEMORY = 4 * 2**30
+QUESTIONS_PER_CHILD = 5_000
+DIGITS = 50
+
+_SPENT = 17
+_PLAIN_MATH = (
+    (re.compile(r"(?<![A-Za-z\\])(pi|infty|sqrt|alpha|beta|theta)(?![A-Za-z])"), r"\\\1 "),
+    (re.compile(r"(?<![A-Za-z\\])(?:infinity|inf|oo)(?![A-Za-z])"), r"\\infty "),
+    (re.compile("π"), r"\\pi "),
+    (re.compile(r"√\s*(\d+|[A-Za-z]|(?=[({]))"), lambda found: "\\sqrt" + (f"{{{found[1]}}}" if found[1] else "")),
+    (re.compile(r"\\sqrt\s*\(([^()]*)\)"), r"\\sqrt{\1}"),
+    (re.compile("<=|≤"), r"\\le "),
+    (re.compile(">=|≥"), r"\\ge "),
+    (re.compile("∪"), r"\\cup "),
+    (re.compile("±"), r"\\pm "),
+    (re.compile(r"\*\*"), "^"),
+    (re.compile("%"), r"\\%"),
+    (re.compile("°"), r"^\\circ"),
+)
+
+
+class Question(msgspec.Struct, frozen=True):
+    """Is `answer` the mathematical value of `gold`?"""
+
+    gold: str
+    answer: str
+
+
+class Reply(msgspec.Struct, frozen=True):
+    """`same` is None where it cannot be told; `rule` says what decided, or why nothing did."""
+
+    same: bool | None
+    rule: str
+
+
+TOO_LONG = Reply(None, "too long")
+OUT_OF_TIME = Reply(None, "out of time")
+FAILED = Reply(None, "math-verify failed")
+
+
+class SymbolicJudge:
+    """A pool of workers, started when first asked. Thread-safe; close it, or use it as a context.
+
+    Where a question cannot be answered in time the reply says so: it is never a verdict.
+    """
+
+    def __init__(self, workers: int) -> None:
+        self._workers = workers
+        self._threads: ThreadPoolExecutor | None = None
+        self._own = local()
+        self._started: list[subprocess.Popen[bytes]] = []
+        self._lock = Lock()
+
+    def ask(self, question: Question) -> Future[Reply]:
+        """The reply, in the future. Raises nothing but on a closed pool."""
+        if max(len(question.gold), len(question.answer)) > LONGEST or _too_deep(question):
+            done: Future[Reply] = Future()
+            done.set_result(TOO_LONG)
+            return done
+        with self._lock:
+            if self._threads is None:
+                self._threads = ThreadPoolExecutor(self._workers, thread_name_prefix="math")
+        return self._threads.submit(self._ask, question)
+
+    def close(self) -> None:
+        """End the workers. Questions still waiting are answered first."""
+        with self._lock:
+            threads, self._threads = self._threads, None
+        if threads is not None:
+            threads.shutdown()
+        for worker in self._started:
+            _end(worker)
+        self._started.clear()
+        self._own = local()
+
+    def _ask(self, question: Question) -> Reply:
+        line = msgspec.json.encode(question) + b"\n"
+        for _ in range(2):
+            worker = self._worker()
+            try:
+                _pipe(worker.stdin).write(line)
+                return msgspec.json.decode(_pipe(worker.stdout).readline(), type=Reply)
+            except (OSError, ValueError):
+                # The worker itself is gone (killed from outside, out of memory): start another.
+                _end(worker)
+                self._own.worker = None
+        return FAILED
+
+    def _worker(self) -> subprocess.Popen[bytes]:
+        worker: subprocess.Popen[bytes] | None = getattr(self._own, "worker", None)
+        if worker is None:
+            worker = self._own.worker = _start()
+            with self._lock:
+                self._started.append(worker)
+        return worker
+
+
+def _start() -> subprocess.Popen[bytes]:
+    # -P: a file in the user's folder must not stand in for a module. A fixed hash seed: sympy's
+    # search order, and so what it manages in time, depends on it.
+    return subprocess.Popen(  # noqa: S603
+        [sys.executable, "-P", "-m", __name__],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        bufsize=0,
+        env={**os.environ, "PYTHONHASHSEED": "0"},
+        start_new_session=True,
+    )
+
+
+def _pipe(pipe: IO[bytes] | None) -> IO[bytes]:
+    if pipe is None:
+        raise ValueError("the worker was started without pipes")
+    return pipe
+
+
+def _end(worker: subprocess.Popen[bytes]) -> None:
+    for pipe in (worker.stdin, worker.stdout):
+        if pipe:
+            with suppress(OSError):
+                pipe.close()
+    try:
+        worker.wait(timeout=2 * SECONDS)
+    except subprocess.TimeoutExpired:
+        worker.kill()
+        worker.wait()
+
+
+def _too_deep(question: Question) -> bool:
+    return any(text.count(mark) > DEEPEST for text in (question.gold, question.answer) for mark in "{([^!")
+
+
+# What follows runs in the worker.
+
+
+def _serve() -> NoReturn:
+    """Fork children that answer, one after another, until the reader of the answers is gone."""
+    replies = os.dup(1)
+    os.dup2(2, 1)  # whatever a library prints must not look like a reply
+    _load()
+    while True:
+        child = os.fork()
+        if child == 0:
+            _answer_all(replies)
+        status = os.waitpid(child, 0)[1]
+        if os.WIFSIGNALED(status):
+            late = os.WTERMSIG(status) == signal.SIGALRM
+            with suppress(BrokenPipeError):
+                _write(replies, OUT_OF_TIME if late else FAILED)
+        elif os.WEXITSTATUS(status) != _SPENT:
+            os._exit(0)
+
+
+def _load() -> None:
+    """Import math-verify and let it parse once, so that a child need not."""
+    import logging
+
+    logging.disable(logging.CRITICAL)
+    for gold, answer in (
+        ("\\frac{x^2}{2}+\\sqrt{3}=\\pi", "\\sin x"),
+        ("x(x+3)", "x^2+3x"),
+        ("\\{1,\\sqrt{2}\\}", "\\sqrt[3]{2},1"),
+    ):
+        _verified(gold, answer)
+
+
+def _answer_all(replies: int) -> NoReturn:
+    import resource
+
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    if hard == resource.RLIM_INFINITY or hard > MOST_MEMORY:
+        with suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_AS, (MOST_MEMORY, hard))
+    # Unbuffered: a line must not be lost with a child that had read ahead.
+    with open(0, "rb", buffering=0) as questions:
+        for _ in range(QUESTIONS_PER_CHILD):
+            line = questions.readline()
+            if not line:
+                os._exit(0)
+            signal.setitimer(signal.ITIMER_REAL, SECONDS)
+            reply = _reply(msgspec.json.decode(line, type=Question))
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            try:
+                _write(replies, reply)
+            except BrokenPipeError:
+                os._exit(0)
+    os._exit(_SPENT)
+
+
+def _write(replies: int, reply: Reply) -> None:
+    os.write(replies, msgspec.json.encode(reply) + b"\n")
+
+
+def _reply(question: Question) -> Reply:
+    try:
+        return _verified(question.gold, question.answer)
+    except BaseException:  # hostile text meets a large library, whose timeouts are BaseExceptions
+        return FAILED
+
+
+def _verified(gold: str, answer: str) -> Reply:
+    if _parsed(gold) is None:
+        return Reply(None, "unparseable gold")
+    golds, answers = read_items(gold), read_items(answer)
+    if golds and answers:
+        return Reply(bool(same_items(golds, answers, _same)), "items")
+    return Reply(_same(gold, answer), "math")
+
+
+def _same(gold: str, answer: str) -> bool:
+    shown_gold, shown_answer = read_quantity(gold, letters=False), read_quantity(answer, letters=False)
+    if shown_gold and shown_answer:
+        return same_quantity(shown_gold, shown_answer)
+    if gold == answer:
+        return True
+    value, other = _parsed(gold), _parsed(answer)
+    if value is None or other is None:
+        return False
+    if _is_constant(value) and _is_constant(other):
+        return _same_constant(value, other, shown_gold, shown_answer)
+    from math_verify import verify
+
+    # Gold first: verify is not symmetric. Its own timeouts raise in threads; the timer here rules.
+    return bool(verify(value, other, timeout_seconds=None, allow_set_relation_comp=True))
+
+
+def _same_constant(gold: Any, answer: Any, shown_gold: Quantity | None, shown_answer: Quantity | None) -> bool:
+    """Exactly equal, or one rounds to the other as written. (math-verify would round both to six places.)"""
+    difference = (gold - answer).doit()
+    if difference.is_zero:
+        return True
+    if not difference.is_Rational and abs(difference.evalf(DIGITS)) < abs(gold.evalf(DIGITS)) / 10 ** (DIGITS - 10):
+        return True
+    if not gold.is_real or not answer.is_real:
+        return False
+    if shown_answer is not None:
+        return rounds_to(_fraction(gold), shown_answer)
+    return shown_gold is not None and rounds_to(_fraction(answer), shown_gold)
+
+
+def _is_constant(value: Any) -> bool:
+    return getattr(value, "is_number", False) is True and value.is_finite is not False
+
+
+def _fraction(value: Any) -> Fraction:
+    return Fraction(str(value.evalf(DIGITS)))
+
+
+@lru_cache(maxsize=1024)
+def _parsed(text: str) -> Any:
+    """The sympy object that `text` writes, or None."""
+    from math_verify import LatexExtractionConfig, parse
+
+    # Only the LaTeX reader: the other one hands text to sympy's parse_expr, which evaluates it.
+    config = [LatexExtractionConfig(boxed_match_priority=0)]
+    found = parse(f"\\boxed{{{_as_latex(text)}}}", extraction_config=config, parsing_timeout=None)
+    return next((value for value in found if not isinstance(value, str)), None)
+
+
+def _as_latex(text: str) -> str:
+    for pattern, latex in _PLAIN_MATH:
+        text = pattern.sub(latex, text)
+    return text
+
+
+if __name__ == "__main__":
+    _serve()
