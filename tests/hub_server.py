@@ -95,7 +95,9 @@ class Hub:
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._server.shutdown()
         self._server.server_close()
 
@@ -121,11 +123,13 @@ class _Handler(BaseHTTPRequestHandler):
         url = urlsplit(self.path)
         self.query = {key: values[0] for key, values in parse_qs(url.query).items()}
         self.body = self._read()
-        for name, method, pattern, handle in _ROUTES:
-            found = re.fullmatch(pattern, url.path)
-            if found and self.command in method:
-                break
-        else:
+        matches = (
+            (name, handle, found)
+            for name, methods, pattern, handle in _ROUTES
+            if self.command in methods.split() and (found := re.fullmatch(pattern, url.path))
+        )
+        name, handle, found = next(matches, (None, None, None))
+        if name is None or handle is None or found is None:
             return self._send(404, {"error": f"no route for {self.command} {url.path}"})
         self.hub.asked.append(name)
         try:
@@ -274,7 +278,13 @@ class _Handler(BaseHTTPRequestHandler):
     def info(self, name: str, revision: str | None = None) -> None:
         repo, sha = self._commit(name, revision or "main")
         siblings = [{"rfilename": path} for path in repo.files(sha)]
-        answer = {"id": name, "author": name.split("/")[0], "sha": sha, "private": repo.private, "gated": repo.gated}
+        answer = {
+            "id": name,
+            "author": name.split("/", maxsplit=1)[0],
+            "sha": sha,
+            "private": repo.private,
+            "gated": repo.gated,
+        }
         moment = {"lastModified": "2026-11-01T00:00:00.000Z", "createdAt": "2026-11-01T00:00:00.000Z"}
         self._send(200, answer | moment | {"siblings": siblings, "tags": [], "downloads": 0, "likes": 0})
 
@@ -314,8 +324,10 @@ class _Handler(BaseHTTPRequestHandler):
         if not file.lfs:
             return entry
         xet = self.hub.xet.file_hash(file.sha256)
-        return entry | {"lfs": {"oid": file.sha256, "size": len(file.content), "pointerSize": 134}} | (
-            {"xetHash": xet} if xet else {}
+        return (
+            entry
+            | {"lfs": {"oid": file.sha256, "size": len(file.content), "pointerSize": 134}}
+            | ({"xetHash": xet} if xet else {})
         )
 
     def resolve(self, name: str, revision: str, path: str) -> None:

@@ -1,0 +1,426 @@
+"""Publishing against a Hub on the loopback, with the real huggingface_hub and datasets.
+
+huggingface_hub reads its settings at import, so each client is a process of its own.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hub_server import File, Hub
+from PIL import Image as Pillow
+
+from specs_data.errors import UserError
+from specs_data.pairs_io import open_dataset
+from specs_data.parquet import describe, fingerprint, write_shards
+from specs_data.private import find_secret, refuse_private, without_local_paths
+
+CARD = "---\nconfigs:\n- config_name: default\n  data_files:\n  - split: train\n    path: data/train-*\n{test}---\n# Pairs\n"
+TEST = "  - split: test\n    path: data/test-*\n"
+CLIENT = """
+import json, sys
+from specs_data.errors import SpecsDataError
+from specs_data.publish import push, versions, describe_versions
+try:
+    asked = json.loads(sys.argv[1])
+    if "versions" in asked:
+        print(describe_versions(versions(asked["versions"])))
+    else:
+        push(**asked, say=print)
+except SpecsDataError as error:
+    print(f"{type(error).__name__}: {error}")
+    sys.exit(2)
+"""
+LOADER = """
+import sys
+from datasets import load_dataset
+pairs = load_dataset(sys.argv[1], revision=sys.argv[2], split="train")
+print(len(pairs), pairs[0]["images"][0].size, pairs[0]["chosen"][0]["content"])
+"""
+
+
+class Machine:
+    """A user's machine: a home of its own, a token, and the way to the Hub."""
+
+    def __init__(self, hub: Hub, home: Path, xet: bool = False) -> None:
+        self.env = os.environ | {
+            "HF_ENDPOINT": hub.url,
+            "HF_HOME": str(home),
+            "HF_TOKEN": "hf_" + "a" * 34,
+            "HF_HUB_DISABLE_XET": "0" if xet else "1",
+            "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+            "HF_UPDATE_DOWNLOAD_COUNTS": "0",
+            "HF_HUB_OFFLINE": "0",
+        }
+
+    def run(self, code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", code, *arguments]
+        return subprocess.run(command, env=self.env, capture_output=True, text=True, timeout=120, check=False)
+
+    def push(self, dataset: Path, **options: Any) -> tuple[int, str]:
+        asked = {"dataset": str(dataset), "repo_id": "me/pairs", "tag": "v1.0.0", **options}
+        done = self.run(CLIENT, json.dumps(asked))
+        assert "Traceback" not in done.stderr, done.stderr
+        assert "hf_aaaa" not in done.stdout + done.stderr
+        return done.returncode, done.stdout
+
+    def versions(self) -> str:
+        return self.run(CLIENT, json.dumps({"versions": "me/pairs"})).stdout
+
+    def load(self, tag: str) -> str:
+        done = self.run(LOADER, "me/pairs", tag)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+
+def picture(shade: int) -> bytes:
+    file = io.BytesIO()
+    Pillow.effect_noise((64, 48), shade).save(file, "PNG")
+    return file.getvalue()
+
+
+def row(number: int, **changes: Any) -> dict[str, Any]:
+    return {
+        "id": f"row-{number}",
+        "images": [{"bytes": picture(number + 1), "path": f"{number}.png"}],
+        "prompt": [{"role": "user", "content": f"What is {number}?"}],
+        "chosen": [{"role": "assistant", "content": f"<think>so</think><answer>{number}</answer>"}],
+        "rejected": [{"role": "assistant", "content": f"so {number}"}],
+        "problem_id": f"problem-{number}",
+        "answer": str(number),
+        "answer_type": "numeric",
+        "corruption": "remove_all_tags",
+        "rejected_from": "chosen",
+        "policy": "tiny",
+        "verifier": "rules",
+        **changes,
+    }
+
+
+def make_run(folder: Path, rows: list[dict[str, Any]], test: list[dict[str, Any]] | None = None, **recipe: Any) -> Path:
+    """A run's folder, as a build leaves it."""
+    splits = {"train": write_shards(rows, folder / "dataset", "train")}
+    if test:
+        splits["test"] = write_shards(test, folder / "dataset", "test")
+    (folder / "dataset/README.md").write_text(CARD.format(test=TEST if test else ""))
+    described = {name: {"rows": sum(shard.rows for shard in shards)} for name, shards in splits.items()}
+    manifest = {
+        "name": "tiny",
+        "recipe": {"policy": "/home/me/ckpt/tiny", **recipe},
+        "recipe_fingerprint": "r" * 64,
+        "dataset": {"fingerprint": fingerprint(splits), "splits": described},
+        "models": {
+            "policy": {"name": "tiny", "fingerprint": "0"},
+            "verifier": {"requested": "gemini-2.5-flash", "served": {"gemini-2.5-flash-001": 12}},
+            "judge": None,
+        },
+    }
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return folder
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    with Hub() as hub:
+        yield hub
+
+
+@pytest.fixture
+def machine(hub: Hub, tmp_path: Path) -> Machine:
+    return Machine(hub, tmp_path / "home")
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    return make_run(tmp_path / "run", [row(n) for n in range(4)], [row(9)], samples=8)
+
+
+def test_a_version_is_one_commit_and_a_tag_on_it(hub: Hub, machine: Machine, run: Path) -> None:
+    status, said = machine.push(run, license="apache-2.0")
+    repo = hub.repos["me/pairs"]
+    assert status == 0, said
+    assert repo.private
+    assert repo.messages == ["initial commit", "v1.0.0: 5 pairs"]
+    assert repo.tags == {"v1.0.0": repo.branches["main"]}
+    assert sorted(repo.files()) == [
+        ".gitattributes",
+        "README.md",
+        "data/test-00000-of-00001.parquet",
+        "data/train-00000-of-00001.parquet",
+        "manifest.json",
+    ]
+    assert repo.files()["README.md"].content.startswith(b"---\nlicense: apache-2.0\nconfigs:")
+    assert json.loads(repo.files()["manifest.json"].content)["recipe"] == {"policy": "tiny", "samples": 8}
+    assert 'load_dataset("me/pairs", revision="v1.0.0")' in said
+    assert "read back    5 rows in 4 files: counts and hashes as built" in said
+    assert machine.load("v1.0.0").strip() == "4 (64, 48) <think>so</think><answer>0</answer>"
+
+
+def test_a_dry_run_shows_the_same_plan_and_changes_nothing(hub: Hub, machine: Machine, run: Path) -> None:
+    status, planned = machine.push(run, dry_run=True)
+    assert status == 0
+    assert hub.repos == {}
+    assert not {"create", "commit", "tag", "preupload", "lfs-put", "settings"} & set(hub.asked)
+    _, said = machine.push(run)
+    assert said.startswith(planned)
+    for part in (
+        f"endpoint     {hub.url}",
+        "account      me",
+        "repository   me/pairs (new)",
+        "visibility   private",
+        "base commit  none yet",
+        "split train  4 rows, ",
+        "split test   1 row, ",
+        "upload       4 files, ",
+        "license      none stated; give one with --license",
+        "model        verifier: gemini-2.5-flash, served by gemini-2.5-flash-001 (12)",
+        "tag          v1.0.0 (free)",
+    ):
+        assert part in planned
+
+
+def test_a_second_version_says_what_changed(hub: Hub, machine: Machine, run: Path, tmp_path: Path) -> None:
+    machine.push(run, license="mit")
+    second = make_run(tmp_path / "second", [row(n) for n in range(6)], samples=4, verifier="rules")
+    status, said = machine.push(second, tag="v1.1.0")
+    assert status == 0, said
+    repo = hub.repos["me/pairs"]
+    assert len(repo.messages) == 3
+    assert "data/test-00000-of-00001.parquet" not in repo.files("v1.1.0")
+    assert "data/test-00000-of-00001.parquet" in repo.files("v1.0.0")
+    assert "split train  6 rows (+2), " in said
+    assert "delete       data/test-00000-of-00001.parquet" in said
+    assert "license      mit" in said
+    assert machine.load("v1.0.0").startswith("4 ")
+    assert machine.load("v1.1.0").startswith("6 ")
+    blocks = machine.versions().splitlines()
+    assert [line.split("  ")[:2] for line in blocks if line.startswith("v")] == [
+        ["v1.0.0", "train 4, test 1"],
+        ["v1.1.0", "train 6"],
+    ]
+    assert "  samples: 8 -> 4" in blocks
+    assert '  verifier: unset -> "rules"' in blocks
+    assert f"data {open_dataset(second).manifest['dataset']['fingerprint'][:16]}" in blocks[3]  # type: ignore[index]
+
+
+def test_an_unchanged_push_is_no_operation(hub: Hub, machine: Machine, run: Path) -> None:
+    machine.push(run)
+    before = dict(hub.repos["me/pairs"].commits)
+    hub.asked.clear()
+    status, said = machine.push(run)
+    assert status == 0
+    assert hub.repos["me/pairs"].commits == before
+    assert not {"commit", "tag", "create"} & set(hub.asked)
+    assert "upload       nothing: all is there" in said
+    assert "tag          v1.0.0 (already on this commit)" in said
+    status, _ = machine.push(run, tag="v2.0.0")
+    repo = hub.repos["me/pairs"]
+    assert repo.commits == before
+    assert repo.tags["v2.0.0"] == repo.tags["v1.0.0"]
+
+
+def test_a_taken_tag_is_refused(hub: Hub, machine: Machine, run: Path, tmp_path: Path) -> None:
+    machine.push(run)
+    other = make_run(tmp_path / "other", [row(7)])
+    before = dict(hub.repos["me/pairs"].commits)
+    status, said = machine.push(other)
+    assert status == 2
+    assert "the tag v1.0.0 of me/pairs is taken by commit" in said
+    assert "the next free one is v1.0.1" in said
+    assert hub.repos["me/pairs"].commits == before
+
+
+def test_a_push_by_somebody_else_meanwhile_is_not_overwritten(hub: Hub, machine: Machine, run: Path) -> None:
+    def meanwhile() -> None:
+        repo = hub.repos["me/pairs"]
+        repo.commit({**repo.files(), "theirs.txt": File(b"theirs", lfs=False)}, "theirs")
+
+    hub.before["commit"] = meanwhile
+    status, said = machine.push(run)
+    assert status == 2
+    assert "somebody else pushed to me/pairs meanwhile" in said
+    repo = hub.repos["me/pairs"]
+    assert repo.messages[-1] == "theirs"
+    assert repo.tags == {}
+    status, said = machine.push(run)
+    assert status == 0, said
+    assert "theirs.txt" in repo.files("v1.0.0")
+
+
+def test_a_hub_out_of_order_is_asked_again(hub: Hub, machine: Machine, run: Path) -> None:
+    hub.faults["commit"] = [503, 500]
+    status, said = machine.push(run)
+    assert status == 0, said
+    assert hub.repos["me/pairs"].messages == ["initial commit", "v1.0.0: 5 pairs"]
+    assert hub.asked.count("commit") == 3
+
+
+def test_a_lost_answer_makes_no_second_commit(hub: Hub, machine: Machine, run: Path) -> None:
+    hub.lost_answers["commit"] = 1
+    status, said = machine.push(run)
+    assert status == 0, said
+    repo = hub.repos["me/pairs"]
+    assert repo.messages == ["initial commit", "v1.0.0: 5 pairs"]
+    assert repo.tags == {"v1.0.0": repo.branches["main"]}
+
+
+def test_a_push_that_broke_off_goes_on(hub: Hub, machine: Machine, run: Path) -> None:
+    hub.faults["tag"] = [500]
+    status, said = machine.push(run)
+    assert status == 2
+    assert "run the same command again to go on" in said
+    status, said = machine.push(run)
+    assert status == 0, said
+    repo = hub.repos["me/pairs"]
+    assert repo.messages == ["initial commit", "v1.0.0: 5 pairs"]
+    assert repo.tags == {"v1.0.0": repo.branches["main"]}
+    assert hub.asked.count("lfs-put") == 2
+
+
+def test_what_the_hub_holds_is_looked_at_again(hub: Hub, machine: Machine, run: Path) -> None:
+    def spoil() -> None:
+        repo = hub.repos["me/pairs"]
+        files = repo.commits[repo.branches["main"]]
+        files["data/test-00000-of-00001.parquet"] = File(b"PAR1", lfs=True)
+
+    hub.before["tag"] = spoil
+    status, said = machine.push(run)
+    assert status == 2
+    assert "CheckFailed: me/pairs at v1.0.0 does not hold the files that were pushed" in said
+
+
+def test_visibility_and_gate(hub: Hub, machine: Machine, run: Path) -> None:
+    status, said = machine.push(run, private=False, gated="manual")
+    assert status == 0, said
+    assert "visibility   public, gated (manual)" in said
+    repo = hub.repos["me/pairs"]
+    assert (repo.private, repo.gated) == (False, "manual")
+    status, said = machine.push(run, tag="v2.0.0")
+    assert status == 2
+    assert "me/pairs is public; push with --public" in said
+    repo.private = True
+    status, said = machine.push(run, tag="v2.0.0", private=False)
+    assert "visibility   private -> public, gated (manual)" in said
+    assert not repo.private
+
+
+def test_xet_carries_it_too(hub: Hub, run: Path, tmp_path: Path) -> None:
+    machine = Machine(hub, tmp_path / "home", xet=True)
+    status, said = machine.push(run)
+    assert status == 0, said
+    assert "lfs-put" not in hub.asked
+    assert len(hub.xet.files) == 2
+    assert machine.load("v1.0.0").startswith("4 (64, 48)")
+
+
+def test_without_a_token_and_without_the_hub(hub: Hub, machine: Machine, run: Path) -> None:
+    machine.env.pop("HF_TOKEN")
+    assert machine.push(run) == (2, "UserError: there is no Hub token on this machine; run: hf auth login\n")
+    machine.env["HF_TOKEN"] = "hf_" + "a" * 34
+    hub.faults["whoami"] = [403]
+    assert "this account may not write to me/pairs" in machine.push(run)[1]
+    machine.env["HF_ENDPOINT"] = "http://127.0.0.1:9"
+    assert "the connection to the Hub broke off" in machine.push(run)[1]
+    assert "is not a Hub dataset id" in machine.push(run, repo_id="a/b/c")[1]
+
+
+def test_unfit_datasets_never_reach_the_hub(hub: Hub, machine: Machine, run: Path, tmp_path: Path) -> None:
+    assert "not of the form v1.2.3" in machine.push(run, tag="latest")[1]
+    leaky = make_run(tmp_path / "leaky", [row(0, answer="hf_" + "Z" * 34)])
+    assert "looks like a Hugging Face token" in machine.push(leaky)[1]
+    (run / "dataset/data/train-00000-of-00001.parquet").unlink()
+    write_shards([row(1)], run / "dataset", "train")
+    assert "are not those its manifest.json describes" in machine.push(run)[1]
+    pq.write_table(pa.table({"chosen": pa.array([], pa.string())}), run / "dataset/data/test-00000-of-00001.parquet")
+    assert "the split 'test'" in machine.push(run)[1]
+    assert hub.repos == {}
+
+
+@pytest.mark.parametrize(
+    ("kind", "token"),
+    [
+        ("Hugging Face token", "hf_" + "aB3" * 12),
+        ("Google API key", "AIza" + "aB3-_" * 7),
+        ("OpenAI or Anthropic API key", "sk-proj-" + "aB3_" * 10),
+        ("OpenAI or Anthropic API key", "sk-" + "aB3x" * 12),
+        ("OpenAI or Anthropic API key", "sk-ant-" + "aB3_" * 10),
+        ("AWS access key", "AKIA" + "ABCDEFGH01234567"),
+        ("GitHub token", "ghp_" + "aB3" * 12),
+        ("private key", "-----BEGIN RSA PRIVATE KEY-----"),
+    ],
+)
+def test_secrets_are_found_in_every_text(tmp_path: Path, kind: str, token: str) -> None:
+    assert find_secret(f"key={token}\n".encode()) == kind
+    for column in ("prompt", "chosen", "rejected"):
+        spoiled = row(1, **{column: [{"role": "user", "content": f"see {token}."}]})
+        write_shards([row(0), spoiled], tmp_path, "train")
+        with pytest.raises(UserError, match=f"looks like a {kind}") as caught:
+            refuse_private(open_dataset(tmp_path), {})
+        assert token not in str(caught.value)
+    write_shards([row(0)], tmp_path, "train")
+    with pytest.raises(UserError, match=r"README\.md holds what looks like"):
+        refuse_private(open_dataset(tmp_path), {"README.md": token.encode()})
+
+
+@pytest.mark.parametrize(
+    "text", ["task-" + "a" * 50, "sk-learn is a library", "hf_hub_download", "AKIAS", "shf_" + "a" * 40]
+)
+def test_ordinary_words_are_no_secrets(text: str) -> None:
+    assert find_secret(text.encode()) is None
+
+
+@pytest.mark.parametrize("path", ["/home/me/a.png", "pics/a.png", "..\\a.png", "C:a.png"])
+def test_local_paths_in_pictures_are_refused(tmp_path: Path, path: str) -> None:
+    write_shards([row(0), row(1, images=[{"bytes": b"x", "path": path}])], tmp_path, "train")
+    with pytest.raises(UserError, match="row 2 of .* names a local path in the column 'images'"):
+        refuse_private(open_dataset(tmp_path), {})
+
+
+def test_pictures_that_are_only_paths_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "train.parquet"
+    image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    pictures = [[{"bytes": b"x", "path": "a.png"}], [], [{"bytes": None, "path": "a.png"}]]
+    pq.write_table(pa.table({"images": pa.array(pictures, pa.list_(image))}), file)
+    with pytest.raises(UserError, match="row 3 of .* holds a path instead of a picture"):
+        refuse_private(open_dataset(file), {})
+    pq.write_table(pa.table({"image": pa.array([{"bytes": None, "path": "a.png"}], image)}), file)
+    with pytest.raises(UserError, match="row 1 of .* holds a path instead of a picture"):
+        refuse_private(open_dataset(file), {})
+    pq.write_table(pa.table({"images": pa.array([["a.png"]])}), file)
+    with pytest.raises(UserError, match="holds a path instead of a picture"):
+        refuse_private(open_dataset(file), {})
+    (tmp_path / "p.jsonl").write_text('{"images": []}\n{"images": ["a.png"]}\n')
+    with pytest.raises(UserError, match=r"row 2 of .*p.jsonl holds a path"):
+        refuse_private(open_dataset(tmp_path / "p.jsonl"), {})
+
+
+def test_clean_rows_pass(tmp_path: Path) -> None:
+    write_shards([row(0), row(1, images=[])], tmp_path, "train")
+    refuse_private(open_dataset(tmp_path), {"README.md": CARD.encode()})
+
+
+def test_absolute_paths_are_cut_in_what_is_published() -> None:
+    recipe = {
+        "policy": "/home/me/ckpt/zero",
+        "problems": "org/data",
+        "columns": {"a": "C:\\x\\y"},
+        "cache": "~/c",
+        "n": 3,
+    }
+    cut = {"policy": "zero", "problems": "org/data", "columns": {"a": "y"}, "cache": "c", "n": 3}
+    assert without_local_paths([recipe, None]) == [cut, None]
+
+
+def test_shards_are_described_as_written(tmp_path: Path) -> None:
+    [shard] = write_shards([row(0), row(1)], tmp_path, "train")
+    assert describe(tmp_path / shard.path, tmp_path) == shard
