@@ -1,0 +1,32 @@
+"""Image files as the policy sees them: the same for every engine that opens them itself."""
+
+from __future__ import annotations
+
+import io
+import warnings
+
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from specs_data.errors import PromptRefused
+
+
+def open_image(data: bytes) -> Image.Image:
+    """The image as RGB, turned as its EXIF orientation says (as `datasets` does for training).
+    Raises PromptRefused where it is broken or absurdly large."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a file's blemishes are no concern of the user's terminal
+            return ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB")
+    except Exception as error:  # decoders of broken files raise whatever they like
+        raise PromptRefused(f"an image cannot be read: {_reason(error)}") from None
+
+
+def _reason(error: Exception) -> str:
+    # Pillow's message names the address of the buffer, which says nothing and is never the same.
+    return "not an image file" if isinstance(error, UnidentifiedImageError) else str(error)
+
+
+def check_count(images: int, limit: int | None) -> None:
+    """Raise PromptRefused if there are more than `limit` images."""
+    if limit is not None and images > limit:
+        raise PromptRefused(f"{images} images, and the limit is {limit}")

@@ -1,0 +1,248 @@
+"""The policy in this process, with vLLM.
+
+One thread owns the engine: it takes requests in whenever they come and lets the model make one step
+after the other, so that nothing waits for a batch to end. Each response goes out as it finishes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import threading
+import time
+from concurrent.futures import Future
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import Any
+
+from msgspec import Struct
+from PIL import Image
+
+from specs_data.engines.images import check_count, open_image
+from specs_data.errors import EngineFailed, PromptRefused, UserError, require
+from specs_data.records import Request, Response, Sampling
+
+TAKE_IN = 0.02  # seconds for which requests are taken in between two steps of the model
+DECODED = 16  # requests whose images are decoded ahead: they take megabytes each
+
+
+class _Job(Struct, eq=False):
+    """A request as vLLM takes it, and where its response goes. `id` is known once vLLM has taken it."""
+
+    messages: list[dict[str, Any]]
+    seed: int
+    taken: Future[None]
+    response: Future[Response]
+    id: str = ""
+
+
+class VLLMEngine:
+    """Samples a checkpoint (folder or Hub id) with vLLM.
+
+    `max_model_len` bounds prompt and response together, in tokens; `tensor_parallel_size` is the
+    number of GPUs; `gpu_memory_utilization` the share of their memory. `min_pixels` and `max_pixels`
+    bound the size images are scaled to, for models whose processor has such bounds. Further
+    `options` go to `vllm.LLM` as they are. What is None is vLLM's default.
+    """
+
+    def __init__(
+        self,
+        checkpoint: str | Path,
+        sampling: Sampling,
+        *,
+        tensor_parallel_size: int = 1,
+        max_model_len: int | None = None,
+        gpu_memory_utilization: float | None = None,
+        dtype: str = "auto",
+        limit_images: int | None = None,
+        min_pixels: int | None = None,
+        max_pixels: int | None = None,
+        **options: Any,
+    ) -> None:
+        os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+        require("vllm", "vllm")
+        self._sampling = sampling
+        self._limit_images = limit_images
+        self._decoding = asyncio.Semaphore(DECODED)
+        self._inbox: SimpleQueue[_Job | None] = SimpleQueue()
+        self._failure: EngineFailed | None = None
+        chosen = {
+            "max_model_len": max_model_len,
+            "gpu_memory_utilization": gpu_memory_utilization,
+            "mm_processor_kwargs": _given(min_pixels=min_pixels, max_pixels=max_pixels) or None,
+            "limit_mm_per_prompt": {"video": 0} | _given(image=limit_images),
+        }
+        settings = {"tensor_parallel_size": tensor_parallel_size, "dtype": dtype, **_given(**chosen), **options}
+        started: Future[int] = Future()
+        self._thread = threading.Thread(target=self._run, args=(str(checkpoint), settings, started), daemon=True)
+        self._thread.start()
+        # Half as many again as run at once: the next ones wait inside vLLM, prepared.
+        self.concurrency = started.result() * 3 // 2
+
+    async def generate(self, request: Request) -> Response:
+        """Sample one response. Raises PromptRefused, with vLLM's words, or EngineFailed."""
+        check_count(len(request.images), self._limit_images)
+        if not request.images:
+            job = self._hand_over(request, [])
+        else:
+            async with self._decoding:
+                job = self._hand_over(request, [await asyncio.to_thread(open_image, data) for data in request.images])
+                await asyncio.wrap_future(job.taken)
+        try:
+            return await asyncio.wrap_future(job.response)
+        except asyncio.CancelledError:
+            self._inbox.put(job)  # seen a second time, cancelled: vLLM is told to stop
+            raise
+
+    async def close(self) -> None:
+        """Release the model. Requests still in flight fail."""
+        self._inbox.put(None)
+        await asyncio.to_thread(self._thread.join)
+
+    def _hand_over(self, request: Request, images: list[Image.Image]) -> _Job:
+        job = _Job(_messages(request, images), request.seed, Future(), Future())
+        self._inbox.put(job)
+        if self._failure is not None:  # asked last: the thread empties the inbox after it failed
+            raise self._failure
+        return job
+
+    def _run(self, checkpoint: str, settings: dict[str, Any], started: Future[int]) -> None:
+        """The thread's life: start vLLM, serve until closed or broken, shut vLLM down."""
+        waiting: dict[str, _Job] = {}
+        try:
+            llm = _start(checkpoint, settings)
+        except BaseException as error:  # whatever it is, the caller is waiting for it
+            started.set_exception(error)
+            return
+        started.set_result(int(llm.llm_engine.vllm_config.scheduler_config.max_num_seqs))
+        try:
+            while self._take_in(llm, waiting):
+                _deliver(llm.llm_engine.step(), waiting)
+            self._failure = EngineFailed("the vLLM engine is closed")
+        except Exception as error:  # vLLM raises RuntimeErrors of many kinds when it is beyond repair
+            self._failure = EngineFailed(f"vLLM broke down: {_one_line(error)}")
+        self._fail(waiting)
+        with contextlib.suppress(Exception):
+            llm.llm_engine.engine_core.shutdown()
+
+    def _take_in(self, llm: Any, waiting: dict[str, _Job]) -> bool:
+        """Give vLLM what has come in: for a moment, or, where it has no work, as soon as it comes.
+        False when closed."""
+        until = time.monotonic() + TAKE_IN
+        while not waiting or time.monotonic() < until:
+            try:
+                job = self._inbox.get(block=not waiting)
+            except Empty:
+                break
+            if job is None:
+                return False
+            self._enqueue(llm, job, waiting)
+        return True
+
+    def _enqueue(self, llm: Any, job: _Job, waiting: dict[str, _Job]) -> None:
+        if job.response.cancelled():
+            if waiting.pop(_number(job.id), None) is not None:
+                llm.llm_engine.abort_request([job.id], internal=True)
+            return
+        try:
+            (job.id,) = llm.enqueue_chat([job.messages], _params(self._sampling, job.seed), use_tqdm=False)
+            waiting[_number(job.id)] = job
+        except Exception as error:
+            if type(error).__name__ == "EngineDeadError":
+                waiting[""] = job
+                raise
+            # Too long, too many images, an image its processor cannot take: vLLM's and the processors'
+            # errors have no common type, and none of them concerns another request.
+            _settle(job.response, PromptRefused(_one_line(error)))
+        _settle(job.taken, None)
+
+    def _fail(self, waiting: dict[str, _Job]) -> None:
+        jobs = list(waiting.values())
+        while not self._inbox.empty():
+            job = self._inbox.get()
+            if job is not None:
+                jobs.append(job)
+        for job in jobs:
+            _settle(job.taken, None)
+            _settle(job.response, self._failure)
+
+
+def _start(checkpoint: str, settings: dict[str, Any]) -> Any:
+    vllm = require("vllm", "vllm")
+    try:
+        llm = vllm.LLM(model=checkpoint, **settings)
+    except Exception as error:
+        raise UserError(f"vLLM cannot start {checkpoint}: {_one_line(error)}") from None
+    try:
+        # A checkpoint without a chat template would refuse each prompt later.
+        llm.chat([{"role": "user", "content": "?"}], vllm.SamplingParams(max_tokens=1), use_tqdm=False)
+    except Exception as error:
+        raise UserError(f"vLLM cannot chat with {checkpoint}: {_one_line(error)}") from None
+    return llm
+
+
+def _params(sampling: Sampling, seed: int) -> Any:
+    vllm = require("vllm", "vllm")
+    return vllm.SamplingParams(
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        max_tokens=sampling.max_tokens,
+        seed=seed,
+        stop=list(sampling.stop),
+        include_stop_str_in_output=True,
+    )
+
+
+def _messages(request: Request, images: list[Image.Image]) -> list[dict[str, Any]]:
+    """The chat for vLLM, the images before the first user text."""
+    messages = []
+    for message in request.messages:
+        content: str | list[dict[str, Any]] = message.content
+        if images and message.role == "user":
+            parts = [{"type": "image_pil", "image_pil": image} for image in images]
+            content = [*parts, {"type": "text", "text": message.content}]
+            images = []
+        messages.append({"role": message.role, "content": content})
+    return messages
+
+
+def _deliver(outputs: list[Any], waiting: dict[str, _Job]) -> None:
+    for output in outputs:
+        job = waiting.pop(_number(output.request_id), None) if output.finished else None
+        if job is None:
+            continue
+        best = output.outputs[0]
+        if best.finish_reason in ("abort", "error"):
+            _settle(job.response, PromptRefused(f"vLLM gave the response up ({best.finish_reason})"))
+            continue
+        tokens = len(output.prompt_token_ids or ()), len(best.token_ids)
+        _settle(job.response, Response(best.text, best.finish_reason or "stop", *tokens))
+
+
+def _settle(future: Future[Any], outcome: object) -> None:
+    """Give `future` its result or its exception, unless nobody waits for it any more."""
+    if future.done() or not future.set_running_or_notify_cancel():
+        return
+    if isinstance(outcome, Exception):
+        future.set_exception(outcome)
+    else:
+        future.set_result(outcome)
+
+
+def _number(request_id: str) -> str:
+    """vLLM hands a request's id out as NUMBER-SUFFIX and its results as NUMBER."""
+    return request_id.partition("-")[0]
+
+
+def _given(**settings: Any) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if value is not None}
+
+
+def _one_line(error: BaseException) -> str:
+    """The root of an error; vLLM wraps those of processors in dumps of their input."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    line = " ".join(str(error).split()) or type(error).__name__
+    return line if len(line) <= 300 else line[:299] + "…"
