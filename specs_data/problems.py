@@ -8,24 +8,19 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
-import io
 import re
-import warnings
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
 import msgspec
 from msgspec import Struct
-from PIL import Image
 
 from specs_data.errors import UserError
+from specs_data.images import image_fault
 from specs_data.records import AnswerType, Problem
+from specs_data.tables import SUFFIXES, count_rows, read_rows
 
-IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
-MAX_IMAGE_BYTES = 50_000_000
-MAX_IMAGE_PIXELS = 100_000_000
 MAX_TEXT = 100_000
 
 # The field names of the contract, then what else is common.
@@ -144,17 +139,30 @@ def _check_columns(
             )
 
 
+def count_problems(source: str, limit: int | None = None) -> int | None:
+    """How many rows `source` has, at most `limit`; None for a Hub dataset."""
+    path = Path(source)
+    if not path.exists():
+        return None
+    total = sum(map(count_rows, _files(path) if path.is_dir() else [path]))
+    return total if limit is None else min(total, limit)
+
+
 # Where rows come from
+
+
+def _files(folder: Path) -> list[Path]:
+    files = sorted(file for file in folder.rglob("*") if file.suffix in SUFFIXES)
+    if not files:
+        raise UserError(f"the folder {folder} holds no .jsonl or .parquet file")
+    return files
 
 
 def _rows(source: str) -> Iterator[tuple[dict[str, Any] | str, Path | None]]:
     """Raw rows with the folder that image paths are relative to; a string stands for a bad row."""
     path = Path(source)
     if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.suffix in (".jsonl", ".parquet"))
-        if not files:
-            raise UserError(f"the folder {path} holds no .jsonl or .parquet file")
-        for file in files:
+        for file in _files(path):
             yield from _file_rows(file)
     elif path.exists():
         yield from _file_rows(path)
@@ -165,40 +173,8 @@ def _rows(source: str) -> Iterator[tuple[dict[str, Any] | str, Path | None]]:
 
 
 def _file_rows(file: Path) -> Iterator[tuple[dict[str, Any] | str, Path]]:
-    if file.suffix == ".parquet":
-        rows: Iterator[dict[str, Any] | str] = _parquet_rows(file)
-    elif file.suffix == ".jsonl":
-        rows = _jsonl_rows(file)
-    else:
-        raise UserError(f"{file} should be a .jsonl or .parquet file")
-    for row in rows:
+    for row in read_rows(file):
         yield row, file.parent
-
-
-def _jsonl_rows(file: Path) -> Iterator[dict[str, Any] | str]:
-    decode = msgspec.json.Decoder().decode
-    with file.open("rb") as lines:
-        for line in lines:
-            if not line.strip():
-                continue
-            try:
-                row = decode(line)
-            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-                yield "not JSON"
-                continue
-            yield row if isinstance(row, dict) else "not a JSON object"
-
-
-def _parquet_rows(file: Path) -> Iterator[dict[str, Any] | str]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        with pq.ParquetFile(file) as table:
-            for batch in table.iter_batches(batch_size=64):
-                yield from batch.to_pylist()
-    except pa.ArrowInvalid as error:
-        raise UserError(f"{file} is not a readable Parquet file: {error}") from None
 
 
 def _hub_rows(source: str) -> Iterator[dict[str, Any]]:
@@ -229,7 +205,10 @@ def _problem(
     choices = _choices(values["choices"])
     images = tuple(_image(value, folder) for value in _listed(values["images"]))
     for image in images:
-        check_image(image)
+        fault = image_fault(image)
+        if fault:
+            reason, _, detail = fault.partition(": ")
+            raise _Bad(f"image {reason}", detail)
     kind = str(values["answer_type"] or "")
     if kind not in _TYPES:
         raise _Bad("answer type not supported", kind)
@@ -311,40 +290,10 @@ def _image(value: Any, folder: Path | None) -> bytes:
         try:
             return base64.b64decode(value.partition(",")[2], validate=True)
         except binascii.Error:
-            raise _Bad("broken image", "data URL") from None
+            raise _Bad("image broken", "data URL") from None
     if "://" in value or folder is None:
         raise _Bad("image not local", value[:200])
     try:
         return (folder / value).read_bytes()
     except (OSError, ValueError):
         raise _Bad("image not found", value[:200]) from None
-
-
-# Several questions often share a picture; the ones checked last are remembered by digest.
-_checked: OrderedDict[bytes, None] = OrderedDict()
-
-
-def check_image(data: bytes) -> None:
-    """Decode an image file's bytes once, so that none that would break a loader comes further."""
-    key = hashlib.sha256(data).digest()
-    if key in _checked:
-        return
-    if len(data) > MAX_IMAGE_BYTES:
-        raise _Bad("image too large", f"{len(data)} bytes")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            with Image.open(io.BytesIO(data), formats=IMAGE_FORMATS) as image:
-                width, height = image.size
-                if width * height > MAX_IMAGE_PIXELS:
-                    raise _Bad("image too large", f"{width} x {height} pixels")
-                # A JPEG is decoded at an eighth of its size: enough to see that it is whole.
-                image.draft("L", (width // 8, height // 8))
-                image.load()
-    except _Bad:
-        raise
-    except Exception as error:  # Pillow's decoders raise many kinds on hostile bytes
-        raise _Bad("broken image", type(error).__name__) from None
-    _checked[key] = None
-    if len(_checked) > 4096:
-        _checked.popitem(last=False)

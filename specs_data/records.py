@@ -124,6 +124,14 @@ class Rejected(Struct, frozen=True):
     origin: str = "chosen"
 
 
+class Twin(Struct, frozen=True):
+    """What the corruption operators made of a response: the rejected side, None if none of them could
+    make one, and their results that were refused on the way: (operator, reason)."""
+
+    rejected: Rejected | None
+    refused: tuple[tuple[str, str], ...] = ()
+
+
 class Pair(Struct, frozen=True):
     """A chosen response (verified) and its rejected twin."""
 

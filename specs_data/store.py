@@ -34,10 +34,8 @@ _SCHEMA = (
     "CREATE TABLE IF NOT EXISTS problems (id INTEGER PRIMARY KEY, digest BLOB UNIQUE, record BLOB)",
     # The problems of the run at hand, in the order of their source.
     "CREATE TABLE IF NOT EXISTS listing (position INTEGER PRIMARY KEY, problem INTEGER UNIQUE, name TEXT UNIQUE)",
-    "CREATE TABLE IF NOT EXISTS dropped (position INTEGER, reason TEXT, detail TEXT)",
-    # What services were paid for, by content; and their jobs that are still open.
-    "CREATE TABLE IF NOT EXISTS answers (digest BLOB PRIMARY KEY, record BLOB) WITHOUT ROWID",
-    "CREATE TABLE IF NOT EXISTS jobs (name TEXT PRIMARY KEY, record BLOB)",
+    "CREATE TABLE IF NOT EXISTS dropped (stage TEXT, position INTEGER, reason TEXT, detail TEXT)",
+    "CREATE TABLE IF NOT EXISTS undecided (stage TEXT, problem INTEGER, idx INTEGER, reason TEXT)",
     "CREATE TABLE IF NOT EXISTS seconds (stage TEXT PRIMARY KEY, spent REAL)",
     *(
         f"CREATE TABLE IF NOT EXISTS {stage} (settings INTEGER, problem INTEGER, idx INTEGER, reason TEXT, "
@@ -130,6 +128,7 @@ class Store:
         """Forget which problems the last run had, and in which order; their data stay."""
         self._append("DELETE FROM listing", ())
         self._append("DELETE FROM dropped", ())
+        self._append("DELETE FROM undecided", ())
 
     def list_problem(self, position: int, problem: Problem) -> int | None:
         """Give `problem` its place in the run; its number, or None if its id or itself was there before."""
@@ -145,23 +144,19 @@ class Store:
         row = self._execute("SELECT record FROM problems WHERE id = ?", (number,)).fetchone()
         return _decode_problem(row[0])
 
-    def listed(self, position: int) -> int | None:
+    def listed(self, position: int) -> int:
         """The number of the problem at this place in the run."""
         row = self._execute("SELECT problem FROM listing WHERE position = ?", (position,)).fetchone()
-        return row[0] if row else None
+        return int(row[0])
 
     def named(self, name: str) -> int | None:
         """The number of the problem with this id in the run."""
         row = self._execute("SELECT problem FROM listing WHERE name = ?", (name,)).fetchone()
         return row[0] if row else None
 
-    def drop(self, position: int, reason: str, detail: str = "") -> None:
-        """Record that the source's row at `position` was left out."""
-        self._append("INSERT INTO dropped VALUES (?, ?, ?)", (position, reason, detail))
-
-    def dropped(self) -> Iterator[tuple[int, str, str]]:
-        """(position, reason, detail) of every row of the source that was left out."""
-        return iter(self._db.execute("SELECT position, reason, detail FROM dropped ORDER BY position, rowid"))
+    def drop(self, stage: str, position: int, reason: str, detail: str = "") -> None:
+        """Record that a row of the run's input was left out."""
+        self._append("INSERT INTO dropped VALUES (?, ?, ?, ?)", (stage, position, reason, detail))
 
     def put_image(self, sha256: str, data: bytes) -> None:
         """Keep an image file's bytes, once."""
@@ -193,16 +188,11 @@ class Store:
         """The rows of a read-only query, streamed."""
         return iter(self._db.execute(query, parameters))
 
-    # Services
+    def leave_undecided(self, stage: Stage, problem: int, index: int, reason: str) -> None:
+        """Record that a service gave no verdict in this run; the next run asks again."""
+        self._append("INSERT INTO undecided VALUES (?, ?, ?, ?)", (stage, problem, index, reason))
 
-    def answer(self, key: bytes) -> bytes | None:
-        """What a service answered to the question with this digest."""
-        row = self._execute("SELECT record FROM answers WHERE digest = ?", (key,)).fetchone()
-        return row[0] if row else None
-
-    def put_answer(self, key: bytes, record: Any) -> None:
-        """Keep what a service answered."""
-        self._append("INSERT OR IGNORE INTO answers VALUES (?, ?)", (key, _encode(record)))
+    # Time
 
     def spend(self, stage: str, seconds: float) -> None:
         """Add to the time a stage has taken, over all runs."""
@@ -219,3 +209,44 @@ class Store:
         if not self._db.in_transaction:
             self._execute("BEGIN")
         return self._execute(statement, values)
+
+
+class Answers:
+    """What judging services answered, by content, so that nothing is paid for twice; several runs
+    may share one. It also keeps the services' open batch jobs, which outlive the process."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._db = sqlite3.connect(path, isolation_level=None, timeout=30)
+        try:
+            self._db.execute("PRAGMA journal_mode = WAL")
+            self._db.execute("CREATE TABLE IF NOT EXISTS answers (digest BLOB PRIMARY KEY, record BLOB) WITHOUT ROWID")
+            self._db.execute("CREATE TABLE IF NOT EXISTS jobs (name TEXT PRIMARY KEY, record BLOB)")
+        except sqlite3.DatabaseError as error:
+            self._db.close()
+            raise UserError(f"cannot open {path}: {error}") from None
+
+    def close(self) -> None:
+        """Close the file."""
+        self._db.close()
+
+    def get(self, key: bytes, kind: type[T]) -> T | None:
+        """The answer to the question with this digest."""
+        row = self._db.execute("SELECT record FROM answers WHERE digest = ?", (key,)).fetchone()
+        return msgspec.json.decode(row[0], type=kind) if row else None
+
+    def put(self, key: bytes, record: Any) -> None:
+        """Keep an answer, durably."""
+        self._db.execute("INSERT OR IGNORE INTO answers VALUES (?, ?)", (key, _encode(record)))
+
+    def jobs(self, kind: type[T]) -> list[T]:
+        """Every batch job that is on record."""
+        return [msgspec.json.decode(row[0], type=kind) for row in self._db.execute("SELECT record FROM jobs")]
+
+    def put_job(self, name: str, record: Any) -> None:
+        """Keep a batch job under its name, in place of what was there."""
+        self._db.execute("INSERT OR REPLACE INTO jobs VALUES (?, ?)", (name, _encode(record)))
+
+    def remove_job(self, name: str) -> None:
+        """Forget a batch job that is over."""
+        self._db.execute("DELETE FROM jobs WHERE name = ?", (name,))

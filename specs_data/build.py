@@ -1,0 +1,496 @@
+"""The main job: problems -> samples -> judged -> verified -> pairs -> dataset.
+
+The policy is the expensive part. A problem's next response is asked for only while the problem has
+too few kept pairs, and unsolved problems come last, so that an interrupted run has the most pairs
+for its tokens. Judging, verifying and corrupting happen while the model generates. Each stage looks
+into the store first, so the same command resumes a run, and a changed setting repeats only the
+stages it concerns.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+from array import array
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime
+from itertools import islice, repeat
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+from msgspec import Struct
+
+from specs_data import dataset
+from specs_data.agenda import Agenda
+from specs_data.card import render_card
+from specs_data.corruption import find_corruptions
+from specs_data.engines import Engine, engine_name, open_engine
+from specs_data.errors import UserError
+from specs_data.flow import Attempt, Clock, Flow, OnDemand, Outcome, search
+from specs_data.format import load_format
+from specs_data.judges.model import ModelJudge, open_judge
+from specs_data.judges.rules import RuleJudge
+from specs_data.manifest import (
+    describe_dataset,
+    describe_recipe,
+    describe_services,
+    describe_yields,
+    versions,
+    write_manifest,
+)
+from specs_data.parquet import Shard
+from specs_data.plan import Plan, Source
+from specs_data.prices import load_prices
+from specs_data.problems import Dropped, Incoming, count_problems, read_problems
+from specs_data.progress import Progress
+from specs_data.recipe import Recipe, dump_recipe
+from specs_data.responses import file_digest, read_responses
+from specs_data.sample import policy_fingerprint, policy_name, sampling
+from specs_data.services.gemini_batch import Job
+from specs_data.services.opening import open_budget
+from specs_data.store import Answers, Store
+from specs_data.texts import system_prompt
+from specs_data.verifiers import Verifier, open_verifier
+
+T = TypeVar("T")
+
+# The shape of what a policy is shown; a change of it makes other samples.
+PROMPT_VERSION = 1
+# The rules of judging; a change of them judges anew.
+JUDGE_VERSION = 1
+# Settings that say how a run is carried out, not what comes out of it.
+OPERATIONAL = frozenset({
+    "base_url", "batch_size", "cache", "concurrency", "gpu_memory_utilization", "judge_base_url", "max_cost",
+    "prices", "ray", "replicas", "rpm", "tensor_parallel_size", "verifier_base_url",
+})  # fmt: skip
+_READ_AHEAD = 64
+# Responses under way before an engine says how many keep it busy.
+_WINDOW = 256
+
+
+class Built(Struct, frozen=True):
+    """A finished run: its folder and its manifest."""
+
+    out: Path
+    manifest: dict[str, Any]
+
+    @property
+    def pairs(self) -> int:
+        """How many pairs the dataset has."""
+        count: int = self.manifest["counts"]["pairs"]
+        return count
+
+
+def build(
+    recipe: Recipe,
+    out: Path | None = None,
+    *,
+    engine: Engine | None = None,
+    rival: Engine | None = None,
+    verifier: Verifier | None = None,
+    quiet: bool = False,
+) -> Built:
+    """Build the dataset of `recipe` in the folder `out` (default: runs/<name of the policy>).
+
+    `engine`, `rival` (the policy of `rejected_from`) and `verifier` take the place of those that the
+    recipe names. Raises UserError for what the user must change; what is done by then is kept, and
+    the same call goes on from there.
+    """
+    recipe = check(recipe, engine)
+    return asyncio.run(_Build(recipe, out or default_out(recipe), engine, rival, verifier, quiet).run())
+
+
+def default_out(recipe: Recipe) -> Path:
+    """runs/<name of the policy, or of the file of responses>."""
+    return Path("runs") / (policy_name(recipe.policy or "").replace("/", "--") if recipe.policy else _stem(recipe))
+
+
+def check(recipe: Recipe, engine: Engine | None = None) -> Recipe:
+    """The recipe with its defaults settled. Raises UserError if something is missing."""
+    if recipe.problems is None:
+        raise UserError("no problems: give --problems SRC, or problems = ... in specs-data.toml")
+    if recipe.policy is None and recipe.responses is None and recipe.model is None and engine is None:
+        raise UserError("no policy: give --policy CKPT (or policy = ... in specs-data.toml), or --responses FILE")
+    if recipe.rejected_from != "chosen" and recipe.responses is not None:
+        raise UserError("--rejected-from CKPT needs a policy that can be sampled, so it cannot go with --responses")
+    changes: dict[str, Any] = {}
+    if recipe.verifier is None:
+        if not (os.environ.get("GOOGLE_API_KEY") or os.environ.get("GEMINI_API_KEY")):
+            raise UserError(
+                "no verifier: set GEMINI_API_KEY for Gemini (the paper's), or choose --verifier openai "
+                "(any OpenAI-compatible server), --verifier rules (offline) or --verifier none"
+            )
+        changes["verifier"] = "gemini"
+    if recipe.engine == "auto" and engine is None and recipe.responses is None:
+        changes["engine"] = engine_name(recipe)
+    return recipe.model_copy(update=changes)
+
+
+class _Build:
+    """One call of `build`."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        out: Path,
+        engine: Engine | None,
+        rival: Engine | None,
+        verifier: Verifier | None,
+        quiet: bool,
+    ) -> None:
+        self.recipe = recipe
+        self.out = out
+        self.engine = engine
+        self.rival = rival
+        self.verifier = verifier
+        self.quiet = quiet
+        self.fmt = load_format(recipe.format)
+        self.system = system_prompt(recipe.system_prompt, self.fmt.instruction)
+        self.corruptions = find_corruptions(recipe.corruption or None)
+        self.weights = dict(zip(self.corruptions, recipe.corruption.values() or repeat(1.0), strict=False))
+        self.started = datetime.now(UTC).isoformat(timespec="seconds")
+        self.dataset_clock = Clock()
+
+    async def run(self) -> Built:
+        """Sample, judge, verify and pair as far as needed; then write the dataset."""
+        if (self.out / "dataset").exists() and not (self.out / "store.sqlite").exists():
+            raise UserError(f"{self.out} has a dataset that specs-data did not build; use another --out")
+        async with AsyncExitStack() as stack:
+            self.store = stack.enter_context(Store(self.out / "store.sqlite"))
+            answers = Answers((self.recipe.cache or self.out) / "answers.sqlite")
+            stack.callback(answers.close)
+            await self._open(stack, answers)
+            (self.out / "recipe.toml").write_text(dump_recipe(self.recipe), encoding="utf-8")
+            syncing = asyncio.create_task(_sync(self.store))
+            try:
+                await self._search(stack)
+            finally:
+                syncing.cancel()
+                for stage, clock in self.flow.clocks.items():
+                    self.store.spend(stage, clock.seconds)
+                self.store.commit()
+            return self._finish()
+
+    # Opening
+
+    async def _open(self, stack: AsyncExitStack, answers: Answers) -> None:
+        recipe = self.recipe
+        budget = open_budget(recipe)
+        if self.verifier is None:
+            self.verifier = open_verifier(recipe, budget, _Jobs(answers))
+            stack.push_async_callback(self.verifier.close)
+        judge = open_judge(recipe, budget)
+        if judge is not None:
+            stack.push_async_callback(judge.close)
+        rules = stack.enter_context(RuleJudge())
+        self.plan = self._make_plan(judge, self.verifier)
+        self.flow = Flow(
+            self.plan,
+            self.store,
+            answers,
+            rules=rules,
+            judge=judge,
+            verifier=self.verifier,
+            corruptions=self.corruptions,
+            weights=self.weights,
+        )
+
+    def _make_plan(self, judge: ModelJudge | None, verifier: Verifier) -> Plan:
+        recipe, store = self.recipe, self.store
+        rules = {"rules": JUDGE_VERSION, "model": dict(judge.settings) if judge else None}
+        judging = {"format": self.fmt.model_dump(mode="json"), "judge": rules}
+
+        def source(name: str, generation: Mapping[str, Any]) -> Source:
+            return Source(
+                name,
+                store.settings("samples", generation),
+                store.settings("judgements", {"samples": generation, **judging}),
+            )
+
+        generation = self._generation(recipe.policy, self.engine)
+        rival_generation: Mapping[str, Any] | None = None
+        if recipe.rejected_from != "chosen":
+            rival_generation = self._generation(recipe.rejected_from, self.rival)
+        elif recipe.pairing == "coupled":
+            rival_generation = generation
+        names = [_name(recipe), policy_name(recipe.rejected_from)]
+        pairing = {
+            "samples": generation,
+            "rival": rival_generation,
+            "format": judging["format"],
+            "pairing": recipe.pairing,
+            "corruptions": {name: [self.weights[name], found.sha256] for name, found in self.corruptions.items()},
+            "seed": recipe.seed,
+        }
+        return Plan(
+            recipe=recipe,
+            fmt=self.fmt,
+            system=self.system,
+            policy=source(names[0], generation),
+            rival=source(names[recipe.rejected_from != "chosen"], rival_generation) if rival_generation else None,
+            verdicts=store.settings("verdicts", {"samples": generation, "verifier": dict(verifier.settings)}),
+            pairs=store.settings("pairs", pairing),
+            samples=recipe.samples if recipe.responses is None else 1 << 30,
+        )
+
+    def _generation(self, policy: str | None, engine: Engine | None) -> dict[str, Any]:
+        """All that determines a policy's responses."""
+        recipe = self.recipe
+        if recipe.responses is not None:
+            return {"responses": file_digest(recipe.responses)}
+        return {
+            "policy": policy_fingerprint(policy or recipe.model or ""),
+            "engine": recipe.engine if engine is None else type(engine).__name__,
+            "system": self.system.sha256 if self.system else None,
+            "prompt": PROMPT_VERSION,
+            "sampling": msgspec.to_builtins(sampling(recipe, self.fmt)),
+            **{
+                key: getattr(recipe, key)
+                for key in ("seed", "dtype", "max_model_len", "limit_images", "min_pixels", "max_pixels", "model")
+            },
+        }
+
+    # Searching
+
+    async def _search(self, stack: AsyncExitStack) -> None:
+        recipe, plan = self.recipe, self.plan
+        positions = self._list()
+        if recipe.responses is not None:
+            positions = _each([position async for position in positions])
+            self._take_responses(recipe.responses)
+        room = asyncio.Semaphore(_WINDOW)
+        engine = None if recipe.responses is not None else self._on_demand(stack, recipe, self.engine, room)
+
+        async def choose(number: int, index: int, kept: int) -> Outcome:
+            return await self.flow.choose(engine, number, index)
+
+        agenda = Agenda(plan.samples, recipe.samples_upfront, recipe.target)
+        await self._play(
+            "chosen" if plan.rival else "pairs", agenda, positions, choose, lambda _: recipe.pairs_per_problem, room
+        )
+        if plan.rival:
+            await self._search_rejected(stack, engine, room)
+
+    async def _search_rejected(self, stack: AsyncExitStack, engine: Engine | None, room: asyncio.Semaphore) -> None:
+        """The second search: a response of the rival as the rejected side of each chosen one."""
+        recipe = self.recipe
+        if recipe.rejected_from != "chosen":
+            rival = recipe.model_copy(update={"policy": recipe.rejected_from})
+            engine = self._on_demand(stack, rival, self.rival, room)
+
+        async def reject(number: int, index: int, kept: int) -> Outcome:
+            return await self.flow.reject(engine, number, self._chosen(number)[kept], index)
+
+        listed = list(self.store.select("SELECT position, problem FROM listing ORDER BY position"))
+        positions = [position for position, number in listed if self._chosen(number)]
+        await self._play(
+            "rejected",
+            Agenda(self.plan.samples),
+            _each(positions),
+            reject,
+            lambda number: len(self._chosen(number)),
+            room,
+        )
+
+    def _chosen(self, number: int) -> list[int]:
+        """The indices of the chosen responses of a problem."""
+        found = dataset.chosen(self.store, self.plan, number)
+        return list(islice(found, self.recipe.pairs_per_problem))
+
+    async def _play(
+        self,
+        label: str,
+        agenda: Agenda,
+        positions: AsyncIterator[int],
+        attempt: Attempt,
+        wanted: Callable[[int], int],
+        room: asyncio.Semaphore,
+    ) -> None:
+        progress = Progress(label, count_problems(self.recipe.problems or "", self.recipe.limit), self.quiet)
+        try:
+            await search(
+                agenda, positions, attempt, number=self.store.listed, wanted=wanted, room=room, done=progress.step
+            )
+        finally:
+            progress.close()
+
+    def _on_demand(
+        self, stack: AsyncExitStack, recipe: Recipe, given: Engine | None, room: asyncio.Semaphore
+    ) -> Engine:
+        async def opened() -> Engine:
+            if given is not None:
+                return given
+            engine: Engine = await open_engine(recipe, sampling(recipe, self.fmt))
+            stack.push_async_callback(engine.close)
+            return engine
+
+        return OnDemand(opened, room, _WINDOW)
+
+    async def _list(self) -> AsyncIterator[int]:
+        """Give each problem of the source its place in the run; the positions, in order."""
+        recipe, store = self.recipe, self.store
+        store.start_listing()
+        leakage = _leakage(recipe.exclude) if recipe.exclude else None
+        source = read_problems(recipe.problems or "", preset=recipe.preset, columns=recipe.columns, limit=recipe.limit)
+        async for item in _ahead(_screened(source, leakage)):
+            if isinstance(item, Dropped):
+                store.drop("input", item.position, item.reason, item.detail)
+            elif store.list_problem(item.position, item.problem) is None:
+                store.drop("input", item.position, "duplicate", item.problem.id)
+            else:
+                for name, data in zip(item.problem.images, item.images, strict=True):
+                    store.put_image(name, data)
+                yield item.position
+
+    def _take_responses(self, file: Path) -> None:
+        """Log the responses of `file` as samples, numbered in their order for each problem."""
+        store, settings = self.store, self.plan.policy.samples
+        taken: array[int] = array("I")
+        for row, found in enumerate(read_responses(file)):
+            number = None if isinstance(found, str) else store.named(found[0])
+            if isinstance(found, str) or number is None:
+                store.drop(
+                    "responses", row, *((found,) if isinstance(found, str) else ("unknown problem_id", found[0]))
+                )
+                continue
+            if number >= len(taken):
+                taken.extend(repeat(0, number + 1 - len(taken)))
+            store.put("samples", settings, number, taken[number], None, found[1])
+            taken[number] += 1
+        store.commit()
+
+    # The dataset
+
+    def _finish(self) -> Built:
+        """Write the dataset, what was left out and the manifest, each in one step."""
+        store, plan, out = self.store, self.plan, self.out
+        fresh = out / "dataset.part"
+        shutil.rmtree(fresh, ignore_errors=True)
+        with self.dataset_clock:
+            splits, figures = dataset.write_rows(store, plan, fresh)
+            left_out = dataset.write_left_out(store, plan, out / "dropped.part")
+        manifest = self._manifest(splits, figures, left_out)
+        card = render_card(manifest, list(figures.examples.values()))
+        (fresh / "README.md").write_text(card, encoding="utf-8")
+        (out / "dropped.part").replace(out / "dropped.jsonl")
+        _swap(fresh, out / "dataset")
+        write_manifest(manifest, out / "manifest.json")
+        return Built(out, manifest)
+
+    def _manifest(
+        self, splits: Mapping[str, list[Shard]], figures: dataset.Figures, left_out: Mapping[str, Mapping[str, int]]
+    ) -> dict[str, Any]:
+        store, plan, recipe = self.store, self.plan, self.recipe
+        settings = recipe.model_dump(mode="json", exclude_none=True, exclude=set(OPERATIONAL))
+        models, cost = describe_services(
+            dataset.count_served(store, plan), load_prices(recipe.prices), recipe.gemini_batch
+        )
+        fingerprint = self._generation(recipe.policy, self.engine).get("policy")
+        return {
+            "name": self.out.resolve().name,
+            **describe_recipe(settings),
+            "dataset": describe_dataset(splits),
+            "counts": {**dataset.count_stages(store, plan), "pairs": figures.pairs},
+            "dropped": left_out,
+            "yields": describe_yields(
+                figures,
+                dataset.count_problems_by(store, "answer_type"),
+                dataset.count_problems_by(store, "source"),
+            ),
+            "corruptions": dict(figures.corruptions.most_common()),
+            "operators": {name: found.describe() for name, found in self.corruptions.items()},
+            "samples_per_pair": {str(count): pairs for count, pairs in sorted(figures.samples.items())},
+            "lengths": {
+                "chosen": dataset.describe_lengths(figures.chosen),
+                "rejected": dataset.describe_lengths(figures.rejected),
+            },
+            "verdicts": dataset.count_verdicts(store, plan),
+            "tokens": dataset.count_tokens(store, plan),
+            "cost_usd": cost,
+            "seconds": {
+                **{stage: round(spent, 3) for stage, spent in store.seconds().items()},
+                "dataset": round(self.dataset_clock.seconds, 3),
+            },
+            "started": self.started,
+            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+            "models": {
+                "policy": {"name": plan.policy.name, "fingerprint": fingerprint},
+                "rejected": {"name": plan.rival.name} if plan.rival else None,
+                "verifier": models.get("verification", {"requested": recipe.verifier, "served": {}}),
+                "judge": models.get("judging"),
+            },
+            "prompts": {
+                "system": {"name": self.system.name, "sha256": self.system.sha256} if self.system else None,
+                "verification": self._rubric(),
+            },
+            "versions": versions(),
+        }
+
+    def _rubric(self) -> dict[str, str] | None:
+        prompt = (self.verifier.settings if self.verifier else {}).get("prompt")
+        return {"name": "verify", "sha256": prompt} if prompt else None
+
+
+class _Jobs:
+    """Gemini's open batch jobs, kept beside the answers."""
+
+    def __init__(self, answers: Answers) -> None:
+        self._answers = answers
+
+    def jobs(self) -> list[Job]:
+        return self._answers.jobs(Job)
+
+    def put_job(self, job: Job) -> None:
+        self._answers.put_job(job.label, job)
+
+
+def _name(recipe: Recipe) -> str:
+    """What the dataset calls the policy."""
+    if recipe.policy:
+        return policy_name(recipe.policy)
+    return recipe.model or _stem(recipe)
+
+
+def _stem(recipe: Recipe) -> str:
+    return recipe.responses.stem if recipe.responses else "scripted"
+
+
+def _screened(items: Iterator[Incoming | Dropped], leakage: Leakage | None) -> Iterator[Incoming | Dropped]:
+    """`items` without the problems that also occur in an evaluation set."""
+    for item in items:
+        reason = leakage.match(item.problem.question, item.images) if leakage and isinstance(item, Incoming) else None
+        yield Dropped(item.position, f"excluded: {reason}") if reason else item
+
+
+async def _ahead(items: Iterator[T]) -> AsyncIterator[T]:
+    """`items`, read ahead in a thread, so that slow files never hold the model up."""
+    following = asyncio.create_task(asyncio.to_thread(lambda: list(islice(items, _READ_AHEAD))))
+    while chunk := await following:
+        following = asyncio.create_task(asyncio.to_thread(lambda: list(islice(items, _READ_AHEAD))))
+        for item in chunk:
+            yield item
+
+
+async def _each(items: list[T]) -> AsyncIterator[T]:
+    for item in items:
+        yield item
+
+
+async def _sync(store: Store) -> None:
+    """Make what is committed safe against a power failure, once a second."""
+    while True:
+        await asyncio.sleep(1)
+        await asyncio.to_thread(store.sync)
+
+
+def _swap(fresh: Path, place: Path) -> None:
+    """Put the folder `fresh` in the place of the one before."""
+    old = place.with_name(place.name + ".old")
+    shutil.rmtree(old, ignore_errors=True)
+    if place.exists():
+        place.rename(old)
+    fresh.rename(place)
+    shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,353 @@
+"""The way of one response through the stages, and the search that sends responses on it.
+
+Every stage looks into the store first and appends to it after; what a stage leaves out carries its
+reason there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from enum import Enum, auto
+from typing import Any
+
+import msgspec
+
+from specs_data.agenda import Agenda
+from specs_data.corruption import Corruption
+from specs_data.engines import Engine
+from specs_data.errors import PromptRefused, Undecided
+from specs_data.judges.answers import final_answer
+from specs_data.judges.model import ModelJudge
+from specs_data.judges.rules import RuleJudge
+from specs_data.pair import make_twin
+from specs_data.plan import Plan, Source
+from specs_data.records import Judged, Judgement, Problem, Rejected, Request, Response, Sample, Twin, Verdict
+from specs_data.sample import make_request
+from specs_data.store import Answers, Stage, Store, digest
+from specs_data.verifiers import Verifier
+
+WRONG = "wrong answer"
+
+_response = msgspec.json.Decoder(Response).decode
+_judgement = msgspec.json.Decoder(Judgement).decode
+_verdict = msgspec.json.Decoder(Verdict).decode
+
+
+class Outcome(Enum):
+    """What became of one response."""
+
+    KEPT = auto()
+    LEFT = auto()  # left out; another response to the same problem may do better
+    OVER = auto()  # this problem gets no other response
+
+
+Attempt = Callable[[int, int, int], Awaitable[Outcome]]
+
+
+class Clock:
+    """The seconds during which at least one `with` block was open."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self._open = 0
+        self._since = 0.0
+
+    def __enter__(self) -> None:
+        if not self._open:
+            self._since = time.perf_counter()
+        self._open += 1
+
+    def __exit__(self, *_: object) -> None:
+        self._open -= 1
+        if not self._open:
+            self.seconds += time.perf_counter() - self._since
+
+
+class Flow:
+    """The stages of one run, with the services they use. Attempts name a problem by its number in
+    the store and a response by its index."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        store: Store,
+        answers: Answers,
+        *,
+        rules: RuleJudge,
+        judge: ModelJudge | None,
+        verifier: Verifier,
+        corruptions: Mapping[str, Corruption],
+        weights: Mapping[str, float],
+    ) -> None:
+        self.clocks = {stage: Clock() for stage in ("generate", "judge", "verify", "pair")}
+        self._plan = plan
+        self._store = store
+        self._answers = answers
+        self._rules = rules
+        self._judge = judge
+        self._verifier = verifier
+        self._corruptions = corruptions
+        self._weights = weights
+        self._verifying = asyncio.Semaphore(verifier.concurrency)
+        self._judging = asyncio.Semaphore(judge.concurrency if judge else 1)
+        self._commit_is_due = False
+
+    async def choose(self, engine: Engine | None, number: int, index: int) -> Outcome:
+        """Try whether this response becomes a chosen one; with no rival, make its pair as well."""
+        problem = self._store.problem(number)
+        sample = await self._sample(engine, self._plan.policy, problem, number, index)
+        if sample is None:
+            return Outcome.OVER
+        judgement = await self._judged(self._plan.policy, sample, number)
+        if isinstance(judgement, str):
+            return Outcome.LEFT
+        if not await self._verified(Judged(sample, judgement, None), number):
+            return Outcome.LEFT
+        if self._plan.rival is not None:
+            return Outcome.KEPT
+        return self._paired(sample, number, index, sample.response.text, "chosen")
+
+    async def reject(self, engine: Engine | None, number: int, chosen: int, index: int) -> Outcome:
+        """Try whether the rival's response becomes the rejected side of response `chosen`: a right
+        one for decoupled pairs, a wrong one for coupled pairs, malformed or made so."""
+        rival = self._plan.rival
+        if rival is None:
+            raise ValueError("this run has no rival")
+        problem = self._store.problem(number)
+        sample = await self._sample(engine, rival, problem, number, index)
+        if sample is None:
+            return Outcome.OVER
+        judgement = await self._judged(rival, sample, number)
+        reason = judgement if isinstance(judgement, str) else None
+        right = reason is None or reason.startswith("format: ")
+        wanted = reason == WRONG if self._plan.recipe.pairing == "coupled" else right
+        if not wanted:
+            return Outcome.LEFT
+        return self._paired(sample, number, chosen, sample.response.text, rival.name)
+
+    # The stages
+
+    async def _sample(
+        self, engine: Engine | None, source: Source, problem: Problem, number: int, index: int
+    ) -> Sample | None:
+        row = self._store.get("samples", source.samples, number, index)
+        if row is not None:
+            return Sample(problem, index, _response(row[1])) if row[0] is None else None
+        if engine is None:
+            return None
+        request = make_request(problem, index, self._images(problem), self._plan.system, self._plan.recipe.seed)
+        try:
+            with self.clocks["generate"]:
+                response = await engine.generate(request)
+        except PromptRefused as refusal:
+            reason, _, detail = str(refusal).partition(": ")
+            self._put("samples", source.samples, number, index, f"refused: {reason}", detail)
+            return None
+        self._put("samples", source.samples, number, index, None, response)
+        return Sample(problem, index, response)
+
+    async def _judged(self, source: Source, sample: Sample, number: int) -> Judgement | str:
+        """The judgement of a right and well-formed response, or why the response is left out."""
+        row = self._store.get("judgements", source.judgements, number, sample.index)
+        if row is not None:
+            return row[0] or _judgement(row[1])
+        problem, text = sample.problem, sample.response.text
+        with self.clocks["judge"]:
+            if problem.answer_type == "open" and self._judge is not None:
+                try:
+                    judgement = await self._by_model(self._judge, problem, text)
+                except Undecided as undecided:
+                    return self._undecided("judgements", number, sample.index, undecided)
+            else:
+                judgement = await self._rules.ajudge(
+                    text, problem.answer, problem.answer_type, problem.choices, self._plan.fmt
+                )
+            reason = self._fault(judgement, text)
+        self._put("judgements", source.judgements, number, sample.index, reason, judgement)
+        return reason or judgement
+
+    async def _by_model(self, judge: ModelJudge, problem: Problem, text: str) -> Judgement:
+        answer = final_answer(text, self._plan.fmt) or ""
+        key = digest((judge.settings, problem.question, problem.answer, problem.images, answer))
+        async with self._judging:
+            found = self._answers.get(key, Judgement)
+            if found is None:
+                found = await judge.judge(problem, answer, self._images(problem))
+                self._answers.put(key, found)
+        return found
+
+    def _fault(self, judgement: Judgement, text: str) -> str | None:
+        if judgement.right is None:
+            return f"cannot be judged: {judgement.rule}"
+        if not judgement.right:
+            return WRONG
+        fault = self._plan.fmt.check(text)
+        return fault and f"format: {fault}"
+
+    async def _verified(self, judged: Judged, number: int) -> bool:
+        index = judged.sample.index
+        row = self._store.get("verdicts", self._plan.verdicts, number, index)
+        if row is not None:
+            return row[0] is None
+        try:
+            with self.clocks["verify"]:
+                verdict = await self._verdict(judged)
+        except Undecided as undecided:
+            self._undecided("verdicts", number, index, undecided)
+            return False
+        reason = None if verdict.consistent else "inconsistent"
+        self._put("verdicts", self._plan.verdicts, number, index, reason, verdict)
+        return verdict.consistent
+
+    async def _verdict(self, judged: Judged) -> Verdict:
+        verifier, problem = self._verifier, judged.sample.problem
+        if "model" not in verifier.settings:  # by rule: nothing to pay for, nothing to wait for
+            return await verifier.verify(judged, ())
+        text = judged.sample.response.text
+        key = digest((verifier.settings, problem.question, problem.choices, problem.images, text))
+        async with self._verifying:
+            found = self._answers.get(key, Verdict)
+            if found is None:
+                found = await verifier.verify(judged, self._images(problem))
+                self._answers.put(key, found)
+        return found
+
+    def _paired(self, sample: Sample, number: int, chosen: int, text: str, origin: str) -> Outcome:
+        row = self._store.get("pairs", self._plan.pairs, number, chosen)
+        if row is not None:
+            return Outcome.KEPT if row[0] is None else Outcome.LEFT
+        with self.clocks["pair"]:
+            twin = self._twin(sample, text, origin)
+        if twin.rejected is not None or origin == "chosen":
+            reason = None if twin.rejected else "no corruption applies"
+            self._put("pairs", self._plan.pairs, number, chosen, reason, twin)
+        return Outcome.KEPT if twin.rejected else Outcome.LEFT
+
+    def _twin(self, sample: Sample, text: str, origin: str) -> Twin:
+        if origin != "chosen" and self._plan.fmt.check(text) is not None:
+            return Twin(Rejected(text, None, origin))  # malformed by itself
+        seed = f"{self._plan.recipe.seed}/{sample.problem.id}/{sample.index}"
+        return make_twin(text, self._plan.fmt, self._corruptions, self._weights, seed, origin)
+
+    # The store
+
+    def _images(self, problem: Problem) -> tuple[bytes, ...]:
+        return tuple(map(self._store.image, problem.images))
+
+    def _undecided(self, stage: Stage, number: int, index: int, undecided: Undecided) -> str:
+        self._store.leave_undecided(stage, number, index, str(undecided))
+        self._commit_soon()
+        return "undecided"
+
+    def _put(self, stage: Stage, settings: int, number: int, index: int, reason: str | None, record: Any) -> None:
+        self._store.put(stage, settings, number, index, reason, record)
+        self._commit_soon()
+
+    def _commit_soon(self) -> None:
+        """Commit once all that is ready now has been handled: at once for a slow model, and many
+        rows together for a fast one."""
+        if not self._commit_is_due:
+            self._commit_is_due = True
+            asyncio.get_running_loop().call_soon(self._commit)
+
+    def _commit(self) -> None:
+        self._commit_is_due = False
+        self._store.commit()
+
+
+class OnDemand:
+    """An engine that is opened by its first request, so that a run which needs no new response loads
+    no model. Once open, it widens `room` to what keeps the model busy."""
+
+    def __init__(self, opened: Callable[[], Awaitable[Engine]], room: asyncio.Semaphore, width: int) -> None:
+        self.concurrency = width
+        self._opened = opened
+        self._room = room
+        self._engine: Engine | None = None
+        self._lock = asyncio.Lock()
+
+    async def generate(self, request: Request) -> Response:
+        """As the engine behind it."""
+        if self._engine is None:
+            async with self._lock:
+                self._engine = self._engine or await self._open()
+        return await self._engine.generate(request)
+
+    async def close(self) -> None:
+        """Nothing: whoever opened the engine closes it."""
+
+    async def _open(self) -> Engine:
+        engine = await self._opened()
+        for _ in range(self.concurrency, engine.concurrency):
+            self._room.release()
+        self.concurrency = max(self.concurrency, engine.concurrency)
+        return engine
+
+
+async def search(
+    agenda: Agenda,
+    positions: AsyncIterator[int],
+    attempt: Attempt,
+    *,
+    number: Callable[[int], int],
+    wanted: Callable[[int], int],
+    room: asyncio.Semaphore,
+    done: Callable[[int, int], None],
+) -> None:
+    """Play the agenda's rounds, as many at once as `room` has places, until none is owed.
+
+    `positions` gives the problems in the order of their source, `number` a problem's number in the
+    store. `attempt` gets a problem's number, a response's index and how many responses of the
+    problem are kept so far. A problem is done with `wanted(number)` kept responses, or when it can
+    have no more; `done` then gets its position and how many it has.
+    """
+    kept: dict[int, int] = {}  # only of problems under way that have some of several
+    running: set[int] = set()
+    moved = asyncio.Event()
+
+    async def play(position: int, indices: range) -> None:
+        try:
+            problem, count = number(position), kept.pop(position, 0)
+            if len(indices) == 1:
+                outcomes = [await attempt(problem, indices[0], count)]
+            else:
+                outcomes = list(await asyncio.gather(*(attempt(problem, index, count) for index in indices)))
+            enough = wanted(problem)
+            for index, outcome in zip(indices, outcomes, strict=True):
+                if outcome is Outcome.KEPT and count < enough:
+                    count += 1
+                    agenda.keep(position, index)
+            if count >= enough or Outcome.OVER in outcomes or not agenda.owe(position, indices.stop):
+                done(position, count)
+            elif count:
+                kept[position] = count
+        finally:
+            running.discard(position)
+            room.release()
+            moved.set()
+
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            while True:
+                await room.acquire()
+                position = await anext(positions, None) if agenda.open else None
+                following = agenda.next() if position is None else (position, agenda.first)
+                if following is not None:
+                    running.add(following[0])
+                    tasks.create_task(play(*following))
+                    continue
+                room.release()
+                if not running:
+                    return
+                moved.clear()
+                await moved.wait()
+    except BaseExceptionGroup as group:
+        raise _first(group) from None
+
+
+def _first(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

@@ -1,0 +1,42 @@
+"""Pairs: a rejected twin for a chosen response, by an operator whose every result is checked."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+
+from specs_data.corruption import Corruption, fault
+from specs_data.format import ResponseFormat
+from specs_data.judges.answers import final_answer
+from specs_data.records import Rejected, Twin
+
+
+def make_twin(
+    text: str,
+    fmt: ResponseFormat,
+    corruptions: Mapping[str, Corruption],
+    weights: Mapping[str, float],
+    seed: str,
+    origin: str = "chosen",
+) -> Twin:
+    """Corrupt the well-formed response `text` with an operator drawn by `weights`.
+
+    Where the operator does not apply or its result is not a format-only change that keeps the final
+    answer, the next one is drawn. The same `seed` gives the same twin.
+    """
+    rng = random.Random(seed)
+    # Weighted order without replacement (Efraimidis and Spirakis 2006).
+    order = sorted(corruptions, key=lambda name: rng.random() ** (1 / weights.get(name, 1.0)), reverse=True)
+    answer = final_answer(text, fmt)
+    refused: list[tuple[str, str]] = []
+    for name in order:
+        result = corruptions[name].apply(text, fmt, rng)
+        if result is None:
+            continue
+        reason = fault(text, result, fmt)
+        if reason is None and final_answer(result, fmt) != answer:
+            reason = "answer lost"
+        if reason is None:
+            return Twin(Rejected(result, name, origin), tuple(refused))
+        refused.append((name, reason))
+    return Twin(None, tuple(refused))

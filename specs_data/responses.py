@@ -1,0 +1,47 @@
+"""Responses that exist already: JSONL or Parquet with problem_id and response."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from specs_data.errors import UserError
+from specs_data.records import Response
+from specs_data.tables import SUFFIXES, read_rows
+
+
+def read_responses(file: Path) -> Iterator[tuple[str, Response] | str]:
+    """(problem_id, response) of each row in order, or the reason why a row is left out.
+
+    Raises UserError if the file cannot be read or its first row lacks one of the two columns.
+    """
+    if file.suffix not in SUFFIXES or not file.is_file():
+        raise UserError(f"there are no responses at {file}: it should be a .jsonl or .parquet file")
+    for number, row in enumerate(read_rows(file)):
+        if number == 0 and isinstance(row, dict):
+            _check_columns(row, file)
+        yield row if isinstance(row, str) else _response(row)
+
+
+def _check_columns(row: dict[str, Any], file: Path) -> None:
+    for name in ("problem_id", "response"):
+        if name not in row:
+            raise UserError(f"{file} has no column {name!r}; it has {', '.join(row)}")
+
+
+def file_digest(file: Path) -> str:
+    """The sha256 hex digest of a file's bytes. Raises UserError if it cannot be read."""
+    try:
+        with file.open("rb") as content:
+            return hashlib.file_digest(content, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"cannot read {file}: {error.strerror}") from None
+
+
+def _response(row: dict[str, Any]) -> tuple[str, Response] | str:
+    text, name = row.get("response"), row.get("problem_id")
+    if not isinstance(text, str) or name is None:
+        return "not a problem_id and a response"
+    return str(name), Response(text)
