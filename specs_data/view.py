@@ -33,10 +33,8 @@ class View(Struct, frozen=True, dict=True):
 
     @property
     def kind(self) -> str:
-        """What made the rejected side, in a word or two."""
-        if self.corruption:
-            return self.corruption
-        return "malformed by itself" if self.rejected_from else "not stated"
+        """The operator that made the rejected side, "none" if none did."""
+        return self.corruption or "none"
 
 
 def view(row: Mapping[str, Any]) -> View:
