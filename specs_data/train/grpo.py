@@ -1,0 +1,161 @@
+"""GRPO, stages 1a (GRPO-zero, a brief run on the base model) and 3 (the final training).
+
+The reward is that of rewards.py. No KL term, clipping as in DAPO: the ratio may rise further than it
+may fall. Each round samples `rollouts` responses to each of `rollout_batch` problems and takes
+rollout_batch * rollouts / batch optimizer steps on them, as MM-EUREKA, the authors' trainer, reads
+"rollout batch 128, train batch 128": with the paper's numbers 1,024 responses and 8 steps.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from specs_data.errors import require
+from specs_data.format import ResponseFormat, load_format
+from specs_data.judges.model import open_judge
+from specs_data.judges.rules import RuleJudge
+from specs_data.recipe import Listed, Positive, Recipe, _paired
+from specs_data.services.opening import open_budget
+from specs_data.texts import system_prompt
+from specs_data.train import run
+from specs_data.train.rewards import judge_with, reward_function
+from specs_data.train.rows import Rows, open_table, problem_rows, shared_rows, whole_rows
+from specs_data.train.settings import TrainSettings
+
+ROUNDS_AVERAGED = 5  # of the moving average that ends a brief run
+
+
+class GrpoSettings(TrainSettings):
+    """Settings of GRPO; the defaults are the paper's."""
+
+    problems: Listed = Field(description="problems to train on; several may be given")
+    preset: Listed = Field((), description="known columns, one for each of the problems")
+    columns: Annotated[dict[str, str], BeforeValidator(_paired)] = Field(
+        {}, description="question=...,answer=...,images=..."
+    )
+    format: str = Field("think-answer", description="response format: think-answer or a TOML file")
+    system_prompt: str | None = Field(None, description="a name in prompts/, a file, or none")
+    rollouts: int = Field(8, ge=2, description="responses per problem")  # paper, section 3.3
+    rollout_batch: Positive = Field(128, description="problems per round")  # paper: rollout batch 128
+    batch: Positive = Field(128, description="responses per optimizer step, over all GPUs")  # paper: train batch 128
+    epsilon: float = Field(0.2, gt=0, description="how far the ratio may fall")  # DAPO, section 3.1
+    epsilon_high: float = Field(0.28, gt=0, description="how far the ratio may rise")  # DAPO, section 3.1
+    beta: float = Field(0.0, ge=0, description="weight of the KL term")  # paper: none
+    max_tokens: Positive = Field(10_240, description="longest response in tokens")  # paper: max output 10,240
+    temperature: float = Field(1.0, gt=0)  # MM-EUREKA's scripts
+    top_p: float = Field(1.0, gt=0, le=1)
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    warmup: float = Field(0.0, ge=0, lt=1)
+    stop_when_format: float | None = Field(
+        None, gt=0, le=1, description=f"end once this share of responses, over {ROUNDS_AVERAGED} rounds, has the format"
+    )
+    judge_model: str | None = Field(None, description="judge of open-ended answers: gemini:NAME or openai:NAME")
+    judge_base_url: str | None = Field(None, description="openai judge: the server's URL")
+    vllm: Literal["colocate", "server"] | None = Field(None, description="sample with vLLM, here or on a server")
+    vllm_server: str | None = Field(None, description="URL of the `trl vllm-serve` server")
+    vllm_memory: float = Field(0.3, gt=0, le=1, description="colocate: share of GPU memory for vLLM")
+
+    @model_validator(mode="after")
+    def _whole_rounds(self) -> Self:
+        if self.rollout_batch * self.rollouts % self.batch:
+            raise ValueError(
+                f"batch {self.batch} does not divide the {self.rollout_batch * self.rollouts} responses of a round"
+            )
+        if self.preset and len(self.preset) != len(self.problems):
+            raise ValueError("give one preset for each of the problems")
+        return self
+
+    @property
+    def steps_per_round(self) -> int:
+        """Optimizer steps between two samplings."""
+        return self.rollout_batch * self.rollouts // self.batch
+
+
+@run.quiet()
+def train_grpo(settings: GrpoSettings) -> Path:
+    """Train `settings.model` on problems; return the checkpoint's folder.
+
+    The same call resumes an interrupted run. Raises UserError for settings or data that cannot work.
+    """
+    trl = require("trl", "train")
+    if settings.vllm:
+        require("vllm", "vllm")
+    if not run.begin(settings):
+        return settings.out
+    format = load_format(settings.format)
+    config = trl.GRPOConfig(
+        **_arguments(settings),
+        num_generations=settings.rollouts,
+        generation_batch_size=settings.rollout_batch * settings.rollouts,
+        max_completion_length=settings.max_tokens,
+        temperature=settings.temperature,
+        top_p=settings.top_p,
+        epsilon=settings.epsilon,
+        epsilon_high=settings.epsilon_high,
+        beta=settings.beta,
+        use_vllm=settings.vllm is not None,
+        vllm_mode=settings.vllm or "colocate",
+        vllm_server_base_url=settings.vllm_server,
+        vllm_gpu_memory_utilization=settings.vllm_memory,
+    )
+    model, processor = run.load(settings)
+    rows = shared_rows(
+        settings.out / "checkpoints" / "rows.arrow", lambda file: _problems(settings, format, model, processor, file)
+    )
+    recipe = Recipe.model_validate(settings.model_dump(include={"judge_model", "judge_base_url"}))
+    judge = open_judge(recipe, open_budget(recipe))
+    with RuleJudge() as rules:
+        trainer = trl.GRPOTrainer(
+            model=model,
+            reward_funcs=reward_function(format, judge_with(rules, judge, format)),
+            args=config,
+            train_dataset=open_table(rows),
+            processing_class=processor,
+            peft_config=run.lora(settings),
+            callbacks=[*run.callbacks(settings), *_stop_when_format(settings)],
+        )
+        run.finish("grpo", settings, trainer, rows)
+    if judge is not None:  # in the event loop where it worked
+        asyncio.run_coroutine_threadsafe(judge.close(), trainer.async_loop).result()
+    return settings.out
+
+
+def _arguments(settings: GrpoSettings) -> dict[str, Any]:
+    """The common arguments; checkpoints fall on the ends of rounds, where nothing is left to resume."""
+    rounds = -(-settings.save_every // settings.steps_per_round)
+    return {**run.arguments(settings), "save_steps": rounds * settings.steps_per_round}
+
+
+def _problems(settings: GrpoSettings, format: ResponseFormat, model: Any, processor: Any, file: Path) -> Rows:
+    """The problems whose prompt leaves room for a whole response, and whose answers can be judged."""
+    fits = whole_rows(processor, run.context(model), answer_room=settings.max_tokens)
+    presets = settings.preset or (None,) * len(settings.problems)
+    return problem_rows(
+        list(zip(settings.problems, presets, strict=True)),
+        settings.columns,
+        system_prompt(settings.system_prompt, format.instruction),
+        fits,
+        settings.limit,
+        file,
+        take_open=settings.judge_model is not None,
+    )
+
+
+def _stop_when_format(settings: GrpoSettings) -> list[Any]:
+    """A callback that ends the run when enough responses, on average over some rounds, have the format."""
+    threshold = settings.stop_when_format
+    if threshold is None:
+        return []
+    transformers = require("transformers", "train")
+
+    class StopWhenFormat(transformers.TrainerCallback):  # type: ignore[name-defined, misc]
+        def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            shares = [row["format"] for row in state.log_history if "format" in row][-ROUNDS_AVERAGED:]
+            if len(shares) == ROUNDS_AVERAGED and sum(shares) / ROUNDS_AVERAGED >= threshold:
+                control.should_training_stop = True
+
+    return [StopWhenFormat()]

@@ -1,0 +1,85 @@
+"""The reward of both GRPO stages: R = R_format + R_accuracy (paper, section 3.3).
+
+    R_format    0.5 if the response has the format, else 0
+    R_accuracy  1.0 if its answer is right, else 0, whatever its format
+
+Both come from the code that builds the data: ResponseFormat.check, the rule judge, and a judge model
+for open-ended answers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import msgspec
+
+from specs_data.errors import Undecided
+from specs_data.format import ResponseFormat
+from specs_data.judges.model import ModelJudge
+from specs_data.judges.rules import RuleJudge, final_answer
+from specs_data.records import Problem
+
+FORMAT_REWARD = 0.5
+ACCURACY_REWARD = 1.0
+
+
+class Judge(Protocol):
+    """Says whether the answer in a response is right; None where that cannot be judged. `images` are
+    the problem's, as PIL images."""
+
+    async def __call__(self, problem: Problem, response: str, images: Sequence[Any]) -> bool | None: ...
+
+
+def judge_with(rules: RuleJudge, model: ModelJudge | None, format: ResponseFormat) -> Judge:
+    """Open-ended answers judged by `model`, all others by rule."""
+    places = asyncio.Semaphore(model.concurrency if model else 1)
+
+    async def judge(problem: Problem, response: str, images: Sequence[Any]) -> bool | None:
+        if model is None or problem.answer_type != "open":
+            by_rule = rules.ajudge(response, problem.answer, problem.answer_type, problem.choices, format)
+            return (await by_rule).right
+        answer = final_answer(response, format) or ""
+        try:
+            async with places:
+                return (await model.judge(problem, answer, list(map(_png, images)))).right
+        except Undecided:
+            return None
+
+    return judge
+
+
+def reward(well_formed: bool, right: bool | None) -> float | None:
+    """R, or None for a response whose answer was not judged: it is left out of its group, because a
+    judge that failed has not said that the answer is wrong."""
+    return None if right is None else FORMAT_REWARD * well_formed + ACCURACY_REWARD * right
+
+
+def reward_function(format: ResponseFormat, judge: Judge) -> Callable[..., Any]:
+    """R as TRL calls it, once per batch of completions; logs the shares `format` and `accuracy`."""
+
+    async def specs_reward(
+        completions: Sequence[Any],
+        problem: Sequence[str],
+        images: Sequence[Sequence[Any]],
+        log_metric: Callable[[str, float], None],
+        **_: Any,
+    ) -> list[float | None]:
+        texts = [completion[0]["content"] for completion in completions]
+        problems = [msgspec.json.decode(text, type=Problem) for text in problem]
+        right = await asyncio.gather(*map(judge, problems, texts, images))
+        well_formed = [format.check(text) is None for text in texts]
+        log_metric("format", sum(well_formed) / len(texts))
+        if judged := [verdict for verdict in right if verdict is not None]:
+            log_metric("accuracy", sum(judged) / len(judged))
+        return list(map(reward, well_formed, right))
+
+    return specs_reward
+
+
+def _png(image: Any) -> bytes:
+    file = io.BytesIO()
+    image.save(file, "png")
+    return file.getvalue()

@@ -1,0 +1,221 @@
+"""What the trainers read, as memory-mapped Arrow files: preference rows and problems.
+
+Nothing is truncated. A row that a trainer cannot take whole is left out and counted by its reason.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from specs_data import pairs_io
+from specs_data.errors import UserError, require
+from specs_data.problems import Dropped, read_problems
+from specs_data.records import Message
+from specs_data.texts import Text, chat
+
+Row = dict[str, Any]
+_BATCH_ROWS = 64
+
+
+class Rows(Struct, frozen=True):
+    """Rows to train on, in an Arrow `file` with the hex digest `sha256`. `version` is what the data
+    calls itself (a run's dataset fingerprint), empty if nothing."""
+
+    file: str
+    source: str
+    version: str
+    count: int
+    sha256: str
+    dropped: dict[str, int]
+
+
+class Unfit(Exception):
+    """Why a row is left out."""
+
+
+def preference_rows(source: str, split: str, fits: Callable[[Row], None], limit: int | None, file: Path) -> Rows:
+    """The rows of a preference dataset: `images`, `prompt`, `chosen`, `rejected`, as TRL reads them.
+
+    `fits` raises Unfit for a row that cannot be trained on. The Arrow file is written to `file`.
+    Raises UserError if no row is left.
+    """
+    dataset = pairs_io.open_dataset(source)
+    rows = ({key: row[key] for key in _PREFERENCE} for row in islice(pairs_io.rows(dataset, split), limit))
+    version = (dataset.manifest or {}).get("dataset", {}).get("fingerprint", "")
+    return _write(rows, _PREFERENCE, fits, source, version, file)
+
+
+def problem_rows(
+    sources: Sequence[tuple[str, str | None]],
+    columns: dict[str, str],
+    system: Text | None,
+    fits: Callable[[Row], None],
+    limit: int | None,
+    file: Path,
+    take_open: bool,
+) -> Rows:
+    """Problems as prompts: `images`, `prompt`, and `problem`, the record as JSON for the reward.
+
+    `sources` are pairs of a source and a preset. Rows that a source cannot give are counted too, and
+    open-ended problems unless `take_open`.
+    """
+
+    def rows() -> Iterator[Row | str]:
+        for source, preset in sources:
+            for found in read_problems(source, preset=preset, columns=columns, limit=limit):
+                if isinstance(found, Dropped):
+                    yield found.reason
+                    continue
+                if found.problem.answer_type == "open" and not take_open:
+                    yield "open-ended, and there is no judge model"
+                    continue
+                yield {
+                    "images": [{"bytes": image, "path": None} for image in found.images],
+                    "prompt": list(map(_message, chat(found.problem, system))),
+                    "problem": msgspec.json.encode(found.problem).decode(),
+                }
+
+    return _write(rows(), _PROBLEM, fits, ", ".join(source for source, _ in sources), "", file)
+
+
+def shared_rows(file: Path, make: Callable[[Path], Rows]) -> Rows:
+    """The rows that `make` writes to a file: written by one process of each machine, read by all.
+
+    Raises UserError if an earlier run, about to be resumed, had other rows.
+    """
+    accelerate = require("accelerate", "train")
+    state = accelerate.PartialState()
+    note = file.with_suffix(".json")
+    with state.local_main_process_first():
+        if not state.is_local_main_process:
+            return msgspec.json.decode(note.read_bytes(), type=Rows)
+        before = msgspec.json.decode(note.read_bytes(), type=Rows) if note.exists() else None
+        rows = make(file)
+        if before is not None and before.sha256 != rows.sha256:
+            raise UserError(f"{rows.source} has changed since this run began; use another --out")
+        note.write_bytes(msgspec.json.encode(rows))
+        return rows
+
+
+def open_table(rows: Rows) -> Any:
+    """The rows as a datasets.Dataset, memory-mapped."""
+    return require("datasets", "train").Dataset.from_file(rows.file)
+
+
+def whole_rows(processor: Any, limit: int, answer_room: int = 0) -> Callable[[Row], None]:
+    """A check that a row, tokenised as TRL does it, has at most `limit` tokens, of which
+    `answer_room` are kept free for the response; and that only its images stand for images."""
+    data_utils = require("trl.data_utils", "train")
+    tokenizer = getattr(processor, "tokenizer", processor)
+    placeholders = [text for name in ("image_token", "video_token") if (text := getattr(processor, name, None))]
+
+    def check(row: Row) -> None:
+        sides = [side for side in ("chosen", "rejected") if side in row]
+        texts = [message["content"] for key in ("prompt", *sides) for message in row[key]]
+        if any(placeholder in text for text in texts for placeholder in placeholders):
+            raise Unfit("the text contains the model's image token")
+        if row["images"] and not placeholders:
+            raise Unfit("the model takes no images")
+        turns = {key: data_utils.prepare_multimodal_messages(row[key]) for key in sides} if placeholders else row
+        prompt = data_utils.prepare_multimodal_messages(row["prompt"], row["images"]) if placeholders else row["prompt"]
+        written = data_utils.apply_chat_template({"prompt": prompt} | {key: turns[key] for key in sides}, processor)
+        lengths = [len(ids) for ids in tokenizer([written[key] for key in ("prompt", *sides)])["input_ids"]]
+        sizes = [_size(image["bytes"], decode=bool(sides)) for image in row["images"]]
+        tokens = lengths[0] + max(lengths[1:], default=answer_room) + _image_tokens(processor, sizes)
+        if tokens > limit:
+            raise Unfit(f"longer than {limit} tokens")
+
+    return check
+
+
+def _image_tokens(processor: Any, sizes: Sequence[tuple[int, int]]) -> int:
+    """The tokens that images become, beyond the one placeholder that each has in the text."""
+    if not sizes:
+        return 0
+    try:  # what vLLM asks processors too
+        counts = processor._get_num_multimodal_tokens(image_sizes=sizes)["num_image_tokens"]
+    except ValueError as error:  # an aspect ratio that the model does not take
+        raise Unfit(f"the model does not take the image: {error}") from None
+    return int(sum(counts)) - len(sizes)
+
+
+def _size(data: bytes, decode: bool) -> tuple[int, int]:
+    """Height and width of an image file; `decode` tries the whole file (problems come tried)."""
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            if decode:
+                image.load()
+            return image.height, image.width
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        raise Unfit("an image cannot be read") from None
+
+
+def _features() -> dict[str, Any]:
+    datasets = require("datasets", "train")
+    messages = [{"role": datasets.Value("string"), "content": datasets.Value("string")}]
+    return {
+        "images": [datasets.Image()],
+        "problem": datasets.Value("string"),
+        **dict.fromkeys(("prompt", "chosen", "rejected"), messages),
+    }
+
+
+_PREFERENCE = ("images", "prompt", "chosen", "rejected")
+_PROBLEM = ("images", "prompt", "problem")
+
+
+def _message(message: Message) -> dict[str, str]:
+    return {"role": message.role, "content": message.content}
+
+
+def _write(
+    rows: Iterable[Row | str],
+    columns: Sequence[str],
+    fits: Callable[[Row], None],
+    source: str,
+    version: str,
+    file: Path,
+) -> Rows:
+    """Write the rows that fit to an Arrow file; a string stands for a row that is left out already."""
+    import pyarrow as pa
+
+    datasets = require("datasets", "train")
+    features = datasets.Features({name: feature for name, feature in _features().items() if name in columns})
+    dropped: Counter[str] = Counter()
+    kept = _kept(rows, fits, dropped)
+    count = 0
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_stream(sink, features.arrow_schema) as stream:
+        while batch := list(islice(kept, _BATCH_ROWS)):
+            stream.write_batch(pa.RecordBatch.from_pylist(batch, features.arrow_schema))
+            count += len(batch)
+    if not count:
+        reasons = "; ".join(f"{number} {reason}" for reason, number in dropped.most_common()) or "it is empty"
+        raise UserError(f"{source} has no row to train on: {reasons}")
+    with file.open("rb") as content:
+        sha256 = hashlib.file_digest(content, "sha256").hexdigest()
+    return Rows(str(file), source, version, count, sha256, dict(dropped))
+
+
+def _kept(rows: Iterable[Row | str], fits: Callable[[Row], None], dropped: Counter[str]) -> Iterator[Row]:
+    for row in rows:
+        if isinstance(row, str):
+            dropped[row] += 1
+            continue
+        try:
+            fits(row)
+        except Unfit as unfit:
+            dropped[str(unfit)] += 1
+        else:
+            yield row

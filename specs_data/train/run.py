@@ -1,0 +1,238 @@
+"""What every trainer does before and after TRL.
+
+    OUT/    the model, ready for transformers and vLLM
+            recipe.toml       the settings
+            manifest.json     the settings, the data, what was left out, versions, times
+            metrics.jsonl     one line per optimizer step
+            curves.svg        the curves that the paper shows
+            README.md         the model card
+            checkpoints/      what the same command resumes from
+
+Several GPUs: `accelerate launch` with one of the .yaml files beside this module. Weights are kept in
+float32 and computed in bfloat16, because steps of 1e-6 vanish in bfloat16 weights; the finished
+checkpoint has the type of the one it started from.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import shutil
+import time
+import tomllib
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import tomli_w
+
+from specs_data.engines.checkpoint import best_device, load_model, load_processor
+from specs_data.errors import UserError, require
+from specs_data.train import report
+from specs_data.train.rows import Rows
+from specs_data.train.settings import TrainSettings
+
+_VISION = r".*(visual|vision|image_encoder|multi_modal_projector|connector).*"
+# Settings that may change when a run is resumed.
+_FREE = {"out", "save_every", "keep_checkpoints", "report_to", "micro_batch"}
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without transformers' own progress bars and the deprecations that TRL trips over in it."""
+    logs = require("transformers.utils.logging", "train")
+    shown, trainer = logs.is_progress_bar_enabled(), logs.get_logger("transformers.trainer")
+    logs.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".* is deprecated and will be removed in v6", FutureWarning)
+            trainer.addFilter(_is_news)
+            yield
+    finally:
+        trainer.removeFilter(_is_news)
+        if shown:
+            logs.enable_progress_bar()
+
+
+def begin(settings: TrainSettings) -> bool:
+    """Open the output folder; False if a run with these settings is finished there.
+
+    Raises UserError if the folder holds something else, or a run with other settings.
+    """
+    out, recipe = settings.out, settings.out / "recipe.toml"
+    now = settings.model_dump(mode="json", exclude_none=True)
+    if recipe.exists():
+        before = tomllib.loads(recipe.read_text(encoding="utf-8"))
+        changed = sorted(key for key in {*before, *now} - _FREE if before.get(key) != now.get(key))
+        if changed:
+            said = ", ".join(f"{key} {before.get(key)} -> {now.get(key)}" for key in changed)
+            raise UserError(f"{out} was begun with other settings ({said}); use these again, or another --out")
+        return not (out / "manifest.json").exists()
+    if out.exists() and any(out.iterdir()):
+        raise UserError(f"{out} is not empty and holds no training run; use another --out")
+    out.mkdir(parents=True, exist_ok=True)
+    part = out / f"recipe.toml.{os.getpid()}"  # every process of a launch comes by here
+    part.write_text(tomli_w.dumps(now), encoding="utf-8")
+    part.replace(recipe)
+    return True
+
+
+def arguments(settings: TrainSettings) -> dict[str, Any]:
+    """The settings in the words of transformers.TrainingArguments."""
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    accumulation, rest = divmod(settings.batch, settings.micro_batch * processes)
+    if rest:
+        raise UserError(
+            f"batch {settings.batch} is not a multiple of micro-batch {settings.micro_batch} x {processes} processes"
+        )
+    device = best_device()
+    return {
+        "output_dir": str(settings.out / "checkpoints"),
+        "learning_rate": settings.learning_rate,
+        "lr_scheduler_type": settings.schedule,
+        "warmup_steps": settings.warmup,
+        "weight_decay": settings.weight_decay,
+        "per_device_train_batch_size": settings.micro_batch,
+        "gradient_accumulation_steps": accumulation,
+        "num_train_epochs": settings.epochs,
+        "max_steps": settings.steps or -1,
+        "seed": settings.seed,
+        "save_steps": settings.save_every,
+        "save_total_limit": settings.keep_checkpoints,
+        "logging_steps": 1,
+        "report_to": list(settings.report_to) or "none",
+        "bf16": device == "cuda",
+        "use_cpu": device == "cpu",
+        "gradient_checkpointing": device != "cpu",
+        "dataloader_pin_memory": device == "cuda",
+        "disable_tqdm": True,
+    }
+
+
+def load(settings: TrainSettings) -> tuple[Any, Any]:
+    """The model to train, on the CPU (TRL places and shards it), and its processor.
+
+    Call it after the TRL configuration is made, which is what tells transformers of DeepSpeed.
+    """
+    lora_on_gpu = settings.lora and best_device() == "cuda"
+    # Trainer resumes by raw weight names, of which it finds none where transformers has renamed them since
+    # (Qwen2.5-VL): it would go on from the untrained model. So what is resumed is loaded here, like any model.
+    start = _last_checkpoint(settings.out / "checkpoints")
+    start = settings.model if start is None or not (Path(start) / "config.json").exists() else start
+    model = load_model(start, dtype="bfloat16" if lora_on_gpu else "float32", device="cpu")
+    model.config._name_or_path = settings.model  # where TRL takes the reference model from
+    if not settings.train_vision:
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(not re.fullmatch(_VISION, name))
+    processor = load_processor(settings.model)
+    if settings.min_pixels or settings.max_pixels:
+        _scale_images(processor, settings)
+    return model, processor
+
+
+def context(model: Any) -> int:
+    """The longest sequence the model takes, in tokens."""
+    return int(model.config.get_text_config().max_position_embeddings)
+
+
+def lora(settings: TrainSettings) -> Any:
+    """The peft configuration, or None."""
+    if not settings.lora:
+        return None
+    peft = require("peft", "train")
+    return peft.LoraConfig(
+        r=settings.lora_rank,
+        lora_alpha=2 * settings.lora_rank,
+        target_modules="all-linear",
+        exclude_modules=None if settings.train_vision else _VISION,
+        task_type="CAUSAL_LM",
+    )
+
+
+def callbacks(settings: TrainSettings) -> list[Any]:
+    """What watches every run."""
+    return [report.metrics_log(settings.out / "metrics.jsonl"), report.progress()]
+
+
+def finish(method: str, settings: TrainSettings, trainer: Any, rows: Rows) -> Path:
+    """Train, from the last whole checkpoint if there is one; leave the checkpoint and its papers."""
+    transformers = require("transformers", "train")
+    trainer.remove_callback(transformers.trainer_callback.PrinterCallback)
+    started = time.time()
+    trainer.train(resume_from_checkpoint=_last_checkpoint(settings.out / "checkpoints"))
+    raw = settings.out / "checkpoints" / "raw"
+    trainer.save_model(str(raw))
+    if trainer.is_world_process_zero():
+        _save(settings, trainer.processing_class, raw)
+        _papers(method, settings, trainer, rows, started)
+        shutil.rmtree(raw)
+        Path(rows.file).unlink(missing_ok=True)
+    trainer.accelerator.wait_for_everyone()
+    return settings.out
+
+
+def _save(settings: TrainSettings, processor: Any, raw: Path) -> None:
+    """The trained weights as a plain checkpoint, adapters merged, in the type of the first one."""
+    torch = require("torch", "train")
+    if settings.lora:
+        peft = require("peft", "train")
+        model = load_model(settings.model, dtype="float32", device="cpu")
+        model = peft.PeftModel.from_pretrained(model, raw).merge_and_unload()
+    else:
+        model = load_model(raw, dtype="float32", device="cpu")
+    config = require("transformers", "train").AutoConfig.from_pretrained(settings.model)
+    model.to(config.dtype or torch.float32).save_pretrained(settings.out)
+    processor.save_pretrained(settings.out)
+
+
+def _papers(method: str, settings: TrainSettings, trainer: Any, rows: Rows, started: float) -> None:
+    recipe = (settings.out / "recipe.toml").read_text(encoding="utf-8")
+    manifest = {
+        "name": settings.out.name,
+        "method": method,
+        "base_model": None if Path(settings.model).exists() else settings.model,
+        "settings": settings.model_dump(mode="json"),
+        "data": {key: value for key, value in msgspec.to_builtins(rows).items() if key != "file"},
+        "steps": trainer.state.global_step,
+        "processes": trainer.accelerator.num_processes,
+        "seconds": round(time.time() - started, 1),
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "versions": {name: version(name) for name in ("specs-data", "trl", "transformers", "torch")},
+    }
+    metrics = report.read_metrics(settings.out / "metrics.jsonl")
+    report.plot({"": metrics}, settings.out / "curves.svg")
+    (settings.out / "README.md").write_text(report.card(manifest, metrics, recipe), encoding="utf-8")
+    # Last, because it says that the run is finished.
+    (settings.out / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Not what Trainer says of weights that `load` has loaded already."""
+    return "keys in the checkpoint model loaded" not in record.getMessage()
+
+
+def _last_checkpoint(folder: Path) -> str | None:
+    """The newest checkpoint that was written to its end; torn ones are removed."""
+    steps = {int(path.name.partition("-")[2]): path for path in folder.glob("checkpoint-*")}
+    for step in sorted(steps, reverse=True):
+        if (steps[step] / "trainer_state.json").exists():  # written last
+            return str(steps[step])
+        shutil.rmtree(steps[step], ignore_errors=True)
+    return None
+
+
+def _scale_images(processor: Any, settings: TrainSettings) -> None:
+    images: Any = getattr(processor, "image_processor", None)
+    size = {} if images is None else dict(images.size)
+    if not {"shortest_edge", "longest_edge"} <= size.keys():
+        raise UserError(f"{settings.model} takes images of a fixed size; leave --min-pixels and --max-pixels out")
+    images.size = {
+        "shortest_edge": settings.min_pixels or size["shortest_edge"],
+        "longest_edge": settings.max_pixels or size["longest_edge"],
+    }

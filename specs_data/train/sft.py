@@ -1,0 +1,38 @@
+"""The ablation of stage 2: SFT on the chosen responses instead of preference training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from specs_data.errors import require
+from specs_data.train import run
+from specs_data.train.dpo import PreferenceSettings, fitting_rows
+from specs_data.train.rows import open_table
+
+
+class SftSettings(PreferenceSettings):
+    """Settings of SFT; like the cold start's, so that the two compare."""
+
+
+@run.quiet()
+def train_sft(settings: SftSettings) -> Path:
+    """Train `settings.model` on the chosen responses; return the checkpoint's folder.
+
+    The loss is the mean over the response tokens of a batch, the prompt left out. The same call
+    resumes an interrupted run. Raises UserError for settings or data that cannot work.
+    """
+    trl = require("trl", "train")
+    if not run.begin(settings):
+        return settings.out
+    config = trl.SFTConfig(**run.arguments(settings), completion_only_loss=True, max_length=None)
+    model, processor = run.load(settings)
+    rows = fitting_rows(settings, model, processor)
+    trainer = trl.SFTTrainer(
+        model=model,
+        args=config,
+        train_dataset=open_table(rows).remove_columns("rejected").rename_column("chosen", "completion"),
+        processing_class=processor,
+        peft_config=run.lora(settings),
+        callbacks=run.callbacks(settings),
+    )
+    return run.finish("sft", settings, trainer, rows)

@@ -1,0 +1,217 @@
+"""The hybrid cold start and the SFT ablation: the loss, what is left out, what is left behind."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from train_world import NANO, nano_checkpoint, preference_dataset, preference_rows
+
+from specs_data.engines.checkpoint import load_model, load_processor
+from specs_data.errors import UserError
+from specs_data.parquet import write_shards
+from specs_data.train.dpo import DpoSettings, train_dpo
+from specs_data.train.report import read_metrics
+from specs_data.train.settings import make_settings
+from specs_data.train.sft import SftSettings, train_sft
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("trl")
+
+PAIRS = 8
+
+
+@pytest.fixture(scope="module")
+def nano(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return nano_checkpoint(tmp_path_factory.mktemp("nano"))
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return preference_dataset(tmp_path_factory.mktemp("pairs"), PAIRS)
+
+
+def dpo(nano: Path, pairs: Path, out: Path, **settings: Any) -> DpoSettings:
+    return DpoSettings(model=str(nano), data=str(pairs), out=out, **{"batch": PAIRS, "steps": 2, **NANO, **settings})
+
+
+def log_probabilities(model: Any, processor: Any, row: dict[str, Any], side: str) -> Any:
+    """Of each token of the response, one row at a time: no padding, no batching, float64."""
+    images = [Image.open(io.BytesIO(image["bytes"])) for image in row["images"]]
+    user = [{"type": "image"} for _ in images] + [{"type": "text", "text": row["prompt"][1]["content"]}]
+    prompt = [row["prompt"][0], {"role": "user", "content": user}]
+    before = processor.apply_chat_template(prompt, add_generation_prompt=True)
+    whole = processor.apply_chat_template([*prompt, *row[side]])
+    assert whole.startswith(before)
+    start = processor(text=[before], images=images or None, return_tensors="pt")["input_ids"].shape[1]
+    inputs = processor(text=[whole], images=images or None, return_tensors="pt")
+    ids = inputs["input_ids"][0]
+    logits = model(**inputs).logits[0].double()
+    return logits.log_softmax(-1)[start - 1 : -1].gather(1, ids[start:, None])[:, 0]
+
+
+@pytest.mark.parametrize(
+    ("sft_weight", "normalise", "micro_batch"),
+    [(0.0, "per-sequence", 8), (0.5, "per-sequence", 2), (1.0, "per-sequence", 8), (0.5, "per-token", 8)],
+)
+def test_the_loss_is_the_equation_of_the_paper(
+    nano: Path, pairs: Path, tmp_path: Path, sft_weight: float, normalise: Any, micro_batch: int
+) -> None:
+    settings = dpo(nano, pairs, tmp_path / "out", sft_weight=sft_weight, normalise=normalise, micro_batch=micro_batch,
+                   beta=0.3, save_every=1, keep_checkpoints=2)  # fmt: skip
+    train_dpo(settings)
+    processor = load_processor(nano)
+    reference = load_model(nano, "float32").double()
+    policy = load_model(settings.out / "checkpoints" / "checkpoint-1", "float32").double()
+    preference, sequences, tokens = [], [], []
+    with torch.no_grad():
+        for row in preference_rows(PAIRS):
+            chosen = log_probabilities(policy, processor, row, "chosen")
+            chosen_gain = chosen.sum() - log_probabilities(reference, processor, row, "chosen").sum()
+            rejected = log_probabilities(policy, processor, row, "rejected").sum()
+            rejected_gain = rejected - log_probabilities(reference, processor, row, "rejected").sum()
+            preference.append(-torch.log(torch.sigmoid(0.3 * chosen_gain - 0.3 * rejected_gain)))
+            sequences.append(-chosen.mean())
+            tokens.append(-chosen)
+    sft = torch.cat(tokens).mean() if normalise == "per-token" else torch.stack(sequences).mean()
+    wanted = float(torch.stack(preference).mean() + sft_weight * sft)
+    second_step = read_metrics(settings.out / "metrics.jsonl")[1]
+    assert second_step["loss"] == pytest.approx(wanted, abs=1e-5)
+    assert abs(second_step["rewards/margins"]) > 1e-3  # the policy has moved: the test can fail
+
+
+@pytest.mark.parametrize("lora", [False, True])
+def test_training_leaves_a_checkpoint_and_its_papers(nano: Path, pairs: Path, tmp_path: Path, lora: bool) -> None:
+    settings = dpo(nano, pairs, tmp_path / "cold", lora=lora, steps=3)
+    assert train_dpo(settings) == settings.out
+    trained, before = load_model(settings.out), load_model(nano)
+    changed = {name for name, weights in trained.state_dict().items() if not weights.equal(before.state_dict()[name])}
+    assert changed and not any("visual" in name for name in changed)
+    assert json.loads((settings.out / "config.json").read_text())["dtype"] == "bfloat16"
+    assert load_processor(settings.out).chat_template == load_processor(nano).chat_template
+    assert "video_processor" in json.loads((settings.out / "processor_config.json").read_text())
+    assert DpoSettings(**tomllib.loads((settings.out / "recipe.toml").read_text())) == settings
+    assert [row["step"] for row in read_metrics(settings.out / "metrics.jsonl")] == [1, 2, 3]
+    assert (settings.out / "curves.svg").read_text().startswith("<?xml")
+    manifest = json.loads((settings.out / "manifest.json").read_text())
+    assert manifest["data"]["count"] == PAIRS and manifest["steps"] == 3
+    card = (settings.out / "README.md").read_text()
+    assert manifest["data"]["sha256"] in card and "sft_weight = 1.0" in card
+    assert not list(settings.out.rglob("rows.arrow"))
+
+
+def test_the_card_names_the_version_of_a_run(nano: Path, tmp_path: Path) -> None:
+    preference_dataset(tmp_path / "run" / "dataset", PAIRS)
+    (tmp_path / "run" / "manifest.json").write_text(json.dumps({"dataset": {"fingerprint": "f00d"}}))
+    train_dpo(dpo(nano, tmp_path / "run", tmp_path / "out", steps=1))
+    assert "| version | `f00d` |" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_a_finished_run_is_not_repeated_and_other_settings_are_refused(nano: Path, pairs: Path, tmp_path: Path) -> None:
+    settings = dpo(nano, pairs, tmp_path / "out", steps=1)
+    train_dpo(settings)
+    written = (settings.out / "model.safetensors").stat().st_mtime_ns
+    train_dpo(settings)
+    assert (settings.out / "model.safetensors").stat().st_mtime_ns == written
+    with pytest.raises(UserError, match=r"beta 0\.1 -> 0\.2"):
+        train_dpo(settings.model_copy(update={"beta": 0.2}))
+
+
+def test_a_folder_with_other_things_is_left_alone(nano: Path, pairs: Path, tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(UserError, match="another --out"):
+        train_dpo(dpo(nano, pairs, tmp_path))
+
+
+KILLED = """
+import sys; sys.path[:0] = {path!r}
+from train_world import NANO
+from specs_data.train.dpo import DpoSettings, train_dpo
+train_dpo(DpoSettings(**{settings!r}))
+"""
+
+
+@pytest.mark.parametrize("lora", [False, True])
+def test_killed_and_resumed_training_has_the_same_curve(nano: Path, pairs: Path, tmp_path: Path, lora: bool) -> None:
+    wanted = dpo(nano, pairs, tmp_path / "whole", batch=4, micro_batch=2, steps=5, save_every=2, lora=lora)
+    train_dpo(wanted)
+    settings = wanted.model_copy(update={"out": tmp_path / "killed"})
+    script = KILLED.format(path=sys.path, settings=settings.model_dump(mode="json"))
+    process = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.DEVNULL)
+    metrics = settings.out / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while not (metrics.exists() and len(metrics.read_text().splitlines()) >= 3):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.002)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (settings.out / "manifest.json").exists()
+    train_dpo(settings)
+    curves = [[(row["step"], row["loss"], row["rewards/margins"]) for row in read_metrics(out / "metrics.jsonl")]
+              for out in (wanted.out, settings.out)]  # fmt: skip
+    assert curves[0] == curves[1] and len(curves[0]) == 5
+
+
+def test_rows_that_do_not_fit_are_counted_never_cut(nano: Path, tmp_path: Path) -> None:
+    rows = list(preference_rows(6))
+    rows[0]["chosen"][0]["content"] += " and so on" * 2000
+    rows[1]["rejected"][0]["content"] += "<|image_pad|>"
+    rows[2]["images"] = [{"bytes": rows[2]["images"][0]["bytes"][:60], "path": "torn.png"}]
+    write_shards(rows, tmp_path / "data", "train")
+    settings = dpo(nano, tmp_path / "data", tmp_path / "out", batch=3, steps=1)
+    with pytest.raises(UserError, match="1 longer than 1024 tokens"):
+        train_dpo(settings.model_copy(update={"overlong": "refuse", "out": tmp_path / "strict"}))
+    train_dpo(settings)
+    data = json.loads((settings.out / "manifest.json").read_text())["data"]
+    assert data["count"] == 3
+    assert data["dropped"] == {
+        "longer than 1024 tokens": 1,
+        "the text contains the model's image token": 1,
+        "an image cannot be read": 1,
+    }
+
+
+def test_the_length_that_decides_is_the_length_that_trains(nano: Path, pairs: Path, tmp_path: Path) -> None:
+    trained = dpo(nano, pairs, tmp_path / "a", steps=1)
+    train_dpo(trained)
+    processor = load_processor(nano)
+    row = next(preference_rows(1))
+    user = [{"type": "image"}, {"type": "text", "text": row["prompt"][1]["content"]}]
+    text = processor.apply_chat_template([row["prompt"][0], {"role": "user", "content": user}, *row["chosen"]])
+    image = Image.open(io.BytesIO(row["images"][0]["bytes"]))
+    length = processor(text=[text], images=[image], return_tensors="pt")["input_ids"].shape[1]
+    write_shards([row], tmp_path / "one", "train")
+    train_dpo(dpo(nano, tmp_path / "one", tmp_path / "fits", batch=1, steps=1, max_length=length))
+    with pytest.raises(UserError, match=f"1 longer than {length - 1} tokens"):
+        train_dpo(dpo(nano, tmp_path / "one", tmp_path / "not", batch=1, steps=1, max_length=length - 1))
+
+
+def test_sft_trains_on_the_chosen_alone(nano: Path, pairs: Path, tmp_path: Path) -> None:
+    settings = SftSettings(model=str(nano), data=str(pairs), out=tmp_path / "sft", batch=PAIRS, micro_batch=8,
+                           steps=1, **NANO)  # fmt: skip
+    train_sft(settings)
+    model, processor = load_model(nano, "float32").double(), load_processor(nano)
+    with torch.no_grad():
+        chosen = torch.cat([log_probabilities(model, processor, row, "chosen") for row in preference_rows(PAIRS)])
+    assert read_metrics(settings.out / "metrics.jsonl")[0]["loss"] == pytest.approx(float(-chosen.mean()), abs=1e-5)
+
+
+def test_impossible_settings_are_one_sentence(tmp_path: Path) -> None:
+    values = {"model": "m", "data": "d", "out": tmp_path}
+    with pytest.raises(UserError, match="batch 64 is not a multiple of micro-batch 3"):
+        make_settings(DpoSettings, {**values, "micro_batch": 3})
+    with pytest.raises(UserError, match="sft-weight"):
+        make_settings(DpoSettings, {**values, "sft_weight": -1})
+    file = tmp_path / "recipe.toml"
+    file.write_text('sft-weight = 0.5\nmodel = "x"\n')
+    assert make_settings(DpoSettings, values, file).sft_weight == 0.5
