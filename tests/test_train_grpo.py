@@ -1,0 +1,170 @@
+"""GRPO: its reward, its rounds, when it stops."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from train_world import NANO, nano_checkpoint, problem_file
+
+from specs_data.engines.checkpoint import load_model
+from specs_data.errors import UserError
+from specs_data.format import THINK_ANSWER
+from specs_data.judges.rules import RuleJudge
+from specs_data.records import AnswerType, Problem
+from specs_data.train.grpo import ROUNDS_AVERAGED, GrpoSettings, train_grpo
+from specs_data.train.report import read_metrics
+from specs_data.train.rewards import judge_with, reward_function
+from specs_data.train.settings import make_settings
+
+pytest.importorskip("trl")
+
+SMALL: dict[str, Any] = {"batch": 8, "rollout_batch": 2, "rollouts": 4, "micro_batch": 4, "max_tokens": 8, **NANO}
+
+
+def rewards(
+    responses: Sequence[str], gold: str, answer_type: AnswerType = "numeric", model: Any = None
+) -> tuple[list[float | None], dict[str, float]]:
+    """The rewards as TRL asks for them, and the metrics logged."""
+    problem = msgspec.json.encode(Problem("p", "How many?", gold, answer_type)).decode()
+    logged: dict[str, float] = {}
+    with RuleJudge() as rules:
+        function = reward_function(THINK_ANSWER, judge_with(rules, model, THINK_ANSWER))
+        found = asyncio.run(
+            function(
+                prompts=[],
+                completions=[[{"role": "assistant", "content": text}] for text in responses],
+                completion_ids=[],
+                problem=[problem] * len(responses),
+                images=[[]] * len(responses),
+                log_metric=logged.__setitem__,
+            )
+        )
+    return found, logged
+
+
+def test_the_reward_is_half_for_format_and_one_for_accuracy() -> None:
+    table = {
+        "<think>2 + 3 = 5.</think>\n<answer>\\boxed{5}</answer>": 1.5,
+        "<think>2 + 3 = 5.</think>\n<answer>\\boxed{6}</answer>": 0.5,
+        "2 + 3 = 5. The answer is \\boxed{5}.": 1.0,
+        "<answer>5</answer>": 1.0,
+        "The answer is \\boxed{6}.": 0.0,
+        "<think>2 + 3 = 5.</think>\n<answer>\\boxed{5}</answer> and so on": 1.0,
+        "": 0.0,
+    }
+    found, logged = rewards(list(table), gold="5")
+    assert found == list(table.values())
+    assert logged == {"format": 2 / 7, "accuracy": 4 / 7}
+
+
+def test_what_cannot_be_judged_is_left_out_not_wrong() -> None:
+    found, logged = rewards(["<think>a</think><answer>5</answer>"], gold="")
+    assert found == [None] and logged == {"format": 1.0}
+
+
+class ScriptedJudge:
+    """A judge model that is slow, sees at most `concurrency` at once, and fails when told to."""
+
+    concurrency = 2
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.at_once = self.most_at_once = 0
+
+    async def judge(self, problem: Problem, answer: str, images: Sequence[bytes]) -> Any:
+        from specs_data.errors import Undecided
+        from specs_data.records import Judgement
+
+        self.asked.append(answer)
+        self.at_once += 1
+        self.most_at_once = max(self.most_at_once, self.at_once)
+        await asyncio.sleep(0.01)
+        self.at_once -= 1
+        if answer == "out":
+            raise Undecided("the service is down")
+        return Judgement(answer == "a cat", "model", answer)
+
+
+def test_open_ended_answers_go_to_the_judge_model_at_once() -> None:
+    model = ScriptedJudge()
+    texts = [f"<think>I see.</think><answer>{answer}</answer>" for answer in ("a cat", "a dog", "out", "a cat")]
+    found, logged = rewards(texts, gold="a cat on a mat", answer_type="open", model=model)
+    assert found == [1.5, 0.5, None, 1.5]
+    assert logged == {"format": 1.0, "accuracy": 2 / 3}
+    assert model.most_at_once == 2
+    rewards(texts, gold="5", model=model)
+    assert len(model.asked) == 4  # what rules can judge, they do
+
+
+@pytest.fixture(scope="module")
+def nano(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return nano_checkpoint(tmp_path_factory.mktemp("nano"))
+
+
+@pytest.fixture(scope="module")
+def problems(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = problem_file(tmp_path_factory.mktemp("problems"), 4)
+    rows = [
+        {"id": "open", "question": "What is it?", "answer": "a long story about a cat on a mat", "answer_type": "open"},
+        {"id": "none", "question": "", "answer": "5"},
+        {"id": "long", "question": "Why? " * 1000, "answer": "5"},
+    ]
+    with file.open("a") as lines:
+        lines.writelines(json.dumps(row) + "\n" for row in rows)
+    return file
+
+
+def test_a_brief_run_ends_when_the_format_is_there(nano: Path, problems: Path, tmp_path: Path) -> None:
+    anything = tmp_path / "anything.toml"
+    anything.write_text('name = "anything"\ninstruction = "Speak."\n[answer]\n')
+    settings = GrpoSettings(model=str(nano), problems=(str(problems),), out=tmp_path / "zero", format=str(anything),
+                            stop_when_format=0.95, steps=50, **SMALL)  # fmt: skip
+    train_grpo(settings)
+    rows = read_metrics(settings.out / "metrics.jsonl")
+    assert [row["format"] for row in rows] == [1.0] * ROUNDS_AVERAGED
+    assert rows[0]["reward"] == 0.5 + rows[0]["accuracy"]
+    load_model(settings.out)
+    manifest = json.loads((settings.out / "manifest.json").read_text())
+    assert manifest["steps"] == ROUNDS_AVERAGED
+    assert manifest["data"]["count"] == 4
+    assert manifest["data"]["dropped"] == {
+        "open-ended, and there is no judge model": 1,
+        "no question": 1,
+        "longer than 1024 tokens": 1,
+    }
+    assert "GRPO" in (settings.out / "README.md").read_text()
+
+
+def test_checkpoints_fall_on_the_ends_of_rounds(nano: Path, problems: Path, tmp_path: Path) -> None:
+    settings = GrpoSettings(model=str(nano), problems=(str(problems),), out=tmp_path / "out", steps=4, save_every=1,
+                            keep_checkpoints=9, **{**SMALL, "batch": 4})  # fmt: skip
+    assert settings.steps_per_round == 2
+    train_grpo(settings)
+    assert sorted(path.name for path in settings.out.glob("checkpoints/checkpoint-*")) == [
+        "checkpoint-2",
+        "checkpoint-4",
+    ]
+    assert ["format" in row for row in read_metrics(settings.out / "metrics.jsonl")] == [True, False, True, False]
+
+
+def test_the_defaults_are_the_papers() -> None:
+    settings = GrpoSettings(model="m", problems=("p",), out=Path("o"))
+    assert (settings.learning_rate, settings.rollouts, settings.batch, settings.rollout_batch) == (1e-6, 8, 128, 128)
+    assert (settings.epsilon_high, settings.beta, settings.max_tokens) == (0.28, 0.0, 10_240)
+    assert settings.steps_per_round == 8
+
+
+def test_impossible_settings_are_one_sentence(tmp_path: Path) -> None:
+    values = {"model": "m", "problems": "p", "out": tmp_path}
+    with pytest.raises(UserError, match="batch 100 does not divide the 1024 responses of a round"):
+        make_settings(GrpoSettings, {**values, "batch": 100})
+    with pytest.raises(UserError, match="one preset for each"):
+        make_settings(GrpoSettings, {**values, "preset": ["orsta", "virl39k"]})
+    with pytest.raises(UserError, match="pip install 'specs-data\\[vllm\\]'"):
+        train_grpo(make_settings(GrpoSettings, {**values, "vllm": "colocate"}))
