@@ -74,6 +74,14 @@ def final_answer(text: str, fmt: ResponseFormat = THINK_ANSWER) -> str | None:
     return _last_line(text, fmt)
 
 
+def stated_answers(text: str) -> list[tuple[int, str]]:
+    """Every answer that `text` states in a box or after an answer label, with its place, in order."""
+    found = [(start, content.strip()) for start, _, content in boxes(text)]
+    labelled = [(label.end(), _sentence(text, label.end())) for label in _LABEL.finditer(text)]
+    found += [(start, answer) for start, answer in labelled if "\\boxed" not in answer]
+    return sorted((start, answer) for start, answer in found if _is_bare(answer))
+
+
 def plain(text: str) -> str:
     """`text` without typography: Unicode signs as ASCII, spacing and text macros, math and markdown
     delimiters and a final full stop taken away. What a number or a word looks like afterwards does
@@ -140,12 +148,18 @@ def _stated(part: str) -> str | None:
     box = _last_box(part)
     if box:
         return box[1]
-    label = None
-    for label in _LABEL.finditer(part):  # noqa: B007 (the last one is wanted)
-        pass
-    if label and part[label.end() :].strip(_EDGES):
-        part = part[label.end() :]
-    return part.strip() or None
+    return _after_label(part) or part.strip() or None
+
+
+def _after_label(part: str) -> str | None:
+    """The rest of the sentence after the last answer label in `part`."""
+    labels = list(_LABEL.finditer(part))
+    return _sentence(part, labels[-1].end()) or None if labels else None
+
+
+def _sentence(text: str, start: int) -> str:
+    stop = _LINE_END.search(text, start)
+    return text[start : stop.start() if stop else len(text)].strip()
 
 
 def _last_box(text: str) -> tuple[int, str] | None:
@@ -176,7 +190,7 @@ def _unboxed(content: str) -> str:
 
 
 def _last_part(text: str, fmt: ResponseFormat) -> tuple[int, str] | None:
-    """The body after the last opening answer marker, up to the next marker, if it is bare."""
+    """What the last answer part states: closed by its own marker, or unclosed and bare."""
     if fmt.layout == "json":
         return _last_json_value(text, fmt.answer.open)
     if not fmt.answer.open:
@@ -184,10 +198,15 @@ def _last_part(text: str, fmt: ResponseFormat) -> tuple[int, str] | None:
     start = text.rfind(fmt.answer.open)
     if start < 0:
         return None
-    start += len(fmt.answer.open)
-    ends = [end for marker in fmt.markers if (end := text.find(marker, start)) >= 0]
-    body = text[start : min(ends, default=len(text))].strip()
-    return (start, body) if _is_bare(body) else None
+    inside = start + len(fmt.answer.open)
+    ends = [(end, marker) for marker in fmt.markers if (end := text.find(marker, inside)) >= 0]
+    end, marker = min(ends, default=(len(text), ""))
+    body = text[inside:end].strip()
+    closed = bool(marker) and marker == fmt.answer.close
+    if marker and not closed:  # the marker has been moved into other text
+        return None
+    answer = _stated(body) if closed or _is_bare(body) else None
+    return (inside, answer) if answer else None
 
 
 def _last_json_value(text: str, key: str) -> tuple[int, str] | None:
@@ -216,9 +235,8 @@ def _last_label(text: str, fmt: ResponseFormat) -> tuple[int, str] | None:
             found = (start, end)
     if found is None:
         return None
-    start, end = found
-    stop = _LINE_END.search(text, end)
-    body = _without_markers(text[end : stop.start() if stop else len(text)], fmt).strip()
+    end = found[1]
+    body = _without_markers(_sentence(text, end), fmt).strip()
     return (end, body) if _is_bare(body) else None
 
 

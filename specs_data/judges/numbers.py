@@ -193,11 +193,11 @@ def conversion(unit: str, wanted: str) -> tuple[Fraction, Fraction] | None:
 
 def _read(text: str, letters: bool) -> Quantity | None:
     name = ""
-    named = _NAME.match(text)
+    named = _NAME.match(text) if "=" in text or "≈" in text else None
     if named and "=" not in text[named.end() :] and not _NO_NAME.fullmatch(named["name"]):
         name = "".join(named["name"].split()).lower()
         text = text[named.end() :]
-    about = _ABOUT.match(text)
+    about = None if text[:1].isdigit() else _ABOUT.match(text)
     if about:
         text = text[about.end() :]
     found = _read_literal(text, letters) or _read_words(text) or _read_arithmetic(text)
@@ -206,7 +206,7 @@ def _read(text: str, letters: bool) -> Quantity | None:
 
 def _read_literal(text: str, letters: bool) -> Quantity | None:
     text = text.strip()
-    fraction = _FRACTION.match(text)
+    fraction = _FRACTION.match(text) if "\\frac" in text else None
     if fraction:
         sign, top, below, short_top, short_below = fraction.groups()
         number = _ratio(top or short_top, below or short_below)
@@ -221,8 +221,10 @@ def _read_literal(text: str, letters: bool) -> Quantity | None:
     exponent = int(part["e"] or part["p"] or part["q"] or 0)
     if written in ("", ".") or abs(exponent) > MOST_DIGITS:
         return None
-    value = Fraction(written.rstrip(".")) * Fraction(10) ** exponent
-    places = len(written.partition(".")[2]) - exponent if "." in written else None
+    whole, point, decimals = written.partition(".")
+    shift = exponent - len(decimals)
+    value = Fraction(int(whole + decimals) * 10 ** max(0, shift), 10 ** max(0, -shift))
+    places = -shift if point else None
     digits = len(written.replace(".", "").lstrip("0"))
     top, below = part["top"] or part["ftop"] or part["ft"], part["below"] or part["fbelow"] or part["fb"]
     if part["over"] or below:
@@ -233,7 +235,7 @@ def _read_literal(text: str, letters: bool) -> Quantity | None:
             return None
         value = value + ratio if top else ratio
     rest = text[head.end() :]
-    scale = _SCALE.match(rest)
+    scale = _SCALE.match(rest) if rest else None
     if scale:
         factor = _SCALES[scale[1].lower()]
         value *= factor

@@ -39,6 +39,7 @@ from specs_data.records import AnswerType, Judgement
 __all__ = ["RuleJudge", "final_answer", "same_answer"]
 
 LONGEST = 5_000
+LONGEST_REMEMBERED = 200
 
 _MISSING = frozenset(("nan", "null", "n/a"))
 _ANSWER_TAGS = re.compile(r"\s*<answer>(.*)</answer>\s*", re.DOTALL | re.IGNORECASE)
@@ -120,7 +121,7 @@ class _Gold(Struct, frozen=True):
 
 def same_answer(gold: str, answer: str, answer_type: AnswerType, choices: Sequence[str] = ()) -> bool | None:
     """Do two final answers say the same? By plain rules only: None where those cannot tell."""
-    found = _compare(_read_gold(gold, answer_type, tuple(choices)), answer, answer_type, tuple(choices))
+    found = _compare(gold, answer, answer_type, tuple(choices))
     return None if isinstance(found, Question) else found.same
 
 
@@ -132,12 +133,10 @@ def _decide(
         return answer[:LONGEST], Reply(None, "too long")
     if len(gold) > LONGEST:
         return answer, Reply(None, "too long")
-    known = _read_gold(gold, answer_type, choices)
-    if known.fault:
-        return answer, Reply(None, known.fault)
     if answer is None:
-        return None, Reply(False, "no answer")
-    return answer, _compare(known, answer, answer_type, choices)
+        fault = _read_gold(gold, answer_type, choices).fault
+        return None, Reply(None, fault) if fault else Reply(False, "no answer")
+    return answer, (_remembered if len(answer) < LONGEST_REMEMBERED else _compare)(gold, answer, answer_type, choices)
 
 
 @lru_cache(maxsize=4096)
@@ -165,7 +164,8 @@ def _read_gold(gold: str, answer_type: AnswerType, choices: tuple[str, ...]) -> 
     return _Gold(text, rule, quantity=quantity, items=None if quantity else read_items(text))
 
 
-def _compare(gold: _Gold, answer: str, answer_type: AnswerType, choices: tuple[str, ...]) -> Reply | Question:
+def _compare(written: str, answer: str, answer_type: AnswerType, choices: tuple[str, ...]) -> Reply | Question:
+    gold = _read_gold(written, answer_type, choices)
     if gold.fault:
         return Reply(None, gold.fault)
     if gold.rule == "choice":
@@ -178,6 +178,10 @@ def _compare(gold: _Gold, answer: str, answer_type: AnswerType, choices: tuple[s
     if gold.rule == "text":
         return Reply(_same_words(gold, answer), "text")
     return _compare_math(gold, answer, answer_type)
+
+
+# The responses to one problem mostly end in the same few answers.
+_remembered = lru_cache(maxsize=4096)(_compare)
 
 
 def _compare_math(gold: _Gold, answer: str, answer_type: AnswerType) -> Reply | Question:
