@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,22 +54,32 @@ def open_dataset(path: str | Path) -> Dataset:
     return _open_folder(_download(str(path)))
 
 
-def rows(dataset: Dataset, split: str | None = None) -> Iterator[dict[str, Any]]:
+def rows(
+    dataset: Dataset,
+    split: str | None = None,
+    *,
+    columns: Mapping[str, str] | None = None,
+    pictures: bool = True,
+) -> Iterator[dict[str, Any]]:
     """The rows of `split`, or of every split in order, in the shape this module's docstring states.
 
-    Memory holds a few rows at a time. Raises UserError that names the file and row that cannot be read.
+    `columns` names the data's own columns for ours (`{"chosen": "preferred"}`). Without `pictures`
+    none is read, and `images` is empty. Memory holds a few rows at a time. Raises UserError that
+    names the file and row that cannot be read.
     """
     if split is not None and split not in dataset.splits:
         raise UserError(f"{dataset.root} has no split {split!r}; it has: {', '.join(dataset.splits)}")
     for name in [split] if split is not None else list(dataset.splits):
         for file in dataset.splits[name]:
-            for number, row in enumerate(raw_rows(file)):
-                yield _normalised(row, file, number)
+            unread = () if pictures else _picture_columns(columns or {})
+            for number, row in enumerate(raw_rows(file, unread)):
+                named = row | {ours: row.get(theirs) for ours, theirs in (columns or {}).items()}
+                yield _normalised({key: value for key, value in named.items() if key not in unread}, file, number)
 
 
-def raw_rows(file: Path) -> Iterator[dict[str, Any]]:
-    """The rows of one Parquet or JSONL file as they are. Raises UserError."""
-    return _parquet_rows(file) if file.suffix == ".parquet" else _jsonl_rows(file)
+def raw_rows(file: Path, unread: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
+    """The rows of one Parquet or JSONL file as they are, without the columns `unread`. Raises UserError."""
+    return _parquet_rows(file, unread) if file.suffix == ".parquet" else _jsonl_rows(file)
 
 
 def count_rows(dataset: Dataset) -> dict[str, int]:
@@ -140,9 +150,14 @@ def _parquet(file: Path) -> pq.ParquetFile:
         raise UserError(f"{file} is not a readable Parquet file: {error}") from None
 
 
-def _parquet_rows(file: Path) -> Iterator[dict[str, Any]]:
+def _picture_columns(columns: Mapping[str, str]) -> tuple[str, ...]:
+    return ("image", "images", *(columns[name] for name in ("image", "images") if name in columns))
+
+
+def _parquet_rows(file: Path, unread: Sequence[str]) -> Iterator[dict[str, Any]]:
     with _parquet(file) as parquet:
-        for batch in parquet.iter_batches(_BATCH_ROWS):
+        wanted = [name for name in parquet.schema_arrow.names if name not in unread]
+        for batch in parquet.iter_batches(_BATCH_ROWS, columns=wanted):
             yield from batch.to_pylist()
 
 
