@@ -67,7 +67,7 @@ def test_every_built_in_operator_passes(tmp_path: Path) -> None:
             {"rejected": "Of 2 + 4 blocks, 6 are left.\n\\boxed{6}", "rejected_from": "base"},
             "rejected does not give the gold answer",
         ),
-        ({"rejected": "3 + 2 = 5, so I think that", "rejected_from": "base"}, "rejected gives no answer"),
+        ({"rejected": "<answer></answer>", "rejected_from": "base"}, "rejected gives no answer"),
         ({"rejected": BARE.replace("5}", "6}"), "answer": None}, "chosen and rejected give different answers"),
     ],
 )
