@@ -152,6 +152,11 @@ def count_stages(store: Store, plan: Plan) -> dict[str, int]:
     }
 
 
+def count_pairs(store: Store, plan: Plan) -> int:
+    """How many pairs the dataset would have."""
+    return sum(1 for _ in _entries(store, plan))
+
+
 def count_tokens(store: Store, plan: Plan) -> dict[str, dict[str, int]]:
     """The tokens of the responses, verdicts and judgements of this run's problems, whenever they were made."""
     sources = [plan.policy, *([plan.rival] if plan.rival else [])]
@@ -206,7 +211,7 @@ def describe_lengths(lengths: Sequence[int]) -> dict[str, Any]:
         "median": ordered[last // 2],
         "p95": ordered[round(last * 0.95)],
         "max": ordered[last],
-        "histogram": sorted(bins.items()),
+        "histogram": [list(bin) for bin in sorted(bins.items())],
     }
 
 

@@ -81,7 +81,7 @@ class Flow:
         corruptions: Mapping[str, Corruption],
         weights: Mapping[str, float],
     ) -> None:
-        self.clocks = {stage: Clock() for stage in ("generate", "judge", "verify", "pair")}
+        self.clocks = {stage: Clock() for stage in ("load", "generate", "judge", "verify", "pair")}
         self._plan = plan
         self._store = store
         self._answers = answers

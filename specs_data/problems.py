@@ -85,20 +85,26 @@ class _Bad(Exception):
 
 
 def read_problems(
-    source: str, *, preset: str | None = None, columns: Mapping[str, str] | None = None, limit: int | None = None
+    source: str,
+    *,
+    preset: str | None = None,
+    columns: Mapping[str, str] | None = None,
+    limit: int | None = None,
+    gold: bool = True,
 ) -> Iterator[Incoming | Dropped]:
-    """The problems of `source`, in order. Raises UserError if there is no such source, or its first
-    row lacks a column that `columns` names."""
+    """The problems of `source`, in order. With `gold`, those without an answer are dropped; else
+    theirs is empty. Raises UserError if there is no such source, or its first row lacks a column
+    that is needed."""
     names = _column_names(preset, columns or {})
     for position, (row, folder) in enumerate(_rows(source)):
         if limit is not None and position >= limit:
             return
         if position == 0 and isinstance(row, dict):
-            _check_columns(row, names, columns or {}, source)
+            _check_columns(row, names, {"question", *(["answer"] if gold else []), *(columns or {})}, source)
         try:
             if isinstance(row, str):
                 raise _Bad(row)
-            problem, images = _problem(row, names, folder)
+            problem, images = _problem(row, names, folder, gold)
         except _Bad as bad:
             yield Dropped(position, *map(str, bad.args))
         else:
@@ -128,10 +134,8 @@ def _column_names(preset: str | None, columns: Mapping[str, str]) -> dict[str, t
     return {field: (chosen[field],) if field in chosen else usual for field, usual in COLUMNS.items()}
 
 
-def _check_columns(
-    row: Mapping[str, Any], names: Mapping[str, tuple[str, ...]], columns: Mapping[str, str], source: str
-) -> None:
-    for field in {"question", "answer", *columns}:
+def _check_columns(row: Mapping[str, Any], names: Mapping[str, tuple[str, ...]], needed: set[str], source: str) -> None:
+    for field in sorted(needed):
         if not any(name.partition(".")[0] in row for name in names[field]):
             raise UserError(
                 f"{source} has no column {names[field][0]!r} for the {field}; it has {', '.join(row)}; "
@@ -197,11 +201,11 @@ def _hub_rows(source: str) -> Iterator[dict[str, Any]]:
 
 
 def _problem(
-    row: Mapping[str, Any], names: Mapping[str, tuple[str, ...]], folder: Path | None
+    row: Mapping[str, Any], names: Mapping[str, tuple[str, ...]], folder: Path | None, gold: bool
 ) -> tuple[Problem, tuple[bytes, ...]]:
     values = {field: _value(row, names[field]) for field in COLUMNS}
     question = _question(values["question"])
-    answer = _answer(values["answer"])
+    answer = _answer(values["answer"]) if gold else ""
     choices = _choices(values["choices"])
     images = tuple(_image(value, folder) for value in _listed(values["images"]))
     for image in images:

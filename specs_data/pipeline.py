@@ -13,8 +13,8 @@ import asyncio
 import os
 import shutil
 from array import array
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
 from itertools import islice, repeat
 from pathlib import Path
@@ -23,16 +23,18 @@ from typing import Any, TypeVar
 import msgspec
 from msgspec import Struct
 
-from specs_data import dataset
+from specs_data import dataset, engines
 from specs_data.agenda import Agenda
 from specs_data.card import render_card
 from specs_data.corruption import find_corruptions
-from specs_data.engines import Engine, engine_name, open_engine
+from specs_data.engines import Engine
 from specs_data.errors import UserError
 from specs_data.flow import Attempt, Clock, Flow, OnDemand, Outcome, search
+from specs_data.forecast import Forecast, Measured, scale
 from specs_data.format import load_format
 from specs_data.judges.model import ModelJudge, open_judge
 from specs_data.judges.rules import RuleJudge
+from specs_data.leakage import Leakage
 from specs_data.manifest import (
     describe_dataset,
     describe_recipe,
@@ -46,7 +48,7 @@ from specs_data.plan import Plan, Source
 from specs_data.prices import load_prices
 from specs_data.problems import Dropped, Incoming, count_problems, read_problems
 from specs_data.progress import Progress
-from specs_data.recipe import Recipe, dump_recipe
+from specs_data.recipe import Recipe, dump_recipe, make_recipe
 from specs_data.responses import file_digest, read_responses
 from specs_data.sample import policy_fingerprint, policy_name, sampling
 from specs_data.services.gemini_batch import Job
@@ -78,6 +80,11 @@ class Built(Struct, frozen=True):
     manifest: dict[str, Any]
 
     @property
+    def recipe(self) -> Recipe:
+        """The recipe it was built with."""
+        return make_recipe({}, self.out / "recipe.toml")
+
+    @property
     def pairs(self) -> int:
         """How many pairs the dataset has."""
         count: int = self.manifest["counts"]["pairs"]
@@ -103,6 +110,35 @@ def build(
     return asyncio.run(_Build(recipe, out or default_out(recipe), engine, rival, verifier, quiet).run())
 
 
+def forecast(
+    recipe: Recipe,
+    out: Path | None = None,
+    pilot: int = 32,
+    *,
+    engine: Engine | None = None,
+    verifier: Verifier | None = None,
+    quiet: bool = False,
+) -> Forecast:
+    """What `build` would give and take, by trying the first `pilot` problems.
+
+    What the pilot generates and verifies goes into the run's store: the build does not repeat it.
+    """
+    recipe = check(recipe, engine)
+    total = count_problems(recipe.problems or "", recipe.limit)
+    small = recipe.model_copy(update={"limit": min(pilot, total or pilot), "target": None})
+    measured = asyncio.run(_Build(small, out or default_out(recipe), engine, None, verifier, quiet).measure())
+    return scale(measured, total, recipe.target)
+
+
+def load_run(out: Path) -> Built:
+    """The finished run in the folder `out`. Raises UserError."""
+    try:
+        manifest = msgspec.json.decode((out / "manifest.json").read_bytes())
+    except (OSError, msgspec.DecodeError):
+        raise UserError(f"{out} is not a finished run: it has no readable manifest.json") from None
+    return Built(out, manifest)
+
+
 def default_out(recipe: Recipe) -> Path:
     """runs/<name of the policy, or of the file of responses>."""
     return Path("runs") / (policy_name(recipe.policy or "").replace("/", "--") if recipe.policy else _stem(recipe))
@@ -125,7 +161,7 @@ def check(recipe: Recipe, engine: Engine | None = None) -> Recipe:
             )
         changes["verifier"] = "gemini"
     if recipe.engine == "auto" and engine is None and recipe.responses is None:
-        changes["engine"] = engine_name(recipe)
+        changes["engine"] = engines.engine_name(recipe)
     return recipe.model_copy(update=changes)
 
 
@@ -156,6 +192,26 @@ class _Build:
 
     async def run(self) -> Built:
         """Sample, judge, verify and pair as far as needed; then write the dataset."""
+        async with self._searched():
+            return self._finish()
+
+    async def measure(self) -> Measured:
+        """Sample, judge, verify and pair as far as needed; then only count."""
+        async with self._searched():
+            store, plan = self.store, self.plan
+            _, cost = describe_services(
+                dataset.count_served(store, plan), load_prices(self.recipe.prices), self.recipe.gemini_batch
+            )
+            return Measured(
+                counts={**dataset.count_stages(store, plan), "pairs": dataset.count_pairs(store, plan)},
+                tokens=dataset.count_tokens(store, plan),
+                seconds=store.seconds(),
+                cost=sum((cost or {}).values()),
+            )
+
+    @asynccontextmanager
+    async def _searched(self) -> AsyncIterator[None]:
+        """The open run, once all its problems are searched."""
         if (self.out / "dataset").exists() and not (self.out / "store.sqlite").exists():
             raise UserError(f"{self.out} has a dataset that specs-data did not build; use another --out")
         async with AsyncExitStack() as stack:
@@ -163,16 +219,21 @@ class _Build:
             answers = Answers((self.recipe.cache or self.out) / "answers.sqlite")
             stack.callback(answers.close)
             await self._open(stack, answers)
-            (self.out / "recipe.toml").write_text(dump_recipe(self.recipe), encoding="utf-8")
             syncing = asyncio.create_task(_sync(self.store))
             try:
                 await self._search(stack)
             finally:
                 syncing.cancel()
-                for stage, clock in self.flow.clocks.items():
-                    self.store.spend(stage, clock.seconds)
-                self.store.commit()
-            return self._finish()
+                self._spend()
+            yield
+
+    def _spend(self) -> None:
+        """Put the time of this call on record, the model's loading apart from its work."""
+        seconds = {stage: clock.seconds for stage, clock in self.flow.clocks.items()}
+        seconds["generate"] = max(0.0, seconds["generate"] - seconds["load"])
+        for stage, spent in seconds.items():
+            self.store.spend(stage, spent)
+        self.store.commit()
 
     # Opening
 
@@ -323,7 +384,8 @@ class _Build:
         async def opened() -> Engine:
             if given is not None:
                 return given
-            engine: Engine = await open_engine(recipe, sampling(recipe, self.fmt))
+            with self.flow.clocks["load"]:
+                engine: Engine = await engines.open_engine(recipe, sampling(recipe, self.fmt))
             stack.push_async_callback(engine.close)
             return engine
 
@@ -365,18 +427,20 @@ class _Build:
     # The dataset
 
     def _finish(self) -> Built:
-        """Write the dataset, what was left out and the manifest, each in one step."""
+        """Write the recipe, the dataset, what was left out and the manifest, each in one step."""
         store, plan, out = self.store, self.plan, self.out
+        (out / "recipe.toml").write_text(dump_recipe(self.recipe), encoding="utf-8")
         fresh = out / "dataset.part"
         shutil.rmtree(fresh, ignore_errors=True)
         with self.dataset_clock:
             splits, figures = dataset.write_rows(store, plan, fresh)
             left_out = dataset.write_left_out(store, plan, out / "dropped.part")
         manifest = self._manifest(splits, figures, left_out)
-        card = render_card(manifest, list(figures.examples.values()))
-        (fresh / "README.md").write_text(card, encoding="utf-8")
         (out / "dropped.part").replace(out / "dropped.jsonl")
-        _swap(fresh, out / "dataset")
+        if figures.pairs:
+            card = render_card(manifest, list(figures.examples.values()))
+            (fresh / "README.md").write_text(card, encoding="utf-8")
+        _swap(fresh if figures.pairs else None, out / "dataset")
         write_manifest(manifest, out / "manifest.json")
         return Built(out, manifest)
 
@@ -390,7 +454,7 @@ class _Build:
         )
         fingerprint = self._generation(recipe.policy, self.engine).get("policy")
         return {
-            "name": self.out.resolve().name,
+            "name": plan.policy.name,
             **describe_recipe(settings),
             "dataset": describe_dataset(splits),
             "counts": {**dataset.count_stages(store, plan), "pairs": figures.pairs},
@@ -458,6 +522,12 @@ def _stem(recipe: Recipe) -> str:
     return recipe.responses.stem if recipe.responses else "scripted"
 
 
+def _leakage(sets: Sequence[str]) -> Leakage:
+    """The evaluation sets whose problems are left out."""
+    found = (item for name in sets for item in read_problems(name, gold=False))
+    return Leakage((item.problem.question, item.images) for item in found if isinstance(item, Incoming))
+
+
 def _screened(items: Iterator[Incoming | Dropped], leakage: Leakage | None) -> Iterator[Incoming | Dropped]:
     """`items` without the problems that also occur in an evaluation set."""
     for item in items:
@@ -486,11 +556,12 @@ async def _sync(store: Store) -> None:
         await asyncio.to_thread(store.sync)
 
 
-def _swap(fresh: Path, place: Path) -> None:
-    """Put the folder `fresh` in the place of the one before."""
+def _swap(fresh: Path | None, place: Path) -> None:
+    """Put the folder `fresh`, or nothing, in the place of the one before."""
     old = place.with_name(place.name + ".old")
     shutil.rmtree(old, ignore_errors=True)
     if place.exists():
         place.rename(old)
-    fresh.rename(place)
+    if fresh:
+        fresh.rename(place)
     shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,358 @@
+"""The main job with a scripted policy: what comes out, what is re-used, what is left out and why."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from specs_data import build, load_run
+from specs_data.errors import EngineFailed, PluginFailed, PromptRefused, Undecided, UserError
+from specs_data.format import THINK_ANSWER
+from specs_data.records import Judged, Request, Verdict
+from tests.sums import dataset_bytes, policy, recipe, respond, write_sums
+
+
+def rows_of(run: Path, split: str = "train") -> list[dict]:
+    files = sorted((run / "dataset" / "data").glob(f"{split}-*.parquet"))
+    return [row for file in files for row in pq.read_table(file).to_pylist()]
+
+
+def left_out(run: Path) -> Counter[tuple[str, str]]:
+    lines = (run / "dropped.jsonl").read_text().splitlines()
+    return Counter((row["stage"], row["reason"]) for row in map(json.loads, lines))
+
+
+def test_pairs_are_right_and_differ_in_format_only(tmp_path: Path) -> None:
+    problems = write_sums(tmp_path, 60, pictures=True)
+    built = build(recipe(problems), tmp_path / "run", engine=policy(), quiet=True)
+    rows = rows_of(tmp_path / "run")
+    assert built.pairs == len(rows) >= 55
+    for row in rows:
+        chosen, rejected = row["chosen"][0]["content"], row["rejected"][0]["content"]
+        assert THINK_ANSWER.check(chosen) is None
+        assert THINK_ANSWER.check(rejected) is not None
+        assert THINK_ANSWER.content(chosen) == THINK_ANSWER.content(rejected)
+        assert f"\\boxed{{{row['answer']}}}" in rejected
+        assert row["images"][0]["bytes"].startswith(b"\x89PNG") and "/" not in row["images"][0]["path"]
+        assert [message["role"] for message in row["prompt"]] == ["system", "user"]
+        assert row["rejected_from"] == "chosen" and row["verifier"] == "rules"
+    assert {row["corruption"] for row in rows} == {
+        "remove_all_tags", "remove_answer_tags", "remove_think_tags", "replace_answer_tags", "shift_tags",
+    }  # fmt: skip
+
+
+def test_the_next_response_is_asked_for_only_where_none_is_kept(tmp_path: Path) -> None:
+    problems = write_sums(tmp_path, 60)
+    engine = policy()
+    built = build(recipe(problems, samples=8), tmp_path / "run", engine=engine, quiet=True)
+    needed = sum(int(samples) * pairs for samples, pairs in built.manifest["samples_per_pair"].items())
+    unsolved = 60 - built.pairs
+    assert engine.calls == needed + 8 * unsolved == built.manifest["counts"]["sampled"]
+
+
+def test_the_same_responses_give_the_same_bytes(tmp_path: Path) -> None:
+    problems = write_sums(tmp_path, 40, pictures=True)
+    for name, delay in (("a", 0.0), ("b", 0.001)):
+        engine = policy(delay=delay, concurrency=7)
+        build(recipe(problems, holdout=0.2), tmp_path / name, engine=engine, quiet=True)
+    assert dataset_bytes(tmp_path / "a") == dataset_bytes(tmp_path / "b")
+
+
+def test_a_second_run_generates_nothing(tmp_path: Path) -> None:
+    problems = write_sums(tmp_path, 30)
+    build(recipe(problems), tmp_path / "run", engine=policy(), quiet=True)
+    first = dataset_bytes(tmp_path / "run")
+    again = policy()
+    build(recipe(problems), tmp_path / "run", engine=again, quiet=True)
+    assert again.calls == 0
+    assert dataset_bytes(tmp_path / "run") == first
+
+
+@pytest.mark.parametrize("change", [{"corruption": ["shift_tags"]}, {"verifier": "none"}, {"holdout": 0.3}])
+def test_a_changed_corruption_or_verifier_generates_nothing(tmp_path: Path, change: dict) -> None:
+    problems = write_sums(tmp_path, 30)
+    build(recipe(problems), tmp_path / "run", engine=policy(), quiet=True)
+    first = dataset_bytes(tmp_path / "run")
+    again = policy()
+    build(recipe(problems, **change), tmp_path / "run", engine=again, quiet=True)
+    assert again.calls == 0
+    assert dataset_bytes(tmp_path / "run") != first
+
+
+@pytest.mark.parametrize("change", [{"temperature": 0.7}, {"system_prompt": "none"}, {"seed": 1}, {"max_tokens": 9}])
+def test_a_changed_generation_setting_generates_anew(tmp_path: Path, change: dict) -> None:
+    problems = write_sums(tmp_path, 10)
+    build(recipe(problems), tmp_path / "run", engine=policy(), quiet=True)
+    again = policy()
+    build(recipe(problems, **change), tmp_path / "run", engine=again, quiet=True)
+    assert again.calls >= 10
+
+
+def test_target_stops_early_and_does_not_depend_on_timing(tmp_path: Path) -> None:
+    problems = write_sums(tmp_path, 200)
+    calls = []
+    for name, options in (("a", {"concurrency": 3}), ("b", {"concurrency": 50, "delay": 0.001})):
+        engine = policy(**options)
+        built = build(recipe(problems, target=20), tmp_path / name, engine=engine, quiet=True)
+        assert built.pairs == 20
+        calls.append(engine.calls)
+    assert (
+        dataset_bytes(tmp_path / "a")["data/train-00000-of-00001.parquet"]
+        == (dataset_bytes(tmp_path / "b")["data/train-00000-of-00001.parquet"])
+    )
+
+
+def test_several_pairs_per_problem(tmp_path: Path) -> None:
+    problems = write_sums(tmp_path, 12)
+    build(recipe(problems, pairs_per_problem=3, samples=16), tmp_path / "run", engine=policy(), quiet=True)
+    counts = Counter(row["problem_id"] for row in rows_of(tmp_path / "run"))
+    assert max(counts.values()) == 3 and sum(counts.values()) >= 30
+
+
+def test_samples_upfront_choose_the_first_kept_response(tmp_path: Path) -> None:
+    problems = write_sums(tmp_path, 20)
+    build(recipe(problems), tmp_path / "one", engine=policy(), quiet=True)
+    engine = policy()
+    build(recipe(problems, samples_upfront=4), tmp_path / "four", engine=engine, quiet=True)
+    assert engine.calls >= 80
+    assert [row["id"] for row in rows_of(tmp_path / "one")] == [row["id"] for row in rows_of(tmp_path / "four")]
+
+
+def test_a_refused_prompt_disturbs_no_other(tmp_path: Path) -> None:
+    def script(request: Request) -> str:
+        if "What is 3 " in request.messages[-1].content:
+            raise PromptRefused("prompt too long: 9000 tokens")
+        return respond(request)
+
+    problems = write_sums(tmp_path, 20)
+    engine = policy()
+    engine._script = script
+    built = build(recipe(problems, samples=16), tmp_path / "run", engine=engine, quiet=True)
+    assert built.pairs == 19
+    assert left_out(tmp_path / "run")["sample", "refused: prompt too long"] == 1
+
+
+def test_an_engine_that_breaks_down_loses_nothing(tmp_path: Path) -> None:
+    problems = write_sums(tmp_path, 40)
+    engine = policy(concurrency=4)
+
+    def script(request: Request) -> str:
+        if engine.calls > 20:
+            raise EngineFailed("the engine died")
+        return respond(request)
+
+    engine._script = script
+    with pytest.raises(EngineFailed, match="the engine died"):
+        build(recipe(problems), tmp_path / "run", engine=engine, quiet=True)
+    again, whole = policy(), policy()
+    build(recipe(problems), tmp_path / "run", engine=again, quiet=True)
+    build(recipe(problems), tmp_path / "whole", engine=whole, quiet=True)
+    assert again.calls + 20 == whole.calls
+    assert dataset_bytes(tmp_path / "run") == dataset_bytes(tmp_path / "whole")
+
+
+class Moody:
+    """A verifier that fails on the first run and answers on the second."""
+
+    concurrency = 8
+    settings = {"verifier": "moody", "model": "moody-1"}
+
+    def __init__(self, failing: bool) -> None:
+        self.failing = failing
+        self.calls = 0
+
+    async def verify(self, judged: Judged, images: object) -> Verdict:
+        self.calls += 1
+        if self.failing and judged.sample.problem.id.endswith("7"):
+            raise Undecided("timeout")
+        return Verdict(True, "fine", model="moody-1", served="moody-1", prompt_tokens=10, completion_tokens=2)
+
+    async def close(self) -> None:
+        pass
+
+
+def test_an_undecided_verdict_is_no_verdict_and_is_asked_again(tmp_path: Path) -> None:
+    problems = write_sums(tmp_path, 20)
+    settings = recipe(problems, samples=2)
+    first, second = Moody(failing=True), Moody(failing=False)
+    build(settings, tmp_path / "run", engine=policy(), verifier=first, quiet=True)
+    assert not any(row["problem_id"].endswith("7") for row in rows_of(tmp_path / "run"))
+    undecided = left_out(tmp_path / "run")["verify", "undecided: timeout"]
+    assert undecided > 0
+    built = build(settings, tmp_path / "run", engine=policy(), verifier=second, quiet=True)
+    assert 0 < second.calls <= undecided
+    assert left_out(tmp_path / "run")["verify", "undecided: timeout"] == 0
+    assert built.manifest["models"]["verifier"] == {"requested": "moody-1", "served": {"moody-1": built.pairs}}
+
+
+def test_a_shared_cache_of_verdicts_pays_nothing_twice(tmp_path: Path) -> None:
+    problems = write_sums(tmp_path, 20)
+    first, second = Moody(failing=False), Moody(failing=False)
+    for name, verifier in (("a", first), ("b", second)):
+        settings = recipe(problems, cache=tmp_path / "cache")
+        build(settings, tmp_path / name, engine=policy(), verifier=verifier, quiet=True)
+    assert first.calls > 0 and second.calls == 0
+    assert (
+        dataset_bytes(tmp_path / "a")["data/train-00000-of-00001.parquet"]
+        == (dataset_bytes(tmp_path / "b")["data/train-00000-of-00001.parquet"])
+    )
+
+
+def test_bad_rows_are_counted_with_their_reason(tmp_path: Path) -> None:
+    problems = write_sums(tmp_path, 5)
+    lines = problems.read_text().splitlines()
+    lines += [
+        "{not json",
+        "[1]",
+        json.dumps({"id": "a", "question": "q", "answer": None}),
+        json.dumps({"id": "b", "question": " ", "answer": "1"}),
+        json.dumps({"id": "c", "question": "q", "answer": "1", "images": ["missing.png"]}),
+        json.dumps({"id": "d", "question": "q", "answer": "1", "images": ["problems.jsonl"]}),
+        json.dumps({"id": "sum-1", "question": "another with this id", "answer": "1"}),
+        lines[0],
+    ]
+    problems.write_text("\n".join(lines) + "\n")
+    built = build(recipe(problems), tmp_path / "run", engine=policy(), quiet=True)
+    assert built.manifest["counts"]["problems"] == 5
+    assert {reason: count for (stage, reason), count in left_out(tmp_path / "run").items() if stage == "input"} == {
+        "not JSON": 1,
+        "not a JSON object": 1,
+        "no answer": 1,
+        "no question": 1,
+        "image not found": 1,
+        "image not an image": 1,
+        "duplicate": 2,
+    }
+
+
+def test_everything_left_out_is_on_record(tmp_path: Path) -> None:
+    problems = write_sums(tmp_path, 40)
+    built = build(recipe(problems), tmp_path / "run", engine=policy(), quiet=True)
+    counts, reasons = built.manifest["counts"], left_out(tmp_path / "run")
+    assert counts["sampled"] - counts["right"] == reasons["judge", "wrong answer"] > 0
+    malformed = sum(count for (stage, _), count in reasons.items() if stage == "format")
+    assert counts["right"] - counts["well_formed"] == malformed > 0
+    assert {stage: sum(by.values()) for stage, by in built.manifest["dropped"].items()} == {
+        stage: sum(count for (s, _), count in reasons.items() if s == stage) for stage, _ in reasons
+    }
+
+
+def test_responses_that_exist_already(tmp_path: Path) -> None:
+    problems = write_sums(tmp_path, 3)
+    good = THINK_ANSWER.render("0 + 1 = 1.", r"\boxed{1}")
+    responses = [
+        {"problem_id": "sum-0", "response": "no idea"},
+        {"problem_id": "sum-0", "response": good},
+        {"problem_id": "sum-1", "response": good},
+        {"problem_id": "elsewhere", "response": good},
+        {"problem_id": "sum-2"},
+    ]
+    file = tmp_path / "responses.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in responses))
+    build(recipe(problems, responses=file), tmp_path / "run", quiet=True)
+    assert [row["id"] for row in rows_of(tmp_path / "run")] == ["sum-0-1"]
+    reasons = left_out(tmp_path / "run")
+    assert reasons["responses", "unknown problem_id"] == reasons["responses", "not a problem_id and a response"] == 1
+    assert reasons["judge", "wrong answer"] == 2
+
+
+def test_rejected_from_another_policy(tmp_path: Path) -> None:
+    problems = write_sums(tmp_path, 40)
+
+    def base(request: Request) -> str:
+        number = int(request.messages[-1].content.split()[2])
+        if request.seed % 3 == 0:
+            return THINK_ANSWER.render(f"I count {number + 1}.", f"\\boxed{{{number + 1}}}")
+        return f"I count {number + 1 + request.seed % 3 - 1}. \\boxed{{{number + 1 + request.seed % 3 - 1}}}"
+
+    rival = policy()
+    rival._script = base
+    settings = recipe(problems, rejected_from="base-model", policy="zero-model", samples=16)
+    build(settings, tmp_path / "run", engine=policy(), rival=rival, quiet=True)
+    rows = rows_of(tmp_path / "run")
+    assert len(rows) >= 35
+    for row in rows:
+        rejected = row["rejected"][0]["content"]
+        assert row["rejected_from"] == "base-model" and row["policy"] == "zero-model"
+        assert THINK_ANSWER.check(rejected) is not None
+        assert f"I count {row['answer']}." in rejected and f"\\boxed{{{row['answer']}}}" in rejected
+    assert {row["corruption"] is None for row in rows} == {True, False}
+
+
+def test_coupled_pairs_have_a_wrong_rejected_side(tmp_path: Path) -> None:
+    problems = write_sums(tmp_path, 40)
+    build(recipe(problems, pairing="coupled", samples=16), tmp_path / "run", engine=policy(), quiet=True)
+    rows = rows_of(tmp_path / "run")
+    assert len(rows) >= 35
+    for row in rows:
+        rejected = row["rejected"][0]["content"]
+        assert THINK_ANSWER.check(rejected) is not None
+        assert f"\\boxed{{{row['answer']}}}" not in rejected
+
+
+def test_holdout_keeps_pictures_apart(tmp_path: Path) -> None:
+    problems = write_sums(tmp_path, 80, pictures=True)
+    build(recipe(problems, holdout=0.25, samples=16), tmp_path / "run", engine=policy(), quiet=True)
+    train, test = rows_of(tmp_path / "run"), rows_of(tmp_path / "run", "test")
+    assert 16 <= len(test) <= 20 and len(train) + len(test) >= 75
+    assert not {row["images"][0]["path"] for row in train} & {row["images"][0]["path"] for row in test}
+
+
+def test_an_operator_in_a_file(tmp_path: Path) -> None:
+    problems = write_sums(tmp_path, 10)
+    operator = tmp_path / "shout.py"
+    operator.write_text("def shout(text, fmt, rng):\n    return text.replace('<answer>', '<ANSWER>')\n")
+    built = build(recipe(problems, corruption=[str(operator)]), tmp_path / "run", engine=policy(), quiet=True)
+    # <ANSWER> is no tag of the format, so it counts as content: every result is refused.
+    assert built.pairs == 0
+    assert left_out(tmp_path / "run")["corruption", "shout: content changed"] > 0
+    operator.write_text("def shout(text, fmt, rng):\n    return text.replace('</answer>', '')\n")
+    built = build(recipe(problems, corruption=[str(operator)]), tmp_path / "run", engine=policy(), quiet=True)
+    assert built.pairs >= 9 and set(built.manifest["corruptions"]) == {"shout"}
+
+
+def test_an_operator_that_crashes_is_named(tmp_path: Path) -> None:
+    problems = write_sums(tmp_path, 10)
+    operator = tmp_path / "crash.py"
+    operator.write_text("def crash(text, fmt, rng):\n    return 1 / 0\n")
+    with pytest.raises(PluginFailed, match="'crash'.*ZeroDivisionError"):
+        build(recipe(problems, corruption=[str(operator)]), tmp_path / "run", engine=policy(), quiet=True)
+
+
+def test_what_is_missing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for key in ("GOOGLE_API_KEY", "GEMINI_API_KEY"):
+        monkeypatch.delenv(key, raising=False)
+    problems = write_sums(tmp_path, 2)
+    with pytest.raises(UserError, match="--problems"):
+        build(recipe(problems).model_copy(update={"problems": None}), tmp_path / "run", engine=policy())
+    with pytest.raises(UserError, match="--policy"):
+        build(recipe(problems), tmp_path / "run")
+    with pytest.raises(UserError, match="--verifier rules"):
+        build(recipe(problems).model_copy(update={"verifier": None}), tmp_path / "run", engine=policy())
+
+
+def test_two_builds_in_one_folder_are_refused(tmp_path: Path) -> None:
+    from specs_data.store import Store
+
+    problems = write_sums(tmp_path, 2)
+    with Store(tmp_path / "run" / "store.sqlite"), pytest.raises(UserError, match="another build"):
+        build(recipe(problems), tmp_path / "run", engine=policy(), quiet=True)
+
+
+def test_a_folder_of_something_else_is_not_overwritten(tmp_path: Path) -> None:
+    problems = write_sums(tmp_path, 2)
+    (tmp_path / "run" / "dataset").mkdir(parents=True)
+    with pytest.raises(UserError, match="did not build"):
+        build(recipe(problems), tmp_path / "run", engine=policy(), quiet=True)
+
+
+def test_load_run(tmp_path: Path) -> None:
+    problems = write_sums(tmp_path, 10)
+    built = build(recipe(problems), tmp_path / "run", engine=policy(), quiet=True)
+    run = load_run(tmp_path / "run")
+    assert run.manifest == built.manifest
+    assert run.recipe.problems == str(problems)
