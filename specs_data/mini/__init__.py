@@ -1,0 +1,30 @@
+"""The method in miniature: a world of coloured shapes, and two tiny vision-language models of it.
+
+`base` was trained from scratch on the world; `grpo-zero` was made from it by GRPO (see make.py and
+the model cards beside the weights). Both are real Qwen2.5-VL checkpoints that run on a CPU.
+"""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+from typing import Literal
+
+from specs_data.format import THINK_ANSWER, ResponseFormat, load_format
+
+__all__ = ["checkpoint", "formats"]
+
+
+def checkpoint(name: Literal["base", "grpo-zero"]) -> Path:
+    """The folder of a shipped checkpoint."""
+    return _here() / name
+
+
+def formats() -> dict[str, ResponseFormat]:
+    """The response formats the base was trained on, by name: think-answer, and the TOML files in formats/."""
+    found = [load_format(str(path)) for path in sorted((_here() / "formats").glob("*.toml"))]
+    return {fmt.name: fmt for fmt in (THINK_ANSWER, *found)}
+
+
+def _here() -> Path:
+    return Path(str(files("specs_data.mini")))

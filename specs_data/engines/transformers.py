@@ -1,0 +1,302 @@
+"""The policy in this process, with Hugging Face transformers: any GPU, or a CPU.
+
+Requests that arrive while the model is busy make up the next batch, so a batch starts as soon as the
+model is free. Each sample is drawn with random numbers from its own seed, so it does not depend on
+the requests that happen to share its batch (up to the rounding of floating-point sums).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import Future
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
+from PIL import Image
+
+from specs_data.engines.checkpoint import load_model, load_processor, tokenizer_of
+from specs_data.errors import EngineFailed, PromptRefused, SpecsDataError, require
+from specs_data.records import Message, Request, Response, Sampling
+
+if TYPE_CHECKING:
+    import torch
+
+LINGER = 0.005  # seconds without a new request after which a batch starts unfilled
+SMALL = 50_000_000  # parameters; a smaller model on a CPU is slowed down by more than one thread
+
+
+class _Job(Struct, frozen=True, eq=False):
+    """A request with its images decoded, and where its response goes."""
+
+    request: Request
+    images: tuple[Image.Image, ...]
+    future: Future[Response]
+
+
+class TransformersEngine:
+    """Samples a checkpoint (folder or Hub id) in batches of up to `batch_size` requests.
+
+    `dtype`: see `load_model`. `min_pixels` and `max_pixels` bound the size that images are scaled
+    to. A request with more than `limit_images` images, with a broken image, or with a prompt that
+    fills the model's context is refused alone. Raises UserError where the checkpoint cannot be loaded.
+    """
+
+    def __init__(
+        self,
+        checkpoint: str | Path,
+        sampling: Sampling,
+        *,
+        batch_size: int = 32,
+        dtype: str = "auto",
+        min_pixels: int | None = None,
+        max_pixels: int | None = None,
+        limit_images: int | None = None,
+    ) -> None:
+        self.concurrency = 2 * batch_size  # one batch runs while the next one gathers
+        self._batch_size = batch_size
+        self._sampling = sampling
+        self._limit_images = limit_images
+        self._processor: Any = load_processor(checkpoint, min_pixels, max_pixels)
+        self._tokenizer: Any = tokenizer_of(self._processor)
+        self._sees = self._processor is not self._tokenizer
+        self._model: Any = load_model(checkpoint, dtype)
+        self._context: int = getattr(self._model.config.get_text_config(), "max_position_embeddings", 1 << 30)
+        self._ends = _end_tokens(self._model, self._tokenizer)
+        self._closers = _closers(self._tokenizer, sampling.stop)
+        self._waiting: deque[_Job] = deque()
+        self._wake = threading.Condition()
+        self._closed = False
+        self._worker = threading.Thread(target=self._work, name="transformers-engine", daemon=True)
+        self._worker.start()
+
+    async def generate(self, request: Request) -> Response:
+        """Sample one response. Raises PromptRefused or EngineFailed."""
+        if request.images and not self._sees:
+            raise PromptRefused("the policy takes no images")
+        if self._limit_images is not None and len(request.images) > self._limit_images:
+            raise PromptRefused(f"{len(request.images)} images where at most {self._limit_images} are allowed")
+        images = await asyncio.to_thread(_decode, request.images) if request.images else ()
+        job = _Job(request, images, Future())
+        with self._wake:
+            if self._closed:
+                raise EngineFailed("the transformers engine is closed")
+            self._waiting.append(job)
+            self._wake.notify()
+        return await asyncio.wrap_future(job.future)
+
+    async def close(self) -> None:
+        """Stop after the running batch; requests that still wait fail."""
+        with self._wake:
+            self._closed = True
+            self._wake.notify()
+        await asyncio.to_thread(self._worker.join)
+        _fail(self._waiting, EngineFailed("the transformers engine was closed"))
+        self._model = None
+
+    def _work(self) -> None:
+        torch = require("torch", "transformers")
+        if self._model.device.type == "cpu" and self._model.num_parameters() < SMALL:
+            torch.set_num_threads(1)
+        with torch.inference_mode():
+            while jobs := self._next_batch():
+                self._serve([job for job in jobs if job.future.set_running_or_notify_cancel()])
+
+    def _next_batch(self) -> list[_Job]:
+        """Wait for requests and take up to a batch of them: all with images or all without."""
+        with self._wake:
+            self._wake.wait_for(lambda: self._waiting or self._closed)
+        count = 0
+        while count < len(self._waiting) < self._batch_size:
+            count = len(self._waiting)
+            time.sleep(LINGER)
+        with self._wake:
+            if self._closed:
+                return []
+            seeing = bool(self._waiting[0].images)
+            jobs = [job for job in self._waiting if bool(job.images) == seeing][: self._batch_size]
+            for job in jobs:
+                self._waiting.remove(job)
+            return jobs
+
+    def _serve(self, jobs: Sequence[_Job]) -> None:
+        """Answer the jobs; where one of them spoils a batch, find it and leave the others unharmed."""
+        if not jobs:
+            return
+        try:
+            inputs = self._encode(jobs)
+        except Exception as error:  # processors raise whatever they like
+            if len(jobs) == 1:
+                _fail(jobs, PromptRefused(f"the policy's processor refuses the prompt: {error}"))
+            else:
+                for job in jobs:
+                    self._serve([job])
+            return
+        room = [self._context - length for length in inputs["attention_mask"].sum(1).tolist()]
+        if min(room) < 1:
+            _fail([job for job, left in zip(jobs, room, strict=True) if left < 1], self._too_long())
+            self._serve([job for job, left in zip(jobs, room, strict=True) if left >= 1])
+            return
+        try:
+            rows = self._sample(inputs, [job.request.seed for job in jobs], max(room))
+        except Exception as error:
+            if _out_of_memory(error) and len(jobs) > 1:
+                self._serve(jobs[: len(jobs) // 2])
+                self._serve(jobs[len(jobs) // 2 :])
+            else:
+                _fail(jobs, EngineFailed(f"the policy failed: {type(error).__name__}: {error}"))
+            return
+        for job, row, left in zip(jobs, rows, room, strict=True):
+            job.future.set_result(self._respond(row[:left], self._context - left))
+
+    def _encode(self, jobs: Sequence[_Job]) -> Any:
+        """Tensors of the prompts, padded on the left."""
+        chats = [_blocks(job) if self._sees else _plain(job) for job in jobs]
+        texts = self._processor.apply_chat_template(chats, tokenize=False, add_generation_prompt=True)
+        images = {"images": [list(job.images) for job in jobs]} if jobs[0].images else {}
+        # The chat template has written all special tokens, the beginning of the text included.
+        inputs = self._processor(
+            text=texts, **images, add_special_tokens=False, padding=True, padding_side="left", return_tensors="pt"
+        )
+        return inputs.to(self._model.device, dtype=self._model.dtype)
+
+    def _sample(self, inputs: Any, seeds: Sequence[int], room: int) -> list[list[int]]:
+        """The token ids of the responses: each row with its ending, and padding behind it."""
+        transformers = require("transformers", "transformers")
+        most = min(self._sampling.max_tokens, room)
+        config = transformers.GenerationConfig(
+            max_new_tokens=most,
+            do_sample=False,
+            eos_token_id=self._ends,
+            pad_token_id=self._ends[-1],
+            suppress_tokens=_placeholders(self._model.config) or None,
+        )
+        width = inputs["input_ids"].shape[1]
+        draw = [_Draw(seeds, self._sampling, most)] if self._sampling.temperature > 0 else []
+        stop = [_Stop(self._tokenizer, self._sampling.stop, self._closers, width)] if self._sampling.stop else []
+        output = self._model.generate(**inputs, generation_config=config, logits_processor=draw, stopping_criteria=stop)
+        rows: list[list[int]] = output[:, width:].tolist()
+        return rows
+
+    def _respond(self, ids: Sequence[int], prompt_tokens: int) -> Response:
+        count = next((number for number, token in enumerate(ids) if token in self._ends), len(ids))
+        text: str = self._tokenizer.decode(ids[:count], skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        ends = [text.find(stop) + len(stop) for stop in self._sampling.stop if stop in text]
+        ended = count < len(ids) or bool(ends)
+        completion = count + (count < len(ids) and not ends)  # a model's own ending is a token of its own
+        return Response(text[: min(ends, default=None)], "stop" if ended else "length", prompt_tokens, completion)
+
+    def _too_long(self) -> PromptRefused:
+        return PromptRefused(f"the prompt is longer than the policy's context of {self._context} tokens")
+
+
+class _Draw:
+    """A logits processor that draws each row's next token with a random number of the row's own
+    seed, by inverting the cumulative distribution, and leaves only that token possible."""
+
+    def __init__(self, seeds: Sequence[int], sampling: Sampling, most: int) -> None:
+        self._torch: Any = require("torch", "transformers")
+        self._sampling = sampling
+        self._step = 0
+        # Drawn on the CPU, so that a seed means the same on every device.
+        self._numbers = self._torch.stack([self._row(seed, most) for seed in seeds], dim=1)
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        numbers = self._numbers[self._step].to(scores.device)
+        self._step += 1
+        chances, tokens = (scores.float() / self._sampling.temperature).softmax(-1), None
+        if self._sampling.top_p < 1:
+            chances, tokens = chances.sort(-1, descending=True)
+            chances = chances.where(chances.cumsum(-1) - chances < self._sampling.top_p, 0.0)
+        sums = chances.cumsum(-1)
+        drawn = self._torch.searchsorted(sums, numbers[:, None] * sums[:, -1:], right=True)
+        drawn = drawn.clamp(max=scores.shape[-1] - 1)
+        if tokens is not None:
+            drawn = tokens.gather(-1, drawn)
+        return self._torch.full_like(scores, float("-inf")).scatter(-1, drawn, 0.0)
+
+    def _row(self, seed: int, most: int) -> Any:
+        generator = self._torch.Generator().manual_seed(seed % 2**63)
+        return self._torch.rand(most, generator=generator)
+
+
+class _Stop:
+    """A stopping criterion per row: one of the strings is complete. Only rows whose last token
+    might close one are decoded."""
+
+    def __init__(self, tokenizer: Any, strings: Sequence[str], closers: Any, width: int) -> None:
+        self._torch: Any = require("torch", "transformers")
+        self._tokenizer = tokenizer
+        self._strings = strings
+        self._closers = closers
+        self._width = width
+        self._tail = max(len(string.encode()) for string in strings)  # a token has at least one byte
+
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
+        done = self._closers.to(input_ids.device)[input_ids[:, -1]]
+        for row in done.nonzero().flatten().tolist():
+            tail = self._tokenizer.decode(input_ids[row, max(self._width, input_ids.shape[1] - self._tail) :])
+            done[row] = any(string in tail for string in self._strings)
+        return done
+
+
+def _closers(tokenizer: Any, strings: Sequence[str]) -> Any:
+    """Which tokens, by id, may complete one of the strings (a boolean tensor)."""
+    torch: Any = require("torch", "transformers")
+    lasts = {string[-1] for string in strings} | {"\ufffd"}  # part of a character
+    texts = tokenizer.batch_decode([[token] for token in range(len(tokenizer))]) if strings else []
+    return torch.tensor([not lasts.isdisjoint(text) for text in texts] + [False] * 1024)  # padded embeddings
+
+
+def _end_tokens(model: Any, tokenizer: Any) -> list[int]:
+    """The ids that end a response, the padding last."""
+    ends = model.generation_config.eos_token_id
+    ends = [ends] if isinstance(ends, int) else list(ends or [])
+    if tokenizer.eos_token_id is not None and tokenizer.eos_token_id not in ends:
+        ends.append(tokenizer.eos_token_id)
+    pad = tokenizer.pad_token_id
+    return [*(end for end in ends if end != pad), ends[-1] if pad is None else pad]
+
+
+def _placeholders(config: Any) -> list[int]:
+    """The ids that stand for images in a prompt: in a response they would be taken for one."""
+    names = ("image_token_id", "video_token_id")
+    return [getattr(config, name) for name in names if isinstance(getattr(config, name, None), int)]
+
+
+def _plain(job: _Job) -> list[dict[str, str]]:
+    return [{"role": message.role, "content": message.content} for message in job.request.messages]
+
+
+def _blocks(job: _Job) -> list[dict[str, Any]]:
+    """The messages in blocks, the images before the first user text."""
+    images: list[dict[str, Any]] = [{"type": "image"} for _ in job.images]
+    first = next((message for message in job.request.messages if message.role == "user"), None)
+    return [_block(message, images if message is first else []) for message in job.request.messages]
+
+
+def _block(message: Message, images: list[dict[str, Any]]) -> dict[str, Any]:
+    return {"role": message.role, "content": [*images, {"type": "text", "text": message.content}]}
+
+
+def _decode(images: Sequence[bytes]) -> tuple[Image.Image, ...]:
+    """The images as RGB. Raises PromptRefused."""
+    try:
+        return tuple(Image.open(io.BytesIO(image)).convert("RGB") for image in images)
+    except Exception as error:  # decoders of broken files raise whatever they like
+        raise PromptRefused(f"an image cannot be read: {error}") from None
+
+
+def _fail(jobs: Sequence[_Job] | deque[_Job], error: SpecsDataError) -> None:
+    for job in jobs:
+        if not job.future.done():
+            job.future.set_exception(error)
+
+
+def _out_of_memory(error: Exception) -> bool:
+    return type(error).__name__ == "OutOfMemoryError"
