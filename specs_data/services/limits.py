@@ -168,14 +168,16 @@ class Health:
 
     def undecided(self, failure: Failed) -> NoReturn:
         """A question was given up. Raises Undecided, or UserError if half of the last ones were."""
+        self.check()
         self._outcomes.append(failure.reason)
         reasons = Counter(outcome for outcome in self._outcomes if outcome)
         if len(self._outcomes) >= self.ENOUGH and reasons.total() * 2 >= len(self._outcomes):
             counts = ", ".join(f"{reason}: {count}" for reason, count in reasons.most_common())
+            last = f"; the last: {failure.detail}" if failure.detail else ""
             self.stop(
                 UserError(
                     f"{self._name} left {reasons.total()} of the last {len(self._outcomes)} questions undecided "
-                    f"({counts}); see to that, and the same command goes on from here"
+                    f"({counts}{last}); see to that, and the same command goes on from here"
                 )
             )
         raise Undecided(failure.reason)
