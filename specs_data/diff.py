@@ -7,6 +7,7 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from difflib import SequenceMatcher
+from itertools import takewhile
 from typing import Literal
 
 Op = Literal["keep", "drop", "add"]
@@ -18,6 +19,7 @@ _TOKEN = re.compile(r"</?\w[\w:.-]{0,63}>|\w+|.", re.DOTALL)
 # difflib is quadratic and worse: it gets at most so many tokens a side, and longer texts are cut at their anchors.
 _SHORT = 200
 _DEEPEST = 20
+_AHEAD = 8
 
 
 def difference(chosen: str, rejected: str) -> Difference:
@@ -28,7 +30,8 @@ def difference(chosen: str, rejected: str) -> Difference:
     have different ops, and no text is empty. A tag that was moved is dropped in one place and
     added in another. Long texts take little more than linear time, whatever is in them.
     """
-    steps = _steps(_TOKEN.findall(chosen), _TOKEN.findall(rejected), _DEEPEST)
+    left, right = _TOKEN.findall(chosen), _TOKEN.findall(rejected)
+    steps = _marker_steps(left, right) or _steps(left, right, _DEEPEST)
     return _joined((op, "".join(tokens)) for op, tokens in steps)
 
 
@@ -36,6 +39,34 @@ def marked(chosen: str, rejected: str) -> str:
     """The difference as one text that needs no colour: [-dropped-] and {+added+}."""
     signs = {"keep": ("", ""), "drop": ("[-", "-]"), "add": ("{+", "+}")}
     return "".join(signs[op][0] + text + signs[op][1] for op, text in difference(chosen, rejected))
+
+
+def _marker_steps(left: list[str], right: list[str]) -> list[tuple[Op, list[str]]] | None:
+    """The steps where nothing but tags and white space differs, None where more does. However
+    repetitive the rest is, this finds what a format-only change changed."""
+    steps: list[tuple[Op, list[str]]] = []
+    i = k = 0
+    while i < len(left) or k < len(right):
+        if i < len(left) and k < len(right) and left[i] == right[k]:
+            steps.append(("keep", [left[i]]))
+            i, k = i + 1, k + 1
+        elif i < len(left) and _is_marker(left[i]) and left[i] not in _markers_ahead(right, k):
+            steps.append(("drop", [left[i]]))
+            i += 1
+        elif k < len(right) and _is_marker(right[k]):
+            steps.append(("add", [right[k]]))
+            k += 1
+        else:
+            return None
+    return steps
+
+
+def _markers_ahead(tokens: list[str], place: int) -> list[str]:
+    return list(takewhile(_is_marker, tokens[place : place + _AHEAD]))
+
+
+def _is_marker(token: str) -> bool:
+    return token.isspace() or (token[0] == "<" and len(token) > 1)
 
 
 def _steps(left: list[str], right: list[str], depth: int) -> _Steps:

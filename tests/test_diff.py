@@ -48,6 +48,12 @@ def test_the_steps_join_to_both_texts(chosen: str, rejected: str) -> None:
     assert all(one[0] != other[0] for one, other in pairwise(steps))
 
 
+def test_a_format_only_change_of_an_endless_loop() -> None:
+    loop = "wait, " * 5_000
+    steps = difference(f"<think>{loop}</think>\n<answer>5</answer>", f"{loop}\n5")
+    assert [text for op, text in steps if op != "keep"] == ["<think>", "</think>", "<answer>", "</answer>"]
+
+
 def test_long_unrelated_texts_take_no_quadratic_time() -> None:
     words = [str(number % 97) for number in range(20_000)]
     steps = difference(" ".join(words), " ".join(reversed(words)))
