@@ -6,10 +6,12 @@ import io
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 import tomllib
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -133,7 +135,7 @@ def test_a_folder_with_other_things_is_left_alone(nano: Path, pairs: Path, tmp_p
         train_dpo(dpo(nano, pairs, tmp_path))
 
 
-KILLED = """
+SCRIPT = """
 import sys; sys.path[:0] = {path!r}
 from train_world import NANO
 from specs_data.train.dpo import DpoSettings, train_dpo
@@ -146,7 +148,7 @@ def test_killed_and_resumed_training_has_the_same_curve(nano: Path, pairs: Path,
     wanted = dpo(nano, pairs, tmp_path / "whole", batch=4, micro_batch=2, steps=5, save_every=2, lora=lora)
     train_dpo(wanted)
     settings = wanted.model_copy(update={"out": tmp_path / "killed"})
-    script = KILLED.format(path=sys.path, settings=settings.model_dump(mode="json"))
+    script = SCRIPT.format(path=sys.path, settings=settings.model_dump(mode="json"))
     process = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.DEVNULL)
     metrics = settings.out / "metrics.jsonl"
     deadline = time.monotonic() + 120
@@ -215,3 +217,27 @@ def test_impossible_settings_are_one_sentence(tmp_path: Path) -> None:
     file = tmp_path / "recipe.toml"
     file.write_text('sft-weight = 0.5\nmodel = "x"\n')
     assert make_settings(DpoSettings, values, file).sft_weight == 0.5
+
+
+@pytest.mark.slow
+def test_two_processes_have_the_curve_of_one(nano: Path, pairs: Path, tmp_path: Path) -> None:
+    one = dpo(nano, pairs, tmp_path / "one", micro_batch=2, steps=3)
+    two = one.model_copy(update={"out": tmp_path / "two"})
+    train_dpo(one)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    (tmp_path / "two.py").write_text(SCRIPT.format(path=sys.path, settings=two.model_dump(mode="json")))
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={port}"]
+    subprocess.run([*launch, str(tmp_path / "two.py")], check=True, capture_output=True)
+    assert json.loads((two.out / "manifest.json").read_text())["processes"] == 2
+    curves = [[row["loss"] for row in read_metrics(out / "metrics.jsonl")] for out in (one.out, two.out)]
+    assert curves[1] == pytest.approx(curves[0], abs=1e-4) and len(curves[0]) == 3
+
+
+@pytest.mark.parametrize("name", ["fsdp", "zero3"])
+def test_the_shipped_launch_configurations_are_ones(name: str) -> None:
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    config = load_config_from_file(str(files("specs_data.train").joinpath(f"{name}.yaml")))
+    assert config.mixed_precision == "bf16" and config.num_processes == 8

@@ -31,7 +31,7 @@ class PreferenceSettings(TrainSettings):
     """Settings of a trainer on preference rows."""
 
     data: str = Field(description="preference dataset: a RUN, a dataset folder, a file, or a Hub id name[@revision]")
-    split: str = "train"
+    split: str = Field("train", description="split of the dataset")
     max_length: Positive = Field(16_384, description="longest prompt + response in tokens")  # paper: 16,384
     overlong: Literal["drop", "refuse"] = Field("drop", description="what becomes of rows that do not fit")
 
@@ -40,7 +40,7 @@ class DpoSettings(PreferenceSettings):
     """Settings of the hybrid cold start; the defaults are the paper's (batch 64, learning rate 1e-6)."""
 
     sft_weight: float = Field(1.0, ge=0, description="lambda, the weight of the SFT term; 0 is plain DPO")  # paper: 1
-    beta: float = Field(0.1, gt=0)  # LLaMA-Factory's default, which the paper does not change
+    beta: float = Field(0.1, gt=0, description="DPO's beta")  # LLaMA-Factory's default, which the paper does not change
     normalise: Literal["per-sequence", "per-token"] = Field("per-sequence", description="how the SFT term is averaged")
 
 

@@ -46,10 +46,10 @@ class GrpoSettings(TrainSettings):
     epsilon_high: float = Field(0.28, gt=0, description="how far the ratio may rise")  # DAPO, section 3.1
     beta: float = Field(0.0, ge=0, description="weight of the KL term")  # paper: none
     max_tokens: Positive = Field(10_240, description="longest response in tokens")  # paper: max output 10,240
-    temperature: float = Field(1.0, gt=0)  # MM-EUREKA's scripts
-    top_p: float = Field(1.0, gt=0, le=1)
-    schedule: Literal["constant", "linear", "cosine"] = "constant"
-    warmup: float = Field(0.0, ge=0, lt=1)
+    temperature: float = Field(1.0, gt=0, description="of the rollouts")  # MM-EUREKA's scripts
+    top_p: float = Field(1.0, gt=0, le=1, description="of the rollouts")
+    schedule: Literal["constant", "linear", "cosine"] = Field("constant", description="course of the learning rate")
+    warmup: float = Field(0.0, ge=0, lt=1, description="share of the steps in which the learning rate rises")
     stop_when_format: float | None = Field(
         None, gt=0, le=1, description=f"end once this share of responses, over {ROUNDS_AVERAGED} rounds, has the format"
     )

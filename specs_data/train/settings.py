@@ -25,20 +25,20 @@ class TrainSettings(BaseModel):
     model: str = Field(description="checkpoint to start from: a folder or a Hub model id")
     out: Path = Field(description="folder for the trained checkpoint; the same command resumes there")
     limit: Positive | None = Field(None, description="use only the first N rows")
-    learning_rate: float = Field(1e-6, gt=0)  # paper: 1e-6 in stages 2 and 3
+    learning_rate: float = Field(1e-6, gt=0, description="highest learning rate")  # paper: 1e-6 in stages 2 and 3
     batch: Positive = Field(64, description="examples per optimizer step, over all GPUs")
     micro_batch: Positive = Field(1, description="examples on one GPU at a time")
-    epochs: float = Field(1.0, gt=0)
+    epochs: float = Field(1.0, gt=0, description="passes over the rows")
     steps: Positive | None = Field(None, description="stop after N optimizer steps, whatever epochs says")
-    schedule: Literal["constant", "linear", "cosine"] = "cosine"
+    schedule: Literal["constant", "linear", "cosine"] = Field("cosine", description="course of the learning rate")
     warmup: float = Field(0.1, ge=0, lt=1, description="share of the steps in which the learning rate rises")
-    weight_decay: float = Field(0.0, ge=0)
+    weight_decay: float = Field(0.0, ge=0, description="AdamW's weight decay")
     train_vision: bool = Field(False, description="train the vision tower too")
     lora: bool = Field(False, description="train LoRA adapters, merged into the checkpoint at the end")
-    lora_rank: Positive = 16
+    lora_rank: Positive = Field(16, description="rank of the adapters; alpha is twice that")
     min_pixels: Positive | None = Field(None, description="images are scaled to at least this many pixels")
     max_pixels: Positive | None = Field(None, description="images are scaled to at most this many pixels")
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, description="seed of the order of rows, of sampling and of adapters")
     save_every: Positive = Field(50, description="optimizer steps between checkpoints")
     keep_checkpoints: Positive = Field(1, description="how many of the latest checkpoints stay")
     report_to: Listed = Field((), description="where else metrics go: tensorboard, wandb, trackio ...")

@@ -1,0 +1,79 @@
+"""What lambda does to the rewards of chosen and rejected: the paper's figure, in miniature.
+
+    OMP_NUM_THREADS=1 python benchmarks/hybrid_curves.py [--seeds 3] [--steps 60] [--out DIR]
+
+Builds format-only pairs with the shipped grpo-zero, trains the shipped base on them with each lambda
+and seed, and prints the rewards and margins at the end (means of the last tenth of the steps).
+The paper, 7B: lambda 0 ends with chosen about -0.5 and margin 17, lambda 1 with 1.8 and 11.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+from pathlib import Path
+
+from specs_data.build import build
+from specs_data.mini import checkpoint
+from specs_data.mini.world import write_problems
+from specs_data.recipe import Recipe
+from specs_data.train.dpo import DpoSettings, train_dpo
+from specs_data.train.report import Row, plot, read_metrics
+
+METRICS = ("rewards/chosen", "rewards/rejected", "rewards/margins")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--problems", type=int, default=600)
+    parser.add_argument("--learning-rate", type=float, default=1e-4)
+    parser.add_argument("--weights", type=float, nargs="+", default=[0.0, 0.2, 0.5, 1.0])
+    parser.add_argument("--out", type=Path, default=Path(tempfile.mkdtemp()))
+    options = parser.parse_args()
+    data = pairs(options.out, options.problems)
+    print(f"lambda | {' | '.join(METRICS)}   ({options.steps} steps of 16 pairs, lr {options.learning_rate:g})")
+    shown: dict[str, list[Row]] = {}
+    for weight in options.weights:
+        runs = [
+            train(data, options.out, weight, seed, options.steps, options.learning_rate)
+            for seed in range(options.seeds)
+        ]
+        shown[f"λ={weight:g}"] = runs[0]
+        print(weight, *(over_seeds(runs, key) for key in METRICS), sep=" | ", flush=True)
+    plot(shown, options.out / "hybrid_curves.svg")
+    print(options.out / "hybrid_curves.svg")
+
+
+def pairs(out: Path, problems: int) -> Path:
+    source = write_problems(out / "problems", problems, 11)
+    recipe = Recipe(policy=str(checkpoint("grpo-zero")), problems=str(source), verifier="rules", max_tokens=96)
+    return build(recipe, out / "run").out
+
+
+def train(data: Path, out: Path, weight: float, seed: int, steps: int, learning_rate: float) -> list[Row]:
+    settings = DpoSettings(
+        model=str(checkpoint("base")),
+        data=str(data),
+        out=out / f"lambda-{weight:g}-seed-{seed}",
+        sft_weight=weight,
+        learning_rate=learning_rate,
+        batch=16,
+        micro_batch=16,
+        steps=steps,
+        save_every=10_000,
+        seed=seed,
+    )
+    return read_metrics(train_dpo(settings) / "metrics.jsonl")
+
+
+def over_seeds(runs: list[list[Row]], key: str) -> str:
+    """Mean over the last tenth of the steps, with the range over the seeds."""
+    ends = [statistics.fmean(row[key] for row in rows[-max(1, len(rows) // 10) :]) for rows in runs]
+    return f"{statistics.fmean(ends):+.2f} ({min(ends):+.2f} to {max(ends):+.2f})"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,215 @@
+"""Optimizer steps per second of the trainers against the same bare TRL script.
+
+    OMP_NUM_THREADS=1 python benchmarks/train_speed.py [--rounds 5] [--steps 30]
+
+Both train a new 1.2 million parameter Qwen2.5-VL on the same rows with the same settings, by turns in
+one process. What is timed is `Trainer.train` alone, in CPU seconds, so that other work on the
+machine does not count. Prints the median ratio for each trainer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import re
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+import trl
+from datasets import Dataset, Image, load_dataset
+
+from specs_data.engines.checkpoint import load_model, load_processor
+from specs_data.format import THINK_ANSWER
+from specs_data.mini.model import new_model, new_processor
+from specs_data.mini.world import as_problem, draw, picture, thought, write_problems
+from specs_data.parquet import write_shards
+from specs_data.texts import chat, load_prompt
+from specs_data.train import run
+from specs_data.train.dpo import DpoSettings, train_dpo
+from specs_data.train.grpo import GrpoSettings, train_grpo
+from specs_data.train.sft import SftSettings, train_sft
+
+ROWS = 64
+COMMON: dict[str, Any] = {
+    "learning_rate": 1e-4,
+    "lr_scheduler_type": "constant",
+    "per_device_train_batch_size": 8,
+    "gradient_accumulation_steps": 1,
+    "logging_steps": 1,
+    "save_strategy": "no",
+    "report_to": "none",
+    "bf16": False,
+    "use_cpu": True,
+    "gradient_checkpointing": False,
+    "dataloader_pin_memory": False,
+    "seed": 0,
+}
+SETTINGS: dict[str, Any] = {"learning_rate": 1e-4, "schedule": "constant", "warmup": 0.0, "save_every": 10_000}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=30)
+    options = parser.parse_args()
+    logging.disable(logging.WARNING)
+    spent = _clock_training()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        model = _checkpoint(folder / "model")
+        _pairs(folder / "pairs")
+        write_problems(folder / "problems", ROWS, 0)
+        for method, ours, bare in (
+            ("dpo", _our_dpo, _bare_dpo),
+            ("sft", _our_sft, _bare_sft),
+            ("grpo", _our_grpo, _bare_grpo),
+        ):
+            ratios, speeds = [], []
+            for number in range(options.rounds):
+                out = folder / f"{method}-{number}"
+                turns = (bare, ours) if number % 2 else (ours, bare)
+                with run.quiet():
+                    seconds = {train: _seconds(spent, train, model, out, options.steps) for train in turns}
+                ratios.append(seconds[bare] / seconds[ours])
+                speeds.append([options.steps / seconds[train] for train in (bare, ours)])
+            bare_speed, our_speed = (statistics.median(column) for column in zip(*speeds, strict=True))
+            print(
+                f"{method}: {our_speed:.3f} steps per CPU second, bare TRL {bare_speed:.3f}, "
+                f"median ratio {statistics.median(ratios):.3f} ({', '.join(f'{ratio:.3f}' for ratio in ratios)})"
+            )
+
+
+def _clock_training() -> list[float]:
+    """Let every Trainer.train add its CPU seconds to the list that is returned."""
+    spent: list[float] = []
+    train = transformers.Trainer.train
+
+    def timed(self: Any, *args: Any, **kwargs: Any) -> Any:
+        start = time.process_time()
+        try:
+            return train(self, *args, **kwargs)
+        finally:
+            spent.append(time.process_time() - start)
+
+    transformers.Trainer.train = timed
+    return spent
+
+
+def _seconds(spent: list[float], train: Callable[..., Any], model: Path, out: Path, steps: int) -> float:
+    spent.clear()
+    train(model, out, steps)
+    (seconds,) = spent
+    return seconds
+
+
+def _checkpoint(folder: Path) -> Path:
+    torch.manual_seed(0)
+    texts = [thought(draw(0, index)) for index in range(500)] + [load_prompt("think-answer").body]
+    processor = new_processor(texts)
+    new_model(processor).save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+def _pairs(folder: Path) -> None:
+    def rows() -> Any:
+        for index in range(ROWS):
+            puzzle = draw(0, index)
+            messages = chat(as_problem(puzzle, str(index)), load_prompt("think-answer"))
+            chosen = THINK_ANSWER.render(thought(puzzle), puzzle.answer)
+            yield {
+                "images": [{"bytes": picture(puzzle.things), "path": f"{index}.png"}],
+                "prompt": [{"role": message.role, "content": message.content} for message in messages],
+                "chosen": [{"role": "assistant", "content": chosen}],
+                "rejected": [{"role": "assistant", "content": THINK_ANSWER.content(chosen)}],
+            }
+
+    write_shards(rows(), folder, "train")
+
+
+# The trainers
+
+
+def _our_dpo(model: Path, out: Path, steps: int) -> None:
+    data = str(model.parent / "pairs")
+    train_dpo(DpoSettings(model=str(model), data=data, out=out, batch=8, micro_batch=8, steps=steps, **SETTINGS))
+
+
+def _our_sft(model: Path, out: Path, steps: int) -> None:
+    data = str(model.parent / "pairs")
+    train_sft(SftSettings(model=str(model), data=data, out=out, batch=8, micro_batch=8, steps=steps, **SETTINGS))
+
+
+def _our_grpo(model: Path, out: Path, steps: int) -> None:
+    problems = (str(model.parent / "problems" / "problems.jsonl"),)
+    shape: dict[str, Any] = {"batch": 32, "micro_batch": 32, "rollouts": 8, "rollout_batch": 4, "max_tokens": 48}
+    train_grpo(GrpoSettings(model=str(model), problems=problems, out=out, steps=steps, **{**SETTINGS, **shape}))
+
+
+# The same, as scripts on TRL
+
+
+def _loaded(model: Path) -> tuple[Any, Any]:
+    loaded = load_model(model, "float32", "cpu")
+    for name, parameter in loaded.named_parameters():
+        parameter.requires_grad_("visual" not in name)
+    return loaded, load_processor(model)
+
+
+def _rows(model: Path) -> Any:
+    return load_dataset("parquet", data_files=str(model.parent / "pairs" / "data" / "*.parquet"), split="train")
+
+
+def _bare_dpo(model: Path, out: Path, steps: int) -> None:
+    weights, processor = _loaded(model)
+    loss = {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, 1.0], "max_length": None}
+    arguments = trl.DPOConfig(str(out) + "-bare", max_steps=steps, disable_tqdm=True, **loss, **COMMON)
+    trl.DPOTrainer(weights, args=arguments, train_dataset=_rows(model), processing_class=processor).train()
+
+
+def _bare_sft(model: Path, out: Path, steps: int) -> None:
+    weights, processor = _loaded(model)
+    arguments = trl.SFTConfig(str(out) + "-bare", max_steps=steps, disable_tqdm=True, max_length=None, **COMMON)
+    rows = _rows(model).select_columns(["images", "prompt", "chosen"]).rename_column("chosen", "completion")
+    trl.SFTTrainer(weights, args=arguments, train_dataset=rows, processing_class=processor).train()
+
+
+def _bare_grpo(model: Path, out: Path, steps: int) -> None:
+    weights, processor = _loaded(model)
+    tags = re.compile(r"<think>.+</think>\s*<answer>.+</answer>", re.DOTALL)
+
+    def reward(completions: Any, answer: Any, **_: Any) -> list[float]:
+        texts = [completion[0]["content"] for completion in completions]
+        return [
+            0.5 * bool(tags.fullmatch(text)) + (f">{gold}</answer>" in text)
+            for text, gold in zip(texts, answer, strict=True)
+        ]
+
+    shape = {"num_generations": 8, "max_completion_length": 48, "epsilon_high": 0.28}
+    arguments = trl.GRPOConfig(
+        str(out) + "-bare", max_steps=steps, disable_tqdm=True, **shape, **{**COMMON, "per_device_train_batch_size": 32}
+    )
+    trl.GRPOTrainer(weights, reward, args=arguments, train_dataset=_problems(model), processing_class=processor).train()
+
+
+def _problems(model: Path) -> Any:
+    rows = []
+    for index in range(ROWS):
+        puzzle = draw(0, index)
+        messages = chat(as_problem(puzzle, str(index)), load_prompt("think-answer"))
+        rows.append({
+            "images": [{"bytes": picture(puzzle.things), "path": None}],
+            "prompt": [{"role": message.role, "content": message.content} for message in messages],
+            "answer": puzzle.answer,
+        })  # fmt: skip
+    return Dataset.from_list(rows).cast_column("images", [Image()])
+
+
+if __name__ == "__main__":
+    main()
