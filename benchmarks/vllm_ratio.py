@@ -16,6 +16,7 @@ import random
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from PIL import Image, ImageDraw
@@ -108,7 +109,12 @@ def main() -> None:
         settings["gpu_memory_utilization"] = 0.4
     else:
         os.environ |= SMALL_CPU
-        settings |= {"dtype": "float32", "enforce_eager": True, "distributed_executor_backend": "uni"}
+        settings |= {
+            "dtype": "float32",
+            "enforce_eager": True,
+            "distributed_executor_backend": "uni",
+            "enable_chunked_prefill": False,
+        }
 
     from vllm import LLM
 
@@ -125,8 +131,10 @@ def main() -> None:
                     (picture(number * 10_000 + request.seed, options.side),), request.seed)
             for request in asked
         ]  # fmt: skip
-        order: list[Callable[[], Any]] = [lambda: bare(llm, asked, sampling)]
-        order.append(lambda: loop.run_until_complete(through(engine, asked)))
+        order: list[Callable[[], Any]] = [
+            partial(bare, llm, asked, sampling),
+            lambda asked=asked: loop.run_until_complete(through(engine, asked)),
+        ]
         if number % 2:
             order.reverse()
         runs = [timed(work) for work in order]
