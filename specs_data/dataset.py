@@ -50,8 +50,8 @@ _LEFT_OUT = """
     FROM listing AS l CROSS JOIN samples AS s ON s.settings = :policy AND s.problem = l.problem
     WHERE s.reason IS NOT NULL AND s.idx < :samples
     UNION ALL
-    SELECT CASE WHEN j.reason LIKE 'format: %' THEN 'format' ELSE 'judge' END, j.reason, l.name, j.idx, NULL,
-        json_extract(CAST(j.record AS TEXT), '$.rule')
+    SELECT CASE WHEN j.reason LIKE 'format: %' THEN 'format' ELSE 'judge' END, replace(j.reason, 'format: ', ''),
+        l.name, j.idx, NULL, json_extract(CAST(j.record AS TEXT), '$.rule')
     FROM listing AS l CROSS JOIN judgements AS j ON j.settings = :judgements AND j.problem = l.problem
     WHERE j.reason IS NOT NULL AND j.idx < :samples
     UNION ALL

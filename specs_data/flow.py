@@ -259,7 +259,7 @@ class Flow:
 
 class OnDemand:
     """An engine that is opened by its first request, so that a run which needs no new response loads
-    no model. Once open, it widens `room` to what keeps the model busy."""
+    no model. As many requests are in flight as keep it busy, and `room` is widened to that."""
 
     def __init__(self, opened: Callable[[], Awaitable[Engine]], room: asyncio.Semaphore, width: int) -> None:
         self.concurrency = width
@@ -273,16 +273,19 @@ class OnDemand:
         if self._engine is None:
             async with self._lock:
                 self._engine = self._engine or await self._open()
-        return await self._engine.generate(request)
+        async with self._slots:
+            return await self._engine.generate(request)
 
     async def close(self) -> None:
         """Nothing: whoever opened the engine closes it."""
 
     async def _open(self) -> Engine:
         engine = await self._opened()
-        for _ in range(self.concurrency, engine.concurrency):
+        self._slots = asyncio.Semaphore(engine.concurrency)
+        # Somewhat more problems are under way than the model works on, so that it never waits for one.
+        for _ in range(self.concurrency, engine.concurrency + engine.concurrency // 4):
             self._room.release()
-        self.concurrency = max(self.concurrency, engine.concurrency)
+        self.concurrency = engine.concurrency
         return engine
 
 

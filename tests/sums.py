@@ -62,3 +62,18 @@ def dataset_bytes(run: Path) -> dict[str, bytes]:
     """The files of a run's dataset."""
     root = run / "dataset"
     return {str(file.relative_to(root)): file.read_bytes() for file in sorted(root.rglob("*")) if file.is_file()}
+
+
+def build_slowly(problems: Path, run: Path, log: Path) -> None:
+    """Build with a slow policy, four responses at a time, that notes each response it gives away."""
+    from specs_data import build
+
+    engine = policy(concurrency=4, delay=0.01)
+    with log.open("a", buffering=1) as notes:
+
+        def script(request: Request) -> str:
+            notes.write("x\n")
+            return respond(request)
+
+        engine._script = script
+        build(recipe(problems, samples=6), run, engine=engine, quiet=True)
