@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 
 from specs_data.format import THINK_ANSWER, ResponseFormat
 from specs_data.judges.answers import final_answer, plain, stated_answers
-from specs_data.judges.choices import chosen_letters, find_choice, fold
+from specs_data.judges.choices import chosen_letters, fold
 from specs_data.judges.numbers import Quantity, read_quantity, same_quantity
 from specs_data.judges.rules import same_answer
 from specs_data.records import Judged, Problem, Verdict
@@ -42,6 +42,7 @@ _SIGNS = str.maketrans({"−": "-", "–": "-", "×": "*", "·": "*", "÷": "/"}
 _UNFINISHED = re.compile(
     r"(?:[-+*/=,;:(<>&]|\b(?:and|or|the|a|an|of|is|are|so|to|with|then|because|therefore|we|that|in|for))$", re.I
 )
+_ENDINGS = tuple(".!?:)]}$\"'*`")
 _SENTENCE_END = re.compile(r"(?<!\d)[.!?]+(?=\s)|(?<=\d)[.!?]+(?=\s)|\n+")
 _IN_TEXT = re.compile(
     rf"(?<![\w.])-?{_NUMBER}(?:/\d+)?(?![\w/])|\b(?:zero|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|half)\b",
@@ -74,8 +75,10 @@ class RulesVerifier:
         parsed = self._fmt.parse(sample.response.text)
         if isinstance(parsed, str):
             return Verdict(False, f"format: {parsed}")
-        answer = final_answer(sample.response.text, self._fmt) or ""
-        return verify_thought(parsed[0], answer, sample.problem) if self._fmt.thought else Verdict(True, NO_THOUGHT)
+        if self._fmt.thought is None:
+            return Verdict(True, NO_THOUGHT)
+        answer = judged.judgement.answer or final_answer(sample.response.text, self._fmt) or ""
+        return verify_thought(parsed[0], answer, sample.problem)
 
     async def close(self) -> None:
         """Nothing to release."""
@@ -83,10 +86,10 @@ class RulesVerifier:
 
 def verify_thought(thought: str, answer: str, problem: Problem) -> Verdict:
     """Does `thought` reach `answer`? `Verdict.answer` is the conclusion that was found."""
-    thought = thought.translate(_SIGNS)
-    if _UNFINISHED.search(thought):
+    thought = thought if thought.isascii() else thought.translate(_SIGNS)
+    if _UNFINISHED.search(thought[-20:]):
         return Verdict(False, BREAKS_OFF)
-    if not _adds_up(thought):
+    if "=" in thought and not _adds_up(thought):
         return Verdict(False, WRONG_ARITHMETIC)
     stated = stated_answers(thought)
     results = (
@@ -94,10 +97,10 @@ def verify_thought(thought: str, answer: str, problem: Problem) -> Verdict:
     )
     if not stated and not results:
         return _from_last_sentence(thought, answer, problem)
-    conclusion = max([*stated[-1:], *results[-1:]])[1]
+    place, conclusion = max([*stated[-1:], *results[-1:]])
     if not _same(conclusion, answer, problem):
         return Verdict(False, OTHER_CONCLUSION, conclusion)
-    if _contradicts(thought, stated, answer, problem):
+    if _contradicts(thought, [one for one in stated if one[0] < place], place, answer, problem):
         return Verdict(False, TWO_CONCLUSIONS, conclusion)
     if _speaks_of_another(thought[: stated[-1][0]] if stated else thought, answer, problem):
         return Verdict(False, OTHER_CHOICE, conclusion)
@@ -120,6 +123,8 @@ def _same(conclusion: str, answer: str, problem: Problem) -> bool:
 
 def _from_last_sentence(thought: str, answer: str, problem: Problem) -> Verdict:
     """Without an explicit conclusion, the last sentence must name the answer and no other one."""
+    if not thought.endswith(_ENDINGS):
+        return Verdict(False, BREAKS_OFF)
     sentences = [sentence.strip() for sentence in _SENTENCE_END.split(thought)]
     last = next((sentence for sentence in reversed(sentences) if sentence), "")
     if problem.answer_type == "multiple_choice" and problem.choices:
@@ -161,12 +166,13 @@ def _speaks_of_another(thought: str, answer: str, problem: Problem) -> bool:
     return len(named) == 1 and named != chosen_letters(answer, problem.choices)
 
 
-def _contradicts(thought: str, stated: Sequence[tuple[int, str]], answer: str, problem: Problem) -> bool:
-    """Is another answer stated before the last one, and never taken back?"""
-    last = stated[-1][0] if stated else 0
+def _contradicts(
+    thought: str, earlier: Sequence[tuple[int, str]], concluded: int, answer: str, problem: Problem
+) -> bool:
+    """Is another answer stated before the conclusion, and never taken back?"""
     return any(
-        not _same(other, answer, problem) and not _CORRECTION.search(thought, place, last)
-        for place, other in stated[:-1]
+        not _same(other, answer, problem) and not _CORRECTION.search(thought, place + len(other), concluded)
+        for place, other in earlier
     )
 
 
