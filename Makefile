@@ -1,0 +1,58 @@
+# Each target makes the environment it needs. PYTHON is the interpreter that environments are made with.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: demo demo-full test test-slow test-vllm test-loaders lint format clean
+
+.venv/pip:
+	$(PYTHON) -m venv .venv
+	$(PIP) install "pip>=25.1"
+	touch $@
+
+# What `make demo` needs: the light install, and transformers on top of PyTorch.
+.venv/demo: .venv/pip pyproject.toml constraints.txt
+	$(PIP) install --constraint constraints.txt --group demo --editable .
+	touch $@
+
+.venv/dev: .venv/pip pyproject.toml constraints.txt
+	$(PIP) install --constraint constraints.txt --group dev --editable .
+	touch $@ .venv/demo
+
+# The loop in miniature: a dataset from the shipped tiny checkpoint, without network, GPU or key.
+demo: .venv/demo
+	$(BIN)/specs-data demo
+
+# The closed loop: GRPO-zero, build, DPO + SFT, GRPO, with evaluation between.
+demo-full: .venv/dev
+	$(BIN)/specs-data demo --full
+
+test: .venv/dev
+	$(BIN)/python -m pytest -n 2 -m "not slow"
+
+# Tests that take minutes.
+test-slow: .venv/dev
+	$(BIN)/python -m pytest -m slow --ignore tests/loaders --ignore tests/vllm
+
+# The real vLLM, on the CPU, in an environment of its own.
+test-vllm: .venv/dev
+	.ci/vllm-env
+	.venv-vllm/bin/python -m pytest tests/vllm
+
+# The real loaders of LLaMA-Factory and ms-swift, in environments of their own.
+test-loaders: .venv/dev
+	.ci/loaders-env
+	$(BIN)/python -m pytest tests/loaders
+
+lint: .venv/dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: .venv/dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf .venv .venv-* build dist runs .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
