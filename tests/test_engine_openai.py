@@ -139,6 +139,13 @@ async def test_pixel_limits_reach_the_server_and_too_many_images_do_not() -> Non
     assert len(server.bodies) == 1
 
 
+async def test_a_server_that_takes_no_pixel_limits_is_not_asked_without_them() -> None:
+    fault = Reply("Per-request mm_processor_kwargs are disabled", status=400)
+    async with serving(lambda _: fault, max_pixels=4096) as (_, engine):
+        with pytest.raises(UserError, match=r"takes no pixel limits.*disabled"):
+            await engine.generate(ask(0, (picture("PNG"),)))
+
+
 @pytest.mark.parametrize("slash", ["", "/", "/v1", "/v1/"])
 async def test_the_address_may_end_in_v1_or_not(slash: str) -> None:
     async with OpenAIServer(seed_of) as server, engine_at(server.url + slash) as engine:

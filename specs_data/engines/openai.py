@@ -140,7 +140,7 @@ class OpenAIEngine:
         self._per_server = per_server
         self._sampling = sampling
         self._model = model
-        self._extras = EXTRAS | _pixels(min_pixels, max_pixels)
+        self._pixels = _pixels(min_pixels, max_pixels)
         self._limit_images = limit_images
         self._settings: _Settings | None = None
         self._served = 0
@@ -177,7 +177,7 @@ class OpenAIEngine:
         if self._model is None:
             self._model = await self._only_model()
         if self._settings is None:
-            self._settings = self._make_settings(self._sampling.stop, self._extras)
+            self._settings = self._make_settings(self._sampling.stop, EXTRAS)
 
     async def _only_model(self) -> str:
         server, listed = await self._replicas.models()
@@ -199,6 +199,7 @@ class OpenAIEngine:
             "max_tokens": sampling.max_tokens,
             **({"stop": stop} if stop else {}),
             **extras,
+            **self._pixels,
         }
         return _Settings(msgspec.json.encode(fields)[:-1] + b',"messages":[', stop, extras)
 
@@ -269,6 +270,8 @@ class OpenAIEngine:
             if any(name in said for name in settings.extras):
                 # A server that knows only OpenAI's parameters would also cut stop strings without a word.
                 return _Again(self._make_settings((), {}))
+            if self._pixels and "mm_processor_kwargs" in said:
+                return UserError(f"{server.name} takes no pixel limits ({said}): set them where the server is started")
             return PromptRefused(said)
         if status in (401, 403):
             return UserError(f"{server.name} refuses the key ({status}: {said}): set OPENAI_API_KEY")

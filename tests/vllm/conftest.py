@@ -69,6 +69,7 @@ def serve(checkpoint: str, port: int = 0) -> Iterator[tuple[str, subprocess.Pope
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", checkpoint, "--port", str(port)]
     command += ["--served-model-name", "mini", "--host", "127.0.0.1", "--dtype", "float32", "--max-model-len", "512"]
     command += ["--enforce-eager", "--no-enable-chunked-prefill", "--distributed-executor-backend", "uni"]
+    command += ["--trust-request-mm-kwargs"]
     command += ["--limit-mm-per-prompt", '{"image": 2, "video": 0}']
     process = subprocess.Popen(command, start_new_session=True)
     try:
