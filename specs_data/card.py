@@ -15,6 +15,7 @@ from msgspec import Struct
 
 from specs_data.diff import Difference
 from specs_data.errors import UserError
+from specs_data.figures import funnel
 from specs_data.inert import one_line, visible
 from specs_data.texts import load_card
 from specs_data.view import View, view
@@ -34,14 +35,6 @@ _NOTHING: dict[str, Any] = dict.fromkeys(
 )
 _AROUND = 60  # characters of unchanged text shown beside a change
 _LONGEST = 4_000  # characters of one text of the sample pair
-
-
-class Stage(Struct, frozen=True):
-    """One line of the funnel: how many came through, and the share of the stage before (None for the first)."""
-
-    name: str
-    count: int
-    share: float | None
 
 
 class Ablation(Struct, frozen=True):
@@ -137,24 +130,6 @@ def size_category(rows: int) -> str:
     """The Hub's size bucket for a number of rows."""
     bucket = bisect_right(_SIZES, rows, key=lambda size: size[0])
     return _SIZES[bucket][1] if bucket < len(_SIZES) else "n>1B"
-
-
-def funnel(manifest: Mapping[str, Any]) -> list[Stage]:
-    """The stages from responses to pairs that the manifest counts."""
-    counts = manifest.get("counts") or {}
-    names = {
-        "sampled": "responses sampled",
-        "right": "with the right answer",
-        "well_formed": "and well formed",
-        "verified": "and with reasoning that leads to the answer",
-        "pairs": "kept as pairs",
-    }
-    stages: list[Stage] = []
-    for key, name in names.items():
-        if key in counts:
-            before = stages[-1].count if stages else 0
-            stages.append(Stage(name, counts[key], counts[key] / before if before else None))
-    return stages
 
 
 def ablations(recipe: Mapping[str, Any]) -> list[Ablation]:
@@ -279,12 +254,13 @@ def _served(model: Mapping[str, Any]) -> dict[str, int]:
     return {str(name): int(count) for name, count in (model.get("served") or {}).items()}
 
 
-def _operators(manifest: Mapping[str, Any], views: Sequence[View]) -> list[tuple[str, int | None, str]]:
-    """(operator, pairs if counted, worked example or nothing), most used first."""
+def _operators(manifest: Mapping[str, Any], views: Sequence[View]) -> list[tuple[str, str, int | None, str]]:
+    """(operator, what it does, pairs if counted, worked example or nothing), most used first."""
+    told = {name: str((more or {}).get("summary") or "") for name, more in (manifest.get("operators") or {}).items()}
     counts: dict[str, int | None] = dict(manifest.get("corruptions") or {})
     examples: dict[str, str] = {}
     for seen in views:
         counts.setdefault(seen.kind, None)
         examples.setdefault(seen.kind, excerpt(seen.difference))
     ordered = sorted(counts, key=lambda name: (-(counts[name] or 0), name))
-    return [(name, counts[name], examples.get(name, "")) for name in ordered]
+    return [(name, told.get(name, ""), counts[name], examples.get(name, "")) for name in ordered]

@@ -23,6 +23,7 @@ from msgspec import Struct
 
 from specs_data.diff import Difference, Op
 from specs_data.errors import UserError
+from specs_data.figures import describe_lengths, funnel
 from specs_data.images import image_fault
 from specs_data.inert import one_line, visible
 from specs_data.pairs_io import Dataset, count_rows, open_dataset, rows
@@ -36,13 +37,6 @@ _CHARACTERS = 12_000  # of one side of a pair
 _UNCHANGED = 4_000  # characters of one unchanged stretch
 _REASONS = 12  # bars in a chart of free-text labels
 
-_STAGES = {
-    "sampled": "responses sampled",
-    "right": "right answer",
-    "well_formed": "well formed",
-    "verified": "reasoning verified",
-    "pairs": "kept as pairs",
-}
 _DROPS = {
     "problems": "unusable problem",
     "sample": "not sampled",
@@ -129,7 +123,7 @@ def render_report(dataset: Dataset) -> str:
         tiles=_tiles(known, sum(sizes.values())),
         facts=_facts(manifest),
         problems=(known.get("counts") or {}).get("problems"),
-        funnel=_funnel(known.get("counts") or {}),
+        funnel=_funnel(manifest),
         charts=[chart for chart in _charts(known) if chart.bars],
         samples=_columns([(name, (count,)) for name, count in _in_order(known.get("samples_per_pair") or {})]),
         lengths=_lengths(known.get("lengths") or {}),
@@ -137,6 +131,7 @@ def render_report(dataset: Dataset) -> str:
         recipe={
             key: _told(value) for key, value in (manifest.get("recipe") or {}).items() if value not in (None, {}, [])
         },
+        versions={key: str(value) for key, value in (manifest.get("versions") or {}).items()},
         pairs=pairs,
         kinds=Counter(pair.view.kind for pair in pairs).most_common(),
         types=Counter(pair.view.answer_type or "not stated" for pair in pairs).most_common(),
@@ -156,7 +151,7 @@ def _read(dataset: Dataset, total: int) -> tuple[list[Shown], dict[str, Any]]:
     wanted = {number * total // _PAIRS for number in range(_PAIRS)} if total > _PAIRS else set(range(total))
     kinds: Counter[str] = Counter()
     types: Counter[str] = Counter()
-    lengths: dict[str, Counter[int]] = {"chosen": Counter(), "rejected": Counter()}
+    lengths: dict[str, list[int]] = {"chosen": [], "rejected": []}
     shown = []
     for number, row in enumerate(rows(dataset)):
         if number not in wanted and dataset.manifest is not None:
@@ -164,28 +159,14 @@ def _read(dataset: Dataset, total: int) -> tuple[list[Shown], dict[str, Any]]:
         seen = view(row)
         kinds[seen.kind] += 1
         types[seen.answer_type or "not stated"] += 1
-        lengths["chosen"][len(seen.chosen)] += 1
-        lengths["rejected"][len(seen.rejected)] += 1
+        lengths["chosen"].append(len(seen.chosen))
+        lengths["rejected"].append(len(seen.rejected))
         if number in wanted:
             shown.append(_show(seen))
     return shown, {
         "corruptions": dict(kinds),
         "types": dict(types),
-        "lengths": {side: _described(counts) for side, counts in lengths.items() if counts},
-    }
-
-
-def _described(lengths: Counter[int]) -> dict[str, Any]:
-    """What a manifest says of lengths."""
-    ordered = sorted(lengths.elements())
-    last = len(ordered) - 1
-    bins = Counter(1 << max(0, length - 1).bit_length() for length in ordered)
-    return {
-        "min": ordered[0],
-        "median": ordered[last // 2],
-        "p95": ordered[round(last * 0.95)],
-        "max": ordered[last],
-        "histogram": sorted(bins.items()),
+        "lengths": {side: describe_lengths(counts) for side, counts in lengths.items()},
     }
 
 
@@ -241,14 +222,12 @@ def _tiles(known: Mapping[str, Any], total: int) -> list[tuple[str, str, str]]:
     problems = counts.get("problems") or sum(line.get("problems", 0) for line in by_type.values())
     if problems:
         tiles.append((f"{total / problems:.0%}", "pairs per problem", f"{problems:,} problems"))
-    if counts.get("sampled") and total:
-        tiles.append((f"{counts['sampled'] / total:.1f}", "responses per pair", f"{counts['sampled']:,} sampled"))
+    looked_at = next((stage.count for stage in funnel(known) if stage.name == "judged"), counts.get("sampled"))
+    if looked_at and total:
+        tiles.append((f"{looked_at / total:.1f}", "responses per pair", f"{looked_at:,} in all"))
     written = ((known.get("tokens") or {}).get("generation") or {}).get("completion")
     if written and total:
         tiles.append((f"{written / total:,.0f}", "tokens written per pair", f"{written:,} in all"))
-    seconds = sum((known.get("seconds") or {}).values())
-    if seconds:
-        tiles.append((_duration(seconds), "of work", ""))
     cost = known.get("cost_usd")
     if cost:
         tiles.append((f"${sum(cost.values()):,.2f}", "for judging services", ""))
@@ -274,7 +253,6 @@ def _facts(manifest: Mapping[str, Any]) -> list[tuple[str, str]]:
     facts += [(key, str(manifest[key])) for key in ("started", "finished") if key in manifest]
     facts += [("recipe", str(manifest.get("recipe_fingerprint", ""))[:16])]
     facts += [("content", str((manifest.get("dataset") or {}).get("fingerprint", ""))[:16])]
-    facts += [(name, str(version)) for name, version in (manifest.get("versions") or {}).items()]
     return [(key, one_line(value, 120)) for key, value in facts if value]
 
 
@@ -286,14 +264,18 @@ def _told(value: object) -> str:
     return str(value)
 
 
-def _funnel(counts: Mapping[str, int]) -> list[Bar]:
-    stages = [(name, counts[key]) for key, name in _STAGES.items() if key in counts]
-    most = max((count for _, count in stages), default=0) or 1
-    bars, before = [], 0
-    for name, count in stages:
-        bars.append(Bar(name, count / most, f"{count:,}", f"{count / before:.0%} of these" if before else ""))
-        before = count
-    return bars
+def _funnel(manifest: Mapping[str, Any]) -> list[Bar]:
+    stages = funnel(manifest)
+    most = max((stage.count for stage in stages), default=0) or 1
+    return [
+        Bar(
+            stage.name,
+            stage.count / most,
+            f"{stage.count:,}",
+            "" if stage.share is None else f"{stage.share:.0%} of these",
+        )
+        for stage in stages
+    ]
 
 
 def _charts(known: Mapping[str, Any]) -> Iterator[Chart]:
