@@ -257,6 +257,7 @@ def _served(model: Mapping[str, Any]) -> dict[str, int]:
 def _operators(manifest: Mapping[str, Any], views: Sequence[View]) -> list[tuple[str, str, int | None, str]]:
     """(operator, what it does, pairs if counted, worked example or nothing), most used first."""
     told = {name: str((more or {}).get("summary") or "") for name, more in (manifest.get("operators") or {}).items()}
+    told.setdefault("none", "No operator: the response was malformed by itself.")
     counts: dict[str, int | None] = dict(manifest.get("corruptions") or {})
     examples: dict[str, str] = {}
     for seen in views:

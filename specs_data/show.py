@@ -33,7 +33,7 @@ Protocol = Literal["kitty", "iterm", "blocks", "none"]
 
 _LOOK_AT = 500  # rows among which different operators are looked for
 _WIDE = 110  # columns from which on chosen and rejected stand side by side
-_CELLS = 28  # columns of a picture
+_CELLS = 36  # columns of a picture
 _PIXELS = 800  # longer side of a picture that is sent to the terminal
 _STYLES: dict[Op, str] = {"keep": "", "drop": "bold red", "add": "bold yellow"}
 _SIGNS: dict[Op, tuple[str, str]] = {"keep": ("", ""), "drop": ("[-", "-]"), "add": ("{+", "+}")}
@@ -201,7 +201,7 @@ def _decoded(image: bytes, longest: int) -> Image.Image:
         warnings.simplefilter("ignore")
         picture.draft("RGB", (longest, longest))
         layer = picture.convert("RGBA")
-    layer.thumbnail((longest, longest))
+    layer.thumbnail((longest, longest), Image.Resampling.BOX)
     flat = Image.new("RGBA", layer.size, "white")
     flat.alpha_composite(layer)
     return flat.convert("RGB")

@@ -95,7 +95,7 @@ def test_hostile_text_cannot_drive_the_terminal(tmp_path: Path) -> None:
 
 def test_a_picture_in_half_blocks(tmp_path: Path) -> None:
     text = printed(tmp_path, [row()], force_terminal=True, color_system="truecolor")
-    assert text.count("▀") == 28 * 13
+    assert text.count("▀") == 36 * 16
     assert "not drawn" not in text
 
 
