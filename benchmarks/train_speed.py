@@ -31,9 +31,10 @@ from specs_data.mini.world import as_problem, draw, picture, thought, write_prob
 from specs_data.parquet import write_shards
 from specs_data.texts import chat, load_prompt
 from specs_data.train import run
-from specs_data.train.dpo import DpoSettings, train_dpo
-from specs_data.train.grpo import GrpoSettings, train_grpo
-from specs_data.train.sft import SftSettings, train_sft
+from specs_data.train.dpo import train_dpo
+from specs_data.train.grpo import train_grpo
+from specs_data.train.settings import DpoSettings, GrpoSettings, SftSettings
+from specs_data.train.sft import train_sft
 
 ROWS = 64
 COMMON: dict[str, Any] = {

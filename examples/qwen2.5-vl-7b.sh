@@ -51,9 +51,3 @@ train grpo --model ckpt/cold-start "${PROBLEMS[@]}" --out ckpt/specs --vllm colo
 # The ablation: SFT instead of preference training, then the same GRPO.
 # train sft  --model "$BASE" --data runs/specs-9k --out ckpt/sft
 # train grpo --model ckpt/sft "${PROBLEMS[@]}" --out ckpt/sft-grpo --vllm colocate --judge-model "$JUDGE"
-
-# What came of it, on MathVista.
-for ckpt in "$BASE" ckpt/grpo-zero ckpt/cold-start ckpt/specs; do
-  specs-data evaluate --policy "$ckpt" --problems AI4Math/MathVista#testmini --preset mathvista \
-    --engine vllm --ray local --replicas "$GPUS" --judge-model "$JUDGE" --out "evals/$(basename "$ckpt").json"
-done

@@ -17,15 +17,15 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from train_world import NANO, nano_checkpoint, preference_dataset, preference_rows
+from train_world import NANO, blind_checkpoint, nano_checkpoint, preference_dataset, preference_rows
 
 from specs_data.engines.checkpoint import load_model, load_processor
 from specs_data.errors import UserError
 from specs_data.parquet import write_shards
-from specs_data.train.dpo import DpoSettings, train_dpo
+from specs_data.train.dpo import train_dpo
 from specs_data.train.report import read_metrics
-from specs_data.train.settings import make_settings
-from specs_data.train.sft import SftSettings, train_sft
+from specs_data.train.settings import DpoSettings, SftSettings, make_settings
+from specs_data.train.sft import train_sft
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("trl")
@@ -129,6 +129,23 @@ def test_a_finished_run_is_not_repeated_and_other_settings_are_refused(nano: Pat
         train_dpo(settings.model_copy(update={"beta": 0.2}))
 
 
+def test_a_run_that_never_began_may_be_begun_otherwise(nano: Path, pairs: Path, tmp_path: Path) -> None:
+    settings = dpo(nano, pairs, tmp_path / "out", steps=1, max_length=10)
+    with pytest.raises(UserError, match="no row to train on: 8 longer than 10 tokens"):
+        train_dpo(settings)
+    train_dpo(settings.model_copy(update={"max_length": 1000}))
+
+
+def test_other_rows_are_not_resumed_with(nano: Path, tmp_path: Path) -> None:
+    data = preference_dataset(tmp_path / "data", 4)
+    settings = dpo(nano, data, tmp_path / "out", batch=4, steps=1, save_every=1)
+    train_dpo(settings)
+    (settings.out / "manifest.json").unlink()
+    preference_dataset(data, 5)
+    with pytest.raises(UserError, match="has changed since this run began"):
+        train_dpo(settings)
+
+
 def test_a_folder_with_other_things_is_left_alone(nano: Path, pairs: Path, tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(UserError, match="another --out"):
@@ -138,7 +155,7 @@ def test_a_folder_with_other_things_is_left_alone(nano: Path, pairs: Path, tmp_p
 SCRIPT = """
 import sys; sys.path[:0] = {path!r}
 from train_world import NANO
-from specs_data.train.dpo import DpoSettings, train_dpo
+from specs_data.train.dpo import train_dpo
 train_dpo(DpoSettings(**{settings!r}))
 """
 
@@ -241,3 +258,18 @@ def test_the_shipped_launch_configurations_are_ones(name: str) -> None:
 
     config = load_config_from_file(str(files("specs_data.train").joinpath(f"{name}.yaml")))
     assert config.mixed_precision == "bf16" and config.num_processes == 8
+
+
+def test_a_model_without_eyes_trains_on_the_rows_without_pictures(tmp_path: Path) -> None:
+    settings = dpo(blind_checkpoint(tmp_path / "blind"), preference_dataset(tmp_path / "pairs", 10), tmp_path / "out",
+                   batch=2, steps=1, micro_batch=2)  # fmt: skip
+    train_dpo(settings)
+    data = json.loads((settings.out / "manifest.json").read_text())["data"]
+    assert (data["count"], data["dropped"]) == (2, {"the model takes no images": 8})
+    assert load_model(settings.out).config.model_type == "qwen2"
+
+
+def test_images_are_scaled_as_told_and_the_checkpoint_remembers(nano: Path, pairs: Path, tmp_path: Path) -> None:
+    settings = dpo(nano, pairs, tmp_path / "out", steps=1, min_pixels=84 * 84, max_pixels=112 * 112)
+    train_dpo(settings)
+    assert load_processor(settings.out).image_processor.size["shortest_edge"] == 84 * 84

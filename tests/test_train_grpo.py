@@ -17,10 +17,10 @@ from specs_data.errors import UserError
 from specs_data.format import THINK_ANSWER
 from specs_data.judges.rules import RuleJudge
 from specs_data.records import AnswerType, Problem
-from specs_data.train.grpo import ROUNDS_AVERAGED, GrpoSettings, train_grpo
+from specs_data.train.grpo import train_grpo
 from specs_data.train.report import read_metrics
 from specs_data.train.rewards import judge_with, reward_function
-from specs_data.train.settings import make_settings
+from specs_data.train.settings import ROUNDS_AVERAGED, GrpoSettings, make_settings
 
 pytest.importorskip("trl")
 

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from specs_data.engines.checkpoint import load_processor
 from specs_data.format import THINK_ANSWER
-from specs_data.mini.model import new_model, new_processor
+from specs_data.mini.model import CHAT_TEMPLATE, new_model, new_processor
 from specs_data.mini.world import Puzzle, as_problem, draw, picture, thought, write_problems
 from specs_data.parquet import write_shards
 from specs_data.texts import chat, load_prompt
@@ -55,3 +56,22 @@ def preference_dataset(folder: Path, count: int = 16) -> Path:
 
 def problem_file(folder: Path, count: int = 8) -> Path:
     return write_problems(folder, count, SEED)
+
+
+def blind_checkpoint(folder: Path) -> Path:
+    """An untrained text-only model."""
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    nano_checkpoint(folder)
+    tokenizer = load_processor(folder).tokenizer
+    tokenizer.chat_template = CHAT_TEMPLATE
+    for file in folder.iterdir():
+        file.unlink()
+    config = Qwen2Config(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=1024, eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id, bos_token_id=None, tie_word_embeddings=True,
+    )  # fmt: skip
+    Qwen2ForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder

@@ -47,17 +47,17 @@ def load_processor(
 
     `min_pixels` and `max_pixels` bound the size that images are scaled to. Raises UserError.
     """
-    bounds = {"min_pixels": min_pixels, "max_pixels": max_pixels}
-    given = {name: value for name, value in bounds.items() if value is not None}
     transformers = require("transformers", "transformers")
     try:
         config = transformers.AutoConfig.from_pretrained(checkpoint)
         if not hasattr(config, "vision_config"):
             return transformers.AutoTokenizer.from_pretrained(checkpoint)
         leave_out_video()
-        processor: ProcessorMixin = transformers.AutoProcessor.from_pretrained(checkpoint, **given)
+        processor: ProcessorMixin = transformers.AutoProcessor.from_pretrained(checkpoint)
     except (OSError, ValueError) as error:
         raise _unloadable(checkpoint, error) from None
+    if min_pixels is not None or max_pixels is not None:
+        _bound_images(processor, min_pixels, max_pixels, checkpoint)
     return with_video_block(processor)
 
 
@@ -100,6 +100,18 @@ def with_video_block(processor: ProcessorMixin) -> ProcessorMixin:
             "size": dict(images.size),
         }
     return processor
+
+
+def _bound_images(
+    processor: ProcessorMixin, min_pixels: int | None, max_pixels: int | None, checkpoint: str | Path
+) -> None:
+    """Set the bounds where the processor keeps them; as arguments they are deprecated."""
+    images = processor.image_processor
+    size = dict(images.size)
+    if not {"shortest_edge", "longest_edge"} <= size.keys():
+        raise UserError(f"{checkpoint} takes images of a fixed size; leave --min-pixels and --max-pixels out")
+    bounds = {"shortest_edge": min_pixels or size["shortest_edge"], "longest_edge": max_pixels or size["longest_edge"]}
+    images.size = type(images.size)(**bounds)
 
 
 def _unloadable(checkpoint: str | Path, error: Exception) -> UserError:

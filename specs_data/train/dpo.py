@@ -2,7 +2,7 @@
 
     L = L_DPO + lambda * L_SFT(chosen)
     L_DPO = -E log sigmoid( beta * log(pi/ref)(chosen|prompt) - beta * log(pi/ref)(rejected|prompt) )
-    L_SFT = -E log pi(chosen|prompt)                                            (paper, section 3.2)
+    L_SFT = -E log pi(chosen|prompt)                                                 (paper, stage 2)
 
 The paper leaves open how L_SFT is averaged, and trainers differ; lambda means something else under each:
 
@@ -16,32 +16,12 @@ per-token     the mean over all tokens of a micro-batch: TRL's own `sft` term. L
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
-
-from pydantic import Field
+from typing import Any
 
 from specs_data.errors import UserError, require
-from specs_data.recipe import Positive
 from specs_data.train import run
 from specs_data.train.rows import Rows, open_table, preference_rows, shared_rows, whole_rows
-from specs_data.train.settings import TrainSettings
-
-
-class PreferenceSettings(TrainSettings):
-    """Settings of a trainer on preference rows."""
-
-    data: str = Field(description="preference dataset: a RUN, a dataset folder, a file, or a Hub id name[@revision]")
-    split: str = Field("train", description="split of the dataset")
-    max_length: Positive = Field(16_384, description="longest prompt + response in tokens")  # paper: 16,384
-    overlong: Literal["drop", "refuse"] = Field("drop", description="what becomes of rows that do not fit")
-
-
-class DpoSettings(PreferenceSettings):
-    """Settings of the hybrid cold start; the defaults are the paper's (batch 64, learning rate 1e-6)."""
-
-    sft_weight: float = Field(1.0, ge=0, description="lambda, the weight of the SFT term; 0 is plain DPO")  # paper: 1
-    beta: float = Field(0.1, gt=0, description="DPO's beta")  # LLaMA-Factory's default, which the paper does not change
-    normalise: Literal["per-sequence", "per-token"] = Field("per-sequence", description="how the SFT term is averaged")
+from specs_data.train.settings import DpoSettings, PreferenceSettings
 
 
 @run.quiet()
@@ -66,7 +46,7 @@ def train_dpo(settings: DpoSettings) -> Path:
     trainer = _trainer(0.0 if per_token else settings.sft_weight)(
         model=model,
         args=config,
-        train_dataset=open_table(rows),
+        train_dataset=open_table(rows, processor),
         processing_class=processor,
         peft_config=run.lora(settings),
         callbacks=run.callbacks(settings),
@@ -79,8 +59,9 @@ def fitting_rows(settings: PreferenceSettings, model: Any, processor: Any) -> Ro
     limit = min(settings.max_length, run.context(model))
     fits = whole_rows(processor, limit)
     rows = shared_rows(
-        settings.out / "checkpoints" / "rows.arrow",
+        settings.out,
         lambda file: preference_rows(settings.data, settings.split, fits, settings.limit, file),
+        run.resuming(settings),
     )
     if rows.dropped and settings.overlong == "refuse":
         said = ", ".join(f"{number} {reason}" for reason, number in rows.dropped.items())

@@ -10,69 +10,19 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
-
-from pydantic import BeforeValidator, Field, model_validator
+from typing import Any
 
 from specs_data.errors import require
 from specs_data.format import ResponseFormat, load_format
 from specs_data.judges.model import open_judge
 from specs_data.judges.rules import RuleJudge
-from specs_data.recipe import Listed, Positive, Recipe, _paired
+from specs_data.recipe import Recipe
 from specs_data.services.opening import open_budget
 from specs_data.texts import system_prompt
 from specs_data.train import run
 from specs_data.train.rewards import judge_with, reward_function
 from specs_data.train.rows import Rows, open_table, problem_rows, shared_rows, whole_rows
-from specs_data.train.settings import TrainSettings
-
-ROUNDS_AVERAGED = 5  # of the moving average that ends a brief run
-
-
-class GrpoSettings(TrainSettings):
-    """Settings of GRPO; the defaults are the paper's."""
-
-    problems: Listed = Field(description="problems to train on; several may be given")
-    preset: Listed = Field((), description="known columns, one for each of the problems")
-    columns: Annotated[dict[str, str], BeforeValidator(_paired)] = Field(
-        {}, description="question=...,answer=...,images=..."
-    )
-    format: str = Field("think-answer", description="response format: think-answer or a TOML file")
-    system_prompt: str | None = Field(None, description="a name in prompts/, a file, or none")
-    rollouts: int = Field(8, ge=2, description="responses per problem")  # paper, section 3.3
-    rollout_batch: Positive = Field(128, description="problems per round")  # paper: rollout batch 128
-    batch: Positive = Field(128, description="responses per optimizer step, over all GPUs")  # paper: train batch 128
-    epsilon: float = Field(0.2, gt=0, description="how far the ratio may fall")  # DAPO, section 3.1
-    epsilon_high: float = Field(0.28, gt=0, description="how far the ratio may rise")  # DAPO, section 3.1
-    beta: float = Field(0.0, ge=0, description="weight of the KL term")  # paper: none
-    max_tokens: Positive = Field(10_240, description="longest response in tokens")  # paper: max output 10,240
-    temperature: float = Field(1.0, gt=0, description="of the rollouts")  # MM-EUREKA's scripts
-    top_p: float = Field(1.0, gt=0, le=1, description="of the rollouts")
-    schedule: Literal["constant", "linear", "cosine"] = Field("constant", description="course of the learning rate")
-    warmup: float = Field(0.0, ge=0, lt=1, description="share of the steps in which the learning rate rises")
-    stop_when_format: float | None = Field(
-        None, gt=0, le=1, description=f"end once this share of responses, over {ROUNDS_AVERAGED} rounds, has the format"
-    )
-    judge_model: str | None = Field(None, description="judge of open-ended answers: gemini:NAME or openai:NAME")
-    judge_base_url: str | None = Field(None, description="openai judge: the server's URL")
-    vllm: Literal["colocate", "server"] | None = Field(None, description="sample with vLLM, here or on a server")
-    vllm_server: str | None = Field(None, description="URL of the `trl vllm-serve` server")
-    vllm_memory: float = Field(0.3, gt=0, le=1, description="colocate: share of GPU memory for vLLM")
-
-    @model_validator(mode="after")
-    def _whole_rounds(self) -> Self:
-        if self.rollout_batch * self.rollouts % self.batch:
-            raise ValueError(
-                f"batch {self.batch} does not divide the {self.rollout_batch * self.rollouts} responses of a round"
-            )
-        if self.preset and len(self.preset) != len(self.problems):
-            raise ValueError("give one preset for each of the problems")
-        return self
-
-    @property
-    def steps_per_round(self) -> int:
-        """Optimizer steps between two samplings."""
-        return self.rollout_batch * self.rollouts // self.batch
+from specs_data.train.settings import ROUNDS_AVERAGED, GrpoSettings
 
 
 @run.quiet()
@@ -104,7 +54,7 @@ def train_grpo(settings: GrpoSettings) -> Path:
     )
     model, processor = run.load(settings)
     rows = shared_rows(
-        settings.out / "checkpoints" / "rows.arrow", lambda file: _problems(settings, format, model, processor, file)
+        settings.out, lambda file: _problems(settings, format, model, processor, file), run.resuming(settings)
     )
     recipe = Recipe.model_validate(settings.model_dump(include={"judge_model", "judge_base_url"}))
     judge = open_judge(recipe, open_budget(recipe))
@@ -113,7 +63,7 @@ def train_grpo(settings: GrpoSettings) -> Path:
             model=model,
             reward_funcs=reward_function(format, judge_with(rules, judge, format)),
             args=config,
-            train_dataset=open_table(rows),
+            train_dataset=open_table(rows, processor),
             processing_class=processor,
             peft_config=run.lora(settings),
             callbacks=[*run.callbacks(settings), *_stop_when_format(settings)],

@@ -1,4 +1,4 @@
-"""The reward of both GRPO stages: R = R_format + R_accuracy (paper, section 3.3).
+"""The reward of both GRPO stages: R = R_format + R_accuracy (paper, stage 3).
 
     R_format    0.5 if the response has the format, else 0
     R_accuracy  1.0 if its answer is right, else 0, whatever its format
@@ -63,13 +63,13 @@ def reward_function(format: ResponseFormat, judge: Judge) -> Callable[..., Any]:
     async def specs_reward(
         completions: Sequence[Any],
         problem: Sequence[str],
-        images: Sequence[Sequence[Any]],
         log_metric: Callable[[str, float], None],
+        images: Sequence[Sequence[Any]] | None = None,
         **_: Any,
     ) -> list[float | None]:
         texts = [completion[0]["content"] for completion in completions]
         problems = [msgspec.json.decode(text, type=Problem) for text in problem]
-        right = await asyncio.gather(*map(judge, problems, texts, images))
+        right = await asyncio.gather(*map(judge, problems, texts, images or [()] * len(texts)))
         well_formed = [format.check(text) is None for text in texts]
         log_metric("format", sum(well_formed) / len(texts))
         if judged := [verdict for verdict in right if verdict is not None]:

@@ -87,18 +87,18 @@ def problem_rows(
     return _write(rows(), _PROBLEM, fits, ", ".join(source for source, _ in sources), "", file)
 
 
-def shared_rows(file: Path, make: Callable[[Path], Rows]) -> Rows:
-    """The rows that `make` writes to a file: written by one process of each machine, read by all.
+def shared_rows(out: Path, make: Callable[[Path], Rows], resuming: bool) -> Rows:
+    """The rows that `make` writes to a file under `out`: written by one process of each machine, read by all.
 
-    Raises UserError if an earlier run, about to be resumed, had other rows.
+    Raises UserError if a run that is resumed had other rows.
     """
     accelerate = require("accelerate", "train")
     state = accelerate.PartialState()
-    note = file.with_suffix(".json")
+    file, note = out / "checkpoints" / "rows.arrow", out / "checkpoints" / "rows.json"
     with state.local_main_process_first():
         if not state.is_local_main_process:
             return msgspec.json.decode(note.read_bytes(), type=Rows)
-        before = msgspec.json.decode(note.read_bytes(), type=Rows) if note.exists() else None
+        before = msgspec.json.decode(note.read_bytes(), type=Rows) if resuming else None
         rows = make(file)
         if before is not None and before.sha256 != rows.sha256:
             raise UserError(f"{rows.source} has changed since this run began; use another --out")
@@ -106,9 +106,10 @@ def shared_rows(file: Path, make: Callable[[Path], Rows]) -> Rows:
         return rows
 
 
-def open_table(rows: Rows) -> Any:
-    """The rows as a datasets.Dataset, memory-mapped."""
-    return require("datasets", "train").Dataset.from_file(rows.file)
+def open_table(rows: Rows, processor: Any) -> Any:
+    """The rows as a datasets.Dataset, memory-mapped; without images where the model takes none."""
+    table = require("datasets", "train").Dataset.from_file(rows.file)
+    return table if hasattr(processor, "tokenizer") else table.remove_columns("images")
 
 
 def whole_rows(processor: Any, limit: int, answer_room: int = 0) -> Callable[[Row], None]:

@@ -67,20 +67,25 @@ def begin(settings: TrainSettings) -> bool:
     """
     out, recipe = settings.out, settings.out / "recipe.toml"
     now = settings.model_dump(mode="json", exclude_none=True)
-    if recipe.exists():
+    if recipe.exists() and (resuming(settings) or (out / "manifest.json").exists()):
         before = tomllib.loads(recipe.read_text(encoding="utf-8"))
         changed = sorted(key for key in {*before, *now} - _FREE if before.get(key) != now.get(key))
         if changed:
             said = ", ".join(f"{key} {before.get(key)} -> {now.get(key)}" for key in changed)
             raise UserError(f"{out} was begun with other settings ({said}); use these again, or another --out")
         return not (out / "manifest.json").exists()
-    if out.exists() and any(out.iterdir()):
+    if not recipe.exists() and out.exists() and any(out.iterdir()):
         raise UserError(f"{out} is not empty and holds no training run; use another --out")
     out.mkdir(parents=True, exist_ok=True)
     part = out / f"recipe.toml.{os.getpid()}"  # every process of a launch comes by here
     part.write_text(tomli_w.dumps(now), encoding="utf-8")
     part.replace(recipe)
     return True
+
+
+def resuming(settings: TrainSettings) -> bool:
+    """Is there a checkpoint that training will go on from?"""
+    return _last_checkpoint(settings.out / "checkpoints") is not None
 
 
 def arguments(settings: TrainSettings) -> dict[str, Any]:
@@ -130,10 +135,7 @@ def load(settings: TrainSettings) -> tuple[Any, Any]:
     if not settings.train_vision:
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(not re.fullmatch(_VISION, name))
-    processor = load_processor(settings.model)
-    if settings.min_pixels or settings.max_pixels:
-        _scale_images(processor, settings)
-    return model, processor
+    return model, load_processor(settings.model, settings.min_pixels, settings.max_pixels)
 
 
 def context(model: Any) -> int:
@@ -225,14 +227,3 @@ def _last_checkpoint(folder: Path) -> str | None:
             return str(steps[step])
         shutil.rmtree(steps[step], ignore_errors=True)
     return None
-
-
-def _scale_images(processor: Any, settings: TrainSettings) -> None:
-    images: Any = getattr(processor, "image_processor", None)
-    size = {} if images is None else dict(images.size)
-    if not {"shortest_edge", "longest_edge"} <= size.keys():
-        raise UserError(f"{settings.model} takes images of a fixed size; leave --min-pixels and --max-pixels out")
-    images.size = {
-        "shortest_edge": settings.min_pixels or size["shortest_edge"],
-        "longest_edge": settings.max_pixels or size["longest_edge"],
-    }

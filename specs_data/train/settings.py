@@ -1,16 +1,18 @@
-"""Settings that every trainer has: flags and TOML keys, like those of a build."""
+"""The trainers' settings: flags and TOML keys, like those of a build. The defaults are the paper's."""
 
 from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from specs_data.errors import UserError
-from specs_data.recipe import Listed, Positive
+from specs_data.recipe import Listed, Positive, _paired
+
+ROUNDS_AVERAGED = 5  # of the moving average that ends a brief run
 
 
 class TrainSettings(BaseModel):
@@ -48,6 +50,73 @@ class TrainSettings(BaseModel):
         if self.batch % self.micro_batch:
             raise ValueError(f"batch {self.batch} is not a multiple of micro_batch {self.micro_batch}")
         return self
+
+
+class PreferenceSettings(TrainSettings):
+    """Settings of a trainer on preference rows."""
+
+    data: str = Field(description="preference dataset: a RUN, a dataset folder, a file, or a Hub id name[@revision]")
+    split: str = Field("train", description="split of the dataset")
+    max_length: Positive = Field(16_384, description="longest prompt + response in tokens")  # paper: 16,384
+    overlong: Literal["drop", "refuse"] = Field("drop", description="what becomes of rows that do not fit")
+
+
+class DpoSettings(PreferenceSettings):
+    """Settings of the hybrid cold start; the defaults are the paper's (batch 64, learning rate 1e-6)."""
+
+    sft_weight: float = Field(1.0, ge=0, description="lambda, the weight of the SFT term; 0 is plain DPO")  # paper: 1
+    beta: float = Field(0.1, gt=0, description="DPO's beta")  # LLaMA-Factory's default, which the paper does not change
+    normalise: Literal["per-sequence", "per-token"] = Field("per-sequence", description="how the SFT term is averaged")
+
+
+class SftSettings(PreferenceSettings):
+    """Settings of SFT; like the cold start's, so that the two compare."""
+
+
+class GrpoSettings(TrainSettings):
+    """Settings of GRPO; the defaults are the paper's."""
+
+    problems: Listed = Field(description="problems to train on; several may be given")
+    preset: Listed = Field((), description="known columns, one for each of the problems")
+    columns: Annotated[dict[str, str], BeforeValidator(_paired)] = Field(
+        {}, description="question=...,answer=...,images=..."
+    )
+    format: str = Field("think-answer", description="response format: think-answer or a TOML file")
+    system_prompt: str | None = Field(None, description="a name in prompts/, a file, or none")
+    rollouts: int = Field(8, ge=2, description="responses per problem")  # paper
+    rollout_batch: Positive = Field(128, description="problems per round")  # paper: rollout batch 128
+    batch: Positive = Field(128, description="responses per optimizer step, over all GPUs")  # paper: train batch 128
+    epsilon: float = Field(0.2, gt=0, description="how far the ratio may fall")  # DAPO, arXiv 2503.14476
+    epsilon_high: float = Field(0.28, gt=0, description="how far the ratio may rise")  # DAPO, arXiv 2503.14476
+    beta: float = Field(0.0, ge=0, description="weight of the KL term")  # paper: none
+    max_tokens: Positive = Field(10_240, description="longest response in tokens")  # paper: max output 10,240
+    temperature: float = Field(1.0, gt=0, description="of the rollouts")  # MM-EUREKA's scripts
+    top_p: float = Field(1.0, gt=0, le=1, description="of the rollouts")
+    schedule: Literal["constant", "linear", "cosine"] = Field("constant", description="course of the learning rate")
+    warmup: float = Field(0.0, ge=0, lt=1, description="share of the steps in which the learning rate rises")
+    stop_when_format: float | None = Field(
+        None, gt=0, le=1, description=f"end once this share of responses, over {ROUNDS_AVERAGED} rounds, has the format"
+    )
+    judge_model: str | None = Field(None, description="judge of open-ended answers: gemini:NAME or openai:NAME")
+    judge_base_url: str | None = Field(None, description="openai judge: the server's URL")
+    vllm: Literal["colocate", "server"] | None = Field(None, description="sample with vLLM, here or on a server")
+    vllm_server: str | None = Field(None, description="URL of the `trl vllm-serve` server")
+    vllm_memory: float = Field(0.3, gt=0, le=1, description="colocate: share of GPU memory for vLLM")
+
+    @model_validator(mode="after")
+    def _whole_rounds(self) -> Self:
+        if self.rollout_batch * self.rollouts % self.batch:
+            raise ValueError(
+                f"batch {self.batch} does not divide the {self.rollout_batch * self.rollouts} responses of a round"
+            )
+        if self.preset and len(self.preset) != len(self.problems):
+            raise ValueError("give one preset for each of the problems")
+        return self
+
+    @property
+    def steps_per_round(self) -> int:
+        """Optimizer steps between two samplings."""
+        return self.rollout_batch * self.rollouts // self.batch
 
 
 Settings = TypeVar("Settings", bound=TrainSettings)

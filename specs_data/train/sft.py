@@ -6,12 +6,9 @@ from pathlib import Path
 
 from specs_data.errors import require
 from specs_data.train import run
-from specs_data.train.dpo import PreferenceSettings, fitting_rows
+from specs_data.train.dpo import fitting_rows
 from specs_data.train.rows import open_table
-
-
-class SftSettings(PreferenceSettings):
-    """Settings of SFT; like the cold start's, so that the two compare."""
+from specs_data.train.settings import SftSettings
 
 
 @run.quiet()
@@ -30,7 +27,7 @@ def train_sft(settings: SftSettings) -> Path:
     trainer = trl.SFTTrainer(
         model=model,
         args=config,
-        train_dataset=open_table(rows).remove_columns("rejected").rename_column("chosen", "completion"),
+        train_dataset=open_table(rows, processor).remove_columns("rejected").rename_column("chosen", "completion"),
         processing_class=processor,
         peft_config=run.lora(settings),
         callbacks=run.callbacks(settings),
