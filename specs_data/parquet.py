@@ -18,8 +18,8 @@ from msgspec import Struct
 
 Row = dict[str, Any]
 
-_IMAGES = pa.list_(pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
-_MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
+IMAGES = pa.list_(pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
+MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 _TEXT_COLUMNS = ("problem_id", "answer", "answer_type", "corruption", "rejected_from", "policy", "verifier")
 _REPETITIVE = (
     "prompt.list.element.role",
@@ -31,28 +31,31 @@ _REPETITIVE = (
     "policy",
     "verifier",
 )
-_IMAGE_BYTES = "images.list.element.bytes"
 
 
-def _schema() -> pa.Schema:
-    fields = [("id", pa.string()), ("images", _IMAGES)]
-    fields += [(name, _MESSAGES) for name in ("prompt", "chosen", "rejected")]
-    fields += [(name, pa.string()) for name in _TEXT_COLUMNS]
-    schema = pa.schema(fields)
+def make_schema(columns: Mapping[str, pa.DataType]) -> pa.Schema:
+    """A schema that datasets reads with these columns; IMAGES become its Image features."""
+    schema = pa.schema(list(columns.items()))
     # The legacy spelling of list features, which every release of datasets from 3.6 on reads.
     features = {field.name: _feature(field.type) for field in schema}
     return schema.with_metadata({"huggingface": json.dumps({"info": {"features": features}})})
 
 
 def _feature(kind: pa.DataType) -> Any:
-    if kind == _IMAGES:
+    if kind == IMAGES:
         return [{"_type": "Image"}]
-    if kind == _MESSAGES:
-        return [{field.name: _feature(field.type) for field in kind.value_type}]
-    return {"dtype": "string", "_type": "Value"}
+    if pa.types.is_list(kind):
+        return [_feature(kind.value_type)]
+    if pa.types.is_struct(kind):
+        return {field.name: _feature(field.type) for field in kind}
+    return {"dtype": str(kind), "_type": "Value"}
 
 
-SCHEMA = _schema()
+SCHEMA = make_schema(
+    {"id": pa.string(), "images": IMAGES}
+    | dict.fromkeys(("prompt", "chosen", "rejected"), MESSAGES)
+    | dict.fromkeys(_TEXT_COLUMNS, pa.string())
+)
 
 
 class Shard(Struct, frozen=True):
@@ -69,6 +72,7 @@ def write_shards(
     folder: Path,
     split: str,
     *,
+    schema: pa.Schema = SCHEMA,
     shard_bytes: int = 500_000_000,
     row_group_bytes: int = 100_000_000,
 ) -> list[Shard]:
@@ -81,7 +85,7 @@ def write_shards(
     data.mkdir(parents=True, exist_ok=True)
     for old in data.glob(f"{split}-*.parquet*"):
         old.unlink()
-    groups = _row_groups(rows, row_group_bytes)
+    groups = _row_groups(rows, schema, row_group_bytes)
     parts: list[tuple[Path, int]] = []
     for first in groups:
         part = data / f"{split}-{len(parts):05d}.parquet.part"
@@ -107,7 +111,7 @@ def fingerprint(splits: Mapping[str, Sequence[Shard]]) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def _row_groups(rows: Iterable[Row], limit: int) -> Iterator[pa.Table]:
+def _row_groups(rows: Iterable[Row], schema: pa.Schema, limit: int) -> Iterator[pa.Table]:
     """`rows` as tables of about `limit` bytes."""
     group: list[Row] = []
     size = 0
@@ -115,29 +119,30 @@ def _row_groups(rows: Iterable[Row], limit: int) -> Iterator[pa.Table]:
         group.append(row)
         size += _size(row)
         if size >= limit:
-            yield _table(group)
+            yield _table(group, schema)
             group, size = [], 0
     if group:
-        yield _table(group)
+        yield _table(group, schema)
 
 
 def _size(row: Row) -> int:
     """About the bytes `row` takes in memory: a kilobyte for the row itself, its images and its texts."""
     images = sum(len(image["bytes"]) for image in row["images"])
-    texts = sum(len(message["content"]) for key in ("prompt", "chosen", "rejected") for message in row[key])
+    turns = (row.get(key, ()) for key in ("prompt", "chosen", "rejected"))
+    texts = sum(len(message["content"]) for messages in turns for message in messages)
     return 1_000 + images + texts
 
 
-def _table(rows: Sequence[Row]) -> pa.Table:
-    columns = [pa.array([row.get(field.name) for row in rows], field.type) for field in SCHEMA]
-    return pa.Table.from_arrays(columns, schema=SCHEMA)
+def _table(rows: Sequence[Row], schema: pa.Schema) -> pa.Table:
+    columns = [pa.array([row.get(field.name) for row in rows], field.type) for field in schema]
+    return pa.Table.from_arrays(columns, schema=schema)
 
 
 def _write_one(path: Path, first: pa.Table, rest: Iterator[pa.Table], limit: int) -> int:
     """Write `first` and as much of `rest` as fits into one file of about `limit` bytes; the rows written."""
     count = size = 0
     table: pa.Table | None = first
-    with path.open("wb") as file, _writer(file) as writer:
+    with path.open("wb") as file, _writer(file, first.schema) as writer:
         while table is not None:
             writer.write_table(table, row_group_size=len(table))
             count, size = count + len(table), size + table.nbytes
@@ -145,22 +150,25 @@ def _write_one(path: Path, first: pa.Table, rest: Iterator[pa.Table], limit: int
     return count
 
 
-def _writer(file: Any) -> pq.ParquetWriter:
+def _writer(file: Any, schema: pa.Schema) -> pq.ParquetWriter:
     # Pictures are compressed already. Pages cut by content let the Hub store only what a new version changes.
+    leaves = [leaf for field in schema for leaf in _leaves(field.type, field.name)]
     return pq.ParquetWriter(
         file,
-        SCHEMA,
-        compression={path: "none" if path == _IMAGE_BYTES else "zstd" for path in _leaves()},
+        schema,
+        compression={leaf: "none" if leaf.endswith(".bytes") else "zstd" for leaf in leaves},
         use_dictionary=list(_REPETITIVE),
         write_page_index=True,
         use_content_defined_chunking=True,
     )
 
 
-def _leaves() -> Iterator[str]:
-    for field in SCHEMA:
-        if not pa.types.is_list(field.type):
-            yield field.name
-            continue
-        for leaf in field.type.value_type:
-            yield f"{field.name}.list.element.{leaf.name}"
+def _leaves(kind: pa.DataType, path: str) -> Iterator[str]:
+    """The paths of the columns that Parquet makes of one nested column."""
+    if pa.types.is_list(kind):
+        yield from _leaves(kind.value_type, f"{path}.list.element")
+    elif pa.types.is_struct(kind):
+        for field in kind:
+            yield from _leaves(field.type, f"{path}.{field.name}")
+    else:
+        yield path
