@@ -14,6 +14,11 @@ from typer.exceptions import TyperException
 from specs_data.errors import CheckFailed, SpecsDataError, UserError
 from specs_data.flags import with_flags
 from specs_data.recipe import Recipe, make_recipe
+from specs_data.train.settings import DpoSettings, GrpoSettings, SftSettings, make_settings
+
+VERIFIER_SETTINGS = (
+    "verifier", "verifier_model", "verifier_base_url", "allow_model_mismatch", "rpm", "max_cost", "prices",
+)  # fmt: skip
 
 app = typer.Typer(
     name="specs-data",
@@ -73,6 +78,66 @@ def build(
     typer.echo(f"{built.pairs} pairs in {built.out / 'dataset'}")
 
 
+train = typer.Typer(help="Thin TRL trainers: GRPO, the DPO + SFT hybrid, SFT.", no_args_is_help=True)
+app.add_typer(train, name="train")
+
+
+@train.command()
+@with_flags(GrpoSettings)
+def grpo(recipe: File = None, **settings: Any) -> None:
+    """GRPO with the format and accuracy rewards (paper, stages 1a and 3)."""
+    from specs_data.train.grpo import train_grpo
+
+    typer.echo(f"trained checkpoint in {train_grpo(make_settings(GrpoSettings, settings, recipe))}")
+
+
+@train.command()
+@with_flags(DpoSettings)
+def dpo(recipe: File = None, **settings: Any) -> None:
+    """The cold start: DPO + lambda SFT on a preference dataset (paper, stage 2)."""
+    from specs_data.train.dpo import train_dpo
+
+    typer.echo(f"trained checkpoint in {train_dpo(make_settings(DpoSettings, settings, recipe))}")
+
+
+@train.command()
+@with_flags(SftSettings)
+def sft(recipe: File = None, **settings: Any) -> None:
+    """SFT on the chosen responses (an ablation of the paper)."""
+    from specs_data.train.sft import train_sft
+
+    typer.echo(f"trained checkpoint in {train_sft(make_settings(SftSettings, settings, recipe))}")
+
+
+@app.command()
+def init() -> None:
+    """Write a commented specs-data.toml."""
+    from specs_data.init import write_default_recipe
+
+    typer.echo(f"wrote {write_default_recipe()}")
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option("--out", help="folder for everything the demo makes")] = Path("runs/demo"),
+    full: Annotated[bool, typer.Option("--full", help="close the loop: train before and after, and compare")] = False,
+) -> None:
+    """The main job in miniature, on the shipped tiny checkpoint: no network, GPU or key."""
+    if full:
+        from specs_data.demo_full import demo_full
+
+        demo_full(out)
+        return
+    from specs_data.demo import demo as run
+    from specs_data.show import show as show_pairs
+    from specs_data.summary import summary
+
+    built = run(out)
+    show_pairs(built.out, 1)
+    typer.echo(summary(built.manifest))
+    typer.echo(f"{built.pairs} pairs in {built.out / 'dataset'}; specs-data report {built.out} makes a page of them")
+
+
 @app.command()
 def corruptions() -> None:
     """The corruption operators found, where each comes from, one worked example each."""
@@ -80,6 +145,134 @@ def corruptions() -> None:
     from specs_data.summary import describe_corruptions
 
     typer.echo(describe_corruptions(find_corruptions()))
+
+
+@app.command()
+def show(target: Target, count: Annotated[int, typer.Option("-n", min=1, help="how many pairs")] = 3) -> None:
+    """Pairs in the terminal, with the difference marked."""
+    from specs_data.show import show as show_pairs
+
+    show_pairs(target, count)
+
+
+@app.command()
+def report(
+    target: Target,
+    out: Annotated[Path | None, typer.Option("--out", help="the HTML file (default: report.html in the run)")] = None,
+) -> None:
+    """One self-contained HTML page: the funnel, the figures, and the pairs to look at."""
+    from specs_data.report import write_report
+
+    folder = Path(target) if Path(target).is_dir() else Path()
+    typer.echo(f"wrote {write_report(target, out or folder / 'report.html')}")
+
+
+@app.command()
+def check(
+    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="any preference dataset with chosen and rejected")],
+    response_format: Annotated[str | None, typer.Option("--format", help="the format it should teach")] = None,
+    columns: Annotated[str | None, typer.Option(help="chosen=...,rejected=...,prompt=...,answer=...")] = None,
+) -> None:
+    """Prove, row by row, that a preference dataset is format-only. Exit status 1 if it is not."""
+    from specs_data.check import check as run
+    from specs_data.format import load_format
+    from specs_data.recipe import read_columns
+
+    result = run(dataset, load_format(response_format) if response_format else None, read_columns(columns))
+    typer.echo(str(result))
+    if not result.ok:
+        raise typer.Exit(1)
+
+
+@app.command()
+@with_flags(Recipe, only=("preset", "columns", "limit", "format", "system_prompt"))
+def export(
+    source: Annotated[str, typer.Argument(metavar="DATASET|PROBLEMS")],
+    to: Annotated[str, typer.Option(help="llamafactory, ms-swift or openrlhf; for problems trl, easyr1 or verl")],
+    out: Annotated[Path, typer.Option(help="folder for the files")],
+    **settings: Any,
+) -> None:
+    """Write a dataset for another trainer, or problems as its GRPO prompts."""
+    from specs_data.export import describe_export
+    from specs_data.export import export as export_pairs
+    from specs_data.prompt_sets import PROMPT_TARGETS, export_prompts
+
+    if to in PROMPT_TARGETS:
+        done = export_prompts(make_recipe({**settings, "problems": source}), to, out)
+    else:
+        done = export_pairs(source, to, out)
+    typer.echo(describe_export(done))
+
+
+@app.command()
+def push(
+    dataset: Annotated[str, typer.Argument(metavar="RUN|DATASET")],
+    repo_id: Annotated[str, typer.Argument(metavar="REPO_ID")],
+    tag: Annotated[str, typer.Option(help="the version, vX.Y.Z")],
+    private: Annotated[bool, typer.Option("--private/--public", help="who sees a new repository")] = True,
+    gated: Annotated[bool, typer.Option(help="readers ask for access")] = False,
+    license_id: Annotated[str | None, typer.Option("--license", help="a Hub license id for the card")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="show the plan only")] = False,
+) -> None:
+    """Publish a dataset: one guarded commit, a tag on it, and a look at what the Hub holds."""
+    from specs_data.publish import push as run
+
+    run(
+        dataset,
+        repo_id,
+        tag=tag,
+        say=typer.echo,
+        private=private,
+        gated="auto" if gated else False,
+        license=license_id,
+        dry_run=dry_run,
+    )
+
+
+@app.command()
+def versions(repo_id: Annotated[str, typer.Argument(metavar="REPO_ID")]) -> None:
+    """The tags of a pushed dataset, and what changed between them."""
+    from specs_data.publish import describe_versions
+    from specs_data.publish import versions as run
+
+    typer.echo(describe_versions(run(repo_id)))
+
+
+@app.command()
+def merge(
+    datasets: Annotated[list[str], typer.Argument(metavar="A B ...", help="runs or datasets")],
+    out: Annotated[Path, typer.Option(help="folder for the merged dataset")],
+) -> None:
+    """Several datasets into one, without duplicates by problem and picture."""
+    from specs_data.merge import describe_merge
+    from specs_data.merge import merge as run
+
+    typer.echo(describe_merge(run(datasets, out)))
+
+
+@app.command()
+def judge(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="JSONL or Parquet: response, gold, type[, choices]")],
+    response_format: Annotated[str, typer.Option("--format", help="the responses' format")] = "think-answer",
+) -> None:
+    """A verdict per response as JSON lines, and the rule that decided."""
+    from specs_data.format import load_format
+    from specs_data.judge import judge_file
+
+    tally = judge_file(file, sys.stdout.buffer, load_format(response_format))
+    typer.echo(f"{tally.right:,} right, {tally.wrong:,} wrong, {tally.unjudged:,} not to be judged", err=True)
+
+
+@app.command("verifier-score")
+@with_flags(Recipe, only=VERIFIER_SETTINGS)
+def verifier_score(
+    pairs: Annotated[int, typer.Option(min=1, help="consistent responses, each with an inconsistent twin")] = 500,
+    **settings: Any,
+) -> None:
+    """Precision and recall of a verifier on responses of which it is known whether they reason soundly."""
+    from specs_data.verifier_score import score_verifier
+
+    typer.echo(str(score_verifier(make_recipe(settings), pairs)))
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

@@ -14,9 +14,9 @@ from pydantic.fields import FieldInfo
 
 
 def with_flags(
-    model: type[BaseModel], *, skip: tuple[str, ...] = ()
+    model: type[BaseModel], *, only: tuple[str, ...] = ()
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command one option per field of `model`, passed on as keyword arguments. An option that
+    """Give a command one option per field of `model` (of those in `only`), passed on as keyword arguments. An option that
     is not given is None: what the field's default is, or the file's value, is for the model to say."""
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
@@ -25,7 +25,7 @@ def with_flags(
             for parameter in inspect.signature(command, eval_str=True).parameters.values()
             if parameter.kind is not inspect.Parameter.VAR_KEYWORD
         ]
-        fields = {name: field for name, field in model.model_fields.items() if name not in skip}
+        fields = {name: field for name, field in model.model_fields.items() if not only or name in only}
         options = [
             inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=_annotation(name, field))
             for name, field in fields.items()

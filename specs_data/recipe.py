@@ -15,7 +15,11 @@ DEFAULT_RECIPE = Path("specs-data.toml")
 
 
 def _listed(value: object) -> object:
-    return [value] if isinstance(value, str) else value
+    """A text with commas as a list; in a list, the parts of every text."""
+    texts = [value] if isinstance(value, str) else value
+    if not isinstance(texts, list | tuple):
+        return value
+    return [part.strip() for text in texts for part in str(text).split(",")]
 
 
 def _weighted(value: object) -> object:
@@ -49,90 +53,90 @@ Positive = Annotated[int, Field(gt=0)]
 Listed = Annotated[tuple[str, ...], BeforeValidator(_listed)]
 
 
+def _field(default: Any, description: str, example: Any = None) -> Any:
+    return Field(default, description=description, examples=None if example is None else [example])
+
+
 class Recipe(BaseModel):
     """All settings of a build. Field names are the TOML keys, and the flags with - for _."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     # What goes in.
-    policy: str | None = Field(
-        None, description="checkpoint of the policy (a folder or a Hub model id), usually GRPO-zero"
+    policy: str | None = _field(
+        None, "checkpoint of the policy, usually GRPO-zero: a folder or a Hub id", "ckpt/grpo-zero"
     )
-    responses: Path | None = Field(
-        None, description="JSONL or Parquet with problem_id and response, instead of a policy"
+    responses: Path | None = _field(None, "responses instead of a policy: problem_id and response", "responses.jsonl")
+    problems: str | None = _field(
+        None, "JSONL, Parquet, a folder, or a Hub dataset name[:config][@revision][#split]", "problems.jsonl"
     )
-    problems: str | None = Field(
-        None, description="JSONL, Parquet, a folder of them, or a Hub dataset id name[:config][@revision][#split]"
+    preset: str | None = _field(None, "known columns: orsta, virl39k, mmk12, geometry3k or mathvista", "orsta")
+    columns: Annotated[dict[str, str], BeforeValidator(_paired)] = _field(
+        {}, "the source's columns for our fields", {"question": "problem", "images": "picture"}
     )
-    preset: str | None = Field(None, description="known columns: orsta, virl39k, mmk12, geometry3k or mathvista")
-    columns: Annotated[dict[str, str], BeforeValidator(_paired)] = Field(
-        {}, description="question=...,answer=...,images=..."
-    )
-    exclude: Listed = Field((), description="evaluation sets whose problems are left out")
-    limit: Positive | None = Field(None, description="use only the first N problems")
+    exclude: Listed = _field((), "evaluation sets whose problems are left out", ["mathvista.parquet"])
+    limit: Positive | None = _field(None, "use only the first N problems", 1000)
 
     # How the policy is sampled.
-    engine: Literal["auto", "transformers", "vllm", "openai"] = Field(
-        "auto", description="auto: vLLM where installed, else transformers"
+    engine: Literal["auto", "transformers", "vllm", "openai"] = _field(
+        "auto", "auto is vLLM where installed, else transformers; openai is any compatible server"
     )
-    base_url: Listed = Field((), description="openai engine: one or more server URLs, comma separated")
-    model: str | None = Field(None, description="openai engine: the model's name at the server")
-    format: str = Field("think-answer", description="response format: think-answer or a TOML file")
-    system_prompt: str | None = Field(
-        None, description="a name in prompts/, a file, or none; the format's instruction is the default"
+    base_url: Listed = _field((), "openai engine: URLs of the server and its replicas", ["http://localhost:8000/v1"])
+    model: str | None = _field(None, "openai engine: the model's name at the server", "grpo-zero")
+    format: str = _field("think-answer", "response format: think-answer or a TOML file")
+    system_prompt: str | None = _field(
+        None, "a name in prompts/, a file, or none; by default the format's instruction", "none"
     )
-    samples: Positive = Field(8, description="most responses per problem")
-    samples_upfront: Positive = Field(1, description="responses asked for in the first round")
-    temperature: float = Field(1.0, ge=0)
-    top_p: float = Field(1.0, gt=0, le=1)
-    max_tokens: Positive = Field(2048, description="most tokens of one response")
-    seed: int = Field(0, ge=0)
-    batch_size: Positive | None = Field(None, description="transformers engine: responses generated together")
-    concurrency: Positive | None = Field(None, description="openai engine: requests in flight per server")
-    tensor_parallel_size: Positive = Field(1, description="vllm engine: GPUs per model")
-    max_model_len: Positive | None = Field(None, description="vllm engine: longest prompt + response")
-    gpu_memory_utilization: float | None = Field(None, gt=0, le=1, description="vllm engine: share of GPU memory")
-    dtype: str = Field("auto", description="weights' type: auto, bfloat16, float16 or float32")
-    limit_images: Positive | None = Field(None, description="most images per problem")
-    min_pixels: Positive | None = Field(None, description="images are scaled to at least this many pixels")
-    max_pixels: Positive | None = Field(None, description="images are scaled to at most this many pixels")
-    ray: str | None = Field(None, description="Ray cluster address, or local")
-    replicas: Positive | None = Field(None, description="engine replicas on Ray")
+    samples: Positive = _field(8, "most responses per problem")
+    samples_upfront: Positive = _field(1, "responses asked for in the first round")
+    temperature: float = Field(1.0, ge=0, description="sampling temperature")
+    top_p: float = Field(1.0, gt=0, le=1, description="nucleus sampling")
+    max_tokens: Positive = _field(2048, "most tokens of one response")
+    seed: int = Field(0, ge=0, description="seed of sampling, corruption and holdout")
+    batch_size: Positive | None = _field(None, "transformers engine: responses generated together", 32)
+    concurrency: Positive | None = _field(None, "openai engine: requests in flight per server", 64)
+    tensor_parallel_size: Positive = _field(1, "vllm engine: GPUs per model")
+    max_model_len: Positive | None = _field(None, "vllm engine: longest prompt and response together, in tokens", 16384)
+    gpu_memory_utilization: float | None = Field(
+        None, gt=0, le=1, description="vllm engine: share of the GPU's memory", examples=[0.9]
+    )
+    dtype: str = _field("auto", "the weights' type: auto, bfloat16, float16 or float32")
+    limit_images: Positive | None = _field(None, "most images per problem; problems with more are left out", 4)
+    min_pixels: Positive | None = _field(None, "images are scaled to at least this many pixels", 3136)
+    max_pixels: Positive | None = _field(None, "images are scaled to at most this many pixels", 1003520)
+    ray: str | None = _field(None, "sample on a Ray cluster: its address, or local", "local")
+    replicas: Positive | None = _field(None, "engines on the Ray cluster", 8)
 
     # What is kept.
-    verifier: Literal["gemini", "openai", "rules", "none"] | None = Field(
-        None, description="who checks that the reasoning leads to the answer"
+    verifier: Literal["gemini", "openai", "rules", "none"] | None = _field(
+        None, "who checks that the reasoning leads to the answer; gemini where a key is set", "gemini"
     )
-    verifier_model: str | None = None
-    verifier_base_url: str | None = Field(None, description="openai verifier: the server's URL")
-    judge_model: str | None = Field(
-        None, description="model that judges open-ended answers: gemini:NAME or openai:NAME"
+    verifier_model: str | None = _field(None, "the verifier's model", "gemini-3.8-flash")
+    verifier_base_url: str | None = _field(None, "openai verifier: the server's URL", "http://localhost:8001/v1")
+    judge_model: str | None = _field(
+        None, "judge of open-ended answers: gemini:MODEL or openai:MODEL", "gemini:gemini-3.8-flash"
     )
-    judge_base_url: str | None = Field(None, description="openai judge: the server's URL")
-    allow_model_mismatch: bool = Field(
-        False, description="go on if a service answers with another model than asked for"
-    )
-    gemini_batch: bool = Field(False, description="Gemini's batch API: half the price, within a day")
-    rpm: Positive | None = Field(None, description="most verifier requests per minute")
+    judge_base_url: str | None = _field(None, "openai judge: the server's URL", "http://localhost:8001/v1")
+    allow_model_mismatch: bool = _field(False, "go on if a service answers with another model than asked for")
+    gemini_batch: bool = _field(False, "Gemini's batch API: half the price, within a day")
+    rpm: Positive | None = _field(None, "most requests per minute to a judging service", 1000)
     max_cost: float | None = Field(
-        None, gt=0, description="stop before judging services have cost this much, in US dollars"
+        None, gt=0, description="stop before judging services have cost this many US dollars", examples=[20.0]
     )
-    prices: Path | None = Field(None, description="TOML file with prices per model")
-    cache: Path | None = Field(None, description="verdicts shared across runs")
+    prices: Path | None = _field(None, "TOML file with prices per model, on top of the shipped ones", "prices.toml")
+    cache: Path | None = _field(None, "folder of verdicts that several runs share", "cache")
 
     # How pairs are made.
-    pairs_per_problem: Positive = 1
-    target: Positive | None = Field(None, description="stop at N pairs")
-    rejected_from: str = Field(
-        "chosen", description="chosen, or a checkpoint whose right responses become the rejected"
+    pairs_per_problem: Positive = _field(1, "most pairs per problem")
+    target: Positive | None = _field(None, "stop at N pairs", 9000)
+    rejected_from: str = _field("chosen", "chosen, or a checkpoint whose right responses become the rejected side")
+    pairing: Literal["decoupled", "coupled"] = _field(
+        "decoupled", "decoupled: both sides right; coupled: the rejected side wrong as well (an ablation)"
     )
-    pairing: Literal["decoupled", "coupled"] = Field(
-        "decoupled", description="decoupled: both right; coupled: the rejected is wrong too (an ablation)"
+    corruption: Annotated[dict[str, Weight], BeforeValidator(_weighted)] = _field(
+        {}, "operators NAME[=WEIGHT] or ./file.py; by default all that are installed", {"shift_tags": 1.0}
     )
-    corruption: Annotated[dict[str, Weight], BeforeValidator(_weighted)] = Field(
-        {}, description="NAME[=WEIGHT], or ./file.py; all found operators by default"
-    )
-    holdout: float = Field(0.0, ge=0, lt=1, description="share of the problems that goes to the test split")
+    holdout: float = Field(0.0, ge=0, lt=1, description="share of the pairs that goes to a test split")
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -156,6 +160,15 @@ def make_recipe(settings: dict[str, Any], file: Path | None = None) -> Recipe:
         return Recipe.model_validate(merged)
     except ValidationError as error:
         raise UserError(_first_fault(error, file)) from None
+
+
+def read_columns(text: str | None) -> dict[str, str]:
+    """`"chosen=A,rejected=B"` as a mapping. Raises UserError."""
+    try:
+        found = _paired(text or {})
+    except ValueError as error:
+        raise UserError(f"--columns {error}") from None
+    return dict(found) if isinstance(found, dict) else {}
 
 
 def dump_recipe(recipe: Recipe) -> str:

@@ -16,8 +16,10 @@ from msgspec import Struct
 from specs_data.errors import Undecided
 from specs_data.format import THINK_ANSWER, ResponseFormat
 from specs_data.mini.world import Puzzle, as_problem, conclude, count, draw, picture, thought
+from specs_data.recipe import Recipe
 from specs_data.records import Judged, Judgement, Response, Sample
-from specs_data.verifiers import Verifier
+from specs_data.services.opening import open_budget
+from specs_data.verifiers import Verifier, open_verifier
 
 _SEED = 7919  # not one of the worlds that the miniature models are trained on
 
@@ -51,6 +53,28 @@ class Score(Struct, frozen=True):
     caught: float | None
     undecided: int
     kinds: dict[str, KindScore]
+
+    def __str__(self) -> str:
+        shares = {"precision": self.precision, "recall": self.recall, "caught": self.caught}
+        lines = [", ".join(f"{name} {value:.3f}" for name, value in shares.items() if value is not None)]
+        lines += [
+            f"  {'sound  ' if score.consistent else 'unsound'}  {kind:<28} kept {score.kept:>4} of {score.responses}"
+            for kind, score in self.kinds.items()
+        ]
+        return "\n".join([*lines, f"  undecided {self.undecided}"])
+
+
+def score_verifier(recipe: Recipe, pairs: int = 500) -> Score:
+    """Score the verifier that `recipe` names. Raises UserError."""
+
+    async def scored() -> Score:
+        verifier = open_verifier(recipe, open_budget(recipe))
+        try:
+            return await verifier_score(verifier, pairs)
+        finally:
+            await verifier.close()
+
+    return asyncio.run(scored())
 
 
 async def verifier_score(verifier: Verifier, pairs: int = 500, seed: int = _SEED) -> Score:

@@ -24,7 +24,7 @@ FLOORS = {
         "figures", "progress", "recipe", "store", "tables", "texts", "view",
     },
     2: {"engines", "hub", "judges", "mini", "private", "services", "verifiers"},
-    4: {"demo", "flow", "manifest", "pipeline", "train"},
+    4: {"demo", "flow", "manifest", "pipeline", "prompt_sets", "train"},
     5: {"cli", "flags"},
 }  # fmt: skip
 STAGES = 3

@@ -1,0 +1,29 @@
+"""The main job in miniature: from drawn pictures, through the shipped tiny policy, to a dataset."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from specs_data.mini import checkpoint
+from specs_data.mini.world import write_problems
+from specs_data.pipeline import Built, build
+from specs_data.recipe import make_recipe
+
+PROBLEMS = 192
+
+
+def demo(out: Path, *, quiet: bool = False) -> Built:
+    """Draw problems, sample the shipped GRPO-zero on the CPU, judge, verify by rule, pair, write.
+
+    Everything lands in `out`: the problems in problems/, the run in run/. Needs no network, GPU or key.
+    """
+    problems = write_problems(out / "problems", PROBLEMS, seed=0)
+    recipe = make_recipe({
+        "policy": str(checkpoint("grpo-zero")),
+        "problems": str(problems),
+        "engine": "transformers",
+        "verifier": "rules",
+        "max_tokens": 96,
+        "samples": 6,
+    })  # fmt: skip
+    return build(recipe, out / "run", quiet=quiet)
