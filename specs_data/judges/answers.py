@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 
 from specs_data.format import THINK_ANSWER, ResponseFormat, strip_stop_tokens
 
@@ -27,9 +26,11 @@ _LINK = re.compile(r"(?:[ \t,;$]|\\[()\[\],;]|\\quad|\\text\s*\{\s*(?:and|or)\s*
 _LABEL = re.compile(
     r"\banswers?(?:[\s*_]{0,4}:[\s*_]*|\s+(?:is|are|would be|must be|should be)\b[\s*_]*(?::[\s*_]*)?)", re.IGNORECASE
 )
-_LINE_END = re.compile(r"\n|(?<!\b[A-Za-z])\.(?:\s+(?=[A-Z])|\s*$)")
+_SENTENCE_END = re.compile(r"\n|\.(?=\s+[A-Z]|\s*$)")
 _TEXT_MACRO = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mathit|mathsf|operatorname|mbox)\s*\{([^{}]*)\}")
-_SPACING = re.compile(r"\\[,;:!> ]|\\(?:quad|qquad|displaystyle|left|right|big|Big|bigl|bigr)(?![A-Za-z])|~")
+_SPACING = re.compile(
+    r"(?<!\\)\\[,;:!> ()\[\]]|\\(?:quad|qquad|displaystyle|left|right|big|Big|bigl|bigr)(?![A-Za-z])|~"
+)
 _MACROS = (
     (re.compile(r"\\[dtc]frac(?![A-Za-z])"), r"\\frac"),
     (re.compile(r"\^\s*(?:\\circ|\{\s*\\circ\s*\})|\\degree(?![A-Za-z])"), "°"),
@@ -77,7 +78,7 @@ def final_answer(text: str, fmt: ResponseFormat = THINK_ANSWER) -> str | None:
 def stated_answers(text: str) -> list[tuple[int, str]]:
     """Every answer that `text` states in a box or after an answer label, with its place, in order."""
     found = [(start, content.strip()) for start, _, content in boxes(text)]
-    labelled = [(label.end(), _sentence(text, label.end())) for label in _LABEL.finditer(text)]
+    labelled = [(label.end(), _after(text, label.end())) for label in _LABEL.finditer(text)]
     found += [(start, answer) for start, answer in labelled if "\\boxed" not in answer]
     return sorted((start, answer) for start, answer in found if _is_bare(answer))
 
@@ -132,11 +133,9 @@ def _plain_latex(text: str) -> str:
         text, changed = _TEXT_MACRO.subn(r" \1 ", text)
         if not changed:
             break
-    text = text.replace("{,}", ",").replace("\\%", "%").replace("\\$", "$ ").replace("\\ ", " ")
+    text = text.replace("{,}", ",").replace("\\%", "%").replace("\\$", "$ ")
     for pattern, replacement in _MACROS:
         text = pattern.sub(replacement, text)
-    for delimiter in ("\\(", "\\)", "\\[", "\\]"):
-        text = text.replace(delimiter, " ")
     return _SPACING.sub(" ", text)
 
 
@@ -154,12 +153,16 @@ def _stated(part: str) -> str | None:
 def _after_label(part: str) -> str | None:
     """The rest of the sentence after the last answer label in `part`."""
     labels = list(_LABEL.finditer(part))
-    return _sentence(part, labels[-1].end()) or None if labels else None
+    return _after(part, labels[-1].end()) or None if labels else None
 
 
-def _sentence(text: str, start: int) -> str:
-    stop = _LINE_END.search(text, start)
-    return text[start : stop.start() if stop else len(text)].strip()
+def _after(text: str, label: int) -> str:
+    """What a label that ends at `label` announces: the line after a colon, else the rest of the sentence."""
+    if text[:label].rstrip(" *_").endswith(":"):
+        stop = text.find("\n", label)
+        return text[label : stop if stop >= 0 else len(text)].strip()
+    found = _SENTENCE_END.search(text, label)
+    return text[label : found.start() if found else len(text)].strip().removesuffix(".")
 
 
 def _last_box(text: str) -> tuple[int, str] | None:
@@ -228,25 +231,13 @@ def _last_json_value(text: str, key: str) -> tuple[int, str] | None:
 
 
 def _last_label(text: str, fmt: ResponseFormat) -> tuple[int, str] | None:
-    """The rest of the sentence after the last answer label, if it is bare."""
-    found = None
-    for start, end in _labels(text, fmt):
-        if found is None or start >= found[0]:
-            found = (start, end)
-    if found is None:
+    """What the last answer label announces, if it is bare and no box."""
+    ends = [label.end() for label in _LABEL.finditer(text)]
+    ends += [start + len(label) for label in fmt.labels if (start := text.rfind(label)) >= 0]
+    if not ends:
         return None
-    end = found[1]
-    body = _without_markers(_sentence(text, end), fmt).strip()
-    return (end, body) if _is_bare(body) else None
-
-
-def _labels(text: str, fmt: ResponseFormat) -> Iterator[tuple[int, int]]:
-    for label in _LABEL.finditer(text):
-        yield label.span()
-    for written in fmt.labels:
-        start = text.rfind(written)
-        if start >= 0:
-            yield start, start + len(written)
+    body = _without_markers(_after(text, max(ends)), fmt).strip().removesuffix(".")
+    return (max(ends), body) if _is_bare(body) and "\\boxed" not in body else None
 
 
 def _last_line(text: str, fmt: ResponseFormat) -> str | None:

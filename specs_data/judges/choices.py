@@ -50,7 +50,7 @@ def read_letters(text: str) -> tuple[frozenset[str], str] | None:
         return frozenset(bare[1].upper()), ""
     if _SEVERAL.fullmatch(text):
         return frozenset(re.findall(r"[A-Z]", text)), ""
-    if _JOINED.fullmatch(text) and sorted(set(text)) == list(text):
+    if _JOINED.fullmatch(text) and len(set(text)) == len(text):
         return frozenset(text), ""
     found = _LETTER.match(text)
     if not found or _ANOTHER.match(found[4]):
@@ -76,6 +76,8 @@ def gold_letters(gold: str, choices: Sequence[str]) -> frozenset[str] | str:
     letters = read_letters(gold)
     if letters and choices and not letters[0] <= _letters(choices):
         letters = None
+    if letters and _JOINED.fullmatch(gold) and sorted(gold) != list(gold):
+        letters = None  # a word: BAD
     if content and letters and letters[0] != {content} and not letters[1]:
         return "ambiguous gold"
     if letters:

@@ -121,6 +121,10 @@ _SAME_UNIT = {
     "unit": "",
 }
 
+_GAP = re.compile(r"(?<=[\w})])\s+(?=[A-Za-zμΩ])")
+_MACRO = re.compile(r"\\[A-Za-z]+|(?<![A-Za-z])(?:pi|sqrt|e)(?![A-Za-z])")
+_VARIABLE = re.compile(r"[A-Za-z=<>]")
+
 _ONES = (
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
     "eighteen nineteen"
@@ -186,7 +190,7 @@ def rounds_to(value: Fraction, shown: Quantity) -> bool:
 def conversion(unit: str, wanted: str) -> tuple[Fraction, Fraction] | None:
     """(scale, offset) that take a number of `unit` to `wanted`, or None where there is no such thing.
     Units are as `read_unit` gives them."""
-    if unit.lower() == wanted.lower():
+    if _singular(unit).lower() == _singular(wanted).lower():
         return Fraction(1), Fraction(0)
     return _converted(unit, wanted)
 
@@ -275,11 +279,22 @@ def read_unit(text: str, letters: bool = True) -> str | None:
     folded = "".join(text.lower().split())
     if folded in _SAME_UNIT:
         return _SAME_UNIT[folded]
-    return _singular(re.sub(r"\s*([\^/*])\s*", r"\1", " ".join(text.replace("{", "").replace("}", "").split())))
+    return re.sub(r"\s*([\^/*])\s*", r"\1", " ".join(text.replace("{", "").replace("}", "").split()))
+
+
+def split_unit(text: str) -> tuple[str, str]:
+    """A constant such as 25\\pi cm^2 without its unit, and the unit; ("text", "") where there is none."""
+    for gap in _GAP.finditer(text):
+        unit = read_unit(text[gap.end() :])
+        if unit and not _VARIABLE.search(_MACRO.sub("", text[: gap.start()])):
+            return text[: gap.start()], unit
+    return text, ""
 
 
 def _singular(unit: str) -> str:
-    return unit[:-1] if len(unit) > 3 and unit.endswith("s") and not unit.endswith("ss") else unit
+    if len(unit) <= 3 or not unit.endswith("s") or unit.endswith("ss"):
+        return unit
+    return unit[:-2] if unit.endswith(("xes", "ches", "shes", "sses")) else unit[:-1]
 
 
 def _without_percent(number: Quantity) -> Quantity:

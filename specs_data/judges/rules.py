@@ -13,7 +13,8 @@ a plain word is compared as a word also where the type says math, and so on. Wha
 
 The rules that decide, as named in a judgement: `exact`, `choice`, `number`, `unit`, `items`, `text`,
 `math`, `no answer`; and where nothing can: `empty gold`, `unparseable gold`, `ambiguous gold`, `gold
-is not a choice`, `too long`, `out of time`, `math-verify failed`, `needs a judge model`.
+is not a choice`, `too long`, `too large`,
+`out of time`, `math-verify failed`, `needs a judge model`.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from specs_data.format import THINK_ANSWER, ResponseFormat
 from specs_data.judges.answers import boxes, final_answer, plain
 from specs_data.judges.choices import chosen_letters, fold, gold_letters
 from specs_data.judges.items import Items, read_items, same_items
-from specs_data.judges.numbers import Quantity, read_quantity, same_quantity
+from specs_data.judges.numbers import Quantity, conversion, read_quantity, same_quantity, split_unit
 from specs_data.judges.symbolic import Question, Reply, SymbolicJudge
 from specs_data.records import AnswerType, Judgement
 
@@ -198,7 +199,19 @@ def _compare_math(gold: _Gold, answer: str, answer_type: AnswerType) -> Reply | 
             return Reply(same, "items")
     if _PROSE.search(answer) or not _is_balanced(answer):
         return Reply(False, "number" if gold.quantity else "math")
-    return Question(gold.text, answer)
+    return _ask(gold.text, answer)
+
+
+def _ask(gold: str, answer: str) -> Reply | Question:
+    """What math-verify is asked: units are settled here, as it would only take them away."""
+    (gold, wanted), (answer, unit) = split_unit(gold), split_unit(answer)
+    if wanted and unit:
+        factors = conversion(unit, wanted)
+        if factors is None or factors[1]:
+            return Reply(False, "unit")
+        if factors[0] != 1:
+            answer = f"({answer})*({factors[0]})"
+    return Question(gold, answer)
 
 
 def _is_one_value(items: Items | None, gold: _Gold, found: Quantity | None) -> bool:

@@ -52,7 +52,8 @@ _PLAIN_MATH = (
     (re.compile("%"), r"\\%"),
     (re.compile("°"), r"^\\circ"),
 )
-
+# Powers of powers of numbers, and powers and factorials with many digits.
+_LARGE = re.compile(r"\d[\s)}]*\^[\s({]*\d+[\s)}]*\^|\^[\s({]*-?\d{4,}|\d{4,}[\s)}]*!|!\s*\)*\s*!")
 _WARMING = (
     ("3x-y+13=0", "3x+4y+14=0"),
     ("\\frac{x^2}{2}+\\sqrt{3}=\\pi", "\\sin x"),
@@ -77,6 +78,7 @@ class Reply(msgspec.Struct, frozen=True):
 
 
 TOO_LONG = Reply(None, "too long")
+TOO_LARGE = Reply(None, "too large")
 OUT_OF_TIME = Reply(None, "out of time")
 FAILED = Reply(None, "math-verify failed")
 
@@ -96,9 +98,10 @@ class SymbolicJudge:
 
     def ask(self, question: Question) -> Future[Reply]:
         """The reply, in the future. Raises nothing but on a closed pool."""
-        if max(len(question.gold), len(question.answer)) > LONGEST or _too_deep(question):
+        refused = _refused(question.gold) or _refused(question.answer)
+        if refused is not None:
             done: Future[Reply] = Future()
-            done.set_result(TOO_LONG)
+            done.set_result(refused)
             return done
         with self._lock:
             if self._threads is None:
@@ -117,7 +120,7 @@ class SymbolicJudge:
         self._own = local()
 
     def _ask(self, question: Question) -> Reply:
-        line = msgspec.json.encode(question) + b"\n"
+        line = msgspec.json.encode(Question(_utf8(question.gold), _utf8(question.answer))) + b"\n"
         for _ in range(2):
             worker = self._worker()
             try:
@@ -170,8 +173,16 @@ def _end(worker: subprocess.Popen[bytes]) -> None:
         worker.wait()
 
 
-def _too_deep(question: Question) -> bool:
-    return any(text.count(mark) > DEEPEST for text in (question.gold, question.answer) for mark in "{([^!")
+def _utf8(text: str) -> str:
+    """`text` without lone surrogates, which no pipe can carry."""
+    return text.encode("utf-8", "replace").decode()
+
+
+def _refused(text: str) -> Reply | None:
+    """What would only run into the time limit."""
+    if len(text) > LONGEST or any(text.count(mark) > DEEPEST for mark in "{([^!"):
+        return TOO_LONG
+    return TOO_LARGE if _LARGE.search(text) else None
 
 
 # What follows runs in the worker.
@@ -262,6 +273,12 @@ def _same(gold: str, answer: str) -> bool:
         return False
     if _is_constant(value) and _is_constant(other):
         return _same_constant(value, other, shown_gold, shown_answer)
+    if _is_equation(value) != _is_equation(other) and not _is_named(value if _is_equation(value) else other):
+        return False  # x/2 = 5 is not 5
+    if _is_formula(value) and _is_formula(other):
+        same = _same_formula(value, other)
+        if same is not None:
+            return same
     from math_verify import verify
 
     # Gold first: verify is not symmetric. Its own timeouts raise in threads; the timer here rules.
@@ -273,13 +290,52 @@ def _same_constant(gold: Any, answer: Any, shown_gold: Quantity | None, shown_an
     difference = (gold - answer).doit()
     if difference.is_zero:
         return True
-    if not difference.is_Rational and abs(difference.evalf(DIGITS)) < abs(gold.evalf(DIGITS)) / 10 ** (DIGITS - 10):
+    decimal = any(atom.is_Float for atom in difference.atoms())
+    noise = abs(gold.evalf(DIGITS)) / 10 ** (12 if decimal else DIGITS - 10)
+    if not difference.is_Rational and abs(difference.evalf(DIGITS)) < noise:
         return True
     if not gold.is_real or not answer.is_real:
         return False
     if shown_answer is not None:
         return rounds_to(_fraction(gold), shown_answer)
     return shown_gold is not None and rounds_to(_fraction(answer), shown_gold)
+
+
+def _is_equation(value: Any) -> bool:
+    return getattr(value, "rel_op", "") == "=="
+
+
+def _is_named(equation: Any) -> bool:
+    return bool(equation.lhs.is_Symbol or equation.lhs.is_Function or equation.rhs.is_Symbol)
+
+
+def _same_formula(gold: Any, answer: Any) -> bool | None:
+    """Do two formulas have the same values? A tenth of the time that simplifying their difference
+    takes, and it settles what simplifying may not. None where they agree for positive values only,
+    as ln x^2 and 2 ln x do, or have no values that can be computed."""
+    symbols = sorted(gold.free_symbols | answer.free_symbols, key=str)
+    for number, sign in enumerate((1, 1, 1, -1, -1)):
+        point = {
+            symbol: Fraction(sign * (37 + 61 * number + 17 * at), 41 + 2 * at) for at, symbol in enumerate(symbols)
+        }
+        same = _close(gold.subs(point), answer.subs(point))
+        if same is None or (not same and sign < 0):
+            return None
+        if not same:
+            return False
+    return True
+
+
+def _close(gold: Any, answer: Any) -> bool | None:
+    """Do two constants agree in 12 digits? None where one is not a finite number."""
+    value, other = gold.evalf(DIGITS), answer.evalf(DIGITS)
+    if not (value.is_number and other.is_number) or not (value.is_finite and other.is_finite):
+        return None
+    return bool(abs(value - other) <= abs(value) / 10**12)
+
+
+def _is_formula(value: Any) -> bool:
+    return hasattr(value, "as_numer_denom") and not getattr(value, "is_Matrix", False) and bool(value.free_symbols)
 
 
 def _is_constant(value: Any) -> bool:

@@ -1,0 +1,126 @@
+"""Time per answer of the rule judge, against calling math-verify on each answer, in one run.
+
+    python benchmarks/judge.py [--answers 2000] [--math 300]
+
+No pair of gold and answer occurs twice, so nothing is remembered. math-verify is called as its
+README shows, gold parsed anew for each answer, in this process and without its own timeouts (which
+would only slow it); it gets the boxed answer alone, the rule judge the whole response.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+from random import Random
+
+from math_verify import parse, verify
+
+from specs_data.judges.rules import RuleJudge
+from specs_data.records import AnswerType, Judgement
+
+Case = tuple[str, str, tuple[str, ...]]  # answer, gold, choices
+RESPONSE = "<think>There are 2 red and 3 blue shapes, so I add them. 2 + 3 = 5.</think>\n<answer>\\boxed{%s}</answer>"
+
+
+def numeric(number: int, random: Random) -> Case:
+    """A number in one of the ways people write it; one in three is wrong."""
+    gold = 1000 + number
+    answer = gold if random.random() < 0.67 else gold + random.randint(1, 9)
+    written = random.choice((str, "{:,}".format, "{}.0".format, "{} cm".format, "{} apples".format, _halves, _power))
+    return written(answer), str(gold), ()
+
+
+def choice(number: int, random: Random) -> Case:
+    """A letter or the content of a choice; one in two is wrong."""
+    choices = tuple(str(number + more) for more in range(4))
+    answer, gold = random.choice("ABCD"), random.choice("ABCD")
+    content = choices["ABCD".index(answer)]
+    return random.choice((answer, f"({answer})", f"({answer}) {content}", content)), gold, choices
+
+
+def math(number: int, random: Random) -> Case:
+    """An expression, and the same one in other words or a wrong one."""
+    a, b, c = number + 2, random.randint(2, 60), random.randint(2, 60)
+    golds = (
+        (rf"x^2+{a + b}x+{a * b}", f"(x+{a})(x+{b})", f"(x+{a})(x-{b})"),
+        (rf"{a}\sqrt{{{b}}}", rf"\sqrt{{{a * a * b}}}", rf"\sqrt{{{a * a * b + 1}}}"),
+        (rf"\frac{{{a}}}{{x+{b}}}", rf"\frac{{{a * c}}}{{{c}x+{b * c}}}", rf"\frac{{{a * c}}}{{{c}x+{b}}}"),
+        (rf"y={a}x+{b}", rf"y-{b}={a}x", rf"y={a}x-{b}"),
+        (rf"\frac{{{a}\pi}}{{{b}}}", rf"\frac{{{a * c}}}{{{b * c}}}\pi", rf"\frac{{{a * c + 1}}}{{{b * c}}}\pi"),
+        (rf"({a},{b}]", rf"{a}<x\le {b}", rf"{a}\le x<{b}"),
+        (rf"\{{{a},-{b}\}}", rf"-{b},{a}", rf"{a},{b}"),
+        (rf"{a}+{b}i", rf"{b}i+{a}", rf"{a}-{b}i"),
+    )
+    gold, same, other = golds[number % len(golds)]
+    return (same if random.random() < 0.67 else other), gold, ()
+
+
+def by_math_verify(cases: Sequence[Case]) -> list[bool]:
+    """math-verify on each."""
+    found = []
+    for answer, gold, choices in cases:
+        right = choices["ABCD".index(gold)] if choices and answer.isdigit() else gold
+        wanted, given = (parse(f"\\boxed{{{text}}}", parsing_timeout=None) for text in (right, answer))
+        found.append(bool(verify(wanted, given, timeout_seconds=None)))
+    return found
+
+
+def by_rules(judge: RuleJudge, cases: Sequence[Case], kind: AnswerType) -> list[Judgement]:
+    """The rule judge on each, many in flight as in a build."""
+
+    async def all_of_them() -> list[Judgement]:
+        return await asyncio.gather(*(judge.ajudge(RESPONSE % case[0], case[1], kind, case[2]) for case in cases))
+
+    return asyncio.run(all_of_them())
+
+
+def one_by_one(judge: RuleJudge, cases: Sequence[Case], kind: AnswerType) -> list[Judgement]:
+    """The rule judge on each, one after another."""
+    return [judge.judge(RESPONSE % answer, gold, kind, choices) for answer, gold, choices in cases]
+
+
+def main() -> None:
+    """Print one line per answer type: microseconds per answer and the ratio."""
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--answers", type=int, default=2000)
+    arguments.add_argument("--math", type=int, default=300)
+    options = arguments.parse_args()
+    logging.disable(logging.WARNING)
+    random = Random(0)
+    with RuleJudge() as judge:
+        for warm in (by_math_verify, lambda cases: by_rules(judge, cases, "math")):
+            warm([math(1000 + number, random) for number in range(16)])
+        print(f"{'':16}{'math-verify':>14}{'rules':>10}{'ratio':>8}   us per answer")
+        makers: tuple[tuple[AnswerType, Callable[[int, Random], Case], int], ...] = (
+            ("numeric", numeric, options.answers),
+            ("multiple_choice", choice, options.answers),
+            ("math", math, options.math),
+        )
+        for kind, make, count in makers:
+            cases = [make(number, random) for number in range(2 * count)]
+            theirs = _microseconds(by_math_verify, cases[:count])
+            many = _microseconds(lambda some, kind=kind: by_rules(judge, some, kind), cases[:count])
+            single = _microseconds(lambda some, kind=kind: one_by_one(judge, some, kind), cases[count:])
+            print(f"{kind:16}{theirs:14.1f}{many:10.1f}{theirs / many:8.1f}   many in flight")
+            print(f"{'':16}{'':14}{single:10.1f}{theirs / single:8.1f}   one by one")
+
+
+def _halves(number: int) -> str:
+    return rf"\frac{{{2 * number}}}{{2}}"
+
+
+def _power(number: int) -> str:
+    return rf"{number / 1000} \times 10^3"
+
+
+def _microseconds(judge: Callable[[Sequence[Case]], object], cases: Sequence[Case]) -> float:
+    started = time.perf_counter()
+    judge(cases)
+    return (time.perf_counter() - started) / len(cases) * 1e6
+
+
+if __name__ == "__main__":
+    main()
