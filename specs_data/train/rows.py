@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
@@ -120,19 +121,20 @@ def whole_rows(processor: Any, limit: int, answer_room: int = 0) -> Callable[[Ro
     placeholders = [text for name in ("image_token", "video_token") if (text := getattr(processor, name, None))]
 
     def check(row: Row) -> None:
-        sides = [side for side in ("chosen", "rejected") if side in row]
-        texts = [message["content"] for key in ("prompt", *sides) for message in row[key]]
+        sides = [side for side in ("prompt", "chosen", "rejected") if side in row]
+        turns = {side: row[side] for side in sides}
+        texts = [message["content"] for side in sides for message in turns[side]]
         if any(placeholder in text for text in texts for placeholder in placeholders):
             raise Unfit("the text contains the model's image token")
         if row["images"] and not placeholders:
             raise Unfit("the model takes no images")
-        turns = {key: data_utils.prepare_multimodal_messages(row[key]) for key in sides} if placeholders else row
-        prompt = data_utils.prepare_multimodal_messages(row["prompt"], row["images"]) if placeholders else row["prompt"]
-        written = data_utils.apply_chat_template({"prompt": prompt} | {key: turns[key] for key in sides}, processor)
-        lengths = [len(ids) for ids in tokenizer([written[key] for key in ("prompt", *sides)])["input_ids"]]
-        sizes = [_size(image["bytes"], decode=bool(sides)) for image in row["images"]]
-        tokens = lengths[0] + max(lengths[1:], default=answer_room) + _image_tokens(processor, sizes)
-        if tokens > limit:
+        if placeholders:
+            images = {"prompt": row["images"]}
+            turns = {side: data_utils.prepare_multimodal_messages(turns[side], images.get(side)) for side in sides}
+        written = data_utils.apply_chat_template(turns, processor)
+        prompt, *answers = map(len, tokenizer([written[side] for side in sides], verbose=False)["input_ids"])
+        sizes = [_size(image["bytes"], decode=bool(answers)) for image in row["images"]]
+        if prompt + max(answers, default=answer_room) + _image_tokens(processor, sizes) > limit:
             raise Unfit(f"longer than {limit} tokens")
 
     return check
@@ -197,10 +199,12 @@ def _write(
     kept = _kept(rows, fits, dropped)
     count = 0
     file.parent.mkdir(parents=True, exist_ok=True)
-    with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_stream(sink, features.arrow_schema) as stream:
+    part = file.with_suffix(f".{os.getpid()}")
+    with pa.OSFile(str(part), "wb") as sink, pa.ipc.new_stream(sink, features.arrow_schema) as stream:
         while batch := list(islice(kept, _BATCH_ROWS)):
             stream.write_batch(pa.RecordBatch.from_pylist(batch, features.arrow_schema))
             count += len(batch)
+    part.replace(file)
     if not count:
         reasons = "; ".join(f"{number} {reason}" for reason, number in dropped.most_common()) or "it is empty"
         raise UserError(f"{source} has no row to train on: {reasons}")

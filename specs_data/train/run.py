@@ -74,7 +74,8 @@ def begin(settings: TrainSettings) -> bool:
             said = ", ".join(f"{key} {before.get(key)} -> {now.get(key)}" for key in changed)
             raise UserError(f"{out} was begun with other settings ({said}); use these again, or another --out")
         return not (out / "manifest.json").exists()
-    if not recipe.exists() and out.exists() and any(out.iterdir()):
+    strange = out.exists() and any(not path.name.startswith("recipe.toml") for path in out.iterdir())
+    if strange and not recipe.exists():
         raise UserError(f"{out} is not empty and holds no training run; use another --out")
     out.mkdir(parents=True, exist_ok=True)
     part = out / f"recipe.toml.{os.getpid()}"  # every process of a launch comes by here
