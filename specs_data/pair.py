@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections.abc import Mapping
 
@@ -13,21 +14,21 @@ from specs_data.records import Rejected, Twin
 
 def make_twin(
     text: str,
+    answer: str | None,
     fmt: ResponseFormat,
     corruptions: Mapping[str, Corruption],
     weights: Mapping[str, float],
     seed: str,
     origin: str = "chosen",
 ) -> Twin:
-    """Corrupt the well-formed response `text` with an operator drawn by `weights`.
+    """Corrupt the well-formed response `text`, whose final answer is `answer`, with an operator drawn by `weights`.
 
     Where the operator does not apply or its result is not a format-only change that keeps the final
     answer, the next one is drawn. The same `seed` gives the same twin.
     """
-    rng = random.Random(seed)
-    # Weighted order without replacement (Efraimidis and Spirakis 2006).
-    order = sorted(corruptions, key=lambda name: rng.random() ** (1 / weights.get(name, 1.0)), reverse=True)
-    answer = final_answer(text, fmt)
+    rng = random.Random(int.from_bytes(hashlib.blake2b(seed.encode(), digest_size=8).digest()))
+    # Weighted order without replacement (Efraimidis and Spirakis 2006), in whichever order they were named.
+    order = sorted(sorted(corruptions), key=lambda name: rng.random() ** (1 / weights.get(name, 1.0)), reverse=True)
     refused: list[tuple[str, str]] = []
     for name in order:
         result = corruptions[name].apply(text, fmt, rng)

@@ -6,18 +6,19 @@ A bad row never stops the stream: it comes out as a Dropped with its reason.
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from string import ascii_uppercase
 from typing import Any, get_args
 
 import msgspec
 from msgspec import Struct
 
 from specs_data.errors import UserError
-from specs_data.images import image_fault
+from specs_data.images import MAX_BYTES, image_fault
+from specs_data.judges.answers import boxes
 from specs_data.records import AnswerType, Problem
 from specs_data.tables import SUFFIXES, count_rows, read_rows
 
@@ -57,11 +58,12 @@ _TYPES: Mapping[str, AnswerType | None] = {
     "float": "numeric",
     "": None,
 }
-_PLACEHOLDER = re.compile(r"[ \t]*<image>[ \t]*\n?")
+# Hostile texts are long: no pattern below may take more than linear time.
+_PLACEHOLDER = re.compile(r"<image>[ \t]*\n?")
 _NUMBER = re.compile(r"[-+\u2212]?[$€£]?\s?\d[\d,]*(\.\d+)?([eE][-+]?\d+)?\s*(%|°|[A-Za-z]{1,4}[²³23]?)?")
-_MATH = re.compile(r"\\[a-zA-Z]+|[\^=±√π∞<>{}]|\d\s*[-+*/]\s*[\da-zA-Z(]|\d[a-zA-Z]|^\(.*,.*\)$|^\[.*,.*\]$")
+_MATH = re.compile(r"\\[a-zA-Z]+|[\^=±√π∞<>{}]|\d\s*[-+*/]\s*[\da-zA-Z(]|\d[a-zA-Z]|^[(\[][^,]*,.*[)\]]$")
 _LETTER = re.compile(r"\(?[A-Z]\)?\.?")
-_OPTION = re.compile(r"(?:^|[\s(])A\s*[.):].*?(?:^|[\s(])B\s*[.):]", re.DOTALL)
+_OPTIONS = tuple(re.compile(rf"(?:^|[\s(]){letter}\s*[.):]") for letter in "AB")
 
 
 class Incoming(Struct, frozen=True):
@@ -115,13 +117,19 @@ def infer_answer_type(question: str, answer: str, choices: Sequence[str] = ()) -
     """The kind of `answer`: multiple_choice where choices are known or the question lists them,
     then numeric, math, text (up to a few words) and open."""
     answer = answer.strip()
-    if choices or (_LETTER.fullmatch(answer) and _OPTION.search(question)):
+    if choices or (_LETTER.fullmatch(answer) and _lists_options(question)):
         return "multiple_choice"
     if _NUMBER.fullmatch(answer):
         return "numeric"
     if _MATH.search(answer):
         return "math"
     return "text" if len(answer.split()) <= 6 else "open"
+
+
+def _lists_options(question: str) -> bool:
+    first, second = _OPTIONS
+    found = first.search(question)
+    return found is not None and second.search(question, found.end()) is not None
 
 
 def _column_names(preset: str | None, columns: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
@@ -156,7 +164,7 @@ def count_problems(source: str, limit: int | None = None) -> int | None:
 
 
 def _files(folder: Path) -> list[Path]:
-    files = sorted(file for file in folder.rglob("*") if file.suffix in SUFFIXES)
+    files = sorted(file for file in folder.rglob("*") if file.suffix in SUFFIXES and file.is_file())
     if not files:
         raise UserError(f"the folder {folder} holds no .jsonl or .parquet file")
     return files
@@ -170,7 +178,7 @@ def _rows(source: str) -> Iterator[tuple[dict[str, Any] | str, Path | None]]:
             yield from _file_rows(file)
     elif path.exists():
         yield from _file_rows(path)
-    elif re.fullmatch(r"[\w.-]+/[\w.-]+(:[\w.-]+)?(@[\w./-]+)?(#[\w.-]+)?", source) and not path.suffix:
+    elif re.fullmatch(r"[\w.-]+/[\w.-]+(:[\w.-]+)?(@[\w./-]+)?(#[\w.-]+)?", source) and path.suffix not in SUFFIXES:
         yield from ((row, None) for row in _hub_rows(source))
     else:
         raise UserError(f"there are no problems at {source}: no such file or folder, and not a Hub dataset id")
@@ -191,10 +199,10 @@ def _hub_rows(source: str) -> Iterator[dict[str, Any]]:
         found = datasets.load_dataset(
             name, config or None, revision=revision or None, split=split or "train", streaming=True
         )
+        yield from found.decode(False)
     except Exception as error:
         first = str(error).strip().partition("\n")[0]
-        raise UserError(f"cannot open the Hub dataset {source}: {first}") from None
-    yield from found.decode(False)
+        raise UserError(f"cannot read the Hub dataset {source}: {first}") from None
 
 
 # One row
@@ -246,21 +254,20 @@ def _question(value: Any) -> str:
     if isinstance(value, list):
         users = [item.get("content") for item in value if isinstance(item, dict) and item.get("role") == "user"]
         value = users[-1] if users else None
-    if not isinstance(value, str) or not value.strip():
+    question = _PLACEHOLDER.sub("", value).strip() if isinstance(value, str) else ""
+    if not question:
         raise _Bad("no question")
-    if len(value) > MAX_TEXT:
-        raise _Bad("question too long", f"{len(value)} characters")
-    return _PLACEHOLDER.sub("", value).strip()
+    if len(question) > MAX_TEXT:
+        raise _Bad("question too long", f"{len(question)} characters")
+    return question
 
 
 def _answer(value: Any) -> str:
-    if isinstance(value, bool) or value is None or isinstance(value, (list, dict)):
-        raise _Bad("no answer" if value in (None, []) else "answer not supported", str(value)[:100])
-    answer = str(value).strip()
-    for pattern in (r"<answer>(.*)</answer>", r"\$?\\boxed\{(.*)\}\$?"):
-        wrapped = re.fullmatch(pattern, answer, re.DOTALL)
-        if wrapped:
-            answer = wrapped[1].strip()
+    if value is None or value == []:
+        raise _Bad("no answer")
+    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+        raise _Bad("answer not supported", str(value)[:100])
+    answer = _unwrapped(str(value).strip())
     if not answer:
         raise _Bad("no answer")
     if len(answer) > MAX_TEXT:
@@ -268,16 +275,28 @@ def _answer(value: Any) -> str:
     return answer
 
 
+def _unwrapped(answer: str) -> str:
+    """What stands in the answer tags or the one box that `answer` is."""
+    tagged = re.fullmatch(r"<answer>((?:(?!</answer>).)*)</answer>", answer, re.DOTALL)
+    if tagged:
+        answer = tagged[1].strip()
+    bare = answer.strip("$ ")
+    found = boxes(bare)
+    return found[0][2].strip() if len(found) == 1 and found[0][:2] == (0, len(bare)) else answer
+
+
 def _choices(value: Any) -> tuple[str, ...]:
     if value is None or value == "":
         return ()
     if not isinstance(value, list) or not all(isinstance(choice, (str, int, float)) for choice in value):
         raise _Bad("choices are not a list of texts")
+    if len(value) > len(ascii_uppercase):
+        raise _Bad("more choices than letters", str(len(value)))
     return tuple(str(choice) for choice in value)
 
 
 def _listed(value: Any) -> list[Any]:
-    if value is None:
+    if value is None or value == "":
         return []
     return value if isinstance(value, list) else [value]
 
@@ -293,11 +312,16 @@ def _image(value: Any, folder: Path | None) -> bytes:
     if value.startswith("data:"):
         try:
             return base64.b64decode(value.partition(",")[2], validate=True)
-        except binascii.Error:
+        except ValueError:
             raise _Bad("image broken", "data URL") from None
     if "://" in value or folder is None:
         raise _Bad("image not local", value[:200])
+    file = folder / value
     try:
-        return (folder / value).read_bytes()
+        if not file.is_file():
+            raise _Bad("image not found", value[:200])
+        if file.stat().st_size > MAX_BYTES:
+            raise _Bad("image too large", value[:200])
+        return file.read_bytes()
     except (OSError, ValueError):
         raise _Bad("image not found", value[:200]) from None

@@ -48,8 +48,10 @@ def policy_fingerprint(policy: str) -> str:
         return policy
     digest = hashlib.sha256()
     for file in sorted(path for path in root.rglob("*") if path.is_file()):
-        size = file.stat().st_size
-        digest.update(f"{file.relative_to(root).as_posix()} {size}\n".encode())
+        name, size = file.relative_to(root).as_posix(), file.stat().st_size
+        if name.startswith("."):  # .cache, .git: how the folder came here
+            continue
+        digest.update(f"{name} {size}\n".encode())
         with file.open("rb") as content:
             digest.update(content.read(_EDGE))
             if size > _EDGE:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from codecs import BOM_UTF8
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -31,18 +32,18 @@ def count_rows(file: Path) -> int:
     if file.suffix == ".parquet":
         with _open_parquet(file) as table:
             return int(table.metadata.num_rows)
-    with file.open("rb") as content:
-        return sum(chunk.count(b"\n") for chunk in iter(lambda: content.read(1 << 20), b""))
+    with file.open("rb") as lines:
+        return sum(not line.isspace() for line in lines)
 
 
 def _jsonl_rows(file: Path) -> Iterator[dict[str, Any] | str]:
     decode = msgspec.json.Decoder().decode
     with file.open("rb") as lines:
         for line in lines:
-            if not line.strip():
+            if line.isspace():
                 continue
             try:
-                row = decode(line)
+                row = decode(line.removeprefix(BOM_UTF8))
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                 yield "not JSON"
                 continue
@@ -51,15 +52,37 @@ def _jsonl_rows(file: Path) -> Iterator[dict[str, Any] | str]:
 
 def _parquet_rows(file: Path) -> Iterator[dict[str, Any] | str]:
     with _open_parquet(file) as table:
-        for batch in table.iter_batches(batch_size=_BATCH):
-            yield from batch.to_pylist()
+        for batch in _batches(file, table):
+            try:
+                yield from batch.to_pylist()
+            except UnicodeDecodeError:
+                yield from (_row(batch.slice(number, 1)) for number in range(len(batch)))
+
+
+def _row(batch: Any) -> dict[str, Any] | str:
+    try:
+        row: dict[str, Any] = batch.to_pylist()[0]
+    except UnicodeDecodeError:
+        return "not UTF-8"
+    return row
+
+
+def _batches(file: Path, table: Any) -> Iterator[Any]:
+    try:
+        yield from table.iter_batches(batch_size=_BATCH)
+    except (OSError, ValueError) as error:  # both are pyarrow's words for damage
+        raise _unreadable(file, error) from None
 
 
 def _open_parquet(file: Path) -> Any:
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         return pq.ParquetFile(file)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise UserError(f"{file} is not a readable Parquet file: {error}") from None
+    except (OSError, ValueError) as error:
+        raise _unreadable(file, error) from None
+
+
+def _unreadable(file: Path, error: Exception) -> UserError:
+    first_line = str(error).partition("\n")[0]
+    return UserError(f"{file} is not a readable Parquet file: {first_line}")

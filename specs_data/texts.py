@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from importlib.resources import files
 from pathlib import Path
+from string import ascii_uppercase
 
 from msgspec import Struct
 
@@ -50,11 +52,11 @@ def chat(problem: Problem, system: Text | None) -> tuple[Message, ...]:
 
 
 def _question(problem: Problem) -> str:
-    missing = [choice for choice in problem.choices if choice not in problem.question]
-    if not missing:
-        return problem.question
-    lines = (f"({chr(ord('A') + number)}) {choice}" for number, choice in enumerate(problem.choices))
-    return "\n".join((problem.question, *lines))
+    """The question, followed by the choices if it does not list them by their letters."""
+    question, options = problem.question, list(zip(ascii_uppercase, problem.choices, strict=False))
+    if all(re.search(rf"\b{letter}\W{{1,3}}{re.escape(choice)}(?!\w)", question) for letter, choice in options):
+        return question
+    return "\n".join((question, *(f"({letter}) {choice}" for letter, choice in options)))
 
 
 def _load(folder: str, name: str, suffixes: tuple[str, ...]) -> Text:
