@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from array import array
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
@@ -67,7 +67,8 @@ _LEFT_OUT = """
     FROM listing AS l CROSS JOIN pairs AS p ON p.settings = :pairs AND p.problem = l.problem
     WHERE p.reason IS NOT NULL AND p.idx < :samples
     UNION ALL
-    SELECT 'corruption', r.value ->> 0 || ': ' || (r.value ->> 1), l.name, p.idx, NULL, NULL
+    SELECT 'corruption', json_extract(r.value, '$[0]') || ': ' || json_extract(r.value, '$[1]'), l.name, p.idx,
+        NULL, NULL
     FROM listing AS l CROSS JOIN pairs AS p ON p.settings = :pairs AND p.problem = l.problem,
         json_each(CAST(p.record AS TEXT), '$.refused') AS r
     WHERE p.idx < :samples
@@ -197,22 +198,6 @@ def count_verdicts(store: Store, plan: Plan) -> dict[str, int]:
         FROM listing AS l CROSS JOIN verdicts AS v ON v.settings = :verdicts AND v.problem = l.problem
         GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT 20"""
     return dict(store.select(query, {"verdicts": plan.verdicts}))
-
-
-def describe_lengths(lengths: Sequence[int]) -> dict[str, Any]:
-    """Least, median, 95th percentile and greatest, and a histogram of (upper bound, count) by powers of two."""
-    if not lengths:
-        return {}
-    ordered = sorted(lengths)
-    last = len(ordered) - 1
-    bins = Counter(1 << max(0, length - 1).bit_length() for length in ordered)
-    return {
-        "min": ordered[0],
-        "median": ordered[last // 2],
-        "p95": ordered[round(last * 0.95)],
-        "max": ordered[last],
-        "histogram": [list(bin) for bin in sorted(bins.items())],
-    }
 
 
 def _numbers() -> Any:

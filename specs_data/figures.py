@@ -58,5 +58,5 @@ def describe_lengths(lengths: Sequence[int]) -> dict[str, Any]:
         "median": ordered[last // 2],
         "p95": ordered[round(last * 0.95)],
         "max": ordered[last],
-        "histogram": sorted(bins.items()),
+        "histogram": [list(bin) for bin in sorted(bins.items())],
     }

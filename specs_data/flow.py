@@ -43,6 +43,7 @@ class Outcome(Enum):
     OVER = auto()  # this problem gets no other response
 
 
+Log = Callable[[Stage, int, int, int], tuple[str | None, bytes] | None]
 Attempt = Callable[[int, int, int], Awaitable[Outcome]]
 
 
@@ -93,21 +94,28 @@ class Flow:
         self._verifying = asyncio.Semaphore(verifier.concurrency)
         self._judging = asyncio.Semaphore(judge.concurrency if judge else 1)
         self._commit_is_due = False
+        self._unseen: dict[int, Problem] = {}
+
+    def expect(self, number: int, problem: Problem) -> None:
+        """A problem that the store did not know before: its first responses need not be looked up."""
+        self._unseen[number] = problem
 
     async def choose(self, engine: Engine | None, number: int, index: int) -> Outcome:
         """Try whether this response becomes a chosen one; with no rival, make its pair as well."""
-        problem = self._store.problem(number)
-        sample = await self._sample(engine, self._plan.policy, problem, number, index)
+        unseen = self._unseen.pop(number, None)
+        log = self._nothing if unseen else self._store.get
+        problem = unseen or self._store.problem(number)
+        sample = await self._sample(log, engine, self._plan.policy, problem, number, index)
         if sample is None:
             return Outcome.OVER
-        judgement = await self._judged(self._plan.policy, sample, number)
+        judgement = await self._judged(log, self._plan.policy, sample, number)
         if isinstance(judgement, str):
             return Outcome.LEFT
-        if not await self._verified(Judged(sample, judgement, None), number):
+        if not await self._verified(log, Judged(sample, judgement, None), number):
             return Outcome.LEFT
         if self._plan.rival is not None:
             return Outcome.KEPT
-        return self._paired(sample, number, index, sample.response.text, "chosen")
+        return self._paired(log, sample, judgement.answer, number, index, "chosen")
 
     async def reject(self, engine: Engine | None, number: int, chosen: int, index: int) -> Outcome:
         """Try whether the rival's response becomes the rejected side of response `chosen`: a right
@@ -115,24 +123,25 @@ class Flow:
         rival = self._plan.rival
         if rival is None:
             raise ValueError("this run has no rival")
-        problem = self._store.problem(number)
-        sample = await self._sample(engine, rival, problem, number, index)
+        log = self._store.get
+        sample = await self._sample(log, engine, rival, self._store.problem(number), number, index)
         if sample is None:
             return Outcome.OVER
-        judgement = await self._judged(rival, sample, number)
+        judgement = await self._judged(log, rival, sample, number)
         reason = judgement if isinstance(judgement, str) else None
         right = reason is None or reason.startswith("format: ")
         wanted = reason == WRONG if self._plan.recipe.pairing == "coupled" else right
         if not wanted:
             return Outcome.LEFT
-        return self._paired(sample, number, chosen, sample.response.text, rival.name)
+        answer = final_answer(sample.response.text, self._plan.fmt)
+        return self._paired(log, sample, answer, number, chosen, rival.name)
 
     # The stages
 
     async def _sample(
-        self, engine: Engine | None, source: Source, problem: Problem, number: int, index: int
+        self, log: Log, engine: Engine | None, source: Source, problem: Problem, number: int, index: int
     ) -> Sample | None:
-        row = self._store.get("samples", source.samples, number, index)
+        row = log("samples", source.samples, number, index)
         if row is not None:
             return Sample(problem, index, _response(row[1])) if row[0] is None else None
         if engine is None:
@@ -148,9 +157,9 @@ class Flow:
         self._put("samples", source.samples, number, index, None, response)
         return Sample(problem, index, response)
 
-    async def _judged(self, source: Source, sample: Sample, number: int) -> Judgement | str:
+    async def _judged(self, log: Log, source: Source, sample: Sample, number: int) -> Judgement | str:
         """The judgement of a right and well-formed response, or why the response is left out."""
-        row = self._store.get("judgements", source.judgements, number, sample.index)
+        row = log("judgements", source.judgements, number, sample.index)
         if row is not None:
             return row[0] or _judgement(row[1])
         problem, text = sample.problem, sample.response.text
@@ -186,9 +195,9 @@ class Flow:
         fault = self._plan.fmt.check(text)
         return fault and f"format: {fault}"
 
-    async def _verified(self, judged: Judged, number: int) -> bool:
+    async def _verified(self, log: Log, judged: Judged, number: int) -> bool:
         index = judged.sample.index
-        row = self._store.get("verdicts", self._plan.verdicts, number, index)
+        row = log("verdicts", self._plan.verdicts, number, index)
         if row is not None:
             return row[0] is None
         try:
@@ -214,24 +223,30 @@ class Flow:
                 self._answers.put(key, found)
         return found
 
-    def _paired(self, sample: Sample, number: int, chosen: int, text: str, origin: str) -> Outcome:
-        row = self._store.get("pairs", self._plan.pairs, number, chosen)
+    def _paired(self, log: Log, sample: Sample, answer: str | None, number: int, chosen: int, origin: str) -> Outcome:
+        row = log("pairs", self._plan.pairs, number, chosen) if origin == "chosen" else None
         if row is not None:
             return Outcome.KEPT if row[0] is None else Outcome.LEFT
         with self.clocks["pair"]:
-            twin = self._twin(sample, text, origin)
+            twin = self._twin(sample, answer, origin)
+        # A row does not say which of a rival's responses made it: on a resumed run they are tried again.
         if twin.rejected is not None or origin == "chosen":
             reason = None if twin.rejected else "no corruption applies"
             self._put("pairs", self._plan.pairs, number, chosen, reason, twin)
         return Outcome.KEPT if twin.rejected else Outcome.LEFT
 
-    def _twin(self, sample: Sample, text: str, origin: str) -> Twin:
+    def _twin(self, sample: Sample, answer: str | None, origin: str) -> Twin:
+        text = sample.response.text
         if origin != "chosen" and self._plan.fmt.check(text) is not None:
             return Twin(Rejected(text, None, origin))  # malformed by itself
         seed = f"{self._plan.recipe.seed}/{sample.problem.id}/{sample.index}"
-        return make_twin(text, self._plan.fmt, self._corruptions, self._weights, seed, origin)
+        return make_twin(text, answer, self._plan.fmt, self._corruptions, self._weights, seed, origin)
 
     # The store
+
+    @staticmethod
+    def _nothing(stage: Stage, settings: int, problem: int, index: int) -> None:
+        """The log of a problem that the store has just met."""
 
     def _images(self, problem: Problem) -> tuple[bytes, ...]:
         return tuple(map(self._store.image, problem.images))

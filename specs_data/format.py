@@ -61,10 +61,6 @@ class ResponseFormat(BaseModel):
         return tuple(marker for part in self.parts for marker in (part.open, part.close) if marker)
 
     @cached_property
-    def _marker(self) -> re.Pattern[str]:
-        return re.compile("|".join(map(re.escape, self.markers)) or r"(?!)")
-
-    @cached_property
     def _no_content(self) -> re.Pattern[str]:
         return re.compile("|".join(map(re.escape, (*self.markers, *self.labels))) or r"(?!)")
 
@@ -119,13 +115,15 @@ class ResponseFormat(BaseModel):
         return first
 
     def _parse_tags(self, text: str) -> tuple[str, ...] | str:
-        found = self._marker.findall(text)
+        ends = [0]
         for marker in self.markers:
-            count = found.count(marker)
+            count = text.count(marker)
             if count != 1:
                 return f"{'no' if count == 0 else 'more than one'} {marker}"
-        if tuple(found) != self.markers:
-            return "markers out of order"
+            place = text.find(marker)
+            if place < ends[-1]:
+                return "markers out of order"
+            ends.append(place + len(marker))
         bodies = []
         rest = text
         for number, part in enumerate(self.parts):
@@ -169,13 +167,9 @@ THINK_ANSWER = ResponseFormat(
 def strip_stop_tokens(text: str) -> str:
     """`text` without outer white space and trailing stop tokens."""
     text = text.strip()
-    while True:
-        for token in STOP_TOKENS:
-            if text.endswith(token):
-                text = text.removesuffix(token).rstrip()
-                break
-        else:
-            return text
+    while text.endswith(STOP_TOKENS):
+        text = text.removesuffix(next(token for token in STOP_TOKENS if text.endswith(token))).rstrip()
+    return text
 
 
 def load_format(name: str) -> ResponseFormat:

@@ -29,6 +29,7 @@ from specs_data.card import render_card
 from specs_data.corruption import find_corruptions
 from specs_data.engines import Engine
 from specs_data.errors import UserError
+from specs_data.figures import describe_lengths
 from specs_data.flow import Attempt, Clock, Flow, OnDemand, Outcome, search
 from specs_data.forecast import Forecast, Measured, scale
 from specs_data.format import load_format
@@ -280,7 +281,10 @@ class _Build:
         names = [_name(recipe), policy_name(recipe.rejected_from)]
         pairing = {
             "samples": generation,
-            "rival": rival_generation,
+            # Which of a rival's responses meets which chosen one depends on what became of them.
+            "rival": {"samples": rival_generation, **judging, "verifier": dict(verifier.settings)}
+            if rival_generation
+            else None,
             "format": judging["format"],
             "pairing": recipe.pairing,
             "corruptions": {name: [self.weights[name], found.sha256] for name, found in self.corruptions.items()},
@@ -400,12 +404,17 @@ class _Build:
         async for item in _ahead(_screened(source, leakage)):
             if isinstance(item, Dropped):
                 store.drop("input", item.position, item.reason, item.detail)
-            elif store.list_problem(item.position, item.problem) is None:
+                continue
+            listed = store.list_problem(item.position, item.problem)
+            if listed is None:
                 store.drop("input", item.position, "duplicate", item.problem.id)
-            else:
-                for name, data in zip(item.problem.images, item.images, strict=True):
-                    store.put_image(name, data)
-                yield item.position
+                continue
+            for name, data in zip(item.problem.images, item.images, strict=True):
+                store.put_image(name, data)
+            number, unseen = listed
+            if unseen and recipe.responses is None:
+                self.flow.expect(number, item.problem)
+            yield item.position
 
     def _take_responses(self, file: Path) -> None:
         """Log the responses of `file` as samples, numbered in their order for each problem."""
@@ -468,8 +477,8 @@ class _Build:
             "operators": {name: found.describe() for name, found in self.corruptions.items()},
             "samples_per_pair": {str(count): pairs for count, pairs in sorted(figures.samples.items())},
             "lengths": {
-                "chosen": dataset.describe_lengths(figures.chosen),
-                "rejected": dataset.describe_lengths(figures.rejected),
+                "chosen": describe_lengths(figures.chosen),
+                "rejected": describe_lengths(figures.rejected),
             },
             "verdicts": dataset.count_verdicts(store, plan),
             "tokens": dataset.count_tokens(store, plan),

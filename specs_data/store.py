@@ -44,6 +44,9 @@ _SCHEMA = (
     ),
 )
 
+_GET = {stage: f"SELECT reason, record FROM {stage} WHERE settings = ? AND problem = ? AND idx = ?" for stage in STAGES}
+_PUT = {stage: f"INSERT OR IGNORE INTO {stage} VALUES (?, ?, ?, ?, ?)" for stage in STAGES}
+
 _encode = msgspec.json.Encoder(order="deterministic").encode
 _decode_problem = msgspec.json.Decoder(Problem).decode
 
@@ -57,9 +60,8 @@ class Store:
     """The open store of one run. Only one process can hold it; a second one gets a UserError."""
 
     def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
         self._wal = Path(f"{path}-wal")
-        self._db = sqlite3.connect(path, isolation_level=None, cached_statements=64, timeout=0)
+        self._db = _connect(path, timeout=0)
         try:
             self._db.execute("PRAGMA page_size = 8192")
             self._db.execute("PRAGMA locking_mode = EXCLUSIVE")
@@ -84,6 +86,8 @@ class Store:
             self._db.close()
             raise
         self._execute = self._db.execute
+        self._unwritten: dict[Stage, list[tuple[Any, ...]]] = {stage: [] for stage in STAGES}
+        self._buffered = False
 
     def __enter__(self) -> Self:
         return self
@@ -93,6 +97,7 @@ class Store:
 
     def commit(self) -> None:
         """Hand all that was appended to the operating system: it survives the death of this process."""
+        self._write()
         if self._db.in_transaction:
             self._execute("COMMIT")
 
@@ -130,14 +135,17 @@ class Store:
         self._append("DELETE FROM dropped", ())
         self._append("DELETE FROM undecided", ())
 
-    def list_problem(self, position: int, problem: Problem) -> int | None:
-        """Give `problem` its place in the run; its number, or None if its id or itself was there before."""
+    def list_problem(self, position: int, problem: Problem) -> tuple[int, bool] | None:
+        """Give `problem` its place in the run: its number, and whether the store did not know it; None
+        if its id or itself was there before."""
         record = _encode(problem)
         key = hashlib.blake2b(record, digest_size=16).digest()
-        row = self._execute("SELECT id FROM problems WHERE digest = ?", (key,)).fetchone()
-        number = row[0] if row else self._append("INSERT INTO problems VALUES (NULL, ?, ?)", (key, record)).lastrowid
+        added = self._append("INSERT OR IGNORE INTO problems VALUES (NULL, ?, ?)", (key, record))
+        number = added.lastrowid
+        if not added.rowcount:
+            number = self._execute("SELECT id FROM problems WHERE digest = ?", (key,)).fetchone()[0]
         listed = self._append("INSERT OR IGNORE INTO listing VALUES (?, ?, ?)", (position, number, problem.id))
-        return number if listed.rowcount else None
+        return (int(number or 0), bool(added.rowcount)) if listed.rowcount else None
 
     def problem(self, number: int) -> Problem:
         """The problem with this number."""
@@ -172,20 +180,18 @@ class Store:
 
     def get(self, stage: Stage, settings: int, problem: int, index: int) -> tuple[str | None, bytes] | None:
         """(reason, record) of one row, or None if that work is not done yet."""
-        row: tuple[str | None, bytes] | None = self._execute(
-            f"SELECT reason, record FROM {stage} WHERE settings = ? AND problem = ? AND idx = ?",
-            (settings, problem, index),
-        ).fetchone()
+        self._write()
+        row: tuple[str | None, bytes] | None = self._execute(_GET[stage], (settings, problem, index)).fetchone()
         return row
 
     def put(self, stage: Stage, settings: int, problem: int, index: int, reason: str | None, record: Any) -> None:
         """Append one row. What is there already stays."""
-        self._append(
-            f"INSERT OR IGNORE INTO {stage} VALUES (?, ?, ?, ?, ?)", (settings, problem, index, reason, _encode(record))
-        )
+        self._unwritten[stage].append((settings, problem, index, reason, _encode(record)))
+        self._buffered = True
 
     def select(self, query: str, parameters: Mapping[str, Any] | tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
         """The rows of a read-only query, streamed."""
+        self._write()
         return iter(self._db.execute(query, parameters))
 
     def leave_undecided(self, stage: Stage, problem: int, index: int, reason: str) -> None:
@@ -205,6 +211,18 @@ class Store:
         """The time each stage has taken, over all runs."""
         return dict(self._db.execute("SELECT stage, spent FROM seconds ORDER BY stage"))
 
+    def _write(self) -> None:
+        """Hand buffered rows to SQLite: many at once cost a fraction of as many one by one."""
+        if not self._buffered:
+            return
+        self._buffered = False
+        if not self._db.in_transaction:
+            self._execute("BEGIN")
+        for stage, rows in self._unwritten.items():
+            if rows:
+                self._db.executemany(_PUT[stage], rows)
+                rows.clear()
+
     def _append(self, statement: str, values: tuple[Any, ...]) -> sqlite3.Cursor:
         if not self._db.in_transaction:
             self._execute("BEGIN")
@@ -216,8 +234,7 @@ class Answers:
     may share one. It also keeps the services' open batch jobs, which outlive the process."""
 
     def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._db = sqlite3.connect(path, isolation_level=None, timeout=30)
+        self._db = _connect(path, timeout=30)
         try:
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("CREATE TABLE IF NOT EXISTS answers (digest BLOB PRIMARY KEY, record BLOB) WITHOUT ROWID")
@@ -250,3 +267,11 @@ class Answers:
     def remove_job(self, name: str) -> None:
         """Forget a batch job that is over."""
         self._db.execute("DELETE FROM jobs WHERE name = ?", (name,))
+
+
+def _connect(path: Path, timeout: int) -> sqlite3.Connection:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return sqlite3.connect(path, isolation_level=None, timeout=timeout)
+    except (OSError, sqlite3.OperationalError) as error:
+        raise UserError(f"cannot open {path}: {error}; use another folder") from None
