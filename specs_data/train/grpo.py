@@ -51,6 +51,7 @@ def train_grpo(settings: GrpoSettings) -> Path:
         vllm_mode=settings.vllm or "colocate",
         vllm_server_base_url=settings.vllm_server,
         vllm_gpu_memory_utilization=settings.vllm_memory,
+        vllm_max_model_length=settings.max_length,
     )
     model, processor = run.load(settings)
     rows = shared_rows(
@@ -82,7 +83,8 @@ def _arguments(settings: GrpoSettings) -> dict[str, Any]:
 
 def _problems(settings: GrpoSettings, format: ResponseFormat, model: Any, processor: Any, file: Path) -> Rows:
     """The problems whose prompt leaves room for a whole response, and whose answers can be judged."""
-    fits = whole_rows(processor, run.context(model), answer_room=settings.max_tokens)
+    context = run.context(model)
+    fits = whole_rows(processor, min(settings.max_length or context, context), answer_room=settings.max_tokens)
     presets = settings.preset or (None,) * len(settings.problems)
     return problem_rows(
         list(zip(settings.problems, presets, strict=True)),

@@ -83,11 +83,14 @@ def plot(curves: Mapping[str, Sequence[Row]], file: Path) -> None:
     panels = [(title, keys) for title, keys in PANELS if any(_has(every, key) for key in keys)]
     figure = Figure(figsize=(4.2 * len(panels), 3.2), layout="constrained")
     for axes, (title, keys) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
-        for run, rows in curves.items():
-            for key in (key for key in keys if _has(rows, key)):
+        for colour, (run, rows) in enumerate(curves.items()):
+            for dash, key in enumerate(key for key in keys if _has(rows, key)):
                 name = " ".join(word for word in (run, key.split("/")[-1] if len(keys) > 1 else "") if word)
                 points = [(row["step"], row[key]) for row in rows if row.get(key) is not None]
-                axes.plot(*zip(*points, strict=True), label=name or None, linewidth=1.2)
+                axes.plot(
+                    *zip(*points, strict=True), f"C{colour}{('-', '--')[dash]}", label=name or None, linewidth=1.2
+                )
+        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.set_title(title, fontsize=10)
         axes.set_xlabel("optimizer step")
         if axes.get_legend_handles_labels()[1]:

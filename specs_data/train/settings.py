@@ -90,6 +90,9 @@ class GrpoSettings(TrainSettings):
     epsilon_high: float = Field(0.28, gt=0, description="how far the ratio may rise")  # DAPO, arXiv 2503.14476
     beta: float = Field(0.0, ge=0, description="weight of the KL term")  # paper: none
     max_tokens: Positive = Field(10_240, description="longest response in tokens")  # paper: max output 10,240
+    max_length: Positive | None = Field(
+        None, description="longest prompt + response in tokens; problems that leave too little room are left out"
+    )
     temperature: float = Field(1.0, gt=0, description="of the rollouts")  # MM-EUREKA's scripts
     top_p: float = Field(1.0, gt=0, le=1, description="of the rollouts")
     schedule: Literal["constant", "linear", "cosine"] = Field("constant", description="course of the learning rate")
