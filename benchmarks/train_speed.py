@@ -10,7 +10,9 @@ machine does not count. Prints the median ratio for each trainer.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
+import os
 import re
 import statistics
 import tempfile
@@ -104,7 +106,8 @@ def _clock_training() -> list[float]:
 
 def _seconds(spent: list[float], train: Callable[..., Any], model: Path, out: Path, steps: int) -> float:
     spent.clear()
-    train(model, out, steps)
+    with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere):
+        train(model, out, steps)
     (seconds,) = spent
     return seconds
 
