@@ -279,7 +279,9 @@ def test_rejected_from_another_policy(tmp_path: Path) -> None:
         rejected = row["rejected"][0]["content"]
         assert row["rejected_from"] == "base-model" and row["policy"] == "zero-model"
         assert THINK_ANSWER.check(rejected) is not None
-        assert f"I count {row['answer']}." in rejected and f"\\boxed{{{row['answer']}}}" in rejected
+        assert (
+            f"I count {row['answer']}." in THINK_ANSWER.content(rejected) and f"\\boxed{{{row['answer']}}}" in rejected
+        )
     assert {row["corruption"] is None for row in rows} == {True, False}
 
 
