@@ -16,6 +16,8 @@ from specs_data.flags import with_flags
 from specs_data.recipe import Recipe, make_recipe
 from specs_data.train.settings import DpoSettings, GrpoSettings, SftSettings, make_settings
 
+_INTERRUPTED = 130  # typer's status after Ctrl-C
+
 VERIFIER_SETTINGS = (
     "verifier", "verifier_model", "verifier_base_url", "allow_model_mismatch", "rpm", "max_cost", "prices",
 )  # fmt: skip
@@ -37,20 +39,19 @@ def main() -> None:
     """Run the command line. A user's mistake is one sentence on standard error and exit status 2."""
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        status = app(standalone_mode=False)
+        status = app(standalone_mode=False) or 0
     except TyperException as error:
         error.show()  # type: ignore[attr-defined]
-        sys.exit(error.exit_code)
-    except (KeyboardInterrupt, typer.Abort):
-        print("interrupted; the same command goes on from here", file=sys.stderr)  # noqa: T201
-        sys.exit(130)
+        status = error.exit_code
     except CheckFailed as error:
-        print(error, file=sys.stderr)  # noqa: T201
-        sys.exit(1)
+        typer.echo(error, err=True)
+        status = 1
     except SpecsDataError as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201
-        sys.exit(2)
-    sys.exit(status or 0)
+        typer.echo(f"error: {error}", err=True)
+        status = 2
+    if status == _INTERRUPTED:
+        typer.echo("interrupted; the same command goes on from here", err=True)
+    sys.exit(status)
 
 
 @app.command()

@@ -10,7 +10,6 @@ stages it concerns.
 from __future__ import annotations
 
 import asyncio
-import os
 import shutil
 from array import array
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
@@ -18,7 +17,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
 from itertools import islice, repeat
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -35,7 +34,6 @@ from specs_data.forecast import Forecast, Measured, scale
 from specs_data.format import load_format
 from specs_data.judges.model import ModelJudge, open_judge
 from specs_data.judges.rules import RuleJudge
-from specs_data.leakage import Leakage
 from specs_data.manifest import (
     describe_dataset,
     describe_recipe,
@@ -52,11 +50,14 @@ from specs_data.progress import Progress
 from specs_data.recipe import Recipe, dump_recipe, make_recipe
 from specs_data.responses import file_digest, read_responses
 from specs_data.sample import policy_fingerprint, policy_name, sampling
-from specs_data.services.gemini_batch import Job
 from specs_data.services.opening import open_budget
 from specs_data.store import Answers, Store
 from specs_data.texts import system_prompt
-from specs_data.verifiers import Verifier, open_verifier
+from specs_data.verifiers import Verifier, open_verifier, verifier_name
+
+if TYPE_CHECKING:
+    from specs_data.leakage import Leakage
+    from specs_data.services.gemini_batch import Job
 
 T = TypeVar("T")
 
@@ -153,14 +154,7 @@ def check(recipe: Recipe, engine: Engine | None = None) -> Recipe:
         raise UserError("no policy: give --policy CKPT (or policy = ... in specs-data.toml), or --responses FILE")
     if recipe.rejected_from != "chosen" and recipe.responses is not None:
         raise UserError("--rejected-from CKPT needs a policy that can be sampled, so it cannot go with --responses")
-    changes: dict[str, Any] = {}
-    if recipe.verifier is None:
-        if not (os.environ.get("GOOGLE_API_KEY") or os.environ.get("GEMINI_API_KEY")):
-            raise UserError(
-                "no verifier: set GEMINI_API_KEY for Gemini (the paper's), or choose --verifier openai "
-                "(any OpenAI-compatible server), --verifier rules (offline) or --verifier none"
-            )
-        changes["verifier"] = "gemini"
+    changes: dict[str, Any] = {"verifier": verifier_name(recipe)}
     if recipe.engine == "auto" and engine is None and recipe.responses is None:
         changes["engine"] = engines.engine_name(recipe)
     return recipe.model_copy(update=changes)
@@ -514,6 +508,8 @@ class _Jobs:
         self._answers = answers
 
     def jobs(self) -> list[Job]:
+        from specs_data.services.gemini_batch import Job
+
         return self._answers.jobs(Job)
 
     def put_job(self, job: Job) -> None:
@@ -533,6 +529,8 @@ def _stem(recipe: Recipe) -> str:
 
 def _leakage(sets: Sequence[str]) -> Leakage:
     """The evaluation sets whose problems are left out."""
+    from specs_data.leakage import Leakage
+
     found = (item for name in sets for item in read_problems(name, gold=False))
     return Leakage((item.problem.question, item.images) for item in found if isinstance(item, Incoming))
 

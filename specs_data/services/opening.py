@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from specs_data.errors import UserError
 from specs_data.prices import load_prices
 from specs_data.recipe import Recipe
 from specs_data.services import Asker, Client
-from specs_data.services.gemini_batch import JobLog
 from specs_data.services.limits import Budget
 from specs_data.services.service import Service
+
+if TYPE_CHECKING:
+    from specs_data.services.gemini_batch import JobLog
 
 
 def open_budget(recipe: Recipe, spent: float = 0.0) -> Budget:

@@ -43,18 +43,25 @@ class Verifier(Protocol):
         ...
 
 
-def open_verifier(recipe: Recipe, budget: Budget, log: JobLog | None = None) -> Verifier:
-    """The verifier that `recipe` names; where it names none, Gemini if there is a key for it.
-
-    `budget` is shared with the other judging services; `log` keeps batch jobs. Raises UserError."""
+def verifier_name(recipe: Recipe) -> str:
+    """The verifier that `recipe` names; where it names none, Gemini if there is a key for it, and
+    otherwise a UserError: none is chosen silently."""
+    if recipe.verifier is not None:
+        return recipe.verifier
     from specs_data.services.gemini import api_key
 
-    name = recipe.verifier or ("gemini" if api_key() else None)
-    if name is None:
+    if not api_key():
         raise UserError(
             "no verifier is chosen and no Gemini key is set; set GEMINI_API_KEY, or choose --verifier openai "
-            "(any OpenAI-compatible server), rules (offline, by rule) or none (keeps every right response)"
+            "(any OpenAI-compatible server), --verifier rules (offline) or --verifier none (keeps every right response)"
         )
+    return "gemini"
+
+
+def open_verifier(recipe: Recipe, budget: Budget, log: JobLog | None = None) -> Verifier:
+    """The verifier of a recipe. `budget` is shared with the other judging services; `log` keeps batch
+    jobs. Raises UserError."""
+    name = verifier_name(recipe)
     if name == "rules":
         from specs_data.verifiers.rules import RulesVerifier
 

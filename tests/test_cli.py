@@ -1,0 +1,180 @@
+"""The command line as a user types it: verbs, exit statuses, one sentence for a mistake."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from specs_data.cli import main
+from specs_data.format import THINK_ANSWER
+from tests.sums import write_sums
+
+
+class Done(NamedTuple):
+    """How a command ended."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+Command = Callable[..., Done]
+
+
+@pytest.fixture
+def specs_data(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Command:
+    """Run the command line in this process, in the folder `cwd`."""
+    for key in ("GOOGLE_API_KEY", "GEMINI_API_KEY"):
+        monkeypatch.delenv(key, raising=False)
+    monkeypatch.setattr(signal, "signal", lambda number, handler: None)
+
+    def call(*arguments: object, cwd: Path) -> Done:
+        monkeypatch.chdir(cwd)
+        monkeypatch.setattr(sys, "argv", ["specs-data", *map(str, arguments)])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return Done(int(ended.value.code or 0), *capfd.readouterr())
+
+    return call
+
+
+@pytest.fixture
+def responses(tmp_path: Path) -> Path:
+    """problems.jsonl with 20 sums, and responses.jsonl with a good response to each."""
+    write_sums(tmp_path, 20, pictures=True)
+    rows = [
+        {"problem_id": f"sum-{n}", "response": THINK_ANSWER.render(f"{n} + 1 = {n + 1}.", f"\\boxed{{{n + 1}}}")}
+        for n in range(20)
+    ]
+    file = tmp_path / "responses.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file
+
+
+@pytest.fixture
+def run(responses: Path, specs_data: Command) -> Path:
+    """A finished run in the folder `run`."""
+    done = specs_data(
+        "build", "--responses", responses.name, "--problems", "problems.jsonl", "--verifier", "rules", "--out", "run",
+        cwd=responses.parent,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "20 pairs in run/dataset" in done.stdout
+    return responses.parent / "run"
+
+
+def test_build_from_responses(run: Path) -> None:
+    assert (run / "recipe.toml").is_file() and (run / "dropped.jsonl").is_file()
+    assert json.loads((run / "manifest.json").read_text())["counts"]["pairs"] == 20
+    assert (run / "dataset" / "README.md").read_text().startswith("---\n")
+
+
+def test_a_recipe_in_the_working_directory_is_enough(responses: Path, specs_data: Command) -> None:
+    (responses.parent / "specs-data.toml").write_text(
+        'responses = "responses.jsonl"\nproblems = "problems.jsonl"\nverifier = "none"\n'
+    )
+    done = specs_data("build", cwd=responses.parent)
+    assert done.returncode == 0, done.stderr
+    assert (responses.parent / "runs" / "responses" / "dataset").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["build"], "no problems"),
+        (["build", "--problems", "problems.jsonl"], "no policy"),
+        (["build", "--problems", "problems.jsonl", "--responses", "responses.jsonl"], "no verifier"),
+        (["build", "--problems", "nothing.jsonl", "--responses", "responses.jsonl", "--verifier", "none"], "nothing.j"),
+        (["build", "--problems", "problems.jsonl", "--responses", "none.jsonl", "--verifier", "none"], "none.jsonl"),
+        (["build", "--temperature", "-1"], "temperature"),
+        (["build", "--recipe", "missing.toml"], "missing.toml"),
+        (["build", "--problems", "problems.jsonl", "--responses", "responses.jsonl", "--verifier", "none",
+          "--corruption", "nonsense"], "nonsense"),
+        (["build", "--problems", "problems.jsonl", "--responses", "responses.jsonl", "--verifier", "none",
+          "--columns", "question"], "question=COLUMN"),
+        (["show", "nowhere"], "nowhere"),
+        (["check", "nowhere"], "nowhere"),
+        (["judge", "nowhere.jsonl"], "nowhere.jsonl"),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_one_sentence(responses: Path, specs_data: Command, arguments: list[str], sentence: str) -> None:
+    done = specs_data(*arguments, cwd=responses.parent)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert sentence in done.stderr and "Traceback" not in done.stderr
+    assert done.stderr.strip().startswith("error: ") and "\n" not in done.stderr.strip()
+
+
+def test_an_unknown_key_of_a_recipe_is_refused(responses: Path, specs_data: Command) -> None:
+    (responses.parent / "specs-data.toml").write_text("sampels = 3\n")
+    done = specs_data("build", cwd=responses.parent)
+    assert done.returncode == 2 and "sampels" in done.stderr
+
+
+def test_check_says_what_is_wrong(run: Path, specs_data: Command) -> None:
+    assert specs_data("check", run, cwd=run).returncode == 0
+    rows = [{"prompt": "q", "chosen": "<think>a</think><answer>\\boxed{1}</answer>", "rejected": "\\boxed{2}"}]
+    file = run / "foreign.jsonl"
+    file.write_text(json.dumps(rows[0]))
+    done = specs_data("check", file, cwd=run)
+    assert done.returncode == 1 and "1 of 1 rows are not format-only" in done.stdout
+
+
+def test_show_report_and_corruptions(run: Path, specs_data: Command) -> None:
+    shown = specs_data("show", run, "-n", 1, cwd=run)
+    assert shown.returncode == 0 and "chosen" in shown.stdout
+    assert specs_data("report", run, cwd=run).returncode == 0
+    assert "<html" in (run / "report.html").read_text()
+    listed = specs_data("corruptions", cwd=run)
+    assert listed.returncode == 0
+    for name in ("remove_all_tags", "remove_answer_tags", "remove_think_tags", "replace_answer_tags", "shift_tags"):
+        assert name in listed.stdout
+
+
+def test_export_merge_and_judge(run: Path, responses: Path, specs_data: Command) -> None:
+    done = specs_data("export", run, "--to", "llamafactory", "--out", "lf", cwd=run)
+    assert done.returncode == 0 and (run / "lf" / "dataset_info.json").is_file(), done.stderr
+    done = specs_data("export", responses.parent / "problems.jsonl", "--to", "trl", "--out", "trl", cwd=run)
+    assert done.returncode == 0, done.stderr
+    done = specs_data("merge", run, run, "--out", "merged", cwd=run)
+    assert done.returncode == 0, done.stderr
+    file = run / "answers.jsonl"
+    file.write_text(json.dumps({"response": "<answer>5</answer>", "gold": "5", "type": "numeric"}))
+    done = specs_data("judge", file, cwd=run)
+    assert json.loads(done.stdout)["right"] is True
+
+
+def test_init_writes_a_recipe_that_reads(tmp_path: Path, specs_data: Command) -> None:
+    assert specs_data("init", cwd=tmp_path).returncode == 0
+    text = (tmp_path / "specs-data.toml").read_text()
+    assert "# samples = 8" in text
+    write_sums(tmp_path, 3)
+    assert "no problems" in specs_data("build", cwd=tmp_path).stderr  # all is commented out, and all is valid
+    assert specs_data("init", cwd=tmp_path).returncode == 2
+
+
+def test_an_interrupted_build_says_so(responses: Path) -> None:
+    """A server that never answers keeps the build waiting; Ctrl-C ends it with 130."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        command = ["build", "--engine", "openai", "--base-url", f"http://127.0.0.1:{port}/v1", "--model", "m",
+                   "--problems", "problems.jsonl", "--verifier", "none", "--out", "waiting"]  # fmt: skip
+        with subprocess.Popen(
+            [sys.executable, "-m", "specs_data", *command], cwd=responses.parent, stderr=subprocess.PIPE, text=True
+        ) as build:
+            while not (responses.parent / "waiting" / "store.sqlite").exists():
+                time.sleep(0.05)
+            time.sleep(1)
+            build.send_signal(signal.SIGINT)
+            _, errors = build.communicate(timeout=20)
+    assert build.returncode == 130
+    assert "the same command goes on from here" in errors and "Traceback" not in errors
