@@ -106,9 +106,9 @@ async def test_a_response_cannot_close_its_own_block(server: Server) -> None:
 @pytest.mark.parametrize(
     ("model", "thinking", "temperature"),
     [
-        ("gemini-3.8-flash", {"thinking_level": "LOW"}, None),
-        ("gemini-3-flash-preview", {"thinking_level": "LOW"}, None),
-        ("gemini-2.5-flash", {"thinking_budget": 1024}, 0.0),
+        ("gemini-3.8-flash", {"thinkingLevel": "LOW"}, None),
+        ("gemini-3-flash-preview", {"thinkingLevel": "LOW"}, None),
+        ("gemini-2.5-flash", {"thinkingBudget": 1024}, 0.0),
         ("gemini-flash-latest", None, None),
         ("gemma-4-31b", None, None),
     ],
@@ -178,7 +178,7 @@ async def test_a_failure_that_passes_costs_nothing_but_time(server: Server, faul
         ("broken JSON", "broken answer"),
         ("wrong form", "broken answer"),
         ("two verdicts", "broken answer"),
-        ("body null", "empty answer"),
+        ("body null", "broken answer"),
         ("400", "refused"),
     ],
 )
@@ -563,15 +563,16 @@ async def test_batch_jobs_stay_within_the_cost(server: Server, log: Log) -> None
     assert any(isinstance(outcome, UserError) and "--max-cost" in str(outcome) for outcome in outcomes)
 
 
-async def test_a_service_that_is_away_leaves_the_job_for_the_next_run(server: Server, log: Log) -> None:
+async def test_a_service_that_is_away_leaves_the_job_for_the_next_run(
+    server: Server, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
     server.answer = by_response
     server.finished.clear()
     verifier = batched(log)
     waiting = asyncio.ensure_future(verdicts(verifier, 4))
     await until(lambda: bool(server.jobs))
-    url, os.environ["GOOGLE_GEMINI_BASE_URL"] = os.environ["GOOGLE_GEMINI_BASE_URL"], "http://127.0.0.1:9"
+    monkeypatch.setenv("GOOGLE_GEMINI_BASE_URL", "http://127.0.0.1:9")
     away = batched(log, pause=0.001)
-    os.environ["GOOGLE_GEMINI_BASE_URL"] = url
     assert [str(outcome) for outcome in await verdicts(away, 4)] == ["no connection"] * 4
     await away.close()
     server.finished.set()

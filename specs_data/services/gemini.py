@@ -6,11 +6,14 @@ and timeouts are left to the caller: the client's own ignore how long the servic
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NoReturn
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from urllib.request import getproxies
 
 import aiohttp
 
@@ -20,12 +23,15 @@ from specs_data.services import Failed, Form, Question, Reply, image_type, json_
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from google import genai
     from google.genai import types
     from google.genai.errors import APIError
 
 DEFAULT_MODEL = "gemini-3.8-flash"
 MAX_TOKENS = 4096
 THINKING_BUDGET = 1024
+
+M = TypeVar("M")
 
 # A prompt or an answer was held back, as opposed to broken or cut off.
 _HELD_BACK = {
@@ -54,78 +60,108 @@ class GeminiClient:
     max_tokens = MAX_TOKENS
 
     def __init__(self, model: str = DEFAULT_MODEL) -> None:
-        genai = require("google.genai", "gemini")
+        self._genai = require("google.genai", "gemini")
         key = api_key()
         if key is None:
             raise UserError("Gemini needs a key in GOOGLE_API_KEY or GEMINI_API_KEY; get one at aistudio.google.com")
-        # One attempt: without this the client repeats a broken connection by itself, seconds later.
-        once = genai.types.HttpRetryOptions(attempts=1)
-        self.sdk = genai.Client(api_key=key, http_options=genai.types.HttpOptions(retry_options=once))
+        self._key = key
         self.model = model
-        self._types = genai.types
-        self._configs: dict[tuple[str, type[Form]], types.GenerateContentConfig] = {}
+        self._content = _quick(self._genai.types.Content)
+        self._part = _quick(self._genai.types.Part)
+        self._blob = _quick(self._genai.types.Blob)
+        self._raw_response = _quick(self._genai.types.GenerateContentConfig)(should_return_http_response=True)
+        self._session: aiohttp.ClientSession | None = None
+        self._live: dict[tuple[str, type[Form]], genai.Client] = {}
 
     @property
     def options(self) -> Mapping[str, str]:
         """What else determines an answer."""
-        return {"max_tokens": str(MAX_TOKENS), **_generation_options(self.model)}
+        options = _generation_options(self.model)
+        options |= options.pop("thinkingConfig", {})
+        return {"max_tokens": str(MAX_TOKENS), **{name: str(value) for name, value in options.items()}}
 
     async def ask(self, question: Question[Any]) -> Reply:
         """One attempt. Raises Failed, and UserError where no attempt can succeed."""
+        models = self._client_for(question).aio.models
         with failures(self.model):
-            response = await self.sdk.aio.models.generate_content(
-                model=self.model, contents=self.content(question), config=self.config(question)
+            response = await models.generate_content(
+                model=self.model, contents=self.content(question), config=self._raw_response
             )
-        return read_response(response.model_dump(mode="json", by_alias=True, exclude_none=True))
+            body = json.loads(response.sdk_http_response.body)
+        return read_response(body)
 
     async def close(self) -> None:
         """Release connections."""
-        await self.sdk.aio.aclose()
-        self.sdk.close()
+        clients = [*self._live.values(), *([self.sdk] if "sdk" in vars(self) else [])]
+        for client in clients:
+            await client.aio.aclose()
+            client.close()
+        if self._session:
+            await self._session.close()
+
+    @cached_property
+    def sdk(self) -> genai.Client:
+        """The client for calls about jobs and files. It makes one attempt per call: without this it
+        repeats a broken connection by itself, seconds later."""
+        return self._make_client()
 
     def content(self, question: Question[Any]) -> types.Content:
         """The item: the image files as they are, then the text."""
-        part = self._types.Part
-        images = [part.from_bytes(data=image, mime_type=image_type(image)) for image in question.images]
-        content: types.Content = self._types.Content(role="user", parts=[*images, part(text=question.text)])
-        return content
+        blobs = (self._blob(data=image, mime_type=image_type(image)) for image in question.images)
+        parts = [*(self._part(inline_data=blob) for blob in blobs), self._part(text=question.text)]
+        return self._content(role="user", parts=parts)
 
-    def config(self, question: Question[Any]) -> types.GenerateContentConfig:
-        """The rubric, the form and the options: the same object for all questions that share them."""
+    def request(self, question: Question[Any]) -> dict[str, Any]:
+        """The rubric, the form and the options of a request, in wire format."""
+        config = {
+            "maxOutputTokens": MAX_TOKENS,
+            "responseMimeType": "application/json",
+            "responseJsonSchema": json_schema(question.form),
+            **_generation_options(self.model),
+        }
+        return {"systemInstruction": {"parts": [{"text": question.rubric}]}, "generationConfig": config}
+
+    def _client_for(self, question: Question[Any]) -> genai.Client:
+        """The client whose every request carries the question's rubric and form.
+
+        Given with each call they would be converted each time, for half of the client's CPU time."""
         key = (question.rubric, question.form)
-        if key not in self._configs:
-            self._configs[key] = self._make_config(*key)
-        return self._configs[key]
+        if key not in self._live:
+            if self._session is None:
+                # As the client's own, but with proxies only where there are any: looking for them takes a thread.
+                connector = aiohttp.TCPConnector(limit=0)
+                self._session = aiohttp.ClientSession(connector=connector, trust_env=bool(getproxies()))
+            self._live[key] = self._make_client(extra_body=self.request(question), aiohttp_client=self._session)
+        return self._live[key]
 
-    def _make_config(self, rubric: str, form: type[Form]) -> types.GenerateContentConfig:
-        options: dict[str, Any] = {"max_output_tokens": MAX_TOKENS}
-        for name, value in _generation_options(self.model).items():
-            if name == "temperature":
-                options[name] = float(value)
-            else:
-                options["thinking_config"] = self._types.ThinkingConfig(**{name: value})
-        config: types.GenerateContentConfig = self._types.GenerateContentConfig(
-            system_instruction=rubric,
-            response_mime_type="application/json",
-            response_json_schema=json_schema(form),
-            **options,
+    def _make_client(self, **options: Any) -> genai.Client:
+        types = self._genai.types
+        once = types.HttpRetryOptions(attempts=1)
+        client: genai.Client = self._genai.Client(
+            api_key=self._key, http_options=types.HttpOptions(retry_options=once, **options)
         )
-        return config
+        return client
 
 
-def _generation_options(model: str) -> dict[str, str]:
+def _quick(model: type[M]) -> type[M]:
+    """`model`, quick to say that it contains no key. google-genai asks that of each value for each
+    field it could have, and pydantic would look through all fields each time."""
+    return type(model.__name__, (model,), {"__module__": model.__module__, "__contains__": lambda *_: False})
+
+
+def _generation_options(model: str) -> dict[str, Any]:
     """Thinking and temperature, as this generation of models takes them: 3.x has thinking levels and
     wants no temperature, 2.5 has a thinking budget. Others are left alone."""
     version = re.match(r"(?:models/)?gemini-(\d+)(?:\.(\d+))?\b", model)
     generation = (int(version[1]), int(version[2] or 0)) if version else (0, 0)
     if generation >= (3, 0):
-        return {"thinking_level": "low"}
+        return {"thinkingConfig": {"thinkingLevel": "LOW"}}
     if generation == (2, 5):
-        return {"thinking_budget": str(THINKING_BUDGET), "temperature": "0"}
+        return {"thinkingConfig": {"thinkingBudget": THINKING_BUDGET}, "temperature": 0}
     return {}
 
 
-def read_response(response: Mapping[str, Any]) -> Reply:
+def read_response(response: Any) -> Reply:
     """The reply in a GenerateContentResponse in wire format. Raises Failed with the reason there is none."""
     try:
         usage = response.get("usageMetadata") or {}

@@ -236,12 +236,11 @@ class GeminiBatch:
         client = self._client
         if sum(map(_size, batch.values())) < INLINE_BYTES:
             return [
-                sdk.InlinedRequest(
-                    contents=[client.content(question)], config=client.config(question), metadata={"key": key}
-                )
+                sdk.InlinedRequest(contents=[client.content(question)], config=_config(request), metadata={"key": key})
                 for key, question in batch.items()
+                for request in [client.request(question)]
             ]
-        lines = b"".join(_line(key, client.content(q), client.config(q)) for key, q in batch.items())
+        lines = b"".join(_line(key, client.request(q), client.content(q)) for key, q in batch.items())
         config = sdk.UploadFileConfig(mime_type="jsonl", display_name=label)
         upload = client.sdk.aio.files.upload
         file = await self._patiently(lambda: upload(file=io.BytesIO(lines), config=config))
@@ -340,15 +339,15 @@ def _size(question: Question[Any]) -> int:
     return sum(map(len, question.images)) * 4 // 3 + len(question.rubric) + len(question.text) + 1000
 
 
-def _line(key: str, content: types.Content, config: types.GenerateContentConfig) -> bytes:
+def _config(request: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The rubric, form and options of a request as the client takes them; it knows the names in wire format."""
+    return {"systemInstruction": request["systemInstruction"], **request["generationConfig"]}
+
+
+def _line(key: str, request: Mapping[str, Any], content: types.Content) -> bytes:
     """One question as a line of a job's file, in wire format."""
-    generation = config.model_dump(mode="json", by_alias=True, exclude_none=True, exclude={"system_instruction"})
-    request = {
-        "systemInstruction": {"parts": [{"text": config.system_instruction}]},
-        "contents": [content.model_dump(mode="json", by_alias=True, exclude_none=True)],
-        "generationConfig": generation,
-    }
-    return json.dumps({"key": key, "request": request}).encode() + b"\n"
+    item = content.model_dump(mode="json", by_alias=True, exclude_none=True)
+    return json.dumps({"key": key, "request": {**request, "contents": [item]}}).encode() + b"\n"
 
 
 def _entry(line: str) -> Mapping[str, Any]:
