@@ -18,11 +18,11 @@ def shift_tags(text: str, fmt: ResponseFormat, rng: random.Random) -> str | None
         return None
     marker = rng.choice(fmt.markers)
     rest = fmt.without(text, marker)
-    # Between two words, and never inside braces, where it would cut a \\boxed{} in two.
     places = [0, *(gap.end() for gap in re.finditer(r"\s+", rest)), len(rest)]
-    places = [place for place in places if rest.count("{", 0, place) == rest.count("}", 0, place)]
     rng.shuffle(places)
     for place in places:
+        if rest.count("{", 0, place) != rest.count("}", 0, place):
+            continue  # inside braces it would cut a \\boxed{} in two
         moved = f"{rest[:place]}{marker}{rest[place:]}"
         if fmt.check(moved) is not None and fmt.content(moved) == fmt.content(text):
             return moved

@@ -12,6 +12,7 @@ import hashlib
 import importlib.util
 import inspect
 import random
+import sys
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points
@@ -46,6 +47,10 @@ class Corruption:
     def summary(self) -> str:
         """The first line of the operator's docstring."""
         return (inspect.getdoc(self._operator) or "").partition("\n")[0]
+
+    def describe(self) -> dict[str, str]:
+        """Where the operator comes from, what it does and its source file's digest."""
+        return {"origin": self.origin, "summary": self.summary, "sha256": self.sha256}
 
     def apply(self, text: str, fmt: ResponseFormat, rng: random.Random) -> str | None:
         """What the operator returns. Raises PluginFailed, which names it, if it raises or returns
@@ -115,7 +120,7 @@ def _from_entry_point(point: EntryPoint) -> Corruption:
         operator = point.load()
     except Exception as error:
         raise PluginFailed(f"corruption {point.name!r} ({_origin(point)}) cannot be loaded: {error!r}") from error
-    return Corruption(point.name, _instance(operator, point.name), _origin(point))
+    return Corruption(point.name, _instance(operator, point.name, _origin(point)), _origin(point))
 
 
 def _from_file(path: Path) -> Corruption:
@@ -125,11 +130,12 @@ def _from_file(path: Path) -> Corruption:
     if spec is None or spec.loader is None:
         raise UserError(f"{path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where inspect and dataclasses look for it
     try:
         spec.loader.exec_module(module)
     except Exception as error:
         raise PluginFailed(f"corruption file {path} cannot be loaded: {error!r}") from error
-    return Corruption(path.stem, _instance(_main(module, path), path.stem), str(path))
+    return Corruption(path.stem, _instance(_main(module, path), path.stem, str(path)), str(path))
 
 
 def _main(module: ModuleType, path: Path) -> object:
@@ -147,8 +153,11 @@ def _main(module: ModuleType, path: Path) -> object:
     return own[0]
 
 
-def _instance(operator: object, name: str) -> Operator:
-    made = operator() if inspect.isclass(operator) else operator
+def _instance(operator: object, name: str, origin: str) -> Operator:
+    try:
+        made = operator() if inspect.isclass(operator) else operator
+    except Exception as error:
+        raise PluginFailed(f"corruption {name!r} ({origin}) cannot be made: {error!r}") from error
     if not callable(made):
-        raise PluginFailed(f"corruption {name!r} is not callable")
+        raise PluginFailed(f"corruption {name!r} ({origin}) is not callable")
     return made

@@ -107,11 +107,12 @@ class ResponseFormat(BaseModel):
         return self.layout == "tags" and bool(part.open and part.close)
 
     def without(self, text: str, marker: str) -> str:
-        """`text` with `marker` taken away; words that it kept apart stay apart."""
+        """`text` with `marker` taken away; words that only it kept apart come on lines of their own, so
+        that an answer after it does not run on from the thought."""
         first, *rest = text.split(marker)
         for piece in rest:
-            apart = first[-1:].strip() and piece[:1].strip()
-            first = f"{first}{' ' if apart else ''}{piece}"
+            gap = "\n" if first[-1:].strip() and piece[:1].strip() else ""
+            first = f"{first}{gap}{piece}"
         return first
 
     def _parse_tags(self, text: str) -> tuple[str, ...] | str:
