@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from specs_data.errors import UserError
+from specs_data.format import load_format
 from specs_data.recipe import Recipe
 from specs_data.records import Judged, Verdict
 
@@ -65,7 +66,7 @@ def open_verifier(recipe: Recipe, budget: Budget, log: JobLog | None = None) -> 
     if name == "rules":
         from specs_data.verifiers.rules import RulesVerifier
 
-        return RulesVerifier()
+        return RulesVerifier(load_format(recipe.format))
     if name == "none":
         from specs_data.verifiers.none import NoVerifier
 
