@@ -87,7 +87,7 @@ def write_shards(
         old.unlink()
     groups = _row_groups(rows, schema, row_group_bytes)
     parts: list[tuple[Path, int]] = []
-    for first in groups:
+    while (first := next(groups, None)) is not None:
         part = data / f"{split}-{len(parts):05d}.parquet.part"
         parts.append((part, _write_one(part, first, groups, shard_bytes)))
     shards = []
@@ -119,8 +119,10 @@ def _row_groups(rows: Iterable[Row], schema: pa.Schema, limit: int) -> Iterator[
         group.append(row)
         size += _size(row)
         if size >= limit:
-            yield _table(group, schema)
+            table = _table(group, schema)
             group, size = [], 0
+            yield table
+            del table
     if group:
         yield _table(group, schema)
 
@@ -146,7 +148,9 @@ def _write_one(path: Path, first: pa.Table, rest: Iterator[pa.Table], limit: int
         while table is not None:
             writer.write_table(table, row_group_size=len(table))
             count, size = count + len(table), size + table.nbytes
-            table = next(rest, None) if size + table.nbytes <= limit else None
+            full = size + table.nbytes > limit
+            table = None  # let go of it before the next one is built
+            table = None if full else next(rest, None)
     return count
 
 

@@ -28,10 +28,7 @@ def row(number: int, images: int) -> dict[str, Any]:
     return {
         "id": str(number),
         "images": [picture(number + n) for n in range(images)],
-        "prompt": [
-            {"role": "system", "content": SYSTEM},
-            {"role": "user", "content": f"Which {number}, <image> or not?"},
-        ],
+        "prompt": [{"role": "system", "content": SYSTEM}, asked],
         "chosen": [{"role": "assistant", "content": f"<think>\nso {number}\n</think>\n<answer>{number}</answer>"}],
         "rejected": [{"role": "assistant", "content": f"so {number}\n{number}"}],
     }
