@@ -141,6 +141,7 @@ def _plain_latex(text: str) -> str:
 
 def _stated(part: str) -> str | None:
     """What an answer part states: its last box, what follows its last label, or all of it."""
+    part = part[-READ_AT_MOST:]
     only = _ONLY_BOX.fullmatch(part)
     if only:
         return only[1].strip() or None

@@ -9,7 +9,7 @@ Worked example:
 The policy, in full:
 
 - Whole numbers and fractions are compared exactly. 0 is not 0.0000001.
-- Decimals are compared exactly up to floating-point noise (1e-9, relative).
+- Decimals are compared exactly up to floating-point noise (1e-9 of the gold, and 1e-9 at most).
 - A gold written as a decimal with at least three significant digits is met by an answer that is
   more precise and rounds to it (gold 3.14, answer 3.1416). An answer less precise than the gold is
   wrong.
@@ -173,7 +173,7 @@ def same_number(gold: Quantity, answer: Quantity) -> bool:
         return True
     if gold.places is None and answer.places is None:
         return False
-    if difference <= NOISE * abs(gold.value):
+    if difference <= NOISE * min(1, abs(gold.value)):
         return True
     if gold.places is not None:
         return (answer.places is None or answer.places > gold.places) and rounds_to(answer.value, gold)

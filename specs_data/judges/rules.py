@@ -41,10 +41,11 @@ __all__ = ["RuleJudge", "final_answer", "same_answer"]
 
 LONGEST = 5_000
 LONGEST_REMEMBERED = 200
+LONGEST_TERM = 80  # that is worth computing where the gold is a plain number
 
 _MISSING = frozenset(("nan", "null", "n/a"))
 _ANSWER_TAGS = re.compile(r"\s*<answer>(.*)</answer>\s*", re.DOTALL | re.IGNORECASE)
-_WORDS = re.compile(r"[^\W\d_]{3,}(?:[\s'-]+[^\W\d_]+)*")
+_WORDS = re.compile(r"(?=.*[^\W\d_]{3})[^\W\d_]+(?:[\s',.-]+[^\W\d_]+)*")
 _SHORT_WORD = re.compile(r"am|an|as|at|be|by|do|go|he|if|in|is|it|me|my|no|of|ok|on|or|so|to|up|us|we", re.IGNORECASE)
 _MATH_WORD = re.compile(r"\b(?:pi|sin|cos|tan|cot|sec|csc|log|exp|sqrt|inf|infinity|infty)\b", re.IGNORECASE)
 _PROSE = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{3,}\s+[A-Za-z]{2,}(?:\s+[A-Za-z]|\s*[.,]|\s*$)")
@@ -197,7 +198,8 @@ def _compare_math(gold: _Gold, answer: str, answer_type: AnswerType) -> Reply | 
         same = same_items(gold.items, items, _same_value)
         if same is not None:
             return Reply(same, "items")
-    if _PROSE.search(answer) or not _is_balanced(answer):
+    too_long = gold.quantity is not None and len(answer) > LONGEST_TERM
+    if too_long or _PROSE.search(answer) or not _is_balanced(answer):
         return Reply(False, "number" if gold.quantity else "math")
     return _ask(gold.text, answer)
 

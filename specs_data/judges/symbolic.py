@@ -28,7 +28,7 @@ import msgspec
 from specs_data.judges.items import read_items, same_items
 from specs_data.judges.numbers import Quantity, read_quantity, rounds_to, same_quantity
 
-SECONDS = 0.8  # of processor time: a verdict must not depend on how busy the machine is
+SECONDS = 0.5  # of processor time: a verdict must not depend on how busy the machine is
 PATIENCE = 5.0  # seconds on the clock
 LONGEST = 1_000
 DEEPEST = 40
