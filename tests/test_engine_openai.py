@@ -133,7 +133,7 @@ async def test_a_large_image_arrives_whole() -> None:
 async def test_pixel_limits_reach_the_server_and_too_many_images_do_not() -> None:
     async with serving(lambda _: "ok", min_pixels=64, max_pixels=4096, limit_images=1) as (server, engine):
         await engine.generate(ask(0, (picture("PNG"),)))
-        with pytest.raises(PromptRefused, match="too many images: 2, at most 1"):
+        with pytest.raises(PromptRefused, match="too many images: 2, and the limit is 1"):
             await engine.generate(ask(0, (picture("PNG"),) * 2))
     assert server.bodies[0]["mm_processor_kwargs"] == {"min_pixels": 64, "max_pixels": 4096}
     assert len(server.bodies) == 1
@@ -237,7 +237,7 @@ async def test_a_refused_prompt_disturbs_no_other(status: int) -> None:
     async with serving(picky) as (server, engine):
         found = await asyncio.gather(*(engine.generate(ask(seed)) for seed in range(6)), return_exceptions=True)
     assert isinstance(found[3], PromptRefused)
-    assert str(found[3]) == "the prompt is too long"
+    assert str(found[3]) == "prompt too long: the prompt is too long"
     assert [getattr(response, "text", None) for response in found] == ["0", "1", "2", None, "4", "5"]
     assert len(server.bodies) == 6
 

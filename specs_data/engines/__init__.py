@@ -7,9 +7,14 @@ Engine and name it in `open_engine`.
 
 from __future__ import annotations
 
-from typing import Protocol
+import asyncio
+from functools import partial
+from importlib.util import find_spec
+from typing import Literal, Protocol
 
-from specs_data.records import Request, Response
+from specs_data.errors import UserError
+from specs_data.recipe import Recipe
+from specs_data.records import Request, Response, Sampling
 
 
 class Engine(Protocol):
@@ -21,10 +26,87 @@ class Engine(Protocol):
         ...
 
     async def generate(self, request: Request) -> Response:
-        """Sample one response. Raises PromptRefused where this one request cannot be served, and
-        EngineFailed where the engine can serve none."""
+        """Sample one response. Raises PromptRefused where this one request cannot be served (its text
+        starts with a named reason and a colon), and EngineFailed where the engine can serve none."""
         ...
 
     async def close(self) -> None:
         """Release the model. Calls still in flight may fail."""
         ...
+
+
+def engine_name(recipe: Recipe) -> Literal["transformers", "vllm", "openai"]:
+    """The engine that the recipe means: for "auto" a server where it names one, else vLLM where that
+    is installed, else transformers."""
+    if recipe.engine != "auto":
+        return recipe.engine
+    if recipe.base_url:
+        return "openai"
+    return "vllm" if find_spec("vllm") is not None else "transformers"
+
+
+async def open_engine(recipe: Recipe, sampling: Sampling) -> Engine:
+    """The engine of a recipe, its model loaded. Raises UserError where it cannot be had."""
+    name = engine_name(recipe)
+    if name == "openai":
+        return _open_server(recipe, sampling)
+    if recipe.base_url:
+        raise UserError(f"--base-url belongs to --engine openai, not to {name}")
+    # Loading takes seconds to minutes: not in the event loop.
+    if recipe.ray is not None:
+        return await asyncio.to_thread(_open_replicas, recipe, sampling)
+    return await asyncio.to_thread(_open_here, recipe, sampling)
+
+
+def _open_here(recipe: Recipe, sampling: Sampling) -> Engine:
+    if recipe.policy is None:
+        raise UserError("no policy: give --policy CKPT (or policy = ... in specs-data.toml)")
+    if engine_name(recipe) == "vllm":
+        from specs_data.engines.vllm import VLLMEngine
+
+        return VLLMEngine(
+            recipe.policy,
+            sampling,
+            tensor_parallel_size=recipe.tensor_parallel_size,
+            max_model_len=recipe.max_model_len,
+            gpu_memory_utilization=recipe.gpu_memory_utilization,
+            dtype=recipe.dtype,
+            limit_images=recipe.limit_images,
+            min_pixels=recipe.min_pixels,
+            max_pixels=recipe.max_pixels,
+        )
+    from specs_data.engines.transformers import TransformersEngine
+
+    return TransformersEngine(
+        recipe.policy,
+        sampling,
+        batch_size=recipe.batch_size or 32,
+        dtype=recipe.dtype,
+        min_pixels=recipe.min_pixels,
+        max_pixels=recipe.max_pixels,
+        limit_images=recipe.limit_images,
+    )
+
+
+def _open_replicas(recipe: Recipe, sampling: Sampling) -> Engine:
+    from specs_data.engines.ray import RayEngine
+
+    address = None if recipe.ray == "local" else recipe.ray
+    gpus = recipe.tensor_parallel_size
+    return RayEngine(partial(_open_here, recipe, sampling), address, replicas=recipe.replicas or 1, gpus=gpus)
+
+
+def _open_server(recipe: Recipe, sampling: Sampling) -> Engine:
+    from specs_data.engines.openai import OpenAIEngine
+
+    if recipe.ray is not None:
+        raise UserError("--ray starts engines of its own: give --engine openai the --base-url of each server instead")
+    return OpenAIEngine(
+        [url for urls in recipe.base_url for url in urls.split(",") if url.strip()],
+        recipe.model,
+        sampling,
+        per_server=recipe.concurrency or 64,
+        min_pixels=recipe.min_pixels,
+        max_pixels=recipe.max_pixels,
+        limit_images=recipe.limit_images,
+    )

@@ -7,6 +7,7 @@ import warnings
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from specs_data.engines.refusals import BROKEN_IMAGE
 from specs_data.errors import PromptRefused
 
 
@@ -18,15 +19,9 @@ def open_image(data: bytes) -> Image.Image:
             warnings.simplefilter("ignore")  # a file's blemishes are no concern of the user's terminal
             return ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB")
     except Exception as error:  # decoders of broken files raise whatever they like
-        raise PromptRefused(f"an image cannot be read: {_reason(error)}") from None
+        raise PromptRefused(f"{BROKEN_IMAGE}: {_reason(error)}") from None
 
 
 def _reason(error: Exception) -> str:
     # Pillow's message names the address of the buffer, which says nothing and is never the same.
     return "not an image file" if isinstance(error, UnidentifiedImageError) else str(error)
-
-
-def check_count(images: int, limit: int | None) -> None:
-    """Raise PromptRefused if there are more than `limit` images."""
-    if limit is not None and images > limit:
-        raise PromptRefused(f"{images} images, and the limit is {limit}")

@@ -21,8 +21,10 @@ import aiohttp
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
+from specs_data.engines.refusals import check_images, refusal
 from specs_data.engines.replicas import FIRST_PAUSE, LONGEST_PAUSE, Replicas, Server
 from specs_data.errors import EngineFailed, PromptRefused, UserError
+from specs_data.images import media_type
 from specs_data.records import Message, Request, Response, Sampling
 
 STRIKES = 8  # failures of one request, each while others were served, until it is refused
@@ -206,8 +208,7 @@ class OpenAIEngine:
     def _messages(self, request: Request) -> bytes:
         """The part of the body that belongs to one request. Images go before the first user text."""
         images = request.images
-        if self._limit_images is not None and len(images) > self._limit_images:
-            raise PromptRefused(f"too many images: {len(images)}, at most {self._limit_images} are allowed")
+        check_images(len(images), self._limit_images)
         messages = []
         for message in request.messages:
             if images and message.role == "user":
@@ -272,7 +273,7 @@ class OpenAIEngine:
                 return _Again(self._make_settings((), {}))
             if self._pixels and "mm_processor_kwargs" in said:
                 return UserError(f"{server.name} takes no pixel limits ({said}): set them where the server is started")
-            return PromptRefused(said)
+            return refusal(said)
         if status in (401, 403):
             return UserError(f"{server.name} refuses the key ({status}: {said}): set OPENAI_API_KEY")
         if status == 404:
@@ -294,7 +295,7 @@ class OpenAIEngine:
         trouble.served = self._served
         trouble.strikes += failed.strike and others_served
         if trouble.strikes >= STRIKES:
-            raise PromptRefused(f"{STRIKES} attempts failed while others were served: {failed}")
+            raise PromptRefused(f"given up: {STRIKES} attempts failed while others were served: {failed}")
         backoff = min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** (trouble.failures - 1))
         return max(failed.pause * random.uniform(1.0, 1.2), backoff * random.uniform(0.5, 1.0))
 
@@ -319,25 +320,12 @@ def _kept_stop(choice: _Choice, stop: tuple[str, ...]) -> str | None:
 def _with_images(message: Message, images: Sequence[bytes]) -> bytes:
     """A user message as JSON. The files' bytes are sent as they are, and base64 needs no JSON escapes."""
     parts = [
-        b'{"type":"image_url","image_url":{"url":"data:%b;base64,%b"}}' % (_mime(image), b64encode(image))
+        b'{"type":"image_url","image_url":{"url":"data:%b;base64,%b"}}'
+        % ((media_type(image) or "image/png").encode(), b64encode(image))
         for image in images
     ]
     parts.append(b'{"type":"text","text":%b}' % msgspec.json.encode(message.content))
     return b'{"role":"user","content":[%b]}' % b",".join(parts)
-
-
-def _mime(image: bytes) -> bytes:
-    if image.startswith(b"\xff\xd8\xff"):
-        return b"image/jpeg"
-    if image.startswith(b"GIF8"):
-        return b"image/gif"
-    if image[8:12] == b"WEBP":
-        return b"image/webp"
-    if image.startswith(b"BM"):
-        return b"image/bmp"
-    if image.startswith((b"II*\x00", b"MM\x00*")):
-        return b"image/tiff"
-    return b"image/png"
 
 
 def _pixels(min_pixels: int | None, max_pixels: int | None) -> dict[str, Any]:

@@ -19,7 +19,8 @@ from typing import Any
 from msgspec import Struct
 from PIL import Image
 
-from specs_data.engines.images import check_count, open_image
+from specs_data.engines.images import open_image
+from specs_data.engines.refusals import check_images, refusal
 from specs_data.errors import EngineFailed, PromptRefused, UserError, require
 from specs_data.records import Request, Response, Sampling
 
@@ -84,7 +85,7 @@ class VLLMEngine:
 
     async def generate(self, request: Request) -> Response:
         """Sample one response. Raises PromptRefused, with vLLM's words, or EngineFailed."""
-        check_count(len(request.images), self._limit_images)
+        check_images(len(request.images), self._limit_images)
         if not request.images:
             job = self._hand_over(request, [])
         else:
@@ -159,7 +160,7 @@ class VLLMEngine:
                 raise
             # Too long, too many images, an image its processor cannot take: vLLM's and the processors'
             # errors have no common type, and none of them concerns another request.
-            _settle(job.response, PromptRefused(_one_line(error)))
+            _settle(job.response, refusal(_one_line(error)))
         _settle(job.taken, None)
 
     def _fail(self, waiting: dict[str, _Job]) -> None:
@@ -222,7 +223,7 @@ def _deliver(outputs: list[Any], waiting: dict[str, _Job]) -> None:
             continue
         best = output.outputs[0]
         if best.finish_reason in ("abort", "error"):
-            _settle(job.response, PromptRefused(f"vLLM gave the response up ({best.finish_reason})"))
+            _settle(job.response, PromptRefused(f"given up: vLLM ended it with {best.finish_reason!r}"))
             continue
         tokens = len(output.prompt_token_ids or ()), len(best.token_ids)
         _settle(job.response, Response(best.text, best.finish_reason or "stop", *tokens))

@@ -1,0 +1,31 @@
+"""Why an engine refuses a request. A refusal starts with a named reason, by which it is counted."""
+
+from __future__ import annotations
+
+from specs_data.errors import PromptRefused
+
+TOO_LONG = "prompt too long"
+TOO_MANY_IMAGES = "too many images"
+BROKEN_IMAGE = "unreadable image"
+
+# Words by which vLLM, SGLang and hosted services tell what they refuse.
+_TELL = (
+    (TOO_LONG, ("context length", "context window", "too long", "maximum input length", "longer than the maximum")),
+    (TOO_MANY_IMAGES, ("at most", "too many images")),
+    (BROKEN_IMAGE, ("cannot identify image", "image file is truncated", "failed to load image", "aspect ratio")),
+)
+
+
+def refusal(words: str) -> PromptRefused:
+    """The refusal that a service's own `words` mean."""
+    lower = words.lower()
+    for reason, tell in _TELL:
+        if any(each in lower for each in tell):
+            return PromptRefused(f"{reason}: {words}")
+    return PromptRefused(f"the engine cannot serve it: {words}")
+
+
+def check_images(count: int, limit: int | None) -> None:
+    """Raise PromptRefused if there are more than `limit` images."""
+    if limit is not None and count > limit:
+        raise PromptRefused(f"{TOO_MANY_IMAGES}: {count}, and the limit is {limit}")

@@ -1,0 +1,143 @@
+"""A real Ray cluster on this machine: two replicas of a scripted engine."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from specs_data.engines import Engine
+from specs_data.engines.ray import RayEngine
+from specs_data.engines.scripted import ScriptedEngine
+from specs_data.errors import EngineFailed, PromptRefused, UserError
+from specs_data.records import Message, Request, Response
+
+ray = pytest.importorskip("ray")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.asyncio(loop_scope="module"),
+    pytest.mark.filterwarnings("default"),  # Ray's own
+]
+
+
+def ask(seed: int, text: str = "How many?") -> Request:
+    return Request((Message("user", text),), (b"\xff\xd8\xff image",), seed)
+
+
+def script(request: Request) -> Response:
+    """Answers with the process that answers; some texts make it fail."""
+    text = request.messages[0].content
+    if text == "too long":
+        raise PromptRefused("prompt too long: 9 tokens")
+    if text == "wrong key":
+        raise UserError("set the key")
+    if text.startswith("break once"):
+        marker = Path(text.removeprefix("break once "))
+        if not marker.exists():
+            marker.touch()
+            raise EngineFailed("out of memory")
+    return Response(str(request.seed), "stop", os.getpid(), len(request.images[0]))
+
+
+def make_engine() -> Engine:
+    return ScriptedEngine(script, delay=0.05, concurrency=8)
+
+
+def make_broken_engine() -> Engine:
+    raise UserError("no such checkpoint")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _cluster() -> Iterator[None]:
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def engine() -> AsyncIterator[RayEngine]:
+    made = await asyncio.to_thread(RayEngine, make_engine, replicas=2)
+    yield made
+    await made.close()
+
+
+async def generate(engine: RayEngine, count: int) -> tuple[list[str], set[int]]:
+    """The texts, and the processes that wrote them."""
+    responses = await asyncio.gather(*(engine.generate(ask(seed)) for seed in range(count)))
+    return [response.text for response in responses], {response.prompt_tokens for response in responses}
+
+
+async def both_up(engine: RayEngine) -> set[int]:
+    async with asyncio.timeout(60):
+        while len(found := (await generate(engine, 8))[1]) < 2:
+            pass
+    return found
+
+
+async def test_requests_are_shared_among_the_replicas(engine: RayEngine) -> None:
+    assert engine.concurrency == 16
+    await both_up(engine)
+    texts, processes = await generate(engine, 40)
+    assert texts == [str(seed) for seed in range(40)]
+    assert len(processes) == 2
+    assert os.getpid() not in processes
+
+
+async def test_images_arrive(engine: RayEngine) -> None:
+    assert (await engine.generate(ask(0))).completion_tokens == len(b"\xff\xd8\xff image")
+
+
+async def test_a_killed_replica_loses_nothing_and_comes_back(engine: RayEngine) -> None:
+    victim = min(await both_up(engine))
+    run = asyncio.create_task(generate(engine, 200))
+    await asyncio.sleep(0.03)
+    os.kill(victim, signal.SIGKILL)
+    async with asyncio.timeout(60):
+        texts, processes = await run
+    assert texts == [str(seed) for seed in range(200)], "none lost, none doubled"
+    assert processes
+    assert victim not in await both_up(engine)
+
+
+async def test_a_refusal_is_the_requests_alone(engine: RayEngine) -> None:
+    found: list[Any] = await asyncio.gather(
+        engine.generate(ask(1)), engine.generate(ask(2, "too long")), engine.generate(ask(3)), return_exceptions=True
+    )
+    assert [each.text for each in (found[0], found[2])] == ["1", "3"]
+    assert isinstance(found[1], PromptRefused)
+    assert str(found[1]) == "prompt too long: 9 tokens"
+
+
+async def test_what_the_user_must_mend_reaches_the_user(engine: RayEngine) -> None:
+    with pytest.raises(UserError, match="^set the key$"):
+        await engine.generate(ask(1, "wrong key"))
+
+
+async def test_an_engine_that_breaks_is_started_anew(engine: RayEngine, tmp_path: Path) -> None:
+    before = await both_up(engine)
+    async with asyncio.timeout(60):
+        assert (await engine.generate(ask(5, f"break once {tmp_path / 'broke'}"))).text == "5"
+        after = await both_up(engine)
+    assert len(before & after) == 1
+
+
+async def test_an_engine_that_cannot_start_is_reported() -> None:
+    with pytest.raises(UserError, match="^no such checkpoint$"):
+        await asyncio.to_thread(RayEngine, make_broken_engine, replicas=1)
+
+
+async def test_all_replicas_lost_for_good(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("specs_data.engines.ray.RESTARTS", 0)
+    engine = await asyncio.to_thread(RayEngine, make_engine, replicas=1)
+    process = (await engine.generate(ask(1))).prompt_tokens
+    os.kill(process, signal.SIGKILL)
+    async with asyncio.timeout(60):
+        with pytest.raises(EngineFailed, match="all replicas are lost"):
+            await generate(engine, 20)
+    await engine.close()
