@@ -46,8 +46,8 @@ from specs_data.parquet import Shard
 from specs_data.plan import Plan, Source
 from specs_data.prices import load_prices
 from specs_data.problems import Dropped, Incoming, count_problems, read_problems
-from specs_data.progress import Progress
-from specs_data.recipe import Recipe, dump_recipe, make_recipe
+from specs_data.progress import Progress, say
+from specs_data.recipe import Recipe, differences, dump_recipe, make_recipe
 from specs_data.responses import file_digest, read_responses
 from specs_data.sample import policy_fingerprint, policy_name, sampling
 from specs_data.services.opening import open_budget
@@ -187,6 +187,7 @@ class _Build:
 
     async def run(self) -> Built:
         """Sample, judge, verify and pair as far as needed; then write the dataset."""
+        self._say_changes()
         async with self._searched():
             return self._finish()
 
@@ -194,14 +195,11 @@ class _Build:
         """Sample, judge, verify and pair as far as needed; then only count."""
         async with self._searched():
             store, plan = self.store, self.plan
-            _, cost = describe_services(
-                dataset.count_served(store, plan), load_prices(self.recipe.prices), self.recipe.gemini_batch
-            )
             return Measured(
                 counts={**dataset.count_stages(store, plan), "pairs": dataset.count_pairs(store, plan)},
                 tokens=dataset.count_tokens(store, plan),
                 seconds=store.seconds(),
-                cost=sum((cost or {}).values()),
+                cost=self._spent(),
             )
 
     @asynccontextmanager
@@ -221,6 +219,13 @@ class _Build:
                 syncing.cancel()
                 self._spend()
             yield
+
+    def _say_changes(self) -> None:
+        """Name what differs from the recipe of the last build in this folder."""
+        file = self.out / "recipe.toml"
+        changes = differences(make_recipe({}, file), self.recipe) if file.exists() else []
+        if changes and not self.quiet:
+            say(f"changed since the last build in {self.out}: {'; '.join(changes)}")
 
     def _spend(self) -> None:
         """Put the time of this call on record, the model's loading apart from its work."""
@@ -243,6 +248,7 @@ class _Build:
             stack.push_async_callback(judge.close)
         rules = stack.enter_context(RuleJudge())
         self.plan = self._make_plan(judge, self.verifier)
+        budget.spent = self._spent()
         self.flow = Flow(
             self.plan,
             self.store,
@@ -253,6 +259,12 @@ class _Build:
             corruptions=self.corruptions,
             weights=self.weights,
         )
+
+    def _spent(self) -> float:
+        """What judging services have cost this run so far, in US dollars."""
+        served = dataset.count_served(self.store, self.plan)
+        _, cost = describe_services(served, load_prices(self.recipe.prices), self.recipe.gemini_batch)
+        return sum((cost or {}).values())
 
     def _make_plan(self, judge: ModelJudge | None, verifier: Verifier) -> Plan:
         recipe, store = self.recipe, self.store
@@ -441,7 +453,9 @@ class _Build:
         manifest = self._manifest(splits, figures, left_out)
         (out / "dropped.part").replace(out / "dropped.jsonl")
         if figures.pairs:
-            card = render_card(manifest, list(figures.examples.values()))
+            card = render_card(
+                manifest, list(figures.examples.values()), template=self.recipe.card, license=self.recipe.license
+            )
             (fresh / "README.md").write_text(card, encoding="utf-8")
         _swap(fresh if figures.pairs else None, out / "dataset")
         write_manifest(manifest, out / "manifest.json")

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import sys
+
 from tqdm import tqdm
+
+
+def say(text: str) -> None:
+    """A line for the user, above the bar if there is one."""
+    tqdm.write(text, file=sys.stderr)
 
 
 class Progress:

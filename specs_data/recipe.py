@@ -137,6 +137,8 @@ class Recipe(BaseModel):
         {}, "operators NAME[=WEIGHT] or ./file.py; by default all that are installed", {"shift_tags": 1.0}
     )
     holdout: float = Field(0.0, ge=0, lt=1, description="share of the pairs that goes to a test split")
+    card: str = _field("dataset", "template of the dataset card: a name in cards/ or a file")
+    license: str | None = _field(None, "the dataset's license, a Hub license id; none is made up", "cc-by-4.0")
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -174,6 +176,15 @@ def read_columns(text: str | None) -> dict[str, str]:
 def dump_recipe(recipe: Recipe) -> str:
     """The recipe as TOML, without the keys that are unset."""
     return tomli_w.dumps(recipe.model_dump(mode="json", exclude_none=True))
+
+
+def differences(old: Recipe, new: Recipe) -> list[str]:
+    """The settings that are not the same, with both values."""
+    return [
+        f"{name.replace('_', '-')}: {getattr(old, name)} -> {getattr(new, name)}"
+        for name in Recipe.model_fields
+        if getattr(old, name) != getattr(new, name)
+    ]
 
 
 def _read(file: Path) -> dict[str, Any]:
