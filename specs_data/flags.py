@@ -16,8 +16,10 @@ from pydantic.fields import FieldInfo
 def with_flags(
     model: type[BaseModel], *, only: tuple[str, ...] = ()
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command one option per field of `model` (of those in `only`), passed on as keyword arguments. An option that
-    is not given is None: what the field's default is, or the file's value, is for the model to say."""
+    """Give a command one option per field of `model` (of those in `only`), passed on as keyword arguments.
+
+    An option that is not given is None: the default, or the file's value, is for the model to say.
+    """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         own = [
