@@ -19,19 +19,21 @@ from typing import Any
 import msgspec
 import pytest
 from gemini_server import Service as Server
+from hypothesis import given
+from hypothesis import strategies as st
 
 from specs_data.errors import Undecided, UserError
 from specs_data.prices import load_prices
 from specs_data.recipe import Recipe
 from specs_data.records import Judged, Judgement, Problem, Response, Sample
-from specs_data.services import Reason
-from specs_data.services.gemini import GeminiClient
+from specs_data.services import Failed, Reason, fill
+from specs_data.services.gemini import GeminiClient, read_response
 from specs_data.services.gemini_batch import GeminiBatch, Job
 from specs_data.services.limits import Budget, Gate
 from specs_data.services.opening import open_budget
 from specs_data.services.service import Service
 from specs_data.verifiers import open_verifier
-from specs_data.verifiers.model import ModelVerifier
+from specs_data.verifiers.model import Consistency, ModelVerifier
 
 # google-genai's own session, not ours.
 pytestmark = pytest.mark.filterwarnings("ignore:Inheritance class Aiohttp:DeprecationWarning")
@@ -39,6 +41,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:Inheritance class Aiohttp:Deprec
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(200))
 JPEG = b"\xff\xd8\xff" + bytes(range(200))
 MODEL = "gemini-3.8-flash"
+WIRE = ["candidates", "content", "parts", "text", "thought", "finishReason", "promptFeedback", "blockReason"]
+WIRE += ["usageMetadata", "promptTokenCount", "modelVersion", "consistent", "reason", "item"]
 
 
 @pytest.fixture
@@ -197,6 +201,31 @@ async def test_a_refused_connection(server: Server, monkeypatch: pytest.MonkeyPa
     with pytest.raises(Undecided, match=r"^no connection$"):
         await ask_once(make())
     assert time.monotonic() - start < 1.0  # google-genai's own repeats, seconds apart, are off
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(WIRE) | st.text(), inner, max_size=4),
+    max_leaves=20,
+)
+
+
+@given(JSON)
+def test_whatever_comes_back_is_a_reply_or_a_failure(body: Any) -> None:
+    try:
+        reply = read_response(body)
+    except Failed:
+        return
+    assert reply.text.strip()
+
+
+@given(st.text() | st.builds(json.dumps, JSON))
+def test_whatever_a_model_says_fills_the_form_or_fails(text: str) -> None:
+    try:
+        filled = fill(Consistency, text)
+    except Failed:
+        return
+    assert isinstance(json.loads(text), dict) and filled.consistent in (True, False)
 
 
 async def test_a_code_fence_does_no_harm(server: Server) -> None:
@@ -542,6 +571,17 @@ async def test_a_job_is_submitted_once_although_the_service_stumbles(server: Ser
     server.create_faults.extend(["429 0.01", "created, then 503"])
     verifier = batched(log)
     assert await verdicts(verifier, 3) == [True] * 3
+    await verifier.close()
+    assert len(server.jobs) == 1
+
+
+async def test_a_job_that_the_service_has_forgotten_is_submitted_again(server: Server, log: Log) -> None:
+    verifier = batched(log)
+    await verdicts(verifier, 2)
+    await verifier.close()
+    server.jobs.clear()
+    verifier = batched(log)
+    assert await verdicts(verifier, 2) == [True] * 2
     await verifier.close()
     assert len(server.jobs) == 1
 

@@ -210,8 +210,8 @@ def tokens(count: object) -> int:
 
 
 def one_line(text: object) -> str:
-    """A service's explanation, short enough for a sentence."""
-    return " ".join(str(text).split())[:200] or "no explanation"
+    """A service's explanation, short enough for a sentence and safe to print."""
+    return "".join(filter(str.isprintable, " ".join(str(text).split())))[:200] or "no explanation"
 
 
 def fill(form: type[F], text: str) -> F:

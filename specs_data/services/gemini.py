@@ -83,7 +83,7 @@ class GeminiClient:
     async def ask(self, question: Question[Any]) -> Reply:
         """One attempt. Raises Failed, and UserError where no attempt can succeed."""
         models = self._client_for(question).aio.models
-        with failures(self.model):
+        with self.failures():
             response = await models.generate_content(
                 model=self.model, contents=self.content(question), config=self._raw_response
             )
@@ -121,6 +121,20 @@ class GeminiClient:
         }
         return {"systemInstruction": {"parts": [{"text": question.rubric}]}, "generationConfig": config}
 
+    @contextmanager
+    def failures(self) -> Iterator[None]:
+        """Turn what google-genai raises into Failed, or into UserError where no attempt can succeed."""
+        try:
+            yield
+        except self._genai.errors.APIError as error:
+            self._raise(error)
+        except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, OSError) as error:
+            cut = isinstance(error, aiohttp.ClientPayloadError)
+            raise Failed("broken answer" if cut else "no connection", one_line(error)) from None
+        except (aiohttp.ClientError, ValueError, TypeError, KeyError, AttributeError) as error:
+            # The client trips over bodies that are not what the API promises.
+            raise Failed("broken answer", one_line(error)) from None
+
     def _client_for(self, question: Question[Any]) -> genai.Client:
         """The client whose every request carries the question's rubric and form.
 
@@ -141,6 +155,26 @@ class GeminiClient:
             api_key=self._key, http_options=types.HttpOptions(retry_options=once, **options)
         )
         return client
+
+    def _raise(self, error: APIError) -> NoReturn:
+        body = error.details if isinstance(error.details, dict) else {}
+        fault = body.get("error") if isinstance(body.get("error"), dict) else body
+        details = [detail for detail in (fault or {}).get("details") or [] if isinstance(detail, dict)]
+        message = one_line(str(error.message or error.status or "").replace(self._key, "..."))
+        if error.code == 404:
+            raise UserError(
+                f"Gemini has no model {self.model!r}: {message}; choose another with --verifier-model"
+            ) from None
+        if error.code in (401, 403) or (error.code == 400 and "api key" in message.lower()):
+            raise UserError(f"Gemini refuses the key in GOOGLE_API_KEY or GEMINI_API_KEY: {message}") from None
+        if error.status == "FAILED_PRECONDITION":
+            raise UserError(f"Gemini cannot be used with this key: {message}") from None
+        wait = _retry_delay(details)
+        if error.code == 429:
+            raise Failed("rate limit", message, wait=wait) from None
+        if error.code in (408, 499) or error.code >= 500:
+            raise Failed("timeout" if error.code in (408, 504) else "service error", message, wait=wait) from None
+        raise Failed("refused", message, final=True) from None
 
 
 def _quick(model: type[M]) -> type[M]:
@@ -185,42 +219,6 @@ def read_response(response: Any) -> Reply:
     if not text.strip():
         raise Failed("empty answer", paid=paid)
     return Reply(text, paid.served, paid.prompt_tokens, paid.completion_tokens)
-
-
-@contextmanager
-def failures(model: str) -> Iterator[None]:
-    """Turn what google-genai raises into Failed, or into UserError where no attempt can succeed."""
-    errors = require("google.genai.errors", "gemini")
-    try:
-        yield
-    except errors.APIError as error:
-        _raise_api_error(error, model)
-    except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, OSError) as error:
-        cut = isinstance(error, aiohttp.ClientPayloadError)
-        raise Failed("broken answer" if cut else "no connection") from None
-    except (aiohttp.ClientError, ValueError, TypeError, KeyError, AttributeError):
-        # The client trips over bodies that are not what the API promises.
-        raise Failed("broken answer") from None
-
-
-def _raise_api_error(error: APIError, model: str) -> NoReturn:
-    body = error.details if isinstance(error.details, dict) else {}
-    fault = body.get("error") if isinstance(body.get("error"), dict) else body
-    details = [detail for detail in (fault or {}).get("details") or [] if isinstance(detail, dict)]
-    message = one_line(error.message or error.status or "")
-    if error.code == 404:
-        raise UserError(f"Gemini has no model {model!r}: {message}; choose another with --verifier-model") from None
-    bad_key = any(detail.get("reason") in ("API_KEY_INVALID", "API_KEY_EXPIRED") for detail in details)
-    if error.code in (401, 403) or bad_key or "api key" in message.lower():
-        raise UserError(f"Gemini refuses the key in GOOGLE_API_KEY or GEMINI_API_KEY: {message}") from None
-    if error.status == "FAILED_PRECONDITION":
-        raise UserError(f"Gemini cannot be used with this key: {message}") from None
-    wait = _retry_delay(details)
-    if error.code == 429:
-        raise Failed("rate limit", message, wait=wait) from None
-    if error.code in (408, 499) or error.code >= 500:
-        raise Failed("timeout" if error.code in (408, 504) else "service error", message, wait=wait) from None
-    raise Failed("refused", message, final=True) from None
 
 
 def _retry_delay(details: list[dict[str, Any]]) -> float | None:

@@ -23,7 +23,7 @@ from msgspec import Struct
 
 from specs_data.errors import UserError, require
 from specs_data.services import Answer, F, Failed, Question, Reply, fill, json_schema
-from specs_data.services.gemini import GeminiClient, failures, read_response
+from specs_data.services.gemini import GeminiClient, read_response
 from specs_data.services.limits import Budget, Health, Spending
 from specs_data.services.service import answer, check_served, client_settings, wait_after
 
@@ -270,10 +270,10 @@ class GeminiBatch:
             name = job.name
             if not name:
                 name = await self._patiently(partial(self._find, job.label))
-            found = await self._patiently(lambda: self._get(name)) if name else None
+            found = await self._get(name) if name else None
             while found is not None and (found.state is None or found.state.value in _OPEN):
                 await asyncio.sleep(self._poll)
-                found = await self._patiently(lambda: self._get(name))
+                found = await self._get(name)
             return await self._read(found, job) if found is not None else {}
         except Failed as failure:
             # The job is still there: its questions must not be submitted a second time.
@@ -281,14 +281,18 @@ class GeminiBatch:
         except UserError as error:
             return dict.fromkeys(job.keys, error)
 
-    async def _get(self, name: str) -> types.BatchJob | None:
+    async def _unless_gone(self, call: Awaitable[T]) -> T | None:
+        """What a call about a job or a file returns, None if that has expired or belongs to another project."""
         errors = require("google.genai.errors", "gemini")
         try:
-            return await self._client.sdk.aio.batches.get(name=name)
+            return await call
         except errors.ClientError as error:
-            if error.code == 404:
+            if error.code in (403, 404):
                 return None
             raise
+
+    def _get(self, name: str) -> Awaitable[types.BatchJob | None]:
+        return self._patiently(lambda: self._unless_gone(self._client.sdk.aio.batches.get(name=name)))
 
     async def _find(self, label: str) -> str:
         """The name of the job with this label, empty if the service has none."""
@@ -302,9 +306,9 @@ class GeminiBatch:
             return {}
         outcomes: dict[str, Outcome] = {}
         if found.dest.file_name:
-            download = self._client.sdk.aio.files.download
-            data = await self._patiently(lambda: download(file=found.dest.file_name))
-            entries = list(map(_entry, data.decode(errors="replace").splitlines()))
+            file, download = found.dest.file_name, self._client.sdk.aio.files.download
+            data = await self._patiently(lambda: self._unless_gone(download(file=file)))
+            entries = list(map(_entry, (data or b"").decode(errors="replace").splitlines()))
         else:
             dump = {"mode": "json", "by_alias": True, "exclude_none": True}
             entries = [response.model_dump(**dump) for response in found.dest.inlined_responses or []]
@@ -319,7 +323,7 @@ class GeminiBatch:
         """The result of a call to the service, repeated for some minutes. Raises Failed in the end."""
         for attempt in range(1, 11):
             try:
-                with failures(self._client.model):
+                with self._client.failures():
                     async with asyncio.timeout(CALL_SECONDS):
                         return await call()
             except Failed as failure:
