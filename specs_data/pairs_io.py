@@ -8,6 +8,7 @@ lists of `{"role", "content"}` with plain text. Other columns come through as th
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -34,11 +35,13 @@ _BATCH_ROWS = 64
 
 class Dataset(Struct, frozen=True):
     """A preference dataset on disk. `splits` maps names to data files in order; `manifest` is the
-    run's manifest.json where there is one. Paths of `splits` lie under `root`."""
+    run's manifest.json where there is one. Paths of `splits` lie under `root`. `foreign` is one that
+    came from the Hub: its rows may name no picture outside of it."""
 
     root: Path
     splits: dict[str, tuple[Path, ...]]
     manifest: dict[str, Any] | None = None
+    foreign: bool = False
 
 
 def open_dataset(path: str | Path) -> Dataset:
@@ -51,7 +54,7 @@ def open_dataset(path: str | Path) -> Dataset:
         return Dataset(place.parent, {_split_of(place, alone=True): (place,)}, _manifest(place.parent))
     if place.is_dir():
         return _open_folder(place / "dataset" if (place / "dataset").is_dir() else place)
-    return _open_folder(_download(str(path)))
+    return _open_folder(_download(str(path)), foreign=True)
 
 
 def rows(
@@ -92,7 +95,7 @@ def count_rows(dataset: Dataset) -> dict[str, int]:
     }
 
 
-def _open_folder(root: Path) -> Dataset:
+def _open_folder(root: Path, *, foreign: bool = False) -> Dataset:
     files = sorted(file for suffix in SUFFIXES for file in root.rglob(f"*{suffix}") if not _hidden(file, root))
     if any(file.suffix == ".parquet" for file in files):
         files = [file for file in files if file.suffix == ".parquet"]
@@ -103,7 +106,7 @@ def _open_folder(root: Path) -> Dataset:
         name = _split_of(file, alone=len(files) == 1)
         splits[name] = (*splits.get(name, ()), file)
     ordered = sorted(splits, key=lambda name: (name != "train", name))
-    return Dataset(root, {name: splits[name] for name in ordered}, _manifest(root))
+    return Dataset(root, {name: splits[name] for name in ordered}, _manifest(root), foreign)
 
 
 def _hidden(file: Path, root: Path) -> bool:
@@ -175,7 +178,7 @@ def _jsonl_rows(file: Path) -> Iterator[dict[str, Any]]:
             yield row
 
 
-def _normalised(row: dict[str, Any], file: Path, number: int) -> dict[str, Any]:
+def _normalised(row: dict[str, Any], file: Path, number: int, dataset: Dataset) -> dict[str, Any]:
     where = f"row {number + 1} of {file}"
     for column in ("chosen", "rejected"):
         if row.get(column) is None:
@@ -194,7 +197,8 @@ def _normalised(row: dict[str, Any], file: Path, number: int) -> dict[str, Any]:
     if images is None:
         images = [] if row.get("image") is None else [row["image"]]
     rest = {key: value for key, value in row.items() if key != "image"}
-    images = [_image(image, file, where) for image in (images if isinstance(images, list) else [images])]
+    inside = dataset.root if dataset.foreign else None
+    images = [_image(image, file, where, inside) for image in (images if isinstance(images, list) else [images])]
     return {**rest, "images": images, "prompt": prompt, "chosen": chosen, "rejected": rejected}
 
 
@@ -215,7 +219,7 @@ def _text(content: Any) -> str:
     return "".join(block.get("text") or "" for block in content)
 
 
-def _image(image: Any, file: Path, where: str) -> dict[str, Any]:
+def _image(image: Any, file: Path, where: str, inside: Path | None) -> dict[str, Any]:
     """`{"bytes", "path"}` of bytes, of a path relative to the file, or of datasets' own dict."""
     content, path = (image.get("bytes"), image.get("path")) if isinstance(image, Mapping) else (None, image)
     if isinstance(path, bytes):
@@ -224,7 +228,11 @@ def _image(image: Any, file: Path, where: str) -> dict[str, Any]:
         return {"bytes": content, "path": path}
     if not isinstance(path, str):
         raise UserError(f"{where} has an image that is neither bytes nor a path")
+    # Links are not followed: the Hub's cache is made of them.
+    place = Path(os.path.normpath(file.parent / path))
+    if inside is not None and not place.is_relative_to(inside):
+        raise UserError(f"{where} names the image {path}, which lies outside of the dataset")
     try:
-        return {"bytes": (file.parent / path).read_bytes(), "path": Path(path).name}
+        return {"bytes": place.read_bytes(), "path": place.name}
     except OSError as error:
         raise UserError(f"{where} names the image {path}, which cannot be read: {error.strerror}") from None

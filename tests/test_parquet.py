@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ from datasets import Image, load_dataset
 from PIL import Image as Pillow
 
 from specs_data.errors import UserError
-from specs_data.pairs_io import count_rows, open_dataset, rows
+from specs_data.pairs_io import Dataset, count_rows, open_dataset, rows
 from specs_data.parquet import SCHEMA, fingerprint, write_shards
 
 
@@ -170,6 +171,16 @@ def test_a_broken_row_is_named(tmp_path: Path, content: str, sentence: str) -> N
     (tmp_path / "p.jsonl").write_text(content)
     with pytest.raises(UserError, match=sentence):
         list(rows(open_dataset(tmp_path / "p.jsonl")))
+
+
+@pytest.mark.parametrize("path", ["/etc/hostname", "../outside.png", "a/../../outside.png"])
+def test_a_dataset_from_the_hub_reads_no_file_of_this_machine(tmp_path: Path, path: str) -> None:
+    (tmp_path / "outside.png").write_bytes(picture())
+    (tmp_path / "hub/a").mkdir(parents=True)
+    file = tmp_path / "hub/p.jsonl"
+    file.write_text(json.dumps({"prompt": "Q", "chosen": "a", "rejected": "b", "images": [path]}))
+    with pytest.raises(UserError, match="lies outside of the dataset"):
+        list(rows(Dataset(file.parent, {"train": (file,)}, foreign=True)))
 
 
 def test_what_is_no_dataset_is_said_in_a_sentence(tmp_path: Path) -> None:
