@@ -160,7 +160,7 @@ train_dpo(DpoSettings(**{settings!r}))
 """
 
 
-@pytest.mark.parametrize("lora", [False, True])
+@pytest.mark.parametrize("lora", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_killed_and_resumed_training_has_the_same_curve(nano: Path, pairs: Path, tmp_path: Path, lora: bool) -> None:
     wanted = dpo(nano, pairs, tmp_path / "whole", batch=4, micro_batch=2, steps=5, save_every=2, lora=lora)
     train_dpo(wanted)
@@ -231,7 +231,12 @@ def test_impossible_settings_are_one_sentence(tmp_path: Path) -> None:
         make_settings(DpoSettings, {**values, "micro_batch": 3})
     with pytest.raises(UserError, match="sft-weight"):
         make_settings(DpoSettings, {**values, "sft_weight": -1})
+    with pytest.raises(UserError, match="^--model is missing$"):
+        make_settings(DpoSettings, {"data": "d", "out": tmp_path})
     file = tmp_path / "recipe.toml"
+    file.write_text("lambda = 0.5")
+    with pytest.raises(UserError, match="unknown setting 'lambda' in the recipe"):
+        make_settings(DpoSettings, values, file)
     file.write_text('sft-weight = 0.5\nmodel = "x"\n')
     assert make_settings(DpoSettings, values, file).sft_weight == 0.5
 

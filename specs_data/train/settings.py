@@ -133,10 +133,18 @@ def make_settings(kind: type[Settings], values: Mapping[str, Any], file: Path | 
     try:
         return kind.model_validate(merged)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = "-".join(map(str, first["loc"])).replace("_", "-")
-        message = first["msg"].removeprefix("Value error, ").replace("_", "-")
-        raise UserError(f"{key}: {message}" if key else message) from None
+        raise UserError(_first_fault(error)) from None
+
+
+def _first_fault(error: ValidationError) -> str:
+    first = error.errors()[0]
+    key = "-".join(map(str, first["loc"])).replace("_", "-")
+    message = first["msg"].removeprefix("Value error, ").replace("_", "-")
+    if first["type"] == "missing":
+        return f"--{key} is missing"
+    if first["type"] == "extra_forbidden":
+        return f"unknown setting {key!r} in the recipe; --help lists the settings"
+    return f"--{key}: {message}" if key else message
 
 
 def _read(file: Path) -> dict[str, Any]:
