@@ -16,7 +16,7 @@ import re
 from specs_data.format import THINK_ANSWER, ResponseFormat, strip_stop_tokens
 
 # A malformed response states its answer near its end; reading more would only cost time.
-READ_AT_MOST = 100_000
+READ_AT_MOST = 50_000
 LONGEST_BARE = 200
 LONGEST_LAST_LINE = 60
 
@@ -159,7 +159,7 @@ def _after_label(part: str) -> str | None:
 
 def _after(text: str, label: int) -> str:
     """What a label that ends at `label` announces: the line after a colon, else the rest of the sentence."""
-    if text[:label].rstrip(" *_").endswith(":"):
+    if text[max(0, label - 8) : label].rstrip(" *_").endswith(":"):
         stop = text.find("\n", label)
         return text[label : stop if stop >= 0 else len(text)].strip()
     found = _SENTENCE_END.search(text, label)

@@ -173,7 +173,7 @@ def same_number(gold: Quantity, answer: Quantity) -> bool:
         return True
     if gold.places is None and answer.places is None:
         return False
-    if difference <= NOISE * min(1, abs(gold.value)):
+    if difference <= NOISE * min(Fraction(1), abs(gold.value)):
         return True
     if gold.places is not None:
         return (answer.places is None or answer.places > gold.places) and rounds_to(answer.value, gold)

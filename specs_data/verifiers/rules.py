@@ -18,7 +18,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from specs_data.format import THINK_ANSWER, ResponseFormat
-from specs_data.judges.answers import final_answer, plain, stated_answers
+from specs_data.judges.answers import READ_AT_MOST, final_answer, plain, stated_answers
 from specs_data.judges.choices import chosen_letters, fold
 from specs_data.judges.numbers import Quantity, read_quantity, same_quantity
 from specs_data.judges.rules import same_answer
@@ -86,7 +86,7 @@ class RulesVerifier:
 
 def verify_thought(thought: str, answer: str, problem: Problem) -> Verdict:
     """Does `thought` reach `answer`? `Verdict.answer` is the conclusion that was found."""
-    thought = thought if thought.isascii() else thought.translate(_SIGNS)
+    thought = thought[-READ_AT_MOST:].translate(_SIGNS)
     if _UNFINISHED.search(thought[-20:]):
         return Verdict(False, BREAKS_OFF)
     if "=" in thought and not _adds_up(thought):
@@ -170,10 +170,9 @@ def _contradicts(
     thought: str, earlier: Sequence[tuple[int, str]], concluded: int, answer: str, problem: Problem
 ) -> bool:
     """Is another answer stated before the conclusion, and never taken back?"""
-    return any(
-        not _same(other, answer, problem) and not _CORRECTION.search(thought, place + len(other), concluded)
-        for place, other in earlier
-    )
+    takings_back = [found.start() for found in _CORRECTION.finditer(thought, 0, concluded)]
+    last = takings_back[-1] if takings_back else -1
+    return any(last < place + len(other) and not _same(other, answer, problem) for place, other in earlier)
 
 
 def _adds_up(thought: str) -> bool:
