@@ -112,13 +112,13 @@ def fingerprint(splits: Mapping[str, Sequence[Shard]]) -> str:
 
 
 def _row_groups(rows: Iterable[Row], schema: pa.Schema, limit: int) -> Iterator[pa.Table]:
-    """`rows` as tables of about `limit` bytes."""
+    """`rows` as tables of about `limit` bytes, and at most `_GROUP_ROWS` rows."""
     group: list[Row] = []
     size = 0
     for row in rows:
         group.append(row)
         size += _size(row)
-        if size >= limit:
+        if size >= limit or len(group) >= _GROUP_ROWS:
             table = _table(group, schema)
             group, size = [], 0
             yield table
