@@ -21,6 +21,8 @@ Row = dict[str, Any]
 IMAGES = pa.list_(pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
 MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 _TEXT_COLUMNS = ("problem_id", "answer", "answer_type", "corruption", "rejected_from", "policy", "verifier")
+# As Python objects rows of text alone take several times their bytes.
+_GROUP_ROWS = 10_000
 _REPETITIVE = (
     "prompt.list.element.role",
     "chosen.list.element.role",
