@@ -77,7 +77,9 @@ def rows(
             unread = () if pictures else _picture_columns(columns or {})
             for number, row in enumerate(raw_rows(file, unread)):
                 named = row | {ours: row.get(theirs) for ours, theirs in (columns or {}).items()}
-                yield _normalised({key: value for key, value in named.items() if key not in unread}, file, number)
+                yield _normalised(
+                    {key: value for key, value in named.items() if key not in unread}, file, number, dataset
+                )
 
 
 def raw_rows(file: Path, unread: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
