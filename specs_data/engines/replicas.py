@@ -66,7 +66,9 @@ class Replicas:
         if self._opened is None:
             connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=IDLE, socket_factory=_kept_alive)
             timeout = aiohttp.ClientTimeout(total=None, sock_connect=30)
-            self._opened = aiohttp.ClientSession(connector=connector, timeout=timeout, headers=self._headers)
+            self._opened = aiohttp.ClientSession(
+                connector=connector, timeout=timeout, headers=self._headers, cookie_jar=aiohttp.DummyCookieJar()
+            )
         return self._opened
 
     async def take(self) -> Slot:
