@@ -15,6 +15,7 @@ import hashlib
 import os
 import sqlite3
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
@@ -115,7 +116,8 @@ class Store:
     def close(self) -> None:
         """Commit and close."""
         self.commit()
-        self._execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        with suppress(sqlite3.OperationalError):  # a query that an error cut short still reads
+            self._execute("PRAGMA wal_checkpoint(TRUNCATE)")
         self._db.close()
 
     # Settings
