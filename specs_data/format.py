@@ -13,9 +13,9 @@ import re
 import tomllib
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from specs_data.errors import UserError
 
@@ -47,6 +47,19 @@ class ResponseFormat(BaseModel):
     answer: Part
     labels: tuple[str, ...] = ("Answer:",)
     instruction: str
+
+    @model_validator(mode="after")
+    def _can_be_parsed(self) -> Self:
+        marks = [part.open for part in self.parts] if self.layout == "json" else list(self.markers)
+        if self.layout == "json" and not all(marks):
+            raise ValueError("each part of a JSON format needs a key: open")
+        if len(set(marks)) < len(marks):
+            raise ValueError(f"a marker stands twice: {', '.join(marks)}")
+        if self.layout == "tags" and self.thought and not (self.thought.close or self.answer.open):
+            raise ValueError("nothing parts the thought from the answer: give a marker")
+        if not all(mark.strip() for mark in (*marks, *self.labels)):
+            raise ValueError("markers and labels must not be blank")
+        return self
 
     @cached_property
     def parts(self) -> tuple[Part, ...]:
@@ -145,7 +158,7 @@ class ResponseFormat(BaseModel):
 
     def _parse_json(self, text: str) -> tuple[str, ...] | str:
         try:
-            value = json.loads(text)
+            value = json.loads(text, object_pairs_hook=_once)
         except (ValueError, RecursionError):
             return "not JSON"
         keys = [part.open for part in self.parts]
@@ -165,12 +178,22 @@ THINK_ANSWER = ResponseFormat(
 )
 
 
+def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """A JSON object; one that has a key twice is refused."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a key stands twice")
+    return found
+
+
 def strip_stop_tokens(text: str) -> str:
     """`text` without outer white space and trailing stop tokens."""
-    text = text.strip()
-    while text.endswith(STOP_TOKENS):
-        text = text.removesuffix(next(token for token in STOP_TOKENS if text.endswith(token))).rstrip()
-    return text
+    end = len(text.rstrip())
+    while text.endswith(STOP_TOKENS, 0, end):
+        end -= len(next(token for token in STOP_TOKENS if text.endswith(token, 0, end)))
+        while end and text[end - 1].isspace():
+            end -= 1
+    return text[:end].strip()
 
 
 def load_format(name: str) -> ResponseFormat:
