@@ -6,7 +6,9 @@ nobody away and a client that costs nothing: calls * latency / in flight.
 
     python benchmarks/verifier_throughput.py [--calls 12800]
 
-Prints the ratio to the ideal and exits 1 below 0.95.
+Prints the ratio to the ideal and exits 1 below 0.95. It needs about one core for the client and half
+a core for the server; on a machine that is busy, --no-http shows what retries and limits alone cost:
+the same calls with neither a client nor a server, only the waiting.
 """
 
 from __future__ import annotations
@@ -14,19 +16,24 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import random
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any, ClassVar
 
 from specs_data.prices import load_prices
 from specs_data.records import Judged, Judgement, Problem, Response, Sample
+from specs_data.services import Client, Failed, Question, Reply
 from specs_data.services.gemini import DEFAULT_MODEL, GeminiClient
 from specs_data.services.limits import Budget
 from specs_data.services.service import Service
 from specs_data.verifiers.model import ModelVerifier
 
 IN_FLIGHT = 64
+SHARE_429 = 0.05
+RETRY_DELAY = 0.5
 SERVER = Path(__file__).parent.parent / "tests" / "gemini_server.py"
 
 
@@ -37,9 +44,32 @@ def judged(number: int) -> Judged:
     return Judged(Sample(problem, 0, Response(text)), Judgement(True, "number", str(number)), None)
 
 
-async def run(calls: int, image: bytes) -> tuple[float, float]:
+class Waiting:
+    """A client that only waits, and is turned away as by the server."""
+
+    service = "gemini"
+    model = DEFAULT_MODEL
+    max_tokens = 4096
+    options: ClassVar = {"max_tokens": "4096"}
+
+    def __init__(self, latency: float) -> None:
+        self._latency = latency
+        self._random = random.Random(0)
+
+    async def ask(self, question: Question[Any]) -> Reply:
+        """One attempt."""
+        if self._random.random() < SHARE_429:
+            raise Failed("rate limit", wait=RETRY_DELAY)
+        await asyncio.sleep(self._latency)
+        return Reply('{"consistent": true}', self.model, 1000, 200)
+
+    async def close(self) -> None:
+        """Nothing to release."""
+
+
+async def run(client: Client, calls: int, image: bytes) -> tuple[float, float]:
     """Seconds of wall clock and of this process for so many verdicts, with the verifier's own backlog."""
-    verifier = ModelVerifier(Service(GeminiClient(DEFAULT_MODEL), Budget(load_prices()), in_flight=IN_FLIGHT))
+    verifier = ModelVerifier(Service(client, Budget(load_prices()), in_flight=IN_FLIGHT))
     backlog = asyncio.Semaphore(verifier.concurrency)
 
     async def one(number: int) -> None:
@@ -55,22 +85,31 @@ async def run(calls: int, image: bytes) -> tuple[float, float]:
     return seconds
 
 
+def against_server(latency: float, calls: int, image: bytes) -> tuple[float, float]:
+    """The same with google-genai and the loopback server."""
+    limits = ["--latency", str(latency), "--share-429", str(SHARE_429), "--retry-delay", str(RETRY_DELAY)]
+    with subprocess.Popen([sys.executable, str(SERVER), *limits], stdout=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stdout is not None
+            os.environ |= {"GEMINI_API_KEY": "none", "GOOGLE_GEMINI_BASE_URL": server.stdout.readline().strip()}
+            return asyncio.run(run(GeminiClient(), calls, image))
+        finally:
+            server.kill()
+
+
 def main() -> int:
     """Run once and compare with the ideal."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--calls", type=int, default=12800)
     parser.add_argument("--latency", type=float, default=0.2)
     parser.add_argument("--image-bytes", type=int, default=30_000)
+    parser.add_argument("--no-http", action="store_true")
     options = parser.parse_args()
-    command = [sys.executable, str(SERVER), "--latency", str(options.latency)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
-        try:
-            assert server.stdout is not None
-            os.environ |= {"GEMINI_API_KEY": "none", "GOOGLE_GEMINI_BASE_URL": server.stdout.readline().strip()}
-            image = b"\x89PNG\r\n\x1a\n" + os.urandom(options.image_bytes)
-            wall, cpu = asyncio.run(run(options.calls, image))
-        finally:
-            server.kill()
+    image = b"\x89PNG\r\n\x1a\n" + os.urandom(options.image_bytes)
+    if options.no_http:
+        wall, cpu = asyncio.run(run(Waiting(options.latency), options.calls, image))
+    else:
+        wall, cpu = against_server(options.latency, options.calls, image)
     ideal = options.calls * options.latency / IN_FLIGHT
     print(f"{options.calls} verdicts in {wall:.1f} s ({options.calls / wall:.0f}/s), ideal {ideal:.1f} s")
     print(f"this process: {1000 * cpu / options.calls:.2f} ms CPU per verdict, images of {options.image_bytes} bytes")
