@@ -61,14 +61,13 @@ def _question(problem: Problem) -> str:
 
 def _load(folder: str, name: str, suffixes: tuple[str, ...]) -> Text:
     root = files(f"specs_data.{folder}")
-    if "/" not in name:
-        for suffix in suffixes:
-            shipped = root.joinpath(name + suffix)
-            if shipped.is_file():
-                return _text(name, shipped.read_text(encoding="utf-8"))
+    shipped = [root.joinpath(name + suffix) for suffix in suffixes if "/" not in name]
     try:
+        for file in shipped:
+            if file.is_file():
+                return _text(name, file.read_text(encoding="utf-8"))
         return _text(Path(name).name, Path(name).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, ValueError):
+    except (OSError, ValueError):  # `name` may be any text: too long for a path, with a NUL in it
         found = sorted(item.name.split(".")[0] for item in root.iterdir() if item.name.endswith(suffixes))
         raise UserError(f"no readable file {name!r}, and {folder}/ has only: {', '.join(found)}") from None
 

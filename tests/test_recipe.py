@@ -1,0 +1,214 @@
+"""The recipe: flags, TOML, and every setting reachable by both."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from specs_data.errors import UserError
+from specs_data.flags import with_flags
+from specs_data.recipe import DEFAULT_RECIPE, Recipe, dump_recipe, make_recipe
+
+# A value for every field that is not its default: as a flag, and as the recipe has it.
+FLAGS: dict[str, tuple[list[str], Any]] = {
+    "policy": (["ckpt/zero"], "ckpt/zero"),
+    "responses": (["r.jsonl"], Path("r.jsonl")),
+    "problems": (["p.jsonl"], "p.jsonl"),
+    "preset": (["mmk12"], "mmk12"),
+    "columns": (["question=Q, answer=A"], {"question": "Q", "answer": "A"}),
+    "exclude": (["a.jsonl", "b.jsonl"], ("a.jsonl", "b.jsonl")),
+    "limit": (["7"], 7),
+    "engine": (["vllm"], "vllm"),
+    "base_url": (["http://a", "http://b"], ("http://a", "http://b")),
+    "model": (["m"], "m"),
+    "format": (["f.toml"], "f.toml"),
+    "system_prompt": (["none"], "none"),
+    "samples": (["3"], 3),
+    "samples_upfront": (["2"], 2),
+    "temperature": (["0.5"], 0.5),
+    "top_p": (["0.9"], 0.9),
+    "max_tokens": (["99"], 99),
+    "seed": (["5"], 5),
+    "batch_size": (["4"], 4),
+    "concurrency": (["4"], 4),
+    "tensor_parallel_size": (["2"], 2),
+    "max_model_len": (["4096"], 4096),
+    "gpu_memory_utilization": (["0.8"], 0.8),
+    "dtype": (["float32"], "float32"),
+    "limit_images": (["2"], 2),
+    "min_pixels": (["16"], 16),
+    "max_pixels": (["64"], 64),
+    "ray": (["local"], "local"),
+    "replicas": (["2"], 2),
+    "verifier": (["rules"], "rules"),
+    "verifier_model": (["v"], "v"),
+    "verifier_base_url": (["http://v"], "http://v"),
+    "judge_model": (["openai:j"], "openai:j"),
+    "judge_base_url": (["http://j"], "http://j"),
+    "allow_model_mismatch": ([], True),
+    "gemini_batch": ([], True),
+    "rpm": (["60"], 60),
+    "max_cost": (["1.5"], 1.5),
+    "prices": (["prices.toml"], Path("prices.toml")),
+    "cache": (["cache"], Path("cache")),
+    "pairs_per_problem": (["2"], 2),
+    "target": (["100"], 100),
+    "rejected_from": (["ckpt/base"], "ckpt/base"),
+    "pairing": (["coupled"], "coupled"),
+    "corruption": (
+        ["shift_tags=2.5", "./mine.py", "./a=b.py=3"], {"shift_tags": 2.5, "./mine.py": 1.0, "./a=b.py": 3.0}
+    ),
+    "card": (["mine.md.jinja"], "mine.md.jinja"),
+    "license": (["cc-by-4.0"], "cc-by-4.0"),
+    "holdout": (["0.1"], 0.1),
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No recipe lies in the working directory."""
+    monkeypatch.chdir(tmp_path)
+
+
+def from_flags(*arguments: str) -> Recipe:
+    made: list[Recipe] = []
+    app = typer.Typer()
+
+    @app.command()
+    @with_flags(Recipe)
+    def build(**given: Any) -> None:
+        made.append(make_recipe(given))
+
+    result = CliRunner().invoke(app, list(arguments), catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return made[0]
+
+
+def flag(name: str, values: list[str]) -> list[str]:
+    option = f"--{name.replace('_', '-')}"
+    return [part for value in values for part in (option, value)] if values else [option]
+
+
+def test_every_setting_is_a_flag() -> None:
+    assert set(FLAGS) == set(Recipe.model_fields)
+    for name, (_, wanted) in FLAGS.items():
+        assert Recipe.model_fields[name].default != wanted, f"{name} is not changed by its flag"
+    made = from_flags(*(part for name, (values, _) in FLAGS.items() for part in flag(name, values)))
+    assert {name: getattr(made, name) for name in FLAGS} == {name: wanted for name, (_, wanted) in FLAGS.items()}
+
+
+@pytest.mark.parametrize("name", [name for name, (values, _) in FLAGS.items() if len(values) == 1])
+def test_every_setting_with_one_value_is_a_toml_key(tmp_path: Path, name: str) -> None:
+    (text,), wanted = FLAGS[name]
+    value = text if not isinstance(wanted, int | float) else wanted
+    settings = {"samples": 4} if name == "samples_upfront" else {}
+    for key in (name, name.replace("_", "-")):
+        file = tmp_path / "r.toml"
+        file.write_text(f"{key} = {value!r}\n")
+        assert getattr(make_recipe(settings, file), name) == wanted
+
+
+def test_no_flags_are_the_defaults() -> None:
+    assert from_flags() == Recipe()
+
+
+def test_a_flag_beats_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "r.toml"
+    file.write_text('policy = "a"\nsamples = 4\ngemini-batch = true\ncorruption = ["shift_tags"]\nseed = 3\n')
+    made = make_recipe({"policy": "b", "gemini_batch": False, "corruption": ["remove_all_tags=2"], "seed": 0}, file)
+    assert (made.policy, made.samples, made.gemini_batch, made.seed) == ("b", 4, False, 0)
+    assert made.corruption == {"remove_all_tags": 2.0}
+    kept = make_recipe({"policy": None, "corruption": [], "exclude": (), "columns": {}}, file)
+    assert (kept.policy, kept.corruption) == ("a", {"shift_tags": 1.0})
+
+
+def test_a_switch_can_be_switched_off_by_a_flag() -> None:
+    assert from_flags("--no-gemini-batch").gemini_batch is False
+    DEFAULT_RECIPE.write_text("gemini-batch = true\n")
+    assert from_flags().gemini_batch is True
+    assert from_flags("--no-gemini-batch").gemini_batch is False
+
+
+def test_the_recipe_of_the_working_directory_is_the_default(tmp_path: Path) -> None:
+    DEFAULT_RECIPE.write_text("samples = 5\n")
+    (tmp_path / "other.toml").write_text("seed = 1\n")
+    assert from_flags().samples == 5
+    assert make_recipe({}, tmp_path / "other.toml").samples == Recipe().samples
+
+
+CORRUPTIONS = [
+    'corruption = "shift_tags"',
+    'corruption = ["shift_tags"]',
+    'corruption = ["shift_tags=1"]',
+    "corruption = {shift_tags = 1}",
+    "[corruption]\nshift_tags = 1.0",
+]
+
+
+@pytest.mark.parametrize("text", CORRUPTIONS)
+def test_a_corruption_mix_in_toml(tmp_path: Path, text: str) -> None:
+    (tmp_path / "r.toml").write_text(text)
+    assert make_recipe({}, tmp_path / "r.toml").corruption == {"shift_tags": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("polcy = 'a'", r"^unknown setting 'polcy' \(recipe r\.toml or a flag\); `specs-data build --help` lists"),
+        ("max-tokns = 1", "^unknown setting 'max_tokns'"),
+        ("[table]\na = 1", "^unknown setting 'table'"),
+        ("samples = 0", "^samples: .*greater than 0"),
+        ("samples = 'many'", "^samples: .*valid integer"),
+        ("max_tokens = 1.5", "^max-tokens: "),
+        ("engine = 'sglang'", "^engine: .*'auto', 'transformers', 'vllm' or 'openai'"),
+        ("holdout = 1", "^holdout: .*less than 1"),
+        ("temperature = nan", "^temperature: "),
+        ("corruption = ['a=b']", "^corruption: 'a=b' should be NAME or NAME=WEIGHT"),
+        ("corruption = {a = 0}", "^corruption.a: .*greater than 0"),
+        ("columns = 'question'", "^columns: should look like question=COLUMN,answer=COLUMN"),
+        ("temperature = 0", "^temperature 0 gives the same response every time"),
+        ("samples = 2\nsamples_upfront = 3", "^samples_upfront 3 is more than samples 2"),
+        ("samples = ", "^the recipe r.toml is not valid TOML"),
+        ("a = 1\na = 1", "^the recipe r.toml is not valid TOML"),
+    ],
+)
+def test_what_is_wrong_in_a_recipe_is_said_in_one_sentence(tmp_path: Path, text: str, sentence: str) -> None:
+    Path("r.toml").write_text(text)
+    with pytest.raises(UserError, match=sentence) as caught:
+        make_recipe({}, Path("r.toml"))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_recipe_that_cannot_be_read_is_said(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"cannot read the recipe nowhere\.toml: No such file"):
+        make_recipe({}, Path("nowhere.toml"))
+    Path("r.toml").write_bytes(b"policy = '\xff'")
+    with pytest.raises(UserError, match=r"the recipe r\.toml is not valid TOML"):
+        make_recipe({}, Path("r.toml"))
+
+
+names = st.text(st.characters(codec="utf-8", exclude_characters="=,"), min_size=1).map(str.strip).filter(bool)
+numbers = st.integers(1, 2**53)
+FIELDS = {
+    "policy": names, "problems": names, "responses": names.map(Path), "exclude": st.lists(names).map(tuple),
+    "columns": st.dictionaries(names, names, max_size=3), "samples": numbers, "seed": st.integers(0, 2**62),
+    "top_p": st.floats(0, 1, exclude_min=True), "max_cost": st.floats(1e-6, 1e9), "gemini_batch": st.booleans(),
+    "holdout": st.floats(0, 1, exclude_max=True), "verifier": st.sampled_from(["rules", "none", "gemini", "openai"]),
+    "corruption": st.dictionaries(names, st.floats(1e-9, 1e9), max_size=4), "base_url": st.lists(names).map(tuple),
+    "target": numbers, "cache": names.map(Path), "system_prompt": names,
+}  # fmt: skip
+
+
+@settings(max_examples=100, deadline=None)
+@given(given=st.fixed_dictionaries({}, optional=FIELDS))
+def test_a_recipe_survives_toml(tmp_path_factory: pytest.TempPathFactory, given: dict[str, Any]) -> None:
+    recipe = Recipe(**given)
+    file = tmp_path_factory.getbasetemp() / "survives.toml"
+    file.write_text(dump_recipe(recipe), encoding="utf-8")
+    assert make_recipe({}, file) == recipe
