@@ -158,15 +158,15 @@ def count_pairs(store: Store, plan: Plan) -> int:
     return sum(1 for _ in _entries(store, plan))
 
 
-def count_tokens(store: Store, plan: Plan) -> dict[str, dict[str, int]]:
-    """The tokens of the responses, verdicts and judgements of this run's problems, whenever they were made."""
-    sources = [plan.policy, *([plan.rival] if plan.rival else [])]
-    tables = {
-        "generation": [("samples", source.samples) for source in sources],
-        "verification": [("verdicts", plan.verdicts)],
-        "judging": [("judgements", source.judgements) for source in sources],
-    }
-    return {name: _tokens(store, logs) for name, logs in tables.items()}
+def count_tokens(store: Store, plan: Plan) -> dict[str, int]:
+    """The prompt and completion tokens of the responses to this run's problems, whenever they were made."""
+    sources = {source.samples for source in (plan.policy, plan.rival) if source}
+    query = """
+        SELECT coalesce(sum(json_extract(CAST(t.record AS TEXT), '$.prompt_tokens')), 0),
+            coalesce(sum(json_extract(CAST(t.record AS TEXT), '$.completion_tokens')), 0)
+        FROM listing AS l CROSS JOIN samples AS t ON t.settings = ? AND t.problem = l.problem WHERE t.reason IS NULL"""
+    sums = [next(store.select(query, (settings,))) for settings in sources]
+    return {"prompt": sum(row[0] for row in sums), "completion": sum(row[1] for row in sums)}
 
 
 def count_served(store: Store, plan: Plan) -> dict[str, list[tuple[str, str, int, int, int]]]:
@@ -180,6 +180,7 @@ def count_served(store: Store, plan: Plan) -> dict[str, list[tuple[str, str, int
     return {
         name: [row for row in store.select(query.format(table), (settings,)) if row[0]]
         for name, (table, settings) in logs.items()
+        if name in plan.services
     }
 
 
@@ -311,13 +312,3 @@ def _held_out(store: Store, plan: Plan) -> set[int]:
 
 def _hash(text: str) -> bytes:
     return hashlib.sha256(text.encode()).digest()
-
-
-def _tokens(store: Store, logs: list[tuple[str, int]]) -> dict[str, int]:
-    query = """
-        SELECT coalesce(sum(json_extract(CAST(t.record AS TEXT), '$.prompt_tokens')), 0),
-            coalesce(sum(json_extract(CAST(t.record AS TEXT), '$.completion_tokens')), 0)
-        FROM listing AS l CROSS JOIN {} AS t ON t.settings = ? AND t.problem = l.problem
-        WHERE json_type(CAST(t.record AS TEXT)) = 'object'"""
-    sums = [next(store.select(query.format(table), (settings,))) for table, settings in logs]
-    return {"prompt": sum(row[0] for row in sums), "completion": sum(row[1] for row in sums)}

@@ -67,6 +67,17 @@ def describe_services(
     return models, costs or None
 
 
+def describe_tokens(
+    generation: Mapping[str, int], served: Mapping[str, Sequence[tuple[str, str, int, int, int]]]
+) -> dict[str, Mapping[str, int]]:
+    """Prompt and completion tokens by stage."""
+    paid = {
+        stage: {"prompt": sum(row[3] for row in rows), "completion": sum(row[4] for row in rows)}
+        for stage, rows in served.items()
+    }
+    return {"generation": generation, **paid}
+
+
 def versions() -> dict[str, str]:
     """The versions of Python and of the packages that matter, as far as they are installed."""
     found = {"python": platform.python_version()}

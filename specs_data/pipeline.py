@@ -38,6 +38,7 @@ from specs_data.manifest import (
     describe_dataset,
     describe_recipe,
     describe_services,
+    describe_tokens,
     describe_yields,
     versions,
     write_manifest,
@@ -197,7 +198,7 @@ class _Build:
             store, plan = self.store, self.plan
             return Measured(
                 counts={**dataset.count_stages(store, plan), "pairs": dataset.count_pairs(store, plan)},
-                tokens=dataset.count_tokens(store, plan),
+                tokens=describe_tokens(dataset.count_tokens(store, plan), dataset.count_served(store, plan)),
                 seconds=store.seconds(),
                 cost=self._spent(),
             )
@@ -305,6 +306,9 @@ class _Build:
             verdicts=store.settings("verdicts", {"samples": generation, "verifier": dict(verifier.settings)}),
             pairs=store.settings("pairs", pairing),
             samples=recipe.samples if recipe.responses is None else 1 << 30,
+            services=frozenset(
+                [*(["verification"] if "model" in verifier.settings else []), *(["judging"] if judge else [])]
+            ),
         )
 
     def _generation(self, policy: str | None, engine: Engine | None) -> dict[str, Any]:
@@ -466,9 +470,8 @@ class _Build:
     ) -> dict[str, Any]:
         store, plan, recipe = self.store, self.plan, self.recipe
         settings = recipe.model_dump(mode="json", exclude_none=True, exclude=set(OPERATIONAL))
-        models, cost = describe_services(
-            dataset.count_served(store, plan), load_prices(recipe.prices), recipe.gemini_batch
-        )
+        served = dataset.count_served(store, plan)
+        models, cost = describe_services(served, load_prices(recipe.prices), recipe.gemini_batch)
         fingerprint = self._generation(recipe.policy, self.engine).get("policy")
         return {
             "name": plan.policy.name,
@@ -489,7 +492,7 @@ class _Build:
                 "rejected": describe_lengths(figures.rejected),
             },
             "verdicts": dataset.count_verdicts(store, plan),
-            "tokens": dataset.count_tokens(store, plan),
+            "tokens": describe_tokens(dataset.count_tokens(store, plan), served),
             "cost_usd": cost,
             "seconds": {
                 **{stage: round(spent, 3) for stage, spent in store.seconds().items()},

@@ -21,7 +21,7 @@ class Source(Struct, frozen=True):
 class Plan(Struct, frozen=True):
     """One run. `rival` writes the rejected responses where they do not come from the chosen;
     `verdicts` and `pairs` are the settings of those stages; `samples` is the most responses a
-    problem gets."""
+    problem gets; `services` are the stages that ask a model ("verification", "judging")."""
 
     recipe: Recipe
     fmt: ResponseFormat
@@ -31,6 +31,7 @@ class Plan(Struct, frozen=True):
     verdicts: int
     pairs: int
     samples: int
+    services: frozenset[str]
 
     @property
     def verifier(self) -> str:
