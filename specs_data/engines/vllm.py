@@ -11,7 +11,7 @@ import contextlib
 import os
 import threading
 import time
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -26,16 +26,17 @@ from specs_data.records import Request, Response, Sampling
 
 TAKE_IN = 0.25  # seconds for which requests are taken in between two steps of the model
 LINGER = 0.002  # seconds to wait for the next one: a step costs nearly the same for one more
-DECODED = 16  # requests whose images are decoded ahead: they take megabytes each
+DECODERS = 4  # threads that open images
+DECODED = 16  # requests whose images are opened ahead: they take megabytes each
 
 
 class _Job(Struct, eq=False):
-    """A request as vLLM takes it, and where its response goes. `id` is known once vLLM has taken it."""
+    """A request, where its response goes, and its images once they are opened. `id` is vLLM's name for
+    it, once vLLM has taken it."""
 
-    messages: list[dict[str, Any]]
-    seed: int
-    taken: Future[None]
+    request: Request
     response: Future[Response]
+    images: list[Image.Image] = []
     id: str = ""
 
 
@@ -67,7 +68,8 @@ class VLLMEngine:
         require("vllm", "vllm")
         self._sampling = sampling
         self._limit_images = limit_images
-        self._decoding = asyncio.Semaphore(DECODED)
+        self._decoders = ThreadPoolExecutor(DECODERS, "specs-data-images")
+        self._decoded = threading.Semaphore(DECODED)
         self._inbox: SimpleQueue[_Job | None] = SimpleQueue()
         self._failure: EngineFailed | None = None
         chosen = {
@@ -86,12 +88,13 @@ class VLLMEngine:
     async def generate(self, request: Request) -> Response:
         """Sample one response. Raises PromptRefused, with vLLM's words, or EngineFailed."""
         check_images(len(request.images), self._limit_images)
-        if not request.images:
-            job = self._hand_over(request, [])
+        if self._failure is not None:
+            raise self._failure
+        job = _Job(request, Future())
+        if request.images:
+            self._decoders.submit(self._open_images, job)
         else:
-            async with self._decoding:
-                job = self._hand_over(request, [await asyncio.to_thread(open_image, data) for data in request.images])
-                await asyncio.wrap_future(job.taken)
+            self._hand_over(job)
         try:
             return await asyncio.wrap_future(job.response)
         except asyncio.CancelledError:
@@ -102,13 +105,24 @@ class VLLMEngine:
         """Release the model. Requests still in flight fail."""
         self._inbox.put(None)
         await asyncio.to_thread(self._thread.join)
+        self._decoders.shutdown(wait=False)
 
-    def _hand_over(self, request: Request, images: list[Image.Image]) -> _Job:
-        job = _Job(_messages(request, images), request.seed, Future(), Future())
+    def _open_images(self, job: _Job) -> None:
+        self._decoded.acquire()
+        try:
+            if self._failure is not None:
+                raise self._failure
+            job.images = [open_image(data) for data in job.request.images]
+        except (PromptRefused, EngineFailed) as error:
+            self._decoded.release()
+            _settle(job.response, error)
+        else:
+            self._hand_over(job)
+
+    def _hand_over(self, job: _Job) -> None:
         self._inbox.put(job)
         if self._failure is not None:  # asked last: the thread empties the inbox after it failed
-            raise self._failure
-        return job
+            self._fail({})
 
     def _run(self, checkpoint: str, settings: dict[str, Any], started: Future[int]) -> None:
         """The thread's life: start vLLM, serve until closed or broken, shut vLLM down."""
@@ -148,30 +162,39 @@ class VLLMEngine:
 
     def _enqueue(self, llm: Any, job: _Job, waiting: dict[str, _Job]) -> None:
         if job.response.cancelled():
+            self._let_go(job)
             if waiting.pop(_number(job.id), None) is not None:
                 llm.llm_engine.abort_request([job.id], internal=True)
             return
+        chat, params = _messages(job.request, job.images), _params(self._sampling, job.request.seed)
         try:
-            (job.id,) = llm.enqueue_chat([job.messages], _params(self._sampling, job.seed), use_tqdm=False)
+            (job.id,) = llm.enqueue_chat([chat], params, use_tqdm=False)
             waiting[_number(job.id)] = job
         except Exception as error:
             if type(error).__name__ == "EngineDeadError":
-                waiting[""] = job
+                _settle(job.response, EngineFailed(_one_line(error)))
                 raise
             # Too long, too many images, an image its processor cannot take: vLLM's and the processors'
             # errors have no common type, and none of them concerns another request.
             _settle(job.response, refusal(_one_line(error)))
-        _settle(job.taken, None)
+        self._let_go(job)
+
+    def _let_go(self, job: _Job) -> None:
+        """vLLM has the images now, or nobody wants them: there is room for others."""
+        if job.images:
+            job.images = []
+            self._decoded.release()
 
     def _fail(self, waiting: dict[str, _Job]) -> None:
-        jobs = list(waiting.values())
-        while not self._inbox.empty():
-            job = self._inbox.get()
-            if job is not None:
-                jobs.append(job)
+        """Give all that wait the failure."""
+        jobs: list[_Job | None] = list(waiting.values())
+        with contextlib.suppress(Empty):
+            while True:
+                jobs.append(self._inbox.get_nowait())
         for job in jobs:
-            _settle(job.taken, None)
-            _settle(job.response, self._failure)
+            if job is not None:
+                self._let_go(job)
+                _settle(job.response, self._failure)
 
 
 def _start(checkpoint: str, settings: dict[str, Any]) -> Any:
