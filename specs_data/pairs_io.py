@@ -150,7 +150,8 @@ def _download(name: str) -> Path:
 
 def _parquet(file: Path) -> pq.ParquetFile:
     try:
-        return pq.ParquetFile(file)
+        # Read bit by bit: by default a whole row group waits in memory.
+        return pq.ParquetFile(file, pre_buffer=False, buffer_size=1 << 20)
     except (pa.ArrowInvalid, OSError) as error:
         raise UserError(f"{file} is not a readable Parquet file: {error}") from None
 

@@ -77,7 +77,7 @@ def _check_jsonl(file: Path) -> None:
 
 
 def _check_parquet(file: Path) -> None:
-    with pq.ParquetFile(file) as parquet:
+    with pq.ParquetFile(file, pre_buffer=False, buffer_size=1 << 20) as parquet:
         _refuse_secret(repr(parquet.schema_arrow.metadata).encode(), f"the header of {file}")
         pictures = [field.name for field in parquet.schema_arrow if _holds_pictures(field)]
         paths = [leaf for leaf in _leaves(parquet) if not _in_picture(leaf, pictures, "bytes")]
