@@ -14,14 +14,17 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from random import Random
+from typing import TypeVar
 
 from math_verify import parse, verify
 
 from specs_data.judges.rules import RuleJudge
 from specs_data.records import AnswerType, Judgement
 
-Case = tuple[str, str, tuple[str, ...]]  # answer, gold, choices
+T = TypeVar("T")
+Case = tuple[str, str, tuple[str, ...], bool]  # answer, gold, choices, right
 RESPONSE = "<think>There are 2 red and 3 blue shapes, so I add them. 2 + 3 = 5.</think>\n<answer>\\boxed{%s}</answer>"
 
 
@@ -30,7 +33,7 @@ def numeric(number: int, random: Random) -> Case:
     gold = 1000 + number
     answer = gold if random.random() < 0.67 else gold + random.randint(1, 9)
     written = random.choice((str, "{:,}".format, "{}.0".format, "{} cm".format, "{} apples".format, _halves, _power))
-    return written(answer), str(gold), ()
+    return written(answer), str(gold), (), answer == gold
 
 
 def choice(number: int, random: Random) -> Case:
@@ -38,7 +41,7 @@ def choice(number: int, random: Random) -> Case:
     choices = tuple(str(number + more) for more in range(4))
     answer, gold = random.choice("ABCD"), random.choice("ABCD")
     content = choices["ABCD".index(answer)]
-    return random.choice((answer, f"({answer})", f"({answer}) {content}", content)), gold, choices
+    return random.choice((answer, f"({answer})", f"({answer}) {content}", content)), gold, choices, answer == gold
 
 
 def math(number: int, random: Random) -> Case:
@@ -55,20 +58,21 @@ def math(number: int, random: Random) -> Case:
         (rf"{a}+{b}i", rf"{b}i+{a}", rf"{a}-{b}i"),
     )
     gold, same, other = golds[number % len(golds)]
-    return (same if random.random() < 0.67 else other), gold, ()
+    right = random.random() < 0.67
+    return (same if right else other), gold, (), right
 
 
 def by_math_verify(cases: Sequence[Case]) -> list[bool]:
     """math-verify on each."""
     found = []
-    for answer, gold, choices in cases:
-        right = choices["ABCD".index(gold)] if choices and answer.isdigit() else gold
-        wanted, given = (parse(f"\\boxed{{{text}}}", parsing_timeout=None) for text in (right, answer))
+    for answer, gold, choices, _ in cases:
+        wanted_text = choices["ABCD".index(gold)] if choices and answer.isdigit() else gold
+        wanted, given = (parse(f"\\boxed{{{text}}}", parsing_timeout=None) for text in (wanted_text, answer))
         found.append(bool(verify(wanted, given, timeout_seconds=None)))
     return found
 
 
-def by_rules(judge: RuleJudge, cases: Sequence[Case], kind: AnswerType) -> list[Judgement]:
+def by_rules(judge: RuleJudge, kind: AnswerType, cases: Sequence[Case]) -> list[Judgement]:
     """The rule judge on each, many in flight as in a build."""
 
     async def all_of_them() -> list[Judgement]:
@@ -77,9 +81,9 @@ def by_rules(judge: RuleJudge, cases: Sequence[Case], kind: AnswerType) -> list[
     return asyncio.run(all_of_them())
 
 
-def one_by_one(judge: RuleJudge, cases: Sequence[Case], kind: AnswerType) -> list[Judgement]:
+def one_by_one(judge: RuleJudge, kind: AnswerType, cases: Sequence[Case]) -> list[Judgement]:
     """The rule judge on each, one after another."""
-    return [judge.judge(RESPONSE % answer, gold, kind, choices) for answer, gold, choices in cases]
+    return [judge.judge(RESPONSE % answer, gold, kind, choices) for answer, gold, choices, _ in cases]
 
 
 def main() -> None:
@@ -91,7 +95,7 @@ def main() -> None:
     logging.disable(logging.WARNING)
     random = Random(0)
     with RuleJudge() as judge:
-        for warm in (by_math_verify, lambda cases: by_rules(judge, cases, "math")):
+        for warm in (by_math_verify, partial(by_rules, judge, "math")):
             warm([math(1000 + number, random) for number in range(16)])
         print(f"{'':16}{'math-verify':>14}{'rules':>10}{'ratio':>8}   us per answer")
         makers: tuple[tuple[AnswerType, Callable[[int, Random], Case], int], ...] = (
@@ -101,11 +105,13 @@ def main() -> None:
         )
         for kind, make, count in makers:
             cases = [make(number, random) for number in range(2 * count)]
-            theirs = _microseconds(by_math_verify, cases[:count])
-            many = _microseconds(lambda some, kind=kind: by_rules(judge, some, kind), cases[:count])
-            single = _microseconds(lambda some, kind=kind: one_by_one(judge, some, kind), cases[count:])
+            theirs, verdicts = _timed(by_math_verify, cases[:count])
+            many, found = _timed(partial(by_rules, judge, kind), cases[:count])
+            single, _ = _timed(partial(one_by_one, judge, kind), cases[count:])
+            correct = (_correct(verdicts, cases), _correct([judgement.right for judgement in found], cases))
             print(f"{kind:16}{theirs:14.1f}{many:10.1f}{theirs / many:8.1f}   many in flight")
             print(f"{'':16}{'':14}{single:10.1f}{theirs / single:8.1f}   one by one")
+            print(f"{'':16}{correct[0]:13.1f}%{correct[1]:9.1f}%           verdicts that are correct")
 
 
 def _halves(number: int) -> str:
@@ -116,10 +122,15 @@ def _power(number: int) -> str:
     return rf"{number / 1000} \times 10^3"
 
 
-def _microseconds(judge: Callable[[Sequence[Case]], object], cases: Sequence[Case]) -> float:
+def _timed(judge: Callable[[Sequence[Case]], Sequence[T]], cases: Sequence[Case]) -> tuple[float, Sequence[T]]:
+    """Microseconds per case, and the verdicts."""
     started = time.perf_counter()
-    judge(cases)
-    return (time.perf_counter() - started) / len(cases) * 1e6
+    verdicts = judge(cases)
+    return (time.perf_counter() - started) / len(cases) * 1e6, verdicts
+
+
+def _correct(verdicts: Sequence[bool | None], cases: Sequence[Case]) -> float:
+    return 100 * sum(verdict is case[3] for verdict, case in zip(verdicts, cases, strict=False)) / len(verdicts)
 
 
 if __name__ == "__main__":

@@ -191,6 +191,8 @@ def _compare_math(gold: _Gold, answer: str, answer_type: AnswerType) -> Reply | 
     if found and gold.quantity:
         rule = "unit" if found.unit != gold.quantity.unit else "number"
         return Reply(same_quantity(gold.quantity, found), rule)
+    if found and gold.items and "," in answer:
+        found = None  # of a list of values, 55,104 is two
     items = None if found else read_items(answer)
     if (items and gold.quantity) or (found and gold.items and len(gold.items.values) > 1):
         return Reply(_is_one_value(items, gold, found), "items")
