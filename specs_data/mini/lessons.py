@@ -41,6 +41,11 @@ class Lesson(Struct, frozen=True):
     response: str
 
 
+def first_lesson(puzzle: Puzzle) -> Lesson:
+    """A lesson in looking and counting alone, with no instruction and no format."""
+    return Lesson(chat(as_problem(puzzle, ""), None), thought(puzzle))
+
+
 def lesson(puzzle: Puzzle, formats: dict[str, ResponseFormat], random: Random) -> Lesson:
     """A lesson about `puzzle`, under the instruction of one of the `formats`."""
     others = [fmt for fmt in formats.values() if fmt != THINK_ANSWER]
