@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 
 from specs_data.judges.answers import plain
 from specs_data.judges.numbers import read_quantity, same_quantity
@@ -97,7 +97,12 @@ def chosen_letters(answer: str, choices: Sequence[str]) -> frozenset[str] | None
 
 
 def _letters(choices: Sequence[str]) -> frozenset[str]:
-    return frozenset(chr(ord("A") + number) for number in range(min(len(choices), 26)))
+    return _first_letters(min(len(choices), 26))
+
+
+@cache
+def _first_letters(count: int) -> frozenset[str]:
+    return frozenset(chr(ord("A") + number) for number in range(count))
 
 
 @lru_cache(maxsize=1024)

@@ -144,7 +144,7 @@ def read_quantity(text: str, letters: bool = True) -> Quantity | None:
         return Quantity(Fraction(int(text)))
     if len(text) > LONGEST:
         return None
-    return _read(plain(text), letters)
+    return _remembered(text, letters)
 
 
 def same_quantity(gold: Quantity, answer: Quantity) -> bool:
@@ -193,6 +193,11 @@ def conversion(unit: str, wanted: str) -> tuple[Fraction, Fraction] | None:
     if _singular(unit).lower() == _singular(wanted).lower():
         return Fraction(1), Fraction(0)
     return _converted(unit, wanted)
+
+
+@lru_cache(maxsize=4096)
+def _remembered(text: str, letters: bool) -> Quantity | None:
+    return _read(plain(text), letters)
 
 
 def _read(text: str, letters: bool) -> Quantity | None:

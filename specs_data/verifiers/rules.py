@@ -89,12 +89,13 @@ def verify_thought(thought: str, answer: str, problem: Problem) -> Verdict:
     thought = thought[-READ_AT_MOST:].translate(_SIGNS)
     if _UNFINISHED.search(thought[-20:]):
         return Verdict(False, BREAKS_OFF)
-    if "=" in thought and not _adds_up(thought):
-        return Verdict(False, WRONG_ARITHMETIC)
+    results: list[tuple[int, str]] = []
+    if "=" in thought:
+        if not _adds_up(thought):
+            return Verdict(False, WRONG_ARITHMETIC)
+        if problem.answer_type != "text":
+            results = [(found.start(1), found[1]) for found in _RESULT.finditer(thought)]
     stated = stated_answers(thought)
-    results = (
-        [(found.start(1), found[1]) for found in _RESULT.finditer(thought)] if problem.answer_type != "text" else []
-    )
     if not stated and not results:
         return _from_last_sentence(thought, answer, problem)
     place, conclusion = max([*stated[-1:], *results[-1:]])
@@ -170,6 +171,8 @@ def _contradicts(
     thought: str, earlier: Sequence[tuple[int, str]], concluded: int, answer: str, problem: Problem
 ) -> bool:
     """Is another answer stated before the conclusion, and never taken back?"""
+    if not earlier:
+        return False
     takings_back = [found.start() for found in _CORRECTION.finditer(thought, 0, concluded)]
     last = takings_back[-1] if takings_back else -1
     return any(last < place + len(other) and not _same(other, answer, problem) for place, other in earlier)
@@ -190,8 +193,9 @@ def _adds_up(thought: str) -> bool:
 
 def _rounds(value: Quantity, shown: Quantity) -> bool:
     """Is `shown` the value, or the value rounded or cut to the places that it shows?"""
-    difference = abs(value.value - shown.value)
-    return not difference or (shown.places is not None and difference * 10**shown.places < 1)
+    if value.value == shown.value:
+        return True
+    return shown.places is not None and abs(value.value - shown.value) * 10**shown.places < 1
 
 
 def _numbers(text: str) -> list[Quantity]:
