@@ -14,11 +14,10 @@ import statistics
 import tempfile
 from pathlib import Path
 
-from specs_data.build import build
+from specs_data import Recipe, build
 
 from specs_data.mini import checkpoint
 from specs_data.mini.world import write_problems
-from specs_data.recipe import Recipe
 from specs_data.train.dpo import train_dpo
 from specs_data.train.report import Row, plot, read_metrics
 from specs_data.train.settings import DpoSettings

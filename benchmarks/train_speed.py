@@ -3,14 +3,16 @@
     OMP_NUM_THREADS=1 python benchmarks/train_speed.py [--rounds 5] [--steps 30]
 
 Both train a new 1.2 million parameter Qwen2.5-VL on the same rows with the same settings, by turns in
-one process. What is timed is `Trainer.train` alone, in CPU seconds, so that other work on the
-machine does not count. Prints the median ratio for each trainer.
+one process. What is timed is every optimizer step, from the end of the one before, in CPU seconds, so
+that other work on the machine counts little. Prints, for each trainer, the median over all steps and
+rounds of the ratio between a step of the bare script and the same step of ours.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import logging
 import os
 import re
@@ -62,7 +64,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=30)
     options = parser.parse_args()
     logging.disable(logging.WARNING)
-    spent = _clock_training()
+    ends = _clock_training()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         model = _checkpoint(folder / "model")
@@ -73,43 +75,49 @@ def main() -> None:
             ("sft", _our_sft, _bare_sft),
             ("grpo", _our_grpo, _bare_grpo),
         ):
-            ratios, speeds = [], []
+            ratios: list[float] = []
+            ours_all: list[float] = []
             for number in range(options.rounds):
                 out = folder / f"{method}-{number}"
                 turns = (bare, ours) if number % 2 else (ours, bare)
                 with run.quiet():
-                    seconds = {train: _seconds(spent, train, model, out, options.steps) for train in turns}
-                ratios.append(seconds[bare] / seconds[ours])
-                speeds.append([options.steps / seconds[train] for train in (bare, ours)])
-            bare_speed, our_speed = (statistics.median(column) for column in zip(*speeds, strict=True))
+                    seconds = {train: _seconds(ends, train, model, out, options.steps) for train in turns}
+                ratios += [there / here for there, here in zip(seconds[bare], seconds[ours], strict=True)]
+                ours_all += seconds[ours]
+            low, middle, high = statistics.quantiles(ratios)
             print(
-                f"{method}: {our_speed:.3f} steps per CPU second, bare TRL {bare_speed:.3f}, "
-                f"median ratio {statistics.median(ratios):.3f} ({', '.join(f'{ratio:.3f}' for ratio in ratios)})"
+                f"{method}: {1 / statistics.median(ours_all):.3f} steps per CPU second, "
+                f"median ratio to bare TRL {middle:.3f} (quartiles {low:.3f}, {high:.3f}; {len(ratios)} steps)",
+                flush=True,
             )
 
 
 def _clock_training() -> list[float]:
-    """Let every Trainer.train add its CPU seconds to the list that is returned."""
-    spent: list[float] = []
+    """Let every Trainer.train note the CPU time at the end of each step in the list that is returned."""
+    ends: list[float] = []
     train = transformers.Trainer.train
 
-    def timed(self: Any, *args: Any, **kwargs: Any) -> Any:
-        start = time.process_time()
-        try:
-            return train(self, *args, **kwargs)
-        finally:
-            spent.append(time.process_time() - start)
+    class Clock(transformers.TrainerCallback):
+        def on_train_begin(self, *_: Any, **__: Any) -> None:
+            ends.append(time.process_time())
 
-    transformers.Trainer.train = timed
-    return spent
+        def on_log(self, *_: Any, **__: Any) -> None:  # after all else that belongs to a step
+            ends.append(time.process_time())
+
+    def clocked(self: Any, *args: Any, **kwargs: Any) -> Any:
+        self.add_callback(Clock())
+        return train(self, *args, **kwargs)
+
+    transformers.Trainer.train = clocked
+    return ends
 
 
-def _seconds(spent: list[float], train: Callable[..., Any], model: Path, out: Path, steps: int) -> float:
-    spent.clear()
+def _seconds(ends: list[float], train: Callable[..., Any], model: Path, out: Path, steps: int) -> list[float]:
+    """CPU seconds of each step."""
+    ends.clear()
     with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere):
         train(model, out, steps)
-    (seconds,) = spent
-    return seconds
+    return [after - before for before, after in itertools.pairwise(ends[: steps + 1])]
 
 
 def _checkpoint(folder: Path) -> Path:
