@@ -160,10 +160,9 @@ class TransformersEngine:
         texts = self._processor.apply_chat_template(chats, tokenize=False, add_generation_prompt=True)
         images = {"images": [list(job.images) for job in jobs]} if jobs[0].images else {}
         # The chat template has written all special tokens, the beginning of the text included.
-        inputs = self._processor(
+        return self._processor(
             text=texts, **images, add_special_tokens=False, padding=True, padding_side="left", return_tensors="pt"
         )
-        return inputs.to(self._model.device, dtype=self._model.dtype)
 
     def _sample(self, inputs: Any, seeds: Sequence[int], room: int) -> list[list[int]]:
         """The token ids of the responses: each row with its ending, and padding behind it."""
@@ -179,7 +178,8 @@ class TransformersEngine:
         width = inputs["input_ids"].shape[1]
         draw = [_Draw(seeds, self._sampling, most)] if self._sampling.temperature > 0 else []
         stop = [_Stop(self._tokenizer, self._sampling.stop, self._closers, width)] if self._sampling.stop else []
-        output = self._model.generate(**inputs, generation_config=config, logits_processor=draw, stopping_criteria=stop)
+        there = {name: _moved(value, self._model) for name, value in inputs.items()}
+        output = self._model.generate(**there, generation_config=config, logits_processor=draw, stopping_criteria=stop)
         rows: list[list[int]] = output[:, width:].tolist()
         return rows
 
@@ -243,6 +243,11 @@ class _Stop:
             tail = self._tokenizer.decode(input_ids[row, max(self._width, input_ids.shape[1] - self._tail) :])
             done[row] = any(string in tail for string in self._strings)
         return done
+
+
+def _moved(value: Any, model: Any) -> Any:
+    """A tensor on the model's device, numbers that are not whole in the model's type."""
+    return value.to(model.device, model.dtype if value.is_floating_point() else value.dtype)
 
 
 def _closers(tokenizer: Any, strings: Sequence[str]) -> Any:

@@ -41,8 +41,8 @@ log = logging.getLogger(__name__)
 BASE_WORLD, GRPO_WORLD, TEST_WORLD = 1, 2, 3
 
 BATCH = 64
-FIRST_STEPS = 160
-STEPS = 420
+FIRST_STEPS = 150
+STEPS = 250
 LEARNING_RATE = 5e-3  # of Muon, which learns this several times faster than AdamW alone
 EMBEDDING_RATE = 3e-3
 
@@ -53,7 +53,7 @@ GENERATIONS = 8
 
 MADE = {
     "base": f"""It was trained from scratch, supervised, on {(FIRST_STEPS + STEPS) * BATCH:,} drawn puzzles
-({FIRST_STEPS} steps of {BATCH} in looking and counting alone, then {STEPS} under the instructions of five response
+({FIRST_STEPS} steps of {BATCH} in counting colours and shapes, then {STEPS} under the instructions of five response
 formats). Under the think-answer instruction only part of the responses it imitated keep the format, so that it
 behaves like the base model of the paper (41.62 % format accuracy).""",
     "grpo-zero": f"""It was made from `base` by a brief GRPO with TRL: {GRPO_STEPS} steps of {BATCH} completions
@@ -120,8 +120,13 @@ def train_base(out: Path, seed: int) -> None:
     known = formats()
     texts = ["system", "user", "assistant"]
     for index in range(2000):
-        example = lesson(draw(BASE_WORLD, index), known, random)
-        texts += [*(message.content for message in example.messages), example.response]
+        puzzle = draw(BASE_WORLD, index)
+        example = lesson(puzzle, known, random)
+        texts += [
+            first_lesson(draw(BASE_WORLD, index)).response,
+            *(message.content for message in example.messages),
+            example.response,
+        ]
     processor: Any = new_processor(texts)
     model: Any = new_model(processor)
     steps = FIRST_STEPS + STEPS
