@@ -14,7 +14,7 @@ from typing import Any
 from msgspec import Struct
 
 from specs_data.errors import Undecided
-from specs_data.format import THINK_ANSWER, ResponseFormat
+from specs_data.format import THINK_ANSWER, ResponseFormat, load_format
 from specs_data.mini.world import Puzzle, as_problem, conclude, count, draw, picture, thought
 from specs_data.recipe import Recipe
 from specs_data.records import Judged, Judgement, Response, Sample
@@ -65,21 +65,23 @@ class Score(Struct, frozen=True):
 
 
 def score_verifier(recipe: Recipe, pairs: int = 500) -> Score:
-    """Score the verifier that `recipe` names. Raises UserError."""
+    """Score the verifier that `recipe` names, in the recipe's format. Raises UserError."""
 
     async def scored() -> Score:
         verifier = open_verifier(recipe, open_budget(recipe))
         try:
-            return await verifier_score(verifier, pairs)
+            return await verifier_score(verifier, pairs, fmt=load_format(recipe.format))
         finally:
             await verifier.close()
 
     return asyncio.run(scored())
 
 
-async def verifier_score(verifier: Verifier, pairs: int = 500, seed: int = _SEED) -> Score:
+async def verifier_score(
+    verifier: Verifier, pairs: int = 500, seed: int = _SEED, fmt: ResponseFormat = THINK_ANSWER
+) -> Score:
     """Score `verifier` on `pairs` sound and as many unsound responses; the same ones for one seed."""
-    labelled = [one for index in range(pairs) for one in labelled_pair(seed, index)]
+    labelled = [one for index in range(pairs) for one in labelled_pair(seed, index, fmt)]
     free = asyncio.Semaphore(max(1, verifier.concurrency))
 
     async def keeps(one: Labelled) -> bool | None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -13,7 +15,7 @@ from specs_data.errors import Undecided
 from specs_data.format import THINK_ANSWER, Part, ResponseFormat
 from specs_data.recipe import Recipe
 from specs_data.records import AnswerType, Judged, Judgement, Problem, Response, Sample, Verdict
-from specs_data.verifier_score import SOUND, WRONG, labelled_pair, verifier_score
+from specs_data.verifier_score import SOUND, WRONG, labelled_pair, score_verifier, verifier_score
 from specs_data.verifiers import rules
 from specs_data.verifiers.none import NoVerifier
 from specs_data.verifiers.rules import RulesVerifier
@@ -191,9 +193,12 @@ def test_labelled_responses_are_right_well_formed_and_the_same_each_time() -> No
             assert sample.problem.answer in sample.response.text
 
 
-def test_a_recipe_opens_it() -> None:
-    from specs_data.services.opening import open_budget
-    from specs_data.verifiers import open_verifier
-
-    recipe = Recipe(verifier="rules")
-    assert isinstance(open_verifier(recipe, open_budget(recipe)), RulesVerifier)
+@pytest.mark.parametrize("fmt", ["think-answer", "reasoning-solution"])
+def test_the_verifier_of_a_recipe_is_scored_in_its_format(fmt: str) -> None:
+    formats = Path(str(files("specs_data.mini"))) / "formats"
+    name = fmt if fmt == "think-answer" else str(formats / f"{fmt}.toml")
+    score = score_verifier(Recipe(verifier="rules", format=name), pairs=60)
+    assert score.recall == 1.0
+    said = str(score)
+    assert "recall 1.000" in said
+    assert all(kind in said for kind in (*SOUND, *WRONG))
