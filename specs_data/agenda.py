@@ -8,6 +8,7 @@ and so on: the problems that the policy finds easy are paid for first.
 from __future__ import annotations
 
 import heapq
+from collections.abc import Iterable
 
 _POSITION_BITS = 40
 
@@ -65,7 +66,7 @@ class Agenda:
         return max(0, index - self._upfront + 1)
 
 
-def first_in_order(kept: list[tuple[int, int]], target: int, upfront: int = 1) -> set[tuple[int, int]]:
+def first_in_order(kept: Iterable[tuple[int, int]], target: int, upfront: int = 1) -> set[tuple[int, int]]:
     """The `target` first of (position, index) in canonical order."""
     ordered = heapq.nsmallest(target, kept, key=lambda pair: (max(0, pair[1] - upfront + 1), *pair))
     return set(ordered)

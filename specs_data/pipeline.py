@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 from array import array
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
@@ -23,7 +24,7 @@ import msgspec
 from msgspec import Struct
 
 from specs_data import dataset, engines
-from specs_data.agenda import Agenda
+from specs_data.agenda import Agenda, first_in_order
 from specs_data.card import render_card
 from specs_data.corruption import find_corruptions
 from specs_data.engines import Engine
@@ -288,8 +289,13 @@ class _Build:
         names = [_name(recipe), policy_name(recipe.rejected_from)]
         pairing = {
             "samples": generation,
-            # Which of a rival's responses meets which chosen one depends on what became of them.
-            "rival": {"samples": rival_generation, **judging, "verifier": dict(verifier.settings)}
+            # Which of a rival's responses meets which chosen one depends on what became of all of them.
+            "rival": {
+                "samples": rival_generation,
+                "at_most": recipe.samples,
+                **judging,
+                "verifier": dict(verifier.settings),
+            }
             if rival_generation
             else None,
             "format": judging["format"],
@@ -342,38 +348,49 @@ class _Build:
         async def choose(number: int, index: int, kept: int) -> Outcome:
             return await self.flow.choose(engine, number, index)
 
-        agenda = Agenda(plan.samples, recipe.samples_upfront, recipe.target)
-        await self._play(
-            "chosen" if plan.rival else "pairs", agenda, positions, choose, lambda _: recipe.pairs_per_problem, room
-        )
-        if plan.rival:
-            await self._search_rejected(stack, engine, room)
-
-    async def _search_rejected(self, stack: AsyncExitStack, engine: Engine | None, room: asyncio.Semaphore) -> None:
-        """The second search: a response of the rival as the rejected side of each chosen one."""
-        recipe = self.recipe
+        rival = engine
         if recipe.rejected_from != "chosen":
-            rival = recipe.model_copy(update={"policy": recipe.rejected_from})
-            engine = self._on_demand(stack, rival, self.rival, room)
+            other = recipe.model_copy(update={"policy": recipe.rejected_from})
+            rival = self._on_demand(stack, other, self.rival, room)
+        label, target = "chosen" if plan.rival else "pairs", recipe.target
+        while True:
+            agenda = Agenda(plan.samples, recipe.samples_upfront, target)
+            await self._play(label, agenda, positions, choose, lambda _: recipe.pairs_per_problem, room)
+            if plan.rival is None:
+                return
+            await self._search_rejected(rival, room, target)
+            missing = (recipe.target or 0) - dataset.count_pairs(self.store, plan)
+            if missing <= 0 or agenda.open or not target or not recipe.target:
+                return
+            # Some chosen responses found no rejected one: that many more are needed.
+            target += -(-target * missing // recipe.target)
+            positions = self._again(positions)
+
+    async def _search_rejected(self, engine: Engine | None, room: asyncio.Semaphore, target: int | None) -> None:
+        """The second search: a response of the rival as the rejected side of each of the first `target` chosen."""
 
         async def reject(number: int, index: int, kept: int) -> Outcome:
             return await self.flow.reject(engine, number, self._chosen(number)[kept], index)
 
         listed = list(self.store.select("SELECT position, problem FROM listing ORDER BY position"))
-        positions = [position for position, number in listed if self._chosen(number)]
-        await self._play(
-            "rejected",
-            Agenda(self.plan.samples),
-            _each(positions),
-            reject,
-            lambda number: len(self._chosen(number)),
-            room,
-        )
+        kept = {(position, index) for position, number in listed for index in self._chosen(number)}
+        if target is not None:
+            kept = first_in_order(kept, target, self.recipe.samples_upfront)
+        wanted = Counter(self.store.listed(position) for position, _ in kept)
+        positions = [position for position, number in listed if wanted[number]]
+        await self._play("rejected", Agenda(self.plan.samples), _each(positions), reject, wanted.__getitem__, room)
 
     def _chosen(self, number: int) -> list[int]:
         """The indices of the chosen responses of a problem."""
         found = dataset.chosen(self.store, self.plan, number)
         return list(islice(found, self.recipe.pairs_per_problem))
+
+    async def _again(self, rest: AsyncIterator[int]) -> AsyncIterator[int]:
+        """The problems listed so far once more, from the store, then the `rest` of the source."""
+        for (position,) in list(self.store.select("SELECT position FROM listing ORDER BY position")):
+            yield position
+        async for position in rest:
+            yield position
 
     async def _play(
         self,
