@@ -259,8 +259,9 @@ class Answers:
         self._db.execute("INSERT OR IGNORE INTO answers VALUES (?, ?)", (key, _encode(record)))
 
     def jobs(self, kind: type[T]) -> list[T]:
-        """Every batch job that is on record."""
-        return [msgspec.json.decode(row[0], type=kind) for row in self._db.execute("SELECT record FROM jobs")]
+        """Every batch job that is on record, the oldest first."""
+        rows = self._db.execute("SELECT record FROM jobs ORDER BY rowid")
+        return [msgspec.json.decode(row[0], type=kind) for row in rows]
 
     def put_job(self, name: str, record: Any) -> None:
         """Keep a batch job under its name, in place of what was there."""
