@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable
 from enum import Enum, auto
-from typing import Any
+from typing import Any, Self
 
 import msgspec
 
 from specs_data.agenda import Agenda
-from specs_data.corruption import Corruption
 from specs_data.engines import Engine
 from specs_data.errors import PromptRefused, Undecided
 from specs_data.judges.answers import final_answer
@@ -23,10 +22,10 @@ from specs_data.judges.model import ModelJudge
 from specs_data.judges.rules import RuleJudge
 from specs_data.pair import make_twin
 from specs_data.plan import Plan, Source
+from specs_data.planning import Parts
 from specs_data.records import Judged, Judgement, Problem, Rejected, Request, Response, Sample, Twin, Verdict
 from specs_data.sample import make_request
 from specs_data.store import Answers, Stage, Store, digest
-from specs_data.verifiers import Verifier
 
 WRONG = "wrong answer"
 
@@ -55,10 +54,11 @@ class Clock:
         self._open = 0
         self._since = 0.0
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> Self:
         if not self._open:
             self._since = time.perf_counter()
         self._open += 1
+        return self
 
     def __exit__(self, *_: object) -> None:
         self._open -= 1
@@ -70,29 +70,18 @@ class Flow:
     """The stages of one run, with the services they use. Attempts name a problem by its number in
     the store and a response by its index."""
 
-    def __init__(
-        self,
-        plan: Plan,
-        store: Store,
-        answers: Answers,
-        *,
-        rules: RuleJudge,
-        judge: ModelJudge | None,
-        verifier: Verifier,
-        corruptions: Mapping[str, Corruption],
-        weights: Mapping[str, float],
-    ) -> None:
+    def __init__(self, plan: Plan, parts: Parts, store: Store, answers: Answers, rules: RuleJudge) -> None:
         self.clocks = {stage: Clock() for stage in ("load", "generate", "judge", "verify", "pair")}
         self._plan = plan
         self._store = store
         self._answers = answers
         self._rules = rules
-        self._judge = judge
-        self._verifier = verifier
-        self._corruptions = corruptions
-        self._weights = weights
-        self._verifying = asyncio.Semaphore(verifier.concurrency)
-        self._judging = asyncio.Semaphore(judge.concurrency if judge else 1)
+        self._judge = parts.judge
+        self._verifier = parts.verifier
+        self._corruptions = parts.corruptions
+        self._weights = parts.weights
+        self._verifying = asyncio.Semaphore(parts.verifier.concurrency)
+        self._judging = asyncio.Semaphore(parts.judge.concurrency if parts.judge else 1)
         self._commit_is_due = False
         self._unseen: dict[int, Problem] = {}
 

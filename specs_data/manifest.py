@@ -4,21 +4,99 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from specs_data.dataset import Figures
+from specs_data import dataset
+from specs_data.figures import describe_lengths
 from specs_data.parquet import Shard, fingerprint
-from specs_data.prices import Prices
-from specs_data.store import digest
+from specs_data.plan import Plan
+from specs_data.prices import Prices, load_prices
+from specs_data.store import Store, digest
 
 _PACKAGES = ("specs-data", "transformers", "torch", "vllm", "google-genai", "datasets", "pyarrow", "math-verify")
 
 
-def describe_dataset(splits: Mapping[str, Sequence[Shard]]) -> dict[str, Any]:
+# Settings that say how a run is carried out, not what comes out of it.
+OPERATIONAL = frozenset({
+    "base_url", "batch_size", "cache", "concurrency", "gpu_memory_utilization", "judge_base_url", "max_cost",
+    "prices", "ray", "replicas", "rpm", "tensor_parallel_size", "verifier_base_url",
+})  # fmt: skip
+
+
+def make_manifest(
+    store: Store,
+    plan: Plan,
+    *,
+    splits: Mapping[str, Sequence[Shard]],
+    figures: dataset.Figures,
+    left_out: Mapping[str, Mapping[str, int]],
+    operators: Mapping[str, Mapping[str, str]],
+    rubric: str | None,
+    seconds: Mapping[str, float],
+    started: str,
+) -> dict[str, Any]:
+    """The manifest of a finished run. `rubric` is the digest of the verifier's prompt."""
+    recipe = plan.recipe
+    served = dataset.count_served(store, plan)
+    models, cost = _describe_services(served, load_prices(recipe.prices), recipe.gemini_batch)
+    settings = recipe.model_dump(mode="json", exclude_none=True, exclude=set(OPERATIONAL))
+    return {
+        "name": plan.policy.name,
+        "recipe": settings,
+        "recipe_fingerprint": digest(settings).hex(),
+        "dataset": _describe_dataset(splits),
+        "counts": {**dataset.count_stages(store, plan), "pairs": figures.pairs},
+        "dropped": left_out,
+        "yields": {
+            "answer_type": _yields(dataset.count_problems_by(store, "answer_type"), figures.answer_types),
+            "source": _yields(dataset.count_problems_by(store, "source"), figures.sources),
+        },
+        "corruptions": dict(figures.corruptions.most_common()),
+        "operators": operators,
+        "samples_per_pair": {str(count): pairs for count, pairs in sorted(figures.samples.items())},
+        "lengths": {"chosen": describe_lengths(figures.chosen), "rejected": describe_lengths(figures.rejected)},
+        "verdicts": dataset.count_verdicts(store, plan),
+        "tokens": count_tokens(store, plan),
+        "cost_usd": cost,
+        "seconds": {stage: round(spent, 3) for stage, spent in seconds.items()},
+        "started": started,
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "models": {
+            "policy": {"name": plan.policy.name, "fingerprint": plan.policy.fingerprint},
+            "rejected": {"name": plan.rival.name, "fingerprint": plan.rival.fingerprint} if plan.rival else None,
+            "verifier": models.get("verification", {"requested": recipe.verifier, "served": {}}),
+            "judge": models.get("judging"),
+        },
+        "prompts": {
+            "system": {"name": plan.system.name, "sha256": plan.system.sha256} if plan.system else None,
+            "verification": {"name": "verify", "sha256": rubric} if rubric else None,
+        },
+        "versions": _versions(),
+    }
+
+
+def spent(store: Store, plan: Plan) -> float:
+    """What judging services have cost this run so far, in US dollars, as far as prices are known."""
+    served = dataset.count_served(store, plan)
+    _, cost = _describe_services(served, load_prices(plan.recipe.prices), plan.recipe.gemini_batch)
+    return sum((cost or {}).values())
+
+
+def count_tokens(store: Store, plan: Plan) -> dict[str, Mapping[str, int]]:
+    """Prompt and completion tokens by stage."""
+    paid = {
+        stage: {"prompt": sum(row[3] for row in rows), "completion": sum(row[4] for row in rows)}
+        for stage, rows in dataset.count_served(store, plan).items()
+    }
+    return {"generation": dataset.count_tokens(store, plan), **paid}
+
+
+def _describe_dataset(splits: Mapping[str, Sequence[Shard]]) -> dict[str, Any]:
     """The dataset's fingerprint, and its files by split."""
     return {
         "fingerprint": fingerprint(splits),
@@ -33,22 +111,7 @@ def describe_dataset(splits: Mapping[str, Sequence[Shard]]) -> dict[str, Any]:
     }
 
 
-def describe_recipe(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The recipe and its fingerprint."""
-    return {"recipe": settings, "recipe_fingerprint": digest(settings).hex()}
-
-
-def describe_yields(
-    figures: Figures, problems_by_type: Mapping[str, int], problems_by_source: Mapping[str, int]
-) -> dict[str, Any]:
-    """Problems and pairs by answer type and by source."""
-    return {
-        "answer_type": _yields(problems_by_type, figures.answer_types),
-        "source": _yields(problems_by_source, figures.sources),
-    }
-
-
-def describe_services(
+def _describe_services(
     served: Mapping[str, Sequence[tuple[str, str, int, int, int]]], prices: Prices, batch: bool
 ) -> tuple[dict[str, Any], dict[str, float] | None]:
     """Per stage the models asked for and served; and what they cost in US dollars, None if nothing was paid for
@@ -67,18 +130,7 @@ def describe_services(
     return models, costs or None
 
 
-def describe_tokens(
-    generation: Mapping[str, int], served: Mapping[str, Sequence[tuple[str, str, int, int, int]]]
-) -> dict[str, Mapping[str, int]]:
-    """Prompt and completion tokens by stage."""
-    paid = {
-        stage: {"prompt": sum(row[3] for row in rows), "completion": sum(row[4] for row in rows)}
-        for stage, rows in served.items()
-    }
-    return {"generation": generation, **paid}
-
-
-def versions() -> dict[str, str]:
+def _versions() -> dict[str, str]:
     """The versions of Python and of the packages that matter, as far as they are installed."""
     found = {"python": platform.python_version()}
     for package in _PACKAGES:

@@ -13,7 +13,7 @@ import asyncio
 import shutil
 from array import array
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
 from itertools import islice, repeat
@@ -29,29 +29,18 @@ from specs_data.card import render_card
 from specs_data.corruption import find_corruptions
 from specs_data.engines import Engine
 from specs_data.errors import UserError
-from specs_data.figures import describe_lengths
 from specs_data.flow import Attempt, Clock, Flow, OnDemand, Outcome, search
 from specs_data.forecast import Forecast, Measured, scale
 from specs_data.format import load_format
-from specs_data.judges.model import ModelJudge, open_judge
+from specs_data.judges.model import open_judge
 from specs_data.judges.rules import RuleJudge
-from specs_data.manifest import (
-    describe_dataset,
-    describe_recipe,
-    describe_services,
-    describe_tokens,
-    describe_yields,
-    versions,
-    write_manifest,
-)
-from specs_data.parquet import Shard
-from specs_data.plan import Plan, Source
-from specs_data.prices import load_prices
+from specs_data.manifest import count_tokens, make_manifest, spent, write_manifest
+from specs_data.planning import Parts, make_plan, name_of
 from specs_data.problems import Dropped, Incoming, count_problems, read_problems
 from specs_data.progress import Progress, say
 from specs_data.recipe import Recipe, differences, dump_recipe, make_recipe
-from specs_data.responses import file_digest, read_responses
-from specs_data.sample import policy_fingerprint, policy_name, sampling
+from specs_data.responses import read_responses
+from specs_data.sample import sampling
 from specs_data.services.opening import open_budget
 from specs_data.store import Answers, Store
 from specs_data.texts import system_prompt
@@ -63,15 +52,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# The shape of what a policy is shown; a change of it makes other samples.
-PROMPT_VERSION = 1
-# The rules of judging; a change of them judges anew.
-JUDGE_VERSION = 1
-# Settings that say how a run is carried out, not what comes out of it.
-OPERATIONAL = frozenset({
-    "base_url", "batch_size", "cache", "concurrency", "gpu_memory_utilization", "judge_base_url", "max_cost",
-    "prices", "ray", "replicas", "rpm", "tensor_parallel_size", "verifier_base_url",
-})  # fmt: skip
 _READ_AHEAD = 64
 # Responses under way before an engine says how many keep it busy.
 _WINDOW = 256
@@ -97,7 +77,7 @@ class Built(Struct, frozen=True):
 
 def build(
     recipe: Recipe,
-    out: Path | None = None,
+    out: Path | str | None = None,
     *,
     engine: Engine | None = None,
     rival: Engine | None = None,
@@ -111,12 +91,12 @@ def build(
     the same call goes on from there.
     """
     recipe = check(recipe, engine)
-    return asyncio.run(_Build(recipe, out or default_out(recipe), engine, rival, verifier, quiet).run())
+    return asyncio.run(_Build(recipe, Path(out or default_out(recipe)), engine, rival, verifier, quiet).run())
 
 
 def forecast(
     recipe: Recipe,
-    out: Path | None = None,
+    out: Path | str | None = None,
     pilot: int = 32,
     *,
     engine: Engine | None = None,
@@ -130,22 +110,22 @@ def forecast(
     recipe = check(recipe, engine)
     total = count_problems(recipe.problems or "", recipe.limit)
     small = recipe.model_copy(update={"limit": min(pilot, total or pilot), "target": None})
-    measured = asyncio.run(_Build(small, out or default_out(recipe), engine, None, verifier, quiet).measure())
+    measured = asyncio.run(_Build(small, Path(out or default_out(recipe)), engine, None, verifier, quiet).measure())
     return scale(measured, total, recipe.target)
 
 
-def load_run(out: Path) -> Built:
+def load_run(out: Path | str) -> Built:
     """The finished run in the folder `out`. Raises UserError."""
     try:
-        manifest = msgspec.json.decode((out / "manifest.json").read_bytes())
+        manifest = msgspec.json.decode((Path(out) / "manifest.json").read_bytes())
     except (OSError, msgspec.DecodeError):
         raise UserError(f"{out} is not a finished run: it has no readable manifest.json") from None
-    return Built(out, manifest)
+    return Built(Path(out), manifest)
 
 
 def default_out(recipe: Recipe) -> Path:
     """runs/<name of the policy, or of the file of responses>."""
-    return Path("runs") / (policy_name(recipe.policy or "").replace("/", "--") if recipe.policy else _stem(recipe))
+    return Path("runs") / name_of(recipe).replace("/", "--")
 
 
 def check(recipe: Recipe, engine: Engine | None = None) -> Recipe:
@@ -180,12 +160,7 @@ class _Build:
         self.rival = rival
         self.verifier = verifier
         self.quiet = quiet
-        self.fmt = load_format(recipe.format)
-        self.system = system_prompt(recipe.system_prompt, self.fmt.instruction)
-        self.corruptions = find_corruptions(recipe.corruption or None)
-        self.weights = dict(zip(self.corruptions, recipe.corruption.values() or repeat(1.0), strict=False))
         self.started = datetime.now(UTC).isoformat(timespec="seconds")
-        self.dataset_clock = Clock()
 
     async def run(self) -> Built:
         """Sample, judge, verify and pair as far as needed; then write the dataset."""
@@ -199,9 +174,9 @@ class _Build:
             store, plan = self.store, self.plan
             return Measured(
                 counts={**dataset.count_stages(store, plan), "pairs": dataset.count_pairs(store, plan)},
-                tokens=describe_tokens(dataset.count_tokens(store, plan), dataset.count_served(store, plan)),
+                tokens=count_tokens(store, plan),
                 seconds=store.seconds(),
-                cost=self._spent(),
+                cost=spent(store, plan),
             )
 
     @asynccontextmanager
@@ -233,8 +208,8 @@ class _Build:
         """Put the time of this call on record, the model's loading apart from its work."""
         seconds = {stage: clock.seconds for stage, clock in self.flow.clocks.items()}
         seconds["generate"] = max(0.0, seconds["generate"] - seconds["load"])
-        for stage, spent in seconds.items():
-            self.store.spend(stage, spent)
+        for stage, passed in seconds.items():
+            self.store.spend(stage, passed)
         self.store.commit()
 
     # Opening
@@ -242,97 +217,29 @@ class _Build:
     async def _open(self, stack: AsyncExitStack, answers: Answers) -> None:
         recipe = self.recipe
         budget = open_budget(recipe)
-        if self.verifier is None:
-            self.verifier = open_verifier(recipe, budget, _Jobs(answers))
-            stack.push_async_callback(self.verifier.close)
+        verifier = self.verifier
+        if verifier is None:
+            verifier = open_verifier(recipe, budget, _Jobs(answers))
+            stack.push_async_callback(verifier.close)
         judge = open_judge(recipe, budget)
         if judge is not None:
             stack.push_async_callback(judge.close)
-        rules = stack.enter_context(RuleJudge())
-        self.plan = self._make_plan(judge, self.verifier)
-        budget.spent = self._spent()
-        self.flow = Flow(
-            self.plan,
-            self.store,
-            answers,
-            rules=rules,
-            judge=judge,
-            verifier=self.verifier,
-            corruptions=self.corruptions,
-            weights=self.weights,
-        )
-
-    def _spent(self) -> float:
-        """What judging services have cost this run so far, in US dollars."""
-        served = dataset.count_served(self.store, self.plan)
-        _, cost = describe_services(served, load_prices(self.recipe.prices), self.recipe.gemini_batch)
-        return sum((cost or {}).values())
-
-    def _make_plan(self, judge: ModelJudge | None, verifier: Verifier) -> Plan:
-        recipe, store = self.recipe, self.store
-        rules = {"rules": JUDGE_VERSION, "model": dict(judge.settings) if judge else None}
-        judging = {"format": self.fmt.model_dump(mode="json"), "judge": rules}
-
-        def source(name: str, generation: Mapping[str, Any]) -> Source:
-            return Source(
-                name,
-                store.settings("samples", generation),
-                store.settings("judgements", {"samples": generation, **judging}),
-            )
-
-        generation = self._generation(recipe.policy, self.engine)
-        rival_generation: Mapping[str, Any] | None = None
-        if recipe.rejected_from != "chosen":
-            rival_generation = self._generation(recipe.rejected_from, self.rival)
-        elif recipe.pairing == "coupled":
-            rival_generation = generation
-        names = [_name(recipe), policy_name(recipe.rejected_from)]
-        pairing = {
-            "samples": generation,
-            # Which of a rival's responses meets which chosen one depends on what became of all of them.
-            "rival": {
-                "samples": rival_generation,
-                "at_most": recipe.samples,
-                **judging,
-                "verifier": dict(verifier.settings),
-            }
-            if rival_generation
-            else None,
-            "format": judging["format"],
-            "pairing": recipe.pairing,
-            "corruptions": {name: [self.weights[name], found.sha256] for name, found in self.corruptions.items()},
-            "seed": recipe.seed,
-        }
-        return Plan(
+        fmt = load_format(recipe.format)
+        corruptions = find_corruptions(recipe.corruption or None)
+        self.parts = Parts(
             recipe=recipe,
-            fmt=self.fmt,
-            system=self.system,
-            policy=source(names[0], generation),
-            rival=source(names[recipe.rejected_from != "chosen"], rival_generation) if rival_generation else None,
-            verdicts=store.settings("verdicts", {"samples": generation, "verifier": dict(verifier.settings)}),
-            pairs=store.settings("pairs", pairing),
-            samples=recipe.samples if recipe.responses is None else 1 << 30,
-            services=frozenset(
-                [*(["verification"] if "model" in verifier.settings else []), *(["judging"] if judge else [])]
-            ),
+            fmt=fmt,
+            system=system_prompt(recipe.system_prompt, fmt.instruction),
+            corruptions=corruptions,
+            weights=dict(zip(corruptions, recipe.corruption.values() or repeat(1.0), strict=False)),
+            verifier=verifier,
+            judge=judge,
+            engine=self.engine,
+            rival=self.rival,
         )
-
-    def _generation(self, policy: str | None, engine: Engine | None) -> dict[str, Any]:
-        """All that determines a policy's responses."""
-        recipe = self.recipe
-        if recipe.responses is not None:
-            return {"responses": file_digest(recipe.responses)}
-        return {
-            "policy": policy_fingerprint(policy or recipe.model or ""),
-            "engine": recipe.engine if engine is None else type(engine).__name__,
-            "system": self.system.sha256 if self.system else None,
-            "prompt": PROMPT_VERSION,
-            "sampling": msgspec.to_builtins(sampling(recipe, self.fmt)),
-            **{
-                key: getattr(recipe, key)
-                for key in ("seed", "dtype", "max_model_len", "limit_images", "min_pixels", "max_pixels", "model")
-            },
-        }
+        self.plan = make_plan(self.store, self.parts)
+        budget.spent = spent(self.store, self.plan)
+        self.flow = Flow(self.plan, self.parts, self.store, answers, stack.enter_context(RuleJudge()))
 
     # Searching
 
@@ -416,7 +323,7 @@ class _Build:
             if given is not None:
                 return given
             with self.flow.clocks["load"]:
-                engine: Engine = await engines.open_engine(recipe, sampling(recipe, self.fmt))
+                engine: Engine = await engines.open_engine(recipe, sampling(recipe, self.plan.fmt))
             stack.push_async_callback(engine.close)
             return engine
 
@@ -468,10 +375,20 @@ class _Build:
         (out / "recipe.toml").write_text(dump_recipe(self.recipe), encoding="utf-8")
         fresh = out / "dataset.part"
         shutil.rmtree(fresh, ignore_errors=True)
-        with self.dataset_clock:
+        with Clock() as clock:
             splits, figures = dataset.write_rows(store, plan, fresh)
             left_out = dataset.write_left_out(store, plan, out / "dropped.part")
-        manifest = self._manifest(splits, figures, left_out)
+        manifest = make_manifest(
+            store,
+            plan,
+            splits=splits,
+            figures=figures,
+            left_out=left_out,
+            operators={name: found.describe() for name, found in self.parts.corruptions.items()},
+            rubric=self.parts.verifier.settings.get("prompt"),
+            seconds={**store.seconds(), "dataset": clock.seconds},
+            started=self.started,
+        )
         (out / "dropped.part").replace(out / "dropped.jsonl")
         if figures.pairs:
             card = render_card(
@@ -481,58 +398,6 @@ class _Build:
         _swap(fresh if figures.pairs else None, out / "dataset")
         write_manifest(manifest, out / "manifest.json")
         return Built(out, manifest)
-
-    def _manifest(
-        self, splits: Mapping[str, list[Shard]], figures: dataset.Figures, left_out: Mapping[str, Mapping[str, int]]
-    ) -> dict[str, Any]:
-        store, plan, recipe = self.store, self.plan, self.recipe
-        settings = recipe.model_dump(mode="json", exclude_none=True, exclude=set(OPERATIONAL))
-        served = dataset.count_served(store, plan)
-        models, cost = describe_services(served, load_prices(recipe.prices), recipe.gemini_batch)
-        fingerprint = self._generation(recipe.policy, self.engine).get("policy")
-        return {
-            "name": plan.policy.name,
-            **describe_recipe(settings),
-            "dataset": describe_dataset(splits),
-            "counts": {**dataset.count_stages(store, plan), "pairs": figures.pairs},
-            "dropped": left_out,
-            "yields": describe_yields(
-                figures,
-                dataset.count_problems_by(store, "answer_type"),
-                dataset.count_problems_by(store, "source"),
-            ),
-            "corruptions": dict(figures.corruptions.most_common()),
-            "operators": {name: found.describe() for name, found in self.corruptions.items()},
-            "samples_per_pair": {str(count): pairs for count, pairs in sorted(figures.samples.items())},
-            "lengths": {
-                "chosen": describe_lengths(figures.chosen),
-                "rejected": describe_lengths(figures.rejected),
-            },
-            "verdicts": dataset.count_verdicts(store, plan),
-            "tokens": describe_tokens(dataset.count_tokens(store, plan), served),
-            "cost_usd": cost,
-            "seconds": {
-                **{stage: round(spent, 3) for stage, spent in store.seconds().items()},
-                "dataset": round(self.dataset_clock.seconds, 3),
-            },
-            "started": self.started,
-            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-            "models": {
-                "policy": {"name": plan.policy.name, "fingerprint": fingerprint},
-                "rejected": {"name": plan.rival.name} if plan.rival else None,
-                "verifier": models.get("verification", {"requested": recipe.verifier, "served": {}}),
-                "judge": models.get("judging"),
-            },
-            "prompts": {
-                "system": {"name": self.system.name, "sha256": self.system.sha256} if self.system else None,
-                "verification": self._rubric(),
-            },
-            "versions": versions(),
-        }
-
-    def _rubric(self) -> dict[str, str] | None:
-        prompt = (self.verifier.settings if self.verifier else {}).get("prompt")
-        return {"name": "verify", "sha256": prompt} if prompt else None
 
 
 class _Jobs:
@@ -548,17 +413,6 @@ class _Jobs:
 
     def put_job(self, job: Job) -> None:
         self._answers.put_job(job.label, job)
-
-
-def _name(recipe: Recipe) -> str:
-    """What the dataset calls the policy."""
-    if recipe.policy:
-        return policy_name(recipe.policy)
-    return recipe.model or _stem(recipe)
-
-
-def _stem(recipe: Recipe) -> str:
-    return recipe.responses.stem if recipe.responses else "scripted"
 
 
 def _leakage(sets: Sequence[str]) -> Leakage:

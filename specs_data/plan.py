@@ -10,16 +10,18 @@ from specs_data.texts import Text
 
 
 class Source(Struct, frozen=True):
-    """A policy whose responses are in the store: its name in the dataset, and the settings under
-    which its samples and their judgements are logged."""
+    """A policy whose responses are in the store: its name in the dataset, what identifies it, and the
+    settings under which its samples and their judgements are logged."""
 
     name: str
+    fingerprint: str
     samples: int
     judgements: int
 
 
 class Plan(Struct, frozen=True):
-    """One run. `rival` writes the rejected responses where they do not come from the chosen;
+    """One run. `rival` writes the rejected responses where they do not come from the chosen; `verifier` is
+    its name in the dataset;
     `verdicts` and `pairs` are the settings of those stages; `samples` is the most responses a
     problem gets; `services` are the stages that ask a model ("verification", "judging")."""
 
@@ -28,13 +30,8 @@ class Plan(Struct, frozen=True):
     system: Text | None
     policy: Source
     rival: Source | None
+    verifier: str
     verdicts: int
     pairs: int
     samples: int
     services: frozenset[str]
-
-    @property
-    def verifier(self) -> str:
-        """The verifier as the dataset names it."""
-        name = self.recipe.verifier or "none"
-        return f"{name}:{self.recipe.verifier_model}" if self.recipe.verifier_model else name

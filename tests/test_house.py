@@ -24,8 +24,8 @@ FLOORS = {
         "figures", "progress", "recipe", "store", "tables", "texts", "view",
     },
     2: {"engines", "hub", "judges", "mini", "private", "services", "verifiers"},
-    4: {"demo", "flow", "manifest", "pipeline", "prompt_sets", "train"},
-    5: {"cli", "flags"},
+    4: {"demo", "demo_full", "flow", "manifest", "pipeline", "planning", "prompt_sets", "train"},
+    5: {"__main__", "cli", "flags"},
 }  # fmt: skip
 STAGES = 3
 HEAVY = ("torch", "transformers", "vllm", "google.genai", "ray", "trl", "matplotlib", "datasets", "huggingface_hub",
