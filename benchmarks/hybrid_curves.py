@@ -1,21 +1,24 @@
 """What lambda does to the rewards of chosen and rejected: the paper's figure, in miniature.
 
-    OMP_NUM_THREADS=1 python benchmarks/hybrid_curves.py [--seeds 3] [--steps 60] [--out DIR]
+    OMP_NUM_THREADS=1 python benchmarks/hybrid_curves.py [--seeds 3] [--steps 90] [--out DIR]
 
 Builds format-only pairs with the shipped grpo-zero, trains the shipped base on them with each lambda
-and seed, and prints the rewards and margins at the end (means of the last tenth of the steps).
+and seed, and prints the rewards and margins at the end (means of the last tenth of the steps, with
+the range over the seeds) and what the model then does on new problems at temperature 1.
 The paper, 7B: lambda 0 ends with chosen about -0.5 and margin 17, lambda 1 with 1.8 and 11.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import statistics
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from specs_data import Recipe, build
-
+from specs_data.demo_full import measure
 from specs_data.mini import checkpoint
 from specs_data.mini.world import write_problems
 from specs_data.train.dpo import train_dpo
@@ -28,22 +31,26 @@ METRICS = ("rewards/chosen", "rewards/rejected", "rewards/margins")
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--steps", type=int, default=90)
     parser.add_argument("--problems", type=int, default=600)
-    parser.add_argument("--learning-rate", type=float, default=1e-4)
-    parser.add_argument("--weights", type=float, nargs="+", default=[0.0, 0.2, 0.5, 1.0])
+    parser.add_argument("--learning-rate", type=float, default=1.5e-3)
+    parser.add_argument("--weights", type=float, nargs="+", default=[0.0, 0.5, 1.0])
     parser.add_argument("--out", type=Path, default=Path(tempfile.mkdtemp()))
     options = parser.parse_args()
     data = pairs(options.out, options.problems)
-    print(f"lambda | {' | '.join(METRICS)}   ({options.steps} steps of 16 pairs, lr {options.learning_rate:g})")
+    print(f"{options.steps} steps of 16 pairs, learning rate {options.learning_rate:g}, {options.seeds} seeds\n")
+    print(f"| lambda | {' | '.join(METRICS)} | format | accuracy |\n|---|---|---|---|---|---|")
     shown: dict[str, list[Row]] = {}
     for weight in options.weights:
-        runs = [
+        models = [
             train(data, options.out, weight, seed, options.steps, options.learning_rate)
             for seed in range(options.seeds)
         ]
+        runs = [read_metrics(model / "metrics.jsonl") for model in models]
         shown[f"λ={weight:g}"] = runs[0]
-        print(weight, *(over_seeds(runs, key) for key in METRICS), sep=" | ", flush=True)
+        ends = [over_seeds([last_tenth(rows, key) for rows in runs], "+.2f") for key in METRICS]
+        shares = zip(*(asyncio.run(measure(model)) for model in models), strict=True)
+        print("", f"{weight:g}", *ends, *(over_seeds(values, ".1%") for values in shares), "", sep=" | ", flush=True)
     plot(shown, options.out / "hybrid_curves.svg")
     print(options.out / "hybrid_curves.svg")
 
@@ -54,7 +61,7 @@ def pairs(out: Path, problems: int) -> Path:
     return build(recipe, out / "run").out
 
 
-def train(data: Path, out: Path, weight: float, seed: int, steps: int, learning_rate: float) -> list[Row]:
+def train(data: Path, out: Path, weight: float, seed: int, steps: int, learning_rate: float) -> Path:
     settings = DpoSettings(
         model=str(checkpoint("base")),
         data=str(data),
@@ -67,13 +74,17 @@ def train(data: Path, out: Path, weight: float, seed: int, steps: int, learning_
         save_every=10_000,
         seed=seed,
     )
-    return read_metrics(train_dpo(settings) / "metrics.jsonl")
+    return train_dpo(settings)
 
 
-def over_seeds(runs: list[list[Row]], key: str) -> str:
-    """Mean over the last tenth of the steps, with the range over the seeds."""
-    ends = [statistics.fmean(row[key] for row in rows[-max(1, len(rows) // 10) :]) for rows in runs]
-    return f"{statistics.fmean(ends):+.2f} ({min(ends):+.2f} to {max(ends):+.2f})"
+def last_tenth(rows: list[Row], key: str) -> float:
+    """Mean over the last tenth of the steps."""
+    return statistics.fmean(row[key] for row in rows[-max(1, len(rows) // 10) :])
+
+
+def over_seeds(values: Sequence[float], form: str) -> str:
+    """The mean and the range."""
+    return f"{statistics.fmean(values):{form}} ({min(values):{form}} to {max(values):{form}})"
 
 
 if __name__ == "__main__":
