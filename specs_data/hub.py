@@ -48,6 +48,7 @@ class Remote(Struct, frozen=True):
 
 
 def look(api: HfApi, repo_id: str) -> Remote:
+    """What the Hub holds of a dataset now; an empty Remote if there is none."""
     from huggingface_hub.errors import RepositoryNotFoundError
 
     try:
@@ -67,6 +68,7 @@ def look(api: HfApi, repo_id: str) -> Remote:
 
 
 def list_files(api: HfApi, repo_id: str, revision: str) -> dict[str, tuple[int, str | None, str]]:
+    """(size in bytes, sha256 of an LFS file, git blob id) of each file of a revision, by path."""
     from huggingface_hub.hf_api import RepoFile
 
     tree = api.list_repo_tree(repo_id, repo_type="dataset", recursive=True, revision=revision)
@@ -75,6 +77,7 @@ def list_files(api: HfApi, repo_id: str, revision: str) -> dict[str, tuple[int, 
 
 
 def list_tags(api: HfApi, repo_id: str) -> dict[str, str]:
+    """The commit of each tag."""
     return {tag.name: tag.target_commit for tag in api.list_repo_refs(repo_id, repo_type="dataset").tags}
 
 
@@ -89,6 +92,7 @@ def _published(repo_id: str, path: str, revision: str) -> bytes | None:
 
 
 def published_manifest(repo_id: str, revision: str) -> dict[str, Any] | None:
+    """The manifest that was pushed with a revision, None without a readable one."""
     content = _published(repo_id, "manifest.json", revision)
     try:
         return None if content is None else msgspec.json.decode(content, type=dict[str, Any])
@@ -97,6 +101,7 @@ def published_manifest(repo_id: str, revision: str) -> dict[str, Any] | None:
 
 
 def connect() -> HfApi:
+    """The Hub's client, with the user's token and endpoint."""
     from huggingface_hub import HfApi
 
     return HfApi(library_name="specs-data")
@@ -144,6 +149,7 @@ def is_transient(error: Exception) -> bool:
 
 
 def license_of(card: bytes) -> str | None:
+    """The license a card states."""
     for line in card_head(card)[0]:
         if line.startswith(b"license:"):
             return line.partition(b":")[2].strip().strip(b"\"'").decode(errors="replace") or None

@@ -28,6 +28,7 @@ class Items(Struct, frozen=True):
 
     @property
     def ordered(self) -> bool:
+        """Whether (1, 2) and (2, 1) differ."""
         return self.brackets not in ("", "{}")
 
 
