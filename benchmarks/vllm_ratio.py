@@ -1,9 +1,11 @@
-"""The vLLM engine against a bare `LLM.chat` loop: the same prompts, images, seeds and tokens.
+"""A build with vLLM against a bare `LLM.chat` call: the same prompts, images, seeds and tokens.
 
-    .venv-vllm/bin/python benchmarks/vllm_ratio.py [--checkpoint DIR] [--prompts 256] [--rounds 5]
+    .venv-vllm/bin/python benchmarks/vllm_ratio.py [--policy DIR] [--problems 512] [--rounds 5] [--gpu]
 
-Both engines live in this process and take turns, with empty prefix and image caches each time; the
-ratio is the median over the rounds. On a GPU leave the VLLM_* settings below away with --gpu.
+One response per problem. In each round the bare call and the whole build (problems, sampling, judging,
+verification by rules, pairing, store, dataset) take turns over problems that neither has seen; both
+models are loaded before. --gpu is for machines with one; without it the settings are those for a small
+model on a CPU.
 """
 
 from __future__ import annotations
@@ -12,78 +14,56 @@ import argparse
 import asyncio
 import io
 import os
-import random
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
-from functools import partial
+from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageDraw
+from PIL import Image
 
-from specs_data.engines.vllm import VLLMEngine, _messages
-from specs_data.records import Message, Request, Response, Sampling
+from specs_data import build
+from specs_data.engines.vllm import VLLMEngine, _messages, _params
+from specs_data.mini.world import as_problem, draw, picture, write_problems
+from specs_data.recipe import Recipe
+from specs_data.records import Request, Sampling
+from specs_data.sample import make_request
+from specs_data.texts import load_prompt
 
 SMALL_CPU = {
+    "HF_HUB_OFFLINE": "1",
+    "OMP_NUM_THREADS": "1",
+    "TORCH_COMPILE_DISABLE": "1",
     "VLLM_CPU_KVCACHE_SPACE": "1",
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     "VLLM_LOGGING_LEVEL": "ERROR",
-    "TORCH_COMPILE_DISABLE": "1",
-    "OMP_NUM_THREADS": "1",
-    "HF_HUB_OFFLINE": "1",
 }
+SAMPLING = Sampling(max_tokens=200, stop=("</answer>",))
 
 
-def picture(seed: int, side: int) -> bytes:
-    """A PNG of `side` pixels with five coloured discs."""
-    rng = random.Random(seed)
-    image = Image.new("RGB", (side, side), "white")
-    draw = ImageDraw.Draw(image)
-    for _ in range(5):
-        x, y, r = rng.randrange(side), rng.randrange(side), side // 8
-        draw.ellipse((x - r, y - r, x + r, y + r), fill=rng.choice(("red", "green", "blue", "black")))
-    file = io.BytesIO()
-    image.save(file, "PNG")
-    return file.getvalue()
-
-
-def requests(count: int, side: int) -> list[Request]:
-    """`count` requests with an image each, all different."""
-    system = Message("system", "Think in <think> </think>, then answer in <answer> </answer>.")
+def requests(count: int, world: int) -> list[Request]:
+    """What a build asks first about each problem of this world."""
+    system = load_prompt("think-answer")
+    puzzles = (draw(world, index) for index in range(count))
     return [
-        Request((system, Message("user", f"{n}: how many discs are red?")), (picture(n, side),), n)
-        for n in range(count)
+        make_request(as_problem(puzzle, f"{world}-{index:05d}"), 0, (picture(puzzle.things),), system, 0)
+        for index, puzzle in enumerate(puzzles)
     ]
 
 
-def bare(llm: Any, asked: list[Request], sampling: Sampling) -> list[str]:
-    """One call of LLM.chat with everything."""
-    from vllm import SamplingParams
-
+def bare(llm: Any, asked: list[Request]) -> int:
+    """One call of LLM.chat with everything: the number of tokens."""
     chats = [_messages(request, [Image.open(io.BytesIO(data)) for data in request.images]) for request in asked]
-    params = [
-        SamplingParams(
-            temperature=sampling.temperature,
-            max_tokens=sampling.max_tokens,
-            seed=request.seed,
-            stop=list(sampling.stop),
-            include_stop_str_in_output=True,
-        )
-        for request in asked
-    ]
-    return [output.outputs[0].text for output in llm.chat(chats, params, use_tqdm=False)]
+    params = [_params(SAMPLING, request.seed) for request in asked]
+    return sum(len(output.outputs[0].token_ids) for output in llm.chat(chats, params, use_tqdm=False))
 
 
-async def through(engine: VLLMEngine, asked: list[Request]) -> list[Response]:
-    """The requests as the build asks them: `concurrency` at a time, each when another is done."""
-    room = asyncio.Semaphore(engine.concurrency)
-
-    async def one(request: Request) -> Response:
-        async with room:
-            return await engine.generate(request)
-
-    return await asyncio.gather(*(one(request) for request in asked))
+def whole(engine: VLLMEngine, problems: Path, run: Path) -> dict[str, Any]:
+    """A build with one response per problem: its manifest."""
+    recipe = Recipe(problems=str(problems), samples=1, verifier="rules", max_tokens=SAMPLING.max_tokens)
+    return build(recipe, run, engine=engine, quiet=True).manifest
 
 
 def timed(work: Callable[[], Any]) -> tuple[float, float, Any]:
@@ -93,69 +73,53 @@ def timed(work: Callable[[], Any]) -> tuple[float, float, Any]:
     return time.perf_counter() - wall, time.process_time() - cpu, result
 
 
+def play(llm: Any, engine: VLLMEngine, count: int, number: int) -> tuple[float, float]:
+    """One round: how much longer the build takes, in wall and CPU time."""
+    world = 1000 + number
+    asked = requests(count, world)
+    with tempfile.TemporaryDirectory() as folder:
+        problems = write_problems(Path(folder), count, world)
+        works: list[Callable[[], Any]] = [
+            lambda: bare(llm, asked),
+            lambda: whole(engine, problems, Path(folder) / "run"),
+        ]
+        first = number % 2
+        runs = {first: timed(works[first]), 1 - first: timed(works[1 - first])}
+    (bare_wall, bare_cpu, tokens), (wall, cpu, manifest) = runs[0], runs[1]
+    print(
+        f"round {number}: {tokens} tokens in {bare_wall:.2f} s ({bare_cpu:.2f} of CPU);"
+        f" build {manifest['tokens']['generation']['completion']} tokens in {wall:.2f} s ({cpu:.2f} of CPU),"
+        f" {manifest['counts']['pairs']} pairs; ratio {wall / bare_wall:.3f} ({cpu / bare_cpu:.3f})",
+        flush=True,
+    )
+    return wall / bare_wall, cpu / bare_cpu
+
+
 def main() -> None:
     """Print one line per round and the medians."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--checkpoint", default="specs_data/mini/grpo-zero")
-    parser.add_argument("--prompts", type=int, default=256)
-    parser.add_argument("--max-tokens", type=int, default=64)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--policy", default="specs_data/mini/grpo-zero")
+    parser.add_argument("--problems", type=int, default=512)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--side", type=int, default=56)
-    parser.add_argument("--max-model-len", type=int, default=512)
     parser.add_argument("--gpu", action="store_true")
     options = parser.parse_args()
-    settings: dict[str, Any] = {"max_model_len": options.max_model_len}
+    settings: dict[str, Any] = {"max_model_len": 512}
     if options.gpu:
         settings["gpu_memory_utilization"] = 0.4
     else:
         os.environ |= SMALL_CPU
-        settings |= {
-            "dtype": "float32",
-            "enforce_eager": True,
-            "distributed_executor_backend": "uni",
-            "enable_chunked_prefill": False,
-        }
+        settings |= {"dtype": "float32", "enforce_eager": True, "distributed_executor_backend": "uni"}
 
     from vllm import LLM
 
-    sampling = Sampling(max_tokens=options.max_tokens, stop=("</answer>",))
-    asked = requests(options.prompts, options.side)
-    engine = VLLMEngine(options.checkpoint, sampling, **settings)
-    llm = LLM(options.checkpoint, limit_mm_per_prompt={"video": 0}, **settings)
-    walls, cpus, same = [], [], 0
-    loop = asyncio.new_event_loop()
-    for number in range(options.rounds + 1):
-        # New seeds and new first words: nothing of the round before is in a cache.
-        asked = [
-            Request((request.messages[0], Message("user", f"Round {number}, {request.messages[1].content}")),
-                    (picture(number * 10_000 + request.seed, options.side),), request.seed)
-            for request in asked
-        ]  # fmt: skip
-        order: list[Callable[[], Any]] = [
-            partial(bare, llm, asked, sampling),
-            lambda asked=asked: loop.run_until_complete(through(engine, asked)),
-        ]
-        if number % 2:
-            order.reverse()
-        runs = [timed(work) for work in order]
-        if number % 2:
-            runs.reverse()
-        (bare_wall, bare_cpu, texts), (wall, cpu, responses) = runs
-        if number == 0:
-            continue  # both warm up
-        same += sum(text == response.text for text, response in zip(texts, responses, strict=True))
-        tokens = sum(response.completion_tokens for response in responses)
-        walls.append(wall / bare_wall)
-        cpus.append(cpu / bare_cpu)
-        print(
-            f"round {number}: {tokens} tokens, bare {bare_wall:.2f} s ({bare_cpu:.2f} CPU),"
-            f" engine {wall:.2f} s ({cpu:.2f} CPU), ratio {walls[-1]:.3f} ({cpus[-1]:.3f} CPU)"
-        )
-    print(
-        f"median ratio: wall {statistics.median(walls):.3f}, CPU {statistics.median(cpus):.3f};"
-        f" {same} of {options.rounds * options.prompts} texts identical"
-    )
-    loop.run_until_complete(engine.close())
+    engine = VLLMEngine(options.policy, SAMPLING, **settings)
+    if not options.gpu:
+        settings["enable_chunked_prefill"] = False  # as the engine does on a CPU
+    llm = LLM(options.policy, limit_mm_per_prompt={"video": 0}, **settings)
+    play(llm, engine, 64, 0)  # both warm up
+    walls, cpus = zip(*(play(llm, engine, options.problems, number) for number in range(1, options.rounds + 1)), strict=False)
+    print(f"median ratio: {statistics.median(walls):.3f} wall, {statistics.median(cpus):.3f} CPU")
+    asyncio.run(engine.close())
 
 
 if __name__ == "__main__":
