@@ -117,7 +117,8 @@ def main() -> None:
         settings["enable_chunked_prefill"] = False  # as the engine does on a CPU
     llm = LLM(options.policy, limit_mm_per_prompt={"video": 0}, **settings)
     play(llm, engine, 64, 0)  # both warm up
-    walls, cpus = zip(*(play(llm, engine, options.problems, number) for number in range(1, options.rounds + 1)), strict=False)
+    ratios = [play(llm, engine, options.problems, number) for number in range(1, options.rounds + 1)]
+    walls, cpus = zip(*ratios, strict=True)
     print(f"median ratio: {statistics.median(walls):.3f} wall, {statistics.median(cpus):.3f} CPU")
     asyncio.run(engine.close())
 
