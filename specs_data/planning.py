@@ -53,8 +53,8 @@ def make_plan(store: Store, parts: Parts) -> Plan:
     rival = _rival(parts, generation)
     pairing = {
         "samples": generation,
-        # Which of a rival's responses meets which chosen one depends on what became of them.
-        "rival": {"samples": rival, **judging, "verifier": verifier} if rival else None,
+        # Which of a rival's responses meets which chosen one depends on what became of all of them.
+        "rival": {"samples": rival, "at_most": recipe.samples, **judging, "verifier": verifier} if rival else None,
         "format": judging["format"],
         "pairing": recipe.pairing,
         "corruptions": {name: [parts.weights[name], found.sha256] for name, found in parts.corruptions.items()},

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from sums import dataset_bytes, policy, recipe, write_sums
 
@@ -44,7 +44,7 @@ def rows(run: Path) -> dict[str, bytes]:
     return {name: data for name, data in dataset_bytes(run).items() if name.endswith(".parquet")}
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15, deadline=None, phases=[Phase.generate])  # a build is too slow to shrink
 @given(histories(), st.integers(1, 9))
 def test_no_earlier_build_shows(builds: list[dict[str, Any]], concurrency: int) -> None:
     with tempfile.TemporaryDirectory() as name:
