@@ -35,7 +35,7 @@ from specs_data.train.settings import DpoSettings, GrpoSettings
 # Worlds of their own: nobody is measured on what anybody learned from.
 RL_WORLD, PAIRS_WORLD, TEST_WORLD = 21, 22, 23
 MAX_TOKENS = 64
-MEASURED = 400
+MEASURED = 600
 
 
 class Stage(Struct, frozen=True):
@@ -89,7 +89,7 @@ def _grpo(model: Path, problems: Path, out: Path, **settings: Any) -> Path:
 
 
 def _cold_start(model: Path, data: Path, out: Path) -> Path:
-    shape: dict[str, Any] = {"batch": 16, "micro_batch": 16, "steps": 90, "learning_rate": 3e-4}
+    shape: dict[str, Any] = {"batch": 16, "micro_batch": 16, "steps": 120, "learning_rate": 3e-4}
     return train_dpo(DpoSettings(model=str(model), data=str(data), out=out, **shape))
 
 
