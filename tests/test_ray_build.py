@@ -8,12 +8,15 @@ import threading
 import time
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from specs_data import build
 from specs_data.engines import Engine
 from specs_data.engines.ray import RayEngine
 from specs_data.engines.scripted import ScriptedEngine
+from specs_data.mini import checkpoint
+from specs_data.mini.world import write_problems
 from specs_data.records import Request
 from tests.sums import dataset_bytes, policy, recipe, respond, write_sums
 
@@ -76,3 +79,16 @@ def test_a_replica_killed_on_the_way_changes_nothing(tmp_path: Path) -> None:
     repeated = sum(seen.values()) - here.calls
     assert 0 <= repeated <= 8, "only what was in flight there was asked again"
     assert dataset_bytes(tmp_path / "there") == dataset_bytes(tmp_path / "here")
+
+
+def test_real_models_on_ray_give_the_same_pairs(tmp_path: Path) -> None:
+    problems = write_problems(tmp_path / "puzzles", 40, seed=5)
+    common = {"policy": str(checkpoint("grpo-zero")), "engine": "transformers", "samples": 4, "max_tokens": 120}
+    build(recipe(problems, **common), tmp_path / "here", quiet=True)
+    try:
+        build(recipe(problems, **common, ray="local", replicas=2), tmp_path / "there", quiet=True)
+    finally:
+        ray.shutdown()
+    here, there = (pq.read_table(tmp_path / run / "dataset" / "data").to_pylist() for run in ("here", "there"))
+    assert len(here) > 20
+    assert there == here
