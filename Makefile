@@ -29,7 +29,7 @@ demo-full: .venv/dev
 	$(BIN)/specs-data demo --full
 
 test: .venv/dev
-	$(BIN)/python -m pytest -n 2 -m "not slow"
+	$(BIN)/python -m pytest -n 2 -m "not slow" --ignore tests/loaders --ignore tests/vllm
 
 # Tests that take minutes.
 test-slow: .venv/dev
