@@ -178,12 +178,12 @@ def test_what_each_operator_makes() -> None:
 
 
 def test_long_hostile_texts_take_no_time() -> None:
-    started = time.perf_counter()
+    started = time.process_time()
     for thought in ("a " * 20_000, "{ " * 20_000, "<answer " * 10_000, " " * 40_000 + "x", "\\boxed{1} " * 4_000):
         text = THINK_ANSWER.render(thought, r"\boxed{5}")
         for seed in range(3):
             twin(text, OPERATORS, str(seed))
-    assert time.perf_counter() - started < 6
+    assert time.process_time() - started < 6
 
 
 # Drawing an operator

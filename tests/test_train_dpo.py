@@ -156,6 +156,7 @@ SCRIPT = """
 import sys; sys.path[:0] = {path!r}
 from train_world import NANO
 from specs_data.train.dpo import train_dpo
+from specs_data.train.settings import DpoSettings
 train_dpo(DpoSettings(**{settings!r}))
 """
 
