@@ -263,12 +263,16 @@ class Flow:
 
 class OnDemand:
     """An engine that is opened by its first request, so that a run which needs no new response loads
-    no model. As many requests are in flight as keep it busy, and `room` is widened to that."""
+    no model. As many requests are in flight as keep it busy, and `room` (of `width`) is widened to that.
+    An engine that is `lent` is not closed."""
 
-    def __init__(self, opened: Callable[[], Awaitable[Engine]], room: asyncio.Semaphore, width: int) -> None:
+    def __init__(
+        self, opened: Callable[[], Awaitable[Engine]], room: asyncio.Semaphore, width: int, *, lent: bool
+    ) -> None:
         self.concurrency = width
         self._opened = opened
         self._room = room
+        self._lent = lent
         self._engine: Engine | None = None
         self._lock = asyncio.Lock()
 
@@ -281,15 +285,19 @@ class OnDemand:
             return await self._engine.generate(request)
 
     async def close(self) -> None:
-        """Nothing: whoever opened the engine closes it."""
+        """Release the model; the next request opens it anew."""
+        engine, self._engine = self._engine, None
+        if engine is not None and not self._lent:
+            await engine.close()
 
     async def _open(self) -> Engine:
         engine = await self._opened()
         self._slots = asyncio.Semaphore(engine.concurrency)
         # Somewhat more problems are under way than the model works on, so that it never waits for one.
-        for _ in range(self.concurrency, engine.concurrency + engine.concurrency // 4):
+        width = engine.concurrency + engine.concurrency // 4
+        for _ in range(self.concurrency, width):
             self._room.release()
-        self.concurrency = engine.concurrency
+        self.concurrency = max(self.concurrency, width)
         return engine
 
 

@@ -265,6 +265,7 @@ class _Build:
             await self._play(label, agenda, positions, choose, lambda _: recipe.pairs_per_problem, room)
             if plan.rival is None:
                 return
+            await _make_way(engine, rival)
             await self._search_rejected(rival, room, target)
             missing = (recipe.target or 0) - dataset.count_pairs(self.store, plan)
             if missing <= 0 or agenda.open or not target or not recipe.target:
@@ -272,6 +273,7 @@ class _Build:
             # Some chosen responses found no rejected one: that many more are needed.
             target += -(-target * missing // recipe.target)
             positions = self._again(positions)
+            await _make_way(rival, engine)
 
     async def _search_rejected(self, engine: Engine | None, room: asyncio.Semaphore, target: int | None) -> None:
         """The second search: a response of the rival as the rejected side of each of the first `target` chosen."""
@@ -323,11 +325,11 @@ class _Build:
             if given is not None:
                 return given
             with self.flow.clocks["load"]:
-                engine: Engine = await engines.open_engine(recipe, sampling(recipe, self.plan.fmt))
-            stack.push_async_callback(engine.close)
-            return engine
+                return await engines.open_engine(recipe, sampling(recipe, self.plan.fmt))
 
-        return OnDemand(opened, room, _WINDOW)
+        engine = OnDemand(opened, room, _WINDOW, lent=given is not None)
+        stack.push_async_callback(engine.close)
+        return engine
 
     async def _list(self) -> AsyncIterator[int]:
         """Give each problem of the source its place in the run; the positions, in order."""
@@ -428,6 +430,12 @@ def _screened(items: Iterator[Incoming | Dropped], leakage: Leakage | None) -> I
     for item in items:
         reason = leakage.match(item.problem.question, item.images) if leakage and isinstance(item, Incoming) else None
         yield Dropped(item.position, f"excluded: {reason}") if reason else item
+
+
+async def _make_way(engine: Engine | None, following: Engine | None) -> None:
+    """Close `engine` before another one is opened: two models seldom fit on one GPU."""
+    if engine is not None and engine is not following:
+        await engine.close()
 
 
 async def _ahead(items: Iterator[T]) -> AsyncIterator[T]:

@@ -10,9 +10,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from specs_data import build, load_run
+from specs_data.engines.scripted import ScriptedEngine
 from specs_data.errors import EngineFailed, PluginFailed, PromptRefused, Undecided, UserError
 from specs_data.format import THINK_ANSWER
-from specs_data.records import Judged, Request, Verdict
+from specs_data.recipe import Recipe
+from specs_data.records import Judged, Request, Sampling, Verdict
 from tests.sums import dataset_bytes, policy, recipe, respond, write_sums
 
 
@@ -358,3 +360,25 @@ def test_load_run(tmp_path: Path) -> None:
     run = load_run(tmp_path / "run")
     assert run.manifest == built.manifest
     assert run.recipe.problems == str(problems)
+
+
+def test_the_policy_makes_way_for_its_rival(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two models seldom fit on one GPU: the first is closed before the second opens."""
+    events: list[str] = []
+
+    class Loud(ScriptedEngine):
+        async def close(self) -> None:
+            events.append("closed")
+
+    async def opened(settings: Recipe, sampling: Sampling) -> Loud:
+        events.append(f"opened {settings.policy}")
+        return Loud(respond)
+
+    monkeypatch.setattr("specs_data.engines.open_engine", opened)
+    settings = recipe(write_sums(tmp_path, 10), policy="zero", rejected_from="base", engine="openai", samples=4)
+    built = build(settings, tmp_path / "run", quiet=True)
+    assert built.pairs > 0
+    assert events == ["opened zero", "closed", "opened base", "closed"]
+    events.clear()
+    build(settings, tmp_path / "run", quiet=True)
+    assert events == []  # nothing to generate, so no model is loaded
