@@ -55,7 +55,7 @@ def demo_full(out: Path) -> list[Stage]:
     new = write_problems(out / "problems", 600, PAIRS_WORLD)
     base = checkpoint("base")
     stages = [_stage("base", lambda: base)]
-    zero = _stage("GRPO-zero", lambda: _grpo(base, rl, out / "grpo-zero", stop_when_format=0.95))
+    zero = _stage("GRPO-zero", lambda: _grpo(base, rl, out / "grpo-zero", stop_when_format=0.9))
     recipe = {"policy": str(zero.folder), "problems": str(new), "verifier": "rules", "max_tokens": MAX_TOKENS}
     pairs = build(Recipe.model_validate({**recipe, "batch_size": 64}), out / "run")
     tqdm.write(f"{pairs.pairs} pairs that differ only in format, in {pairs.out}")
