@@ -60,7 +60,7 @@ def demo_full(out: Path) -> list[Stage]:
     pairs = build(Recipe.model_validate({**recipe, "batch_size": 64}), out / "run")
     tqdm.write(f"{pairs.pairs} pairs that differ only in format, in {pairs.out}")
     stages += [zero, _stage("cold start", lambda: _cold_start(base, pairs.out, out / "cold-start"))]
-    stages.append(_stage("final", lambda: _grpo(stages[-1].folder, rl, out / "final", learning_rate=1e-4)))
+    stages.append(_stage("final", lambda: _grpo(stages[-1].folder, rl, out / "final", learning_rate=2e-4, steps=80)))
     _plot(stages, out / "loop.svg")
     tqdm.write(f"\n{table(stages)}\n\nloop.svg, run/dataset and every checkpoint with its curves are in {out}")
     return stages
