@@ -11,7 +11,7 @@ from random import Random
 from typing import get_args
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -21,7 +21,6 @@ from specs_data.mini.lessons import first_lesson, lesson, malformed, question, w
 from specs_data.mini.world import (
     CELL,
     COLOURS,
-    COLUMNS,
     SHAPES,
     Kind,
     Puzzle,
@@ -55,32 +54,35 @@ def recount(puzzle: Puzzle) -> str:
     return str(len(shapes) if shape is None else shapes.count(shape))
 
 
+@settings(deadline=None)
 @given(puzzles)
 def test_the_answer_is_what_a_recount_finds(puzzle: Puzzle) -> None:
     answer = puzzle.choices["ABCD".index(puzzle.answer)] if puzzle.choices else puzzle.answer
     assert answer == recount(puzzle)
 
 
+@settings(deadline=None)
 @given(puzzles)
 def test_the_picture_shows_each_thing_in_its_cell_and_nothing_else(puzzle: Puzzle) -> None:
     image = Image.open(io.BytesIO(picture(puzzle.things)))
     names = {rgb: name for name, rgb in COLOURS.items()}
     seen: dict[int, set[str]] = {}
-    for y in range(image.height):
-        for x in range(image.width):
-            name = names.get(image.getpixel((x, y)))  # type: ignore[arg-type]
-            if name:
-                seen.setdefault(y // CELL * COLUMNS + x // CELL, set()).add(name)
+    for cell in range(image.width * image.height // CELL**2):
+        row, column = divmod(cell, image.width // CELL)
+        tile = image.crop((column * CELL, row * CELL, (column + 1) * CELL, (row + 1) * CELL))
+        found = {names[rgb] for _, rgb in tile.getcolors() if rgb in names}  # type: ignore[union-attr,index]
+        seen |= {cell: found} if found else {}
     assert seen == {thing.cell: {thing.colour} for thing in puzzle.things}
 
 
+@settings(deadline=None)
 @given(puzzles)
 def test_the_thought_reaches_the_answer(puzzle: Puzzle) -> None:
-    last = re.findall(r"\w+", thought(puzzle))[-1]
-    reached = re.findall(r"\d+", thought(puzzle))[-1] if puzzle.kind == "count" else last
-    assert reached == puzzle.answer
+    assert re.findall(r"\w+", thought(puzzle))[-1] == puzzle.answer
+    assert re.findall(r"\w+", thought(puzzle, result="9"))[-1] == "9"
 
 
+@settings(deadline=None)
 @given(puzzles, st.data())
 def test_a_thought_from_other_counts_reaches_what_they_lead_to(puzzle: Puzzle, data: st.DataObject) -> None:
     counts = count(puzzle.things, puzzle.about)
@@ -118,6 +120,7 @@ def test_written_problems_have_their_images_beside_them(tmp_path: Path) -> None:
         assert (tmp_path / row["images"][0]).read_bytes() == picture(draw(3, index).things)
 
 
+@settings(deadline=None)
 @given(puzzles, st.sampled_from(sorted(formats())))
 def test_well_formed_lessons_pass_their_format(puzzle: Puzzle, name: str) -> None:
     fmt = formats()[name]
@@ -127,6 +130,7 @@ def test_well_formed_lessons_pass_their_format(puzzle: Puzzle, name: str) -> Non
     assert puzzle.answer in found[1]
 
 
+@settings(deadline=None)
 @given(puzzles, st.integers())
 def test_malformed_lessons_fail_think_answer_and_keep_the_answer(puzzle: Puzzle, seed: int) -> None:
     text = malformed(puzzle, Random(seed))
@@ -143,7 +147,7 @@ def test_lessons_ask_for_all_formats_and_only_part_of_the_responses_keep_think_a
     asked = question(draw(1, 0), THINK_ANSWER)[0]
     kept = [THINK_ANSWER.check(one.response) is None for one in drawn if one.messages[0] == asked]
     assert 0.38 < sum(kept) / len(kept) < 0.5
-    assert [message.role for message in first_lesson(draw(1, 0)).messages] == ["user"]
+    assert [message.role for message in first_lesson(draw(1, 0), random).messages] == ["user"]
 
 
 def test_a_puzzle_is_put_as_a_problem_with_its_choices() -> None:

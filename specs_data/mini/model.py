@@ -38,7 +38,7 @@ def new_processor(texts: Iterable[str], vocabulary: int = 800) -> Qwen2_5_VLProc
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast, Qwen2_5_VLProcessor, Qwen2VLImageProcessorPil
 
-    names = "|".join((*COLOURS, *SHAPES, "yes", "no"))
+    names = "|".join((*COLOURS, *(f"{shape}s?" for shape in (*SHAPES, "shape")), "yes", "no"))
     alone = rf" ?\d|</?\w+>|\\boxed|[{{}}()\[\]\".,:?\n]| ?\b(?:{names})| ?\b[A-Z]\b"
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(

@@ -6,7 +6,7 @@ shapes are left?"), comparing, and multiple choice. Everything is a pure functio
 
     >>> puzzle = draw(seed=1, index=0)
     >>> picture(puzzle.things)          # the bytes of a PNG
-    >>> thought(puzzle), puzzle.answer  # ("There are 2 red and 3 blue shapes. 2 + 3 = 5.", "5")
+    >>> thought(puzzle), puzzle.answer  # ("I count red 2, blue 3. 2 + 3 = 5.", "5")
 """
 
 from __future__ import annotations
@@ -97,24 +97,15 @@ def thought(puzzle: Puzzle, counts: Sequence[int] | None = None, result: str | N
     """
     counts = count(puzzle.things, puzzle.about) if counts is None else counts
     result = conclude(puzzle.kind, counts, puzzle.choices) if result is None else result
-    about = puzzle.about
-    match puzzle.kind:
-        case "count":
-            return _there_are(int(result), about[0])
-        case "sum":
-            seen = f"There are {counts[0]} {about[0]} and {counts[1]} {about[1]} shapes."
-            return f"{seen} {counts[0]} + {counts[1]} = {result}."
-        case "subtract":
-            seen = f"There are {counts[0]} shapes, {counts[1]} of them {about[1]}."
-            return f"{seen} {counts[0]} - {counts[1]} = {result}."
-        case "compare":
-            seen = f"There are {counts[0]} {about[0]} and {counts[1]} {about[1]} shapes."
-        case "choose":
-            seen = _there_are(counts[0], about[0])
-        case "most":
-            *some, last = (f"{number} {word}" for number, word in zip(counts, about, strict=True))
-            seen = f"There are {', '.join(some)} and {last} shapes."
-    return f"{seen} So the answer is {result}."
+    steps = {"sum": " {} + {} = {}.", "subtract": " {} - {} = {}."}
+    seen = ", ".join(f"{plural(word)} {number}" for word, number in zip(puzzle.about, counts, strict=True))
+    last = steps.get(puzzle.kind, " So the answer is {2}.")
+    return f"I count {seen}.{last.format(*(*counts, 0)[:2], result)}"
+
+
+def plural(word: str) -> str:
+    """The word as thoughts use it: "red", "circles", "shapes"."""
+    return word if word in COLOURS else f"{word}s"
 
 
 def as_problem(puzzle: Puzzle, name: str) -> Problem:
@@ -209,7 +200,8 @@ def _question(kind: Kind, about: Sequence[str]) -> str:
         case "most":
             return "Which colour has the most shapes?"
         case _:
-            return f"How many {_noun(about[0], 2)} are there?"
+            noun = f"{about[0]} shapes" if about[0] in COLOURS else plural(about[0])
+            return f"How many {noun} are there?"
 
 
 def _choices(kind: Kind, counts: Sequence[int]) -> tuple[str, ...]:
@@ -222,12 +214,3 @@ def _choices(kind: Kind, counts: Sequence[int]) -> tuple[str, ...]:
 
 def _letter(number: int) -> str:
     return chr(ord("A") + number)
-
-
-def _there_are(number: int, word: str) -> str:
-    return f"There {'is' if number == 1 else 'are'} {number} {_noun(word, number)}."
-
-
-def _noun(word: str, number: int) -> str:
-    noun = f"{word} shape" if word in COLOURS else word
-    return noun if number == 1 else f"{noun}s"
