@@ -21,6 +21,7 @@ from train_world import NANO, blind_checkpoint, nano_checkpoint, preference_data
 
 from specs_data.engines.checkpoint import load_model, load_processor
 from specs_data.errors import UserError
+from specs_data.mini import checkpoint
 from specs_data.parquet import write_shards
 from specs_data.train.dpo import train_dpo
 from specs_data.train.report import read_metrics
@@ -67,13 +68,14 @@ def log_probabilities(model: Any, processor: Any, row: dict[str, Any], side: str
     [(0.0, "per-sequence", 8), (0.5, "per-sequence", 2), (1.0, "per-sequence", 8), (0.5, "per-token", 8)],
 )
 def test_the_loss_is_the_equation_of_the_paper(
-    nano: Path, pairs: Path, tmp_path: Path, sft_weight: float, normalise: Any, micro_batch: int
+    pairs: Path, tmp_path: Path, sft_weight: float, normalise: Any, micro_batch: int
 ) -> None:
-    settings = dpo(nano, pairs, tmp_path / "out", sft_weight=sft_weight, normalise=normalise, micro_batch=micro_batch,
+    base = checkpoint("base")
+    settings = dpo(base, pairs, tmp_path / "out", sft_weight=sft_weight, normalise=normalise, micro_batch=micro_batch,
                    beta=0.3, save_every=1, keep_checkpoints=2)  # fmt: skip
     train_dpo(settings)
-    processor = load_processor(nano)
-    reference = load_model(nano, "float32").double()
+    processor = load_processor(base)
+    reference = load_model(base, "float32").double()
     policy = load_model(settings.out / "checkpoints" / "checkpoint-1", "float32").double()
     preference, sequences, tokens = [], [], []
     with torch.no_grad():
