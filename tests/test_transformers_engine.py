@@ -113,9 +113,9 @@ async def test_a_response_cut_off_says_so() -> None:
     ("spoilt", "reason"),
     [
         (Request(ask(0).messages, (b"no image",), 0), "an image cannot be read"),
-        (Request(ask(0).messages, (picture(()),) * 3, 0), "3 images where at most 2 are allowed"),
-        (Request((Message("user", "7 " * 1200),), ask(0).images, 0), "longer than the policy's context"),
-        (Request((Message("user", "<|image_pad|>"),), ask(0).images, 0), "refuses the prompt"),
+        (Request(ask(0).messages, (picture(()),) * 3, 0), "too many images: 3, and the limit is 2"),
+        (Request((Message("user", "7 " * 1200),), ask(0).images, 0), "prompt too long: "),
+        (Request((Message("user", "<|image_pad|>"),), ask(0).images, 0), "the engine cannot serve it: "),
     ],
     ids=["broken image", "too many images", "too long", "a placeholder in the text"],
 )

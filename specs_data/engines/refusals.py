@@ -6,11 +6,13 @@ from specs_data.errors import PromptRefused
 
 TOO_LONG = "prompt too long"
 TOO_MANY_IMAGES = "too many images"
-BROKEN_IMAGE = "unreadable image"
+BROKEN_IMAGE = "an image cannot be read"
+NO_IMAGES = "the policy takes no images"
 
 # Words by which vLLM, SGLang and hosted services tell what they refuse.
 _TELL = (
     (TOO_LONG, ("context length", "context window", "too long", "maximum input length", "longer than the maximum")),
+    (NO_IMAGES, ("not a multimodal model", "does not support image")),
     (TOO_MANY_IMAGES, ("at most", "too many images")),
     (BROKEN_IMAGE, ("cannot identify image", "image file is truncated", "failed to load image", "aspect ratio")),
 )

@@ -8,7 +8,6 @@ the requests that happen to share its batch (up to the rounding of floating-poin
 from __future__ import annotations
 
 import asyncio
-import io
 import threading
 import time
 from collections import deque
@@ -21,6 +20,8 @@ from msgspec import Struct
 from PIL import Image
 
 from specs_data.engines.checkpoint import load_model, load_processor, tokenizer_of
+from specs_data.engines.images import open_image
+from specs_data.engines.refusals import NO_IMAGES, TOO_LONG, check_images, refusal
 from specs_data.errors import EngineFailed, PromptRefused, SpecsDataError, require
 from specs_data.records import Message, Request, Response, Sampling
 
@@ -78,9 +79,8 @@ class TransformersEngine:
     async def generate(self, request: Request) -> Response:
         """Sample one response. Raises PromptRefused or EngineFailed."""
         if request.images and not self._sees:
-            raise PromptRefused("the policy takes no images")
-        if self._limit_images is not None and len(request.images) > self._limit_images:
-            raise PromptRefused(f"{len(request.images)} images where at most {self._limit_images} are allowed")
+            raise PromptRefused(NO_IMAGES)
+        check_images(len(request.images), self._limit_images)
         images = await asyncio.to_thread(_decode, request.images) if request.images else ()
         job = _Job(request, images, Future())
         with self._wake:
@@ -132,7 +132,7 @@ class TransformersEngine:
             inputs = self._encode(jobs)
         except Exception as error:  # processors raise whatever they like
             if len(jobs) == 1:
-                _fail(jobs, PromptRefused(f"the policy's processor refuses the prompt: {error}"))
+                _fail(jobs, refusal(str(error)))
             else:
                 for job in jobs:
                     self._serve([job])
@@ -192,7 +192,7 @@ class TransformersEngine:
         return Response(text[: min(ends, default=None)], "stop" if ended else "length", prompt_tokens, completion)
 
     def _too_long(self) -> PromptRefused:
-        return PromptRefused(f"the prompt is longer than the policy's context of {self._context} tokens")
+        return PromptRefused(f"{TOO_LONG}: it does not fit into the policy's context of {self._context} tokens")
 
 
 class _Draw:
@@ -290,11 +290,7 @@ def _block(message: Message, images: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _decode(images: Sequence[bytes]) -> tuple[Image.Image, ...]:
-    """The images as RGB. Raises PromptRefused."""
-    try:
-        return tuple(Image.open(io.BytesIO(image)).convert("RGB") for image in images)
-    except Exception as error:  # decoders of broken files raise whatever they like
-        raise PromptRefused(f"an image cannot be read: {error}") from None
+    return tuple(map(open_image, images))
 
 
 def _fail(jobs: Sequence[_Job] | deque[_Job], error: SpecsDataError) -> None:
