@@ -29,16 +29,16 @@ demo-full: .venv/dev
 	$(BIN)/specs-data demo --full
 
 test: .venv/dev
-	$(BIN)/python -m pytest -n 2 -m "not slow" --ignore tests/loaders --ignore tests/vllm
+	$(BIN)/python -m pytest -n 2 -m "not slow" --ignore tests/loaders --ignore tests/real_vllm
 
 # Tests that take minutes.
 test-slow: .venv/dev
-	$(BIN)/python -m pytest -m slow --ignore tests/loaders --ignore tests/vllm
+	$(BIN)/python -m pytest -m slow --ignore tests/loaders --ignore tests/real_vllm
 
 # The real vLLM, on the CPU, in an environment of its own.
 test-vllm: .venv/dev
 	.ci/vllm-env
-	.venv-vllm/bin/python -m pytest tests/vllm
+	.venv-vllm/bin/python -m pytest tests/real_vllm
 
 # The real loaders of LLaMA-Factory and ms-swift, in environments of their own.
 test-loaders: .venv/dev

@@ -1,6 +1,6 @@
 """Tests with the real vLLM on a CPU. They run in the environment that .ci/vllm-env makes:
 
-.venv-vllm/bin/python -m pytest tests/vllm
+.venv-vllm/bin/python -m pytest tests/real_vllm
 """
 
 from __future__ import annotations
