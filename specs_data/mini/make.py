@@ -76,7 +76,7 @@ else.
 
 {made}
 
-Made by `python -m specs_data.mini.make` (torch {torch}, CPU, one seed). Measured on 500 puzzles it has not seen, one
+Made by `python -m specs_data.mini.make` (torch {torch}, one seed). Measured on 500 puzzles it has not seen, one
 sample each at temperature 1:
 
 | asked for the format | kept it | right answer |
