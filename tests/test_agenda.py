@@ -271,7 +271,7 @@ async def test_an_engine_is_opened_once_by_the_first_request_and_kept_busy() -> 
         return opened[-1]
 
     room = asyncio.Semaphore(2)
-    engine = OnDemand(open_engine, room, 2)
+    engine = OnDemand(open_engine, room, 2, lent=True)
 
     async def attempt(number: int, index: int, count: int) -> Outcome:
         await engine.generate(Request((), (), 0))
