@@ -25,5 +25,6 @@ def demo(out: Path, *, quiet: bool = False) -> Built:
         "verifier": "rules",
         "max_tokens": 96,
         "samples": 6,
+        "batch_size": 64,
     })  # fmt: skip
     return build(recipe, out / "run", quiet=quiet)
