@@ -4,7 +4,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo demo-full test test-slow test-vllm test-loaders lint format clean
+.PHONY: demo demo-full test test-slow test-loop test-vllm test-loaders lint format clean
 
 .venv/pip:
 	$(PYTHON) -m venv .venv
@@ -33,7 +33,11 @@ test: .venv/dev
 
 # Tests that take minutes.
 test-slow: .venv/dev
-	$(BIN)/python -m pytest -m slow --ignore tests/loaders --ignore tests/real_vllm
+	$(BIN)/python -m pytest -m slow --ignore tests/loaders --ignore tests/real_vllm --ignore tests/test_demo_full.py
+
+# The closed loop, which trains for a quarter of an hour.
+test-loop: .venv/dev
+	$(BIN)/python -m pytest tests/test_demo_full.py
 
 # The real vLLM, on the CPU, in an environment of its own.
 test-vllm: .venv/dev
