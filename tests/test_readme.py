@@ -48,12 +48,15 @@ def policy_server(problems: Path) -> Iterator[str]:
         return f"<think>It is {found}.</think>\n<answer>\\boxed{{{found}}}</answer>"
 
     loop = asyncio.new_event_loop()
-    threading.Thread(target=loop.run_forever, daemon=True).start()
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
     server = OpenAIServer(answer, models=("grpo-zero",))
     asyncio.run_coroutine_threadsafe(server.start(), loop).result()
     yield f"{server.url}/v1"
     asyncio.run_coroutine_threadsafe(server.die(), loop).result()
     loop.call_soon_threadsafe(loop.stop)
+    thread.join()
+    loop.close()
 
 
 @pytest.mark.slow
