@@ -19,8 +19,11 @@ def shift_tags(text: str, fmt: ResponseFormat, rng: random.Random) -> str | None
     marker = rng.choice(fmt.markers)
     rest = fmt.without(text, marker)
     places = [0, *(gap.end() for gap in re.finditer(r"\s+", rest)), len(rest)]
-    rng.shuffle(places)
-    for place in places:
+    while places:
+        # Drawn one by one: the first place mostly does, and a long text has thousands.
+        drawn = rng.randrange(len(places))
+        places[drawn], places[-1] = places[-1], places[drawn]
+        place = places.pop()
         if rest.count("{", 0, place) != rest.count("}", 0, place):
             continue  # inside braces it would cut a \\boxed{} in two
         moved = f"{rest[:place]}{marker}{rest[place:]}"

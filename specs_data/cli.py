@@ -13,8 +13,8 @@ from typer.exceptions import TyperException
 
 from specs_data.errors import CheckFailed, SpecsDataError, UserError
 from specs_data.flags import with_flags
-from specs_data.recipe import Recipe, make_recipe
-from specs_data.train.settings import DpoSettings, GrpoSettings, SftSettings, make_settings
+from specs_data.recipe import Recipe, make_recipe, read_settings
+from specs_data.train.settings import DpoSettings, GrpoSettings, SftSettings
 
 _INTERRUPTED = 130  # typer's status after Ctrl-C
 
@@ -89,7 +89,7 @@ def grpo(recipe: File = None, **settings: Any) -> None:
     """GRPO with the format and accuracy rewards (paper, stages 1a and 3)."""
     from specs_data.train.grpo import train_grpo
 
-    typer.echo(f"trained checkpoint in {train_grpo(make_settings(GrpoSettings, settings, recipe))}")
+    typer.echo(f"trained checkpoint in {train_grpo(read_settings(GrpoSettings, settings, recipe))}")
 
 
 @train.command()
@@ -98,7 +98,7 @@ def dpo(recipe: File = None, **settings: Any) -> None:
     """The cold start: DPO + lambda SFT on a preference dataset (paper, stage 2)."""
     from specs_data.train.dpo import train_dpo
 
-    typer.echo(f"trained checkpoint in {train_dpo(make_settings(DpoSettings, settings, recipe))}")
+    typer.echo(f"trained checkpoint in {train_dpo(read_settings(DpoSettings, settings, recipe))}")
 
 
 @train.command()
@@ -107,7 +107,7 @@ def sft(recipe: File = None, **settings: Any) -> None:
     """SFT on the chosen responses (an ablation of the paper)."""
     from specs_data.train.sft import train_sft
 
-    typer.echo(f"trained checkpoint in {train_sft(make_settings(SftSettings, settings, recipe))}")
+    typer.echo(f"trained checkpoint in {train_sft(read_settings(SftSettings, settings, recipe))}")
 
 
 @app.command()

@@ -9,9 +9,9 @@ of the text) or choose the JSON layout.
 from __future__ import annotations
 
 import json
-import re
 import tomllib
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal, Self
 
@@ -74,8 +74,8 @@ class ResponseFormat(BaseModel):
         return tuple(marker for part in self.parts for marker in (part.open, part.close) if marker)
 
     @cached_property
-    def _no_content(self) -> re.Pattern[str]:
-        return re.compile("|".join(map(re.escape, (*self.markers, *self.labels))) or r"(?!)")
+    def _no_content(self) -> tuple[str, ...]:
+        return tuple(sorted((*self.markers, *self.labels), key=len, reverse=True))
 
     def parse(self, text: str) -> tuple[str, str] | str:
         """(thought, answer) of a well-formed response, stripped, or the named reason it is not one.
@@ -87,12 +87,12 @@ class ResponseFormat(BaseModel):
         found = self._parse_json(text) if self.layout == "json" else self._parse_tags(text)
         if isinstance(found, str):
             return found
-        names = ("thought", "answer")[-len(found) :]
-        for name, body in zip(names, found, strict=True):
-            if not body.strip():
-                return f"blank {name}"
-        thought, answer = ("", *found)[-2:]
-        return thought.strip(), answer.strip()
+        *before, answer = map(str.strip, found)
+        if before and not before[0]:
+            return "blank thought"
+        if not answer:
+            return "blank answer"
+        return before[0] if before else "", answer
 
     def check(self, text: str) -> str | None:
         """The named reason why `text` breaks the format, or None if it holds."""
@@ -113,7 +113,10 @@ class ResponseFormat(BaseModel):
     def content(self, text: str) -> str:
         """`text` with markers and answer labels taken away and white space folded: what a
         format-only change must keep."""
-        return " ".join(self._no_content.sub(" ", strip_stop_tokens(text)).split())
+        text = strip_stop_tokens(text)
+        for mark in self._no_content:
+            text = text.replace(mark, " ")
+        return " ".join(text.split())
 
     def tagged(self, part: Part) -> bool:
         """Whether `part` stands between two markers that can be taken away."""
@@ -128,32 +131,42 @@ class ResponseFormat(BaseModel):
             first = f"{first}{gap}{piece}"
         return first
 
+    @cached_property
+    def _pieces(self) -> tuple[str | None, ...]:
+        """What stands before, between and after the markers: None for a part, else why nothing but white
+        space may stand there."""
+        pieces: list[str | None] = []
+        inside = False
+        for part in self.parts:
+            if part.open:
+                pieces.append(None if inside else f"text before {part.open}")
+            inside = not part.close
+            if part.close:
+                pieces.append(None)
+        return (*pieces, None if inside else f"text after {self.markers[-1]}")
+
     def _parse_tags(self, text: str) -> tuple[str, ...] | str:
-        ends = [0]
-        for marker in self.markers:
-            count = text.count(marker)
-            if count != 1:
-                return f"{'no' if count == 0 else 'more than one'} {marker}"
-            place = text.find(marker)
-            if place < ends[-1]:
-                return "markers out of order"
-            ends.append(place + len(marker))
         bodies = []
-        rest = text
-        for number, part in enumerate(self.parts):
-            before, _, rest = rest.partition(part.open) if part.open else ("", "", rest)
-            if before.strip():
-                return f"text before {part.open}"
-            end = part.close or (self.parts[number + 1].open if number + 1 < len(self.parts) else "")
-            if not end:
-                bodies.append(rest)
-                rest = ""
-                continue
-            body, _, after = rest.partition(end)
-            bodies.append(body)
-            rest = after if part.close else end + after
-        if rest.strip():
-            return f"text after {self.markers[-1]}"
+        start = 0
+        cuts = [(0, 0)]
+        for marker in self.markers:
+            place = text.find(marker)
+            if place < 0:
+                return f"no {marker}"
+            end = place + len(marker)
+            if text.find(marker, end) >= 0:
+                return f"more than one {marker}"
+            if place < start:
+                return "markers out of order"
+            cuts.append((place, end))
+            start = end
+        cuts.append((len(text), len(text)))
+        for fault, ((_, start), (end, _)) in zip(self._pieces, pairwise(cuts), strict=True):
+            piece = text[start:end]
+            if fault is None:
+                bodies.append(piece)
+            elif piece.strip():
+                return fault
         return tuple(bodies)
 
     def _parse_json(self, text: str) -> tuple[str, ...] | str:
@@ -188,12 +201,15 @@ def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 def strip_stop_tokens(text: str) -> str:
     """`text` without outer white space and trailing stop tokens."""
-    end = len(text.rstrip())
+    text = text.strip()
+    if not text.endswith(STOP_TOKENS):
+        return text
+    end = len(text)
     while text.endswith(STOP_TOKENS, 0, end):
         end -= len(next(token for token in STOP_TOKENS if text.endswith(token, 0, end)))
         while end and text[end - 1].isspace():
             end -= 1
-    return text[:end].strip()
+    return text[:end]
 
 
 def load_format(name: str) -> ResponseFormat:

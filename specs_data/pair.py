@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from specs_data.corruption import Corruption, fault
 from specs_data.format import ResponseFormat
-from specs_data.judges.answers import final_answer
+from specs_data.judges.answers import last_stated
 from specs_data.records import Rejected, Twin
 
 
@@ -35,7 +35,7 @@ def make_twin(
         if result is None:
             continue
         reason = fault(text, result, fmt)
-        if reason is None and final_answer(result, fmt) != answer:
+        if reason is None and last_stated(result, fmt) != answer:
             reason = "answer lost"
         if reason is None:
             return Twin(Rejected(result, name, origin), tuple(refused))

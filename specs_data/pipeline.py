@@ -18,7 +18,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
 from itertools import islice, repeat
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from msgspec import Struct
@@ -50,9 +50,9 @@ if TYPE_CHECKING:
     from specs_data.leakage import Leakage
     from specs_data.services.gemini_batch import Job
 
-T = TypeVar("T")
-
-_READ_AHEAD = 64
+# The source is read ahead by so many problems, or by so many bytes of pictures.
+_READ_AHEAD = 1024
+_READ_AHEAD_BYTES = 8_000_000
 # Responses under way before an engine says how many keep it busy.
 _WINDOW = 256
 
@@ -160,6 +160,7 @@ class _Build:
         self.rival = rival
         self.verifier = verifier
         self.quiet = quiet
+        self._numbers: dict[int, int] = {}  # in the store, of the positions read ahead
         self.started = datetime.now(UTC).isoformat(timespec="seconds")
 
     async def run(self) -> Built:
@@ -312,9 +313,7 @@ class _Build:
     ) -> None:
         progress = Progress(label, count_problems(self.recipe.problems or "", self.recipe.limit), self.quiet)
         try:
-            await search(
-                agenda, positions, attempt, number=self.store.listed, wanted=wanted, room=room, done=progress.step
-            )
+            await search(agenda, positions, attempt, number=self._number, wanted=wanted, room=room, done=progress.step)
         finally:
             progress.close()
 
@@ -337,20 +336,31 @@ class _Build:
         store.start_listing()
         leakage = _leakage(recipe.exclude) if recipe.exclude else None
         source = read_problems(recipe.problems or "", preset=recipe.preset, columns=recipe.columns, limit=recipe.limit)
-        async for item in _ahead(_screened(source, leakage)):
-            if isinstance(item, Dropped):
-                store.drop("input", item.position, item.reason, item.detail)
-                continue
-            listed = store.list_problem(item.position, item.problem)
-            if listed is None:
-                store.drop("input", item.position, "duplicate", item.problem.id)
-                continue
-            for name, data in zip(item.problem.images, item.images, strict=True):
-                store.put_image(name, data)
-            number, unseen = listed
-            if unseen and recipe.responses is None:
-                self.flow.expect(number, item.problem)
-            yield item.position
+        async for chunk in _ahead(_screened(source, leakage)):
+            listed = store.list_problems(
+                [(item.position, item.problem) for item in chunk if isinstance(item, Incoming)]
+            )
+            for item in chunk:
+                if isinstance(item, Dropped):
+                    store.drop("input", item.position, item.reason, item.detail)
+                elif item.position not in listed:
+                    store.drop("input", item.position, "duplicate", item.problem.id)
+                else:
+                    for name, data in zip(item.problem.images, item.images, strict=True):
+                        store.put_image(name, data)
+                    if recipe.responses is None:
+                        self._expect(item, *listed[item.position])
+            for position in listed:
+                yield position
+
+    def _expect(self, item: Incoming, number: int, unseen: bool) -> None:
+        """What was just read need not be looked up in the store."""
+        self._numbers[item.position] = number
+        if unseen:
+            self.flow.expect(number, item.problem)
+
+    def _number(self, position: int) -> int:
+        return self._numbers.pop(position, None) or self.store.listed(position)
 
     def _take_responses(self, file: Path) -> None:
         """Log the responses of `file` as samples, numbered in their order for each problem."""
@@ -438,16 +448,27 @@ async def _make_way(engine: Engine | None, following: Engine | None) -> None:
         await engine.close()
 
 
-async def _ahead(items: Iterator[T]) -> AsyncIterator[T]:
-    """`items`, read ahead in a thread, so that slow files never hold the model up."""
-    following = asyncio.create_task(asyncio.to_thread(lambda: list(islice(items, _READ_AHEAD))))
+async def _ahead(items: Iterator[Incoming | Dropped]) -> AsyncIterator[list[Incoming | Dropped]]:
+    """`items` in chunks, read ahead in a thread, so that slow files never hold the model up."""
+    following = asyncio.create_task(asyncio.to_thread(_chunk, items))
     while chunk := await following:
-        following = asyncio.create_task(asyncio.to_thread(lambda: list(islice(items, _READ_AHEAD))))
-        for item in chunk:
-            yield item
+        following = asyncio.create_task(asyncio.to_thread(_chunk, items))
+        yield chunk
 
 
-async def _each(items: list[T]) -> AsyncIterator[T]:
+def _chunk(items: Iterator[Incoming | Dropped]) -> list[Incoming | Dropped]:
+    """The next items: as many as the store takes well at once, and as memory has room for their pictures."""
+    chunk: list[Incoming | Dropped] = []
+    size = 0
+    for item in items:
+        chunk.append(item)
+        size += sum(map(len, item.images)) if isinstance(item, Incoming) else 0
+        if len(chunk) >= _READ_AHEAD or size >= _READ_AHEAD_BYTES:
+            break
+    return chunk
+
+
+async def _each(items: list[int]) -> AsyncIterator[int]:
     for item in items:
         yield item
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import tomli_w
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -12,6 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from specs_data.errors import UserError
 
 DEFAULT_RECIPE = Path("specs-data.toml")
+Settings = TypeVar("Settings", bound=BaseModel)
 
 
 def _listed(value: object) -> object:
@@ -38,7 +40,7 @@ def _weighted(value: object) -> object:
     return mix
 
 
-def _paired(value: object) -> object:
+def paired(value: object) -> object:
     """`"question=Q,answer=A"` as a mapping."""
     if not isinstance(value, str):
         return value
@@ -71,7 +73,7 @@ class Recipe(BaseModel):
         None, "JSONL, Parquet, a folder, or a Hub dataset name[:config][@revision][#split]", "problems.jsonl"
     )
     preset: str | None = _field(None, "known columns: orsta, virl39k, mmk12, geometry3k or mathvista", "orsta")
-    columns: Annotated[dict[str, str], BeforeValidator(_paired)] = _field(
+    columns: Annotated[dict[str, str], BeforeValidator(paired)] = _field(
         {}, "the source's columns for our fields", {"question": "problem", "images": "picture"}
     )
     exclude: Listed = _field((), "evaluation sets whose problems are left out", ["mathvista.parquet"])
@@ -156,10 +158,18 @@ def make_recipe(settings: dict[str, Any], file: Path | None = None) -> Recipe:
     """
     if file is None and DEFAULT_RECIPE.exists():
         file = DEFAULT_RECIPE
+    return read_settings(Recipe, settings, file)
+
+
+def read_settings(kind: type[Settings], values: Mapping[str, Any], file: Path | None = None) -> Settings:
+    """The TOML `file`, if there is one, with `values` on top.
+
+    A value that is None or empty does not override. Raises UserError with the offending key.
+    """
     merged = _read(file) if file else {}
-    merged |= {key: value for key, value in settings.items() if value not in (None, (), [], {})}
+    merged |= {key: value for key, value in values.items() if value not in (None, (), [], {})}
     try:
-        return Recipe.model_validate(merged)
+        return kind.model_validate(merged)
     except ValidationError as error:
         raise UserError(_first_fault(error, file)) from None
 
@@ -167,7 +177,7 @@ def make_recipe(settings: dict[str, Any], file: Path | None = None) -> Recipe:
 def read_columns(text: str | None) -> dict[str, str]:
     """`"chosen=A,rejected=B"` as a mapping. Raises UserError."""
     try:
-        found = _paired(text or {})
+        found = paired(text or {})
     except ValueError as error:
         raise UserError(f"--columns {error}") from None
     return dict(found) if isinstance(found, dict) else {}
@@ -201,6 +211,9 @@ def _first_fault(error: ValidationError, file: Path | None) -> str:
     key = ".".join(map(str, first["loc"]))
     where = f" (recipe {file} or a flag)" if file else ""
     if first["type"] == "extra_forbidden":
-        return f"unknown setting {key!r}{where}; `specs-data build --help` lists the settings"
+        return f"unknown setting {key!r}{where}; --help lists the settings"
+    flag = key.replace("_", "-")
+    if first["type"] == "missing":
+        return f"--{flag} is missing"
     message = first["msg"].removeprefix("Value error, ")
-    return f"{key.replace('_', '-')}: {message}{where}" if key else f"{message}{where}"
+    return f"{flag}: {message}{where}" if key else f"{message}{where}"

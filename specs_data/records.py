@@ -17,14 +17,14 @@ AnswerType = Literal["multiple_choice", "numeric", "math", "text", "open"]
 Role = Literal["system", "user", "assistant"]
 
 
-class Message(Struct, frozen=True):
+class Message(Struct, frozen=True, gc=False):
     """One chat message with plain text content."""
 
     role: Role
     content: str
 
 
-class Problem(Struct, frozen=True):
+class Problem(Struct, frozen=True, gc=False):
     """A question with its gold answer. `images` are sha256 hex digests of the image files' bytes."""
 
     id: str
@@ -36,7 +36,7 @@ class Problem(Struct, frozen=True):
     source: str = ""
 
 
-class Sampling(Struct, frozen=True):
+class Sampling(Struct, frozen=True, gc=False):
     """How a policy is sampled. `stop` strings end a response and are kept in its text."""
 
     temperature: float = 1.0
@@ -45,7 +45,7 @@ class Sampling(Struct, frozen=True):
     stop: tuple[str, ...] = ()
 
 
-class Request(Struct, frozen=True):
+class Request(Struct, frozen=True, gc=False):
     """One response asked of an engine: chat messages, image files' bytes (placed before the first
     user text), and the seed that alone decides the sample."""
 
@@ -54,7 +54,7 @@ class Request(Struct, frozen=True):
     seed: int
 
 
-class Response(Struct, frozen=True):
+class Response(Struct, frozen=True, gc=False):
     """What an engine returned. `finish_reason` is "stop", "length", or the engine's own word."""
 
     text: str
@@ -63,7 +63,7 @@ class Response(Struct, frozen=True):
     completion_tokens: int = 0
 
 
-class Sample(Struct, frozen=True):
+class Sample(Struct, frozen=True, gc=False):
     """The `index`-th response to a problem."""
 
     problem: Problem
@@ -71,7 +71,7 @@ class Sample(Struct, frozen=True):
     response: Response
 
 
-class Judgement(Struct, frozen=True):
+class Judgement(Struct, frozen=True, gc=False):
     """Is the answer right? `right` is None where it cannot be judged; `rule` names what decided.
     `answer` is the final answer that was found in the response, None if there is none.
     Tokens count only for answers judged by a model."""
@@ -85,7 +85,7 @@ class Judgement(Struct, frozen=True):
     completion_tokens: int = 0
 
 
-class Judged(Struct, frozen=True):
+class Judged(Struct, frozen=True, gc=False):
     """A sample, whether it is right, and the named reason it fails the response format (None: it passes)."""
 
     sample: Sample
@@ -93,7 +93,7 @@ class Judged(Struct, frozen=True):
     fault: str | None
 
 
-class Verdict(Struct, frozen=True):
+class Verdict(Struct, frozen=True, gc=False):
     """Does the reasoning lead to the final answer (paper, section on reasoning-path filtering)?
 
     `answer` is what the reasoning leads to, in the verifier's words. `model` was asked for and
@@ -108,14 +108,14 @@ class Verdict(Struct, frozen=True):
     completion_tokens: int = 0
 
 
-class Verified(Struct, frozen=True):
+class Verified(Struct, frozen=True, gc=False):
     """A judged sample and the verifier's verdict on it."""
 
     judged: Judged
     verdict: Verdict
 
 
-class Rejected(Struct, frozen=True):
+class Rejected(Struct, frozen=True, gc=False):
     """The losing side of a pair. `corruption` is the operator's name, None for a response that was
     malformed by itself; `origin` is "chosen" or the policy that wrote the text."""
 
@@ -124,7 +124,7 @@ class Rejected(Struct, frozen=True):
     origin: str = "chosen"
 
 
-class Twin(Struct, frozen=True):
+class Twin(Struct, frozen=True, gc=False):
     """What the corruption operators made of a response: the rejected side, None if none of them could
     make one, and their results that were refused on the way: (operator, reason)."""
 
@@ -132,7 +132,7 @@ class Twin(Struct, frozen=True):
     refused: tuple[tuple[str, str], ...] = ()
 
 
-class Pair(Struct, frozen=True):
+class Pair(Struct, frozen=True, gc=False):
     """A chosen response (verified) and its rejected twin."""
 
     chosen: Verified

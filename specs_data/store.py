@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import os
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
@@ -34,7 +34,7 @@ _SCHEMA = (
     "CREATE TABLE IF NOT EXISTS images (id INTEGER PRIMARY KEY, digest BLOB UNIQUE, data BLOB)",
     "CREATE TABLE IF NOT EXISTS problems (id INTEGER PRIMARY KEY, digest BLOB UNIQUE, record BLOB)",
     # The problems of the run at hand, in the order of their source.
-    "CREATE TABLE IF NOT EXISTS listing (position INTEGER PRIMARY KEY, problem INTEGER UNIQUE, name TEXT UNIQUE)",
+    "CREATE TABLE IF NOT EXISTS listing (position INTEGER PRIMARY KEY, problem INTEGER, name TEXT UNIQUE)",
     "CREATE TABLE IF NOT EXISTS dropped (stage TEXT, position INTEGER, reason TEXT, detail TEXT)",
     "CREATE TABLE IF NOT EXISTS undecided (stage TEXT, problem INTEGER, idx INTEGER, reason TEXT)",
     "CREATE TABLE IF NOT EXISTS seconds (stage TEXT PRIMARY KEY, spent REAL)",
@@ -54,7 +54,11 @@ _decode_problem = msgspec.json.Decoder(Problem).decode
 
 def digest(value: Any) -> bytes:
     """16 bytes that stand for `value` (anything msgspec can encode), the same on every machine."""
-    return hashlib.blake2b(_encode(value), digest_size=16).digest()
+    return _hash(_encode(value))
+
+
+def _hash(data: bytes) -> bytes:
+    return hashlib.blake2b(data, digest_size=16).digest()
 
 
 class Store:
@@ -137,17 +141,23 @@ class Store:
         self._append("DELETE FROM dropped", ())
         self._append("DELETE FROM undecided", ())
 
-    def list_problem(self, position: int, problem: Problem) -> tuple[int, bool] | None:
-        """Give `problem` its place in the run: its number, and whether the store did not know it; None
-        if its id or itself was there before."""
-        record = _encode(problem)
-        key = hashlib.blake2b(record, digest_size=16).digest()
-        added = self._append("INSERT OR IGNORE INTO problems VALUES (NULL, ?, ?)", (key, record))
-        number = added.lastrowid
-        if not added.rowcount:
-            number = self._execute("SELECT id FROM problems WHERE digest = ?", (key,)).fetchone()[0]
-        listed = self._append("INSERT OR IGNORE INTO listing VALUES (?, ?, ?)", (position, number, problem.id))
-        return (int(number or 0), bool(added.rowcount)) if listed.rowcount else None
+    def list_problems(self, problems: Sequence[tuple[int, Problem]]) -> dict[int, tuple[int, bool]]:
+        """Give each of these (position, problem), in ascending order, its place in the run; by position
+        its number and whether the store did not know it. One whose id was there before has no place."""
+        if not problems:
+            return {}
+        last: int = self._execute("SELECT coalesce(max(id), 0) FROM problems").fetchone()[0]
+        encoded = [(position, problem.id, _encode(problem)) for position, problem in problems]
+        rows = [(position, name, _hash(record), record) for position, name, record in encoded]
+        self._begin()
+        self._db.executemany("INSERT OR IGNORE INTO problems VALUES (NULL, ?, ?)", (row[2:] for row in rows))
+        self._db.executemany(
+            "INSERT OR IGNORE INTO listing SELECT ?, id, ? FROM problems WHERE digest = ?", (row[:3] for row in rows)
+        )
+        found = self._execute(
+            "SELECT position, problem FROM listing WHERE position BETWEEN ? AND ?", (rows[0][0], rows[-1][0])
+        )
+        return {position: (number, number > last) for position, number in found}
 
     def problem(self, number: int) -> Problem:
         """The problem with this number."""
@@ -218,17 +228,19 @@ class Store:
         if not self._buffered:
             return
         self._buffered = False
-        if not self._db.in_transaction:
-            self._execute("BEGIN")
+        self._begin()
         for stage, rows in self._unwritten.items():
             if rows:
                 self._db.executemany(_PUT[stage], rows)
                 rows.clear()
 
     def _append(self, statement: str, values: tuple[Any, ...]) -> sqlite3.Cursor:
+        self._begin()
+        return self._execute(statement, values)
+
+    def _begin(self) -> None:
         if not self._db.in_transaction:
             self._execute("BEGIN")
-        return self._execute(statement, values)
 
 
 class Answers:

@@ -160,7 +160,7 @@ def test_a_corruption_mix_in_toml(tmp_path: Path, text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("polcy = 'a'", r"^unknown setting 'polcy' \(recipe r\.toml or a flag\); `specs-data build --help` lists"),
+        ("polcy = 'a'", r"^unknown setting 'polcy' \(recipe r\.toml or a flag\); --help lists"),
         ("max-tokns = 1", "^unknown setting 'max_tokns'"),
         ("[table]\na = 1", "^unknown setting 'table'"),
         ("samples = 0", "^samples: .*greater than 0"),

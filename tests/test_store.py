@@ -225,16 +225,17 @@ def test_a_digest_does_not_depend_on_the_order_of_keys(fields: dict[str, Any], d
 def test_problems_are_listed_in_their_order_and_once(tmp_path: Path) -> None:
     a, b, other_a = make_problem("a"), make_problem("b"), make_problem("a", source="elsewhere")
     with Store(tmp_path / "store.sqlite") as store:
-        first, second = store.list_problem(0, b), store.list_problem(5, a)
-        assert first is not None and second is not None and first[1] and second[1]
-        assert store.list_problem(6, a) is None and store.list_problem(7, other_a) is None
+        listed = store.list_problems([(0, b), (5, a), (6, a)])
+        first, second = listed[0], listed[5]
+        assert list(listed) == [0, 5] and first[1] and second[1]
+        assert store.list_problems([(7, a), (8, other_a)]) == {} == store.list_problems([])
         assert (store.listed(0), store.listed(5)) == (first[0], second[0])
         assert store.named("a") == second[0] and store.named("nowhere") is None
         assert store.problem(second[0]) == a and store.problem(first[0]) == b
         store.drop("input", 8, "no answer")
         store.start_listing()
         assert store.named("a") is None and not list(store.select("SELECT * FROM dropped"))
-        assert store.list_problem(0, a) == (second[0], False)
+        assert store.list_problems([(0, a), (1, make_problem("c"))]) == {0: (second[0], False), 1: (4, True)}
 
 
 def test_images_are_kept_once(tmp_path: Path) -> None:

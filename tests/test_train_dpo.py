@@ -23,9 +23,10 @@ from specs_data.engines.checkpoint import load_model, load_processor
 from specs_data.errors import UserError
 from specs_data.mini import checkpoint
 from specs_data.parquet import write_shards
+from specs_data.recipe import read_settings
 from specs_data.train.dpo import train_dpo
 from specs_data.train.report import read_metrics
-from specs_data.train.settings import DpoSettings, SftSettings, make_settings
+from specs_data.train.settings import DpoSettings, SftSettings
 from specs_data.train.sft import train_sft
 
 torch = pytest.importorskip("torch")
@@ -230,18 +231,18 @@ def test_sft_trains_on_the_chosen_alone(nano: Path, pairs: Path, tmp_path: Path)
 
 def test_impossible_settings_are_one_sentence(tmp_path: Path) -> None:
     values = {"model": "m", "data": "d", "out": tmp_path}
-    with pytest.raises(UserError, match="batch 64 is not a multiple of micro-batch 3"):
-        make_settings(DpoSettings, {**values, "micro_batch": 3})
+    with pytest.raises(UserError, match="batch 64 is not a multiple of micro_batch 3"):
+        read_settings(DpoSettings, {**values, "micro_batch": 3})
     with pytest.raises(UserError, match="sft-weight"):
-        make_settings(DpoSettings, {**values, "sft_weight": -1})
+        read_settings(DpoSettings, {**values, "sft_weight": -1})
     with pytest.raises(UserError, match="^--model is missing$"):
-        make_settings(DpoSettings, {"data": "d", "out": tmp_path})
+        read_settings(DpoSettings, {"data": "d", "out": tmp_path})
     file = tmp_path / "recipe.toml"
     file.write_text("lambda = 0.5")
-    with pytest.raises(UserError, match="unknown setting 'lambda' in the recipe"):
-        make_settings(DpoSettings, values, file)
+    with pytest.raises(UserError, match="unknown setting 'lambda'"):
+        read_settings(DpoSettings, values, file)
     file.write_text('sft-weight = 0.5\nmodel = "x"\n')
-    assert make_settings(DpoSettings, values, file).sft_weight == 0.5
+    assert read_settings(DpoSettings, values, file).sft_weight == 0.5
 
 
 @pytest.mark.slow

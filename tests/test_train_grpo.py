@@ -16,11 +16,12 @@ from specs_data.engines.checkpoint import load_model
 from specs_data.errors import UserError
 from specs_data.format import THINK_ANSWER
 from specs_data.judges.rules import RuleJudge
+from specs_data.recipe import read_settings
 from specs_data.records import AnswerType, Problem
 from specs_data.train.grpo import train_grpo
 from specs_data.train.report import read_metrics
 from specs_data.train.rewards import judge_with, reward_function
-from specs_data.train.settings import ROUNDS_AVERAGED, GrpoSettings, make_settings
+from specs_data.train.settings import ROUNDS_AVERAGED, GrpoSettings
 
 pytest.importorskip("trl")
 
@@ -163,8 +164,8 @@ def test_the_defaults_are_the_papers() -> None:
 def test_impossible_settings_are_one_sentence(tmp_path: Path) -> None:
     values = {"model": "m", "problems": "p", "out": tmp_path}
     with pytest.raises(UserError, match="batch 100 does not divide the 1024 responses of a round"):
-        make_settings(GrpoSettings, {**values, "batch": 100})
+        read_settings(GrpoSettings, {**values, "batch": 100})
     with pytest.raises(UserError, match="one preset for each"):
-        make_settings(GrpoSettings, {**values, "preset": ["orsta", "virl39k"]})
+        read_settings(GrpoSettings, {**values, "preset": ["orsta", "virl39k"]})
     with pytest.raises(UserError, match="pip install 'specs-data\\[vllm\\]'"):
-        train_grpo(make_settings(GrpoSettings, {**values, "vllm": "colocate"}))
+        train_grpo(read_settings(GrpoSettings, {**values, "vllm": "colocate"}))

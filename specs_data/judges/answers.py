@@ -67,8 +67,11 @@ def final_answer(text: str, fmt: ResponseFormat = THINK_ANSWER) -> str | None:
     blanks link to it: `\\boxed{3} or \\boxed{4}` is the answer "3 or 4", not 4.
     """
     parsed = fmt.parse(text)
-    if not isinstance(parsed, str):
-        return _stated(parsed[1])
+    return last_stated(text, fmt) if isinstance(parsed, str) else _stated(parsed[1])
+
+
+def last_stated(text: str, fmt: ResponseFormat) -> str | None:
+    """`final_answer` of a text that is known to break the format."""
     text = strip_stop_tokens(text)[-READ_AT_MOST:]
     box = _last_box(text)
     after = box[0] if box else 0

@@ -19,6 +19,7 @@ from msgspec import Struct
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from specs_data.errors import Undecided
+from specs_data.images import media_type
 
 # Why there is no answer: the reasons that are counted.
 Reason = Literal[
@@ -39,12 +40,7 @@ Reason = Literal[
 # A request may have 20 MB, and base64 makes four bytes of three.
 MAX_IMAGE_BYTES = 14_000_000
 
-_SIGNATURES = {
-    b"\x89PNG\r\n\x1a\n": "image/png",
-    b"\xff\xd8\xff": "image/jpeg",
-    b"GIF8": "image/gif",
-    b"BM": "image/bmp",
-}
+_READ = {"image/png", "image/jpeg", "image/gif", "image/bmp", "image/webp"}
 
 # Text that a model may leave out by writing null.
 Words = Annotated[str, BeforeValidator(lambda value: "" if value is None else value)]
@@ -181,15 +177,11 @@ def ask_about(rubric: str, parts: Mapping[str, str], images: Sequence[bytes], fo
 
 
 def image_type(image: bytes) -> str:
-    """The media type of an image file, by its first bytes. Raises Undecided for an unknown one."""
-    for signature, media_type in _SIGNATURES.items():
-        if image.startswith(signature):
-            return media_type
-    if image[:4] == b"RIFF" and image[8:12] == b"WEBP":
-        return "image/webp"
-    if image[4:8] == b"ftyp" and image[8:12] in (b"heic", b"heix", b"heif", b"mif1"):
-        return "image/heic"
-    raise Undecided("unknown image type")
+    """The media type of an image file, by its first bytes. Raises Undecided for one that services do not read."""
+    found = media_type(image)
+    if found not in _READ:
+        raise Undecided("unknown image type")
+    return found
 
 
 def json_schema(form: type[Form]) -> dict[str, Any]:

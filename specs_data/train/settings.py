@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import tomllib
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from specs_data.errors import UserError
-from specs_data.recipe import Listed, Positive, _paired
+from specs_data.recipe import Listed, Positive, paired
 
 ROUNDS_AVERAGED = 5  # of the moving average that ends a brief run
 
@@ -78,7 +75,7 @@ class GrpoSettings(TrainSettings):
 
     problems: Listed = Field(description="problems to train on; several may be given")
     preset: Listed = Field((), description="known columns, one for each of the problems")
-    columns: Annotated[dict[str, str], BeforeValidator(_paired)] = Field(
+    columns: Annotated[dict[str, str], BeforeValidator(paired)] = Field(
         {}, description="question=...,answer=...,images=..."
     )
     format: str = Field("think-answer", description="response format: think-answer or a TOML file")
@@ -120,37 +117,3 @@ class GrpoSettings(TrainSettings):
     def steps_per_round(self) -> int:
         """Optimizer steps between two samplings."""
         return self.rollout_batch * self.rollouts // self.batch
-
-
-Settings = TypeVar("Settings", bound=TrainSettings)
-
-
-def make_settings(kind: type[Settings], values: Mapping[str, Any], file: Path | None = None) -> Settings:
-    """Settings of a trainer from a TOML `file` (optional) with `values` on top; None and empty values
-    do not override. Raises UserError with the offending key."""
-    merged = _read(file) if file is not None else {}
-    merged |= {key: value for key, value in values.items() if value not in (None, (), [], {})}
-    try:
-        return kind.model_validate(merged)
-    except ValidationError as error:
-        raise UserError(_first_fault(error)) from None
-
-
-def _first_fault(error: ValidationError) -> str:
-    first = error.errors()[0]
-    key = "-".join(map(str, first["loc"])).replace("_", "-")
-    message = first["msg"].removeprefix("Value error, ").replace("_", "-")
-    if first["type"] == "missing":
-        return f"--{key} is missing"
-    if first["type"] == "extra_forbidden":
-        return f"unknown setting {key!r} in the recipe; --help lists the settings"
-    return f"--{key}: {message}" if key else message
-
-
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        return {key.replace("-", "_"): value for key, value in tomllib.loads(file.read_text(encoding="utf-8")).items()}
-    except OSError as error:
-        raise UserError(f"cannot read the recipe {file}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"the recipe {file} is not valid TOML: {error}") from None
