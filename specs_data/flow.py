@@ -16,7 +16,7 @@ import msgspec
 
 from specs_data.agenda import Agenda
 from specs_data.engines import Engine
-from specs_data.errors import PromptRefused, Undecided
+from specs_data.errors import PromptRefused, Undecided, UserError
 from specs_data.judges.answers import final_answer
 from specs_data.judges.model import ModelJudge
 from specs_data.judges.rules import RuleJudge
@@ -28,6 +28,8 @@ from specs_data.sample import make_request
 from specs_data.store import Answers, Stage, Store, digest
 
 WRONG = "wrong answer"
+# So many refusals without one response are no fault of the prompts.
+MOST_REFUSALS = 64
 
 _response = msgspec.json.Decoder(Response).decode
 _judgement = msgspec.json.Decoder(Judgement).decode
@@ -84,6 +86,8 @@ class Flow:
         self._judging = asyncio.Semaphore(parts.judge.concurrency if parts.judge else 1)
         self._commit_is_due = False
         self._unseen: dict[int, Problem] = {}
+        self._refused: list[tuple[int, int, int, str]] = []  # not on record yet
+        self._answered = {source.samples for source in (plan.policy, plan.rival) if source and _has_any(store, source)}
 
     def expect(self, number: int, problem: Problem) -> None:
         """A problem that the store did not know before: its first responses need not be looked up."""
@@ -125,6 +129,13 @@ class Flow:
         answer = final_answer(sample.response.text, self._plan.fmt)
         return self._paired(log, sample, answer, number, chosen, rival.name)
 
+    def settle(self) -> None:
+        """Put on record which prompts were refused."""
+        for settings, number, index, refusal in self._refused:
+            reason, _, detail = refusal.partition(": ")
+            self._put("samples", settings, number, index, f"refused: {reason}", detail)
+        self._refused.clear()
+
     # The stages
 
     async def _sample(
@@ -140,9 +151,18 @@ class Flow:
             with self.clocks["generate"]:
                 response = await engine.generate(request)
         except PromptRefused as refusal:
-            reason, _, detail = str(refusal).partition(": ")
-            self._put("samples", source.samples, number, index, f"refused: {reason}", detail)
+            self._refused.append((source.samples, number, index, str(refusal)))
+            if source.samples in self._answered:
+                self.settle()
+            elif len(self._refused) >= MOST_REFUSALS:
+                raise UserError(
+                    f"the policy {source.name} refuses every prompt, as with {problem.id!r}: {refusal}; "
+                    "nothing is on record: mend its settings or the problems"
+                ) from None
             return None
+        if source.samples not in self._answered:
+            self._answered.add(source.samples)
+            self.settle()
         self._put("samples", source.samples, number, index, None, response)
         return Sample(problem, index, response)
 
@@ -259,6 +279,11 @@ class Flow:
     def _commit(self) -> None:
         self._commit_is_due = False
         self._store.commit()
+
+
+def _has_any(store: Store, source: Source) -> bool:
+    """Is there a response of this policy on record?"""
+    return any(store.select("SELECT 1 FROM samples WHERE settings = ? AND reason IS NULL LIMIT 1", (source.samples,)))
 
 
 class OnDemand:

@@ -193,6 +193,7 @@ class _Build:
             syncing = asyncio.create_task(_sync(self.store))
             try:
                 await self._search(stack)
+                self.flow.settle()
             finally:
                 syncing.cancel()
                 self._spend()

@@ -138,6 +138,25 @@ def test_a_refused_prompt_disturbs_no_other(tmp_path: Path) -> None:
     assert left_out(tmp_path / "run")["sample", "refused: prompt too long"] == 1
 
 
+def test_an_engine_that_refuses_everything_stops_the_build(tmp_path: Path) -> None:
+    """What is wrong then is the run: once it is mended, the same command asks for all of it."""
+
+    def script(request: Request) -> str:
+        raise PromptRefused("prompt too long: 9000 tokens")
+
+    problems = write_sums(tmp_path, 200)
+    engine = policy()
+    engine._script = script
+    with pytest.raises(UserError, match=r"refuses every prompt, as with 'sum-63': prompt too long: 9000 tokens; .*mend"):
+        build(recipe(problems), tmp_path / "run", engine=engine, quiet=True)
+    built = build(recipe(problems), tmp_path / "run", engine=policy(), quiet=True)
+    assert built.manifest["counts"]["problems"] == 200
+    assert "sample" not in built.manifest["dropped"]
+
+    few = build(recipe(problems, limit=5), tmp_path / "few", engine=engine, quiet=True)
+    assert few.pairs == 0 and left_out(tmp_path / "few")["sample", "refused: prompt too long"] == 5
+
+
 def test_an_engine_that_breaks_down_loses_nothing(tmp_path: Path) -> None:
     problems = write_sums(tmp_path, 40)
     engine = policy(concurrency=4)
