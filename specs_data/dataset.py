@@ -72,6 +72,15 @@ _LEFT_OUT = """
     FROM listing AS l CROSS JOIN pairs AS p ON p.settings = :pairs AND p.problem = l.problem,
         json_each(CAST(p.record AS TEXT), '$.refused') AS r
     WHERE p.idx < :samples
+    UNION ALL
+    SELECT 'rejected', s.reason, l.name, s.idx, NULL, json_extract(CAST(s.record AS TEXT), '$')
+    FROM listing AS l CROSS JOIN samples AS s ON s.settings = :rival AND s.problem = l.problem
+    WHERE s.reason IS NOT NULL
+    UNION ALL
+    SELECT 'rejected', iif(j.reason IS NULL OR j.reason LIKE 'format: %', 'right answer', j.reason), l.name, j.idx,
+        NULL, json_extract(CAST(j.record AS TEXT), '$.rule')
+    FROM listing AS l CROSS JOIN judgements AS j ON j.settings = :rival_judgements AND j.problem = l.problem
+    WHERE iif(:coupled, j.reason IS NOT 'wrong answer', j.reason NOT LIKE 'format: %')
 """
 
 
@@ -205,13 +214,18 @@ def _numbers() -> Any:
     return array("I")  # a million lengths in 4 MB
 
 
-def _parameters(plan: Plan) -> dict[str, int]:
+def _parameters(plan: Plan) -> dict[str, int | None]:
+    other = plan.rival if plan.rival and plan.rival.samples != plan.policy.samples else None
     return {
         "policy": plan.policy.samples,
         "judgements": plan.policy.judgements,
         "verdicts": plan.verdicts,
         "pairs": plan.pairs,
         "samples": plan.samples,
+        # Of another policy; where the chosen's own is the rival, its responses are accounted for already.
+        "rival": other.samples if other else None,
+        "rival_judgements": other.judgements if other else None,
+        "coupled": plan.recipe.pairing == "coupled",
     }
 
 

@@ -38,13 +38,15 @@ _UNCHANGED = 4_000  # characters of one unchanged stretch
 _REASONS = 12  # bars in a chart of free-text labels
 
 _DROPS = {
-    "problems": "unusable problem",
+    "input": "unusable problem",
+    "responses": "unusable response",
     "sample": "not sampled",
     "judge": "answer",
     "format": "format",
     "verify": "reasoning",
     "pair": "no pair",
     "corruption": "refused corruption",
+    "rejected": "rejected side",
 }
 
 

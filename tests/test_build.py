@@ -147,7 +147,7 @@ def test_an_engine_that_refuses_everything_stops_the_build(tmp_path: Path) -> No
     problems = write_sums(tmp_path, 200)
     engine = policy()
     engine._script = script
-    with pytest.raises(UserError, match=r"refuses every prompt, as with 'sum-63': prompt too long: 9000 tokens; .*mend"):
+    with pytest.raises(UserError, match=r"refuses every prompt, as with 'sum-63': prompt too long: 9000 tokens; "):
         build(recipe(problems), tmp_path / "run", engine=engine, quiet=True)
     built = build(recipe(problems), tmp_path / "run", engine=policy(), quiet=True)
     assert built.manifest["counts"]["problems"] == 200
@@ -304,6 +304,8 @@ def test_rejected_from_another_policy(tmp_path: Path) -> None:
             f"I count {row['answer']}." in THINK_ANSWER.content(rejected) and f"\\boxed{{{row['answer']}}}" in rejected
         )
     assert {row["corruption"] is None for row in rows} == {True, False}
+    asked = rival.calls - len(rows)
+    assert left_out(tmp_path / "run")["rejected", "wrong answer"] == asked > 0
 
 
 def test_coupled_pairs_have_a_wrong_rejected_side(tmp_path: Path) -> None:
