@@ -60,7 +60,7 @@ def demo_full(out: Path) -> list[Stage]:
     pairs = build(Recipe.model_validate({**recipe, "batch_size": 64}), out / "run")
     tqdm.write(f"{pairs.pairs} pairs that differ only in format, in {pairs.out}")
     stages += [zero, _stage("cold start", lambda: _cold_start(base, pairs.out, out / "cold-start"))]
-    stages.append(_stage("final", lambda: _grpo(stages[-1].folder, rl, out / "final", learning_rate=2e-4, steps=80)))
+    stages.append(_stage("final", lambda: _grpo(stages[-1].folder, rl, out / "final")))
     _plot(stages, out / "loop.svg")
     tqdm.write(f"\n{table(stages)}\n\nloop.svg, run/dataset and every checkpoint with its curves are in {out}")
     return stages
@@ -83,13 +83,13 @@ def _stage(name: str, make: Callable[[], Path]) -> Stage:
 
 def _grpo(model: Path, problems: Path, out: Path, **settings: Any) -> Path:
     """Eight responses to each of eight problems per step; larger steps than the paper's, fewer of them."""
-    common = {"rollouts": 8, "rollout_batch": 8, "batch": 64, "micro_batch": 64, "steps": 60, "learning_rate": 3e-4}
+    common = {"rollouts": 8, "rollout_batch": 8, "batch": 64, "micro_batch": 64, "steps": 60, "learning_rate": 1e-4}
     given: dict[str, Any] = {"model": str(model), "problems": (str(problems),), "out": out, "max_tokens": MAX_TOKENS}
     return train_grpo(GrpoSettings(**given, **{**common, **settings}))
 
 
 def _cold_start(model: Path, data: Path, out: Path) -> Path:
-    shape: dict[str, Any] = {"batch": 16, "micro_batch": 16, "steps": 120, "learning_rate": 3e-4}
+    shape: dict[str, Any] = {"batch": 16, "micro_batch": 16, "steps": 70, "learning_rate": 3e-4}
     return train_dpo(DpoSettings(model=str(model), data=str(data), out=out, **shape))
 
 

@@ -21,8 +21,9 @@ Row = dict[str, Any]
 IMAGES = pa.list_(pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
 MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 _TEXT_COLUMNS = ("problem_id", "answer", "answer_type", "corruption", "rejected_from", "policy", "verifier")
-# As Python objects rows of text alone take several times their bytes.
 _GROUP_ROWS = 10_000
+# As Python objects rows of text take several times their bytes: they become Arrow's in batches.
+_BATCH_ROWS = 500
 _REPETITIVE = (
     "prompt.list.element.role",
     "chosen.list.element.role",
@@ -115,18 +116,26 @@ def fingerprint(splits: Mapping[str, Sequence[Shard]]) -> str:
 
 def _row_groups(rows: Iterable[Row], schema: pa.Schema, limit: int) -> Iterator[pa.Table]:
     """`rows` as tables of about `limit` bytes, and at most `_GROUP_ROWS` rows."""
-    group: list[Row] = []
-    size = 0
+    tables: list[pa.Table] = []
+    batch: list[Row] = []
+    size = count = 0
     for row in rows:
-        group.append(row)
+        batch.append(row)
+        count += 1
         size += _size(row)
-        if size >= limit or len(group) >= _GROUP_ROWS:
-            table = _table(group, schema)
-            group, size = [], 0
-            yield table
-            del table
-    if group:
-        yield _table(group, schema)
+        full = size >= limit or count >= _GROUP_ROWS
+        if full or len(batch) >= _BATCH_ROWS:
+            tables.append(_table(batch, schema))
+            batch = []
+        if full:
+            group = pa.concat_tables(tables)
+            tables, size, count = [], 0, 0
+            yield group
+            del group
+    if batch:
+        tables.append(_table(batch, schema))
+    if tables:
+        yield pa.concat_tables(tables)
 
 
 def _size(row: Row) -> int:

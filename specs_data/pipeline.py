@@ -46,6 +46,11 @@ from specs_data.store import Answers, Store
 from specs_data.texts import system_prompt
 from specs_data.verifiers import Verifier, open_verifier, verifier_name
 
+try:
+    from uvloop import run  # a fifth less work for a request over HTTP
+except ImportError:  # there is none for Windows
+    from asyncio import run  # type: ignore[assignment]
+
 if TYPE_CHECKING:
     from specs_data.leakage import Leakage
     from specs_data.services.gemini_batch import Job
@@ -91,7 +96,7 @@ def build(
     the same call goes on from there.
     """
     recipe = check(recipe, engine)
-    return asyncio.run(_Build(recipe, Path(out or default_out(recipe)), engine, rival, verifier, quiet).run())
+    return run(_Build(recipe, Path(out or default_out(recipe)), engine, rival, verifier, quiet).run())
 
 
 def forecast(
@@ -110,7 +115,7 @@ def forecast(
     recipe = check(recipe, engine)
     total = count_problems(recipe.problems or "", recipe.limit)
     small = recipe.model_copy(update={"limit": min(pilot, total or pilot), "target": None})
-    measured = asyncio.run(_Build(small, Path(out or default_out(recipe)), engine, None, verifier, quiet).measure())
+    measured = run(_Build(small, Path(out or default_out(recipe)), engine, None, verifier, quiet).measure())
     return scale(measured, total, recipe.target)
 
 

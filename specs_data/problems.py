@@ -185,8 +185,9 @@ def _rows(source: str) -> Iterator[tuple[dict[str, Any] | str, Path | None]]:
 
 
 def _file_rows(file: Path) -> Iterator[tuple[dict[str, Any] | str, Path]]:
+    folder = file.parent
     for row in read_rows(file):
-        yield row, file.parent
+        yield row, folder
 
 
 def _hub_rows(source: str) -> Iterator[dict[str, Any]]:
@@ -226,10 +227,11 @@ def _problem(
         raise _Bad("answer type not supported", kind)
     answer_type = _TYPES[kind] or infer_answer_type(question, answer, choices)
     digests = tuple(hashlib.sha256(image).hexdigest() for image in images)
-    made = hashlib.sha256(msgspec.json.encode((question, answer, choices, digests))).hexdigest()[:16]
     name = values["id"]
+    if name is None or name == "":
+        name = hashlib.sha256(msgspec.json.encode((question, answer, choices, digests))).hexdigest()[:16]
     problem = Problem(
-        id=made if name is None or name == "" else str(name),
+        id=str(name),
         question=question,
         answer=answer,
         answer_type=answer_type,
@@ -242,12 +244,16 @@ def _problem(
 
 def _value(row: Mapping[str, Any], names: tuple[str, ...]) -> Any:
     for name in names:
-        value: Any = row
-        for key in name.split("."):
-            value = value.get(key) if isinstance(value, Mapping) else None
+        value = _nested(row, name) if "." in name else row.get(name)
         if value is not None:
             return value
     return None
+
+
+def _nested(row: Any, name: str) -> Any:
+    for key in name.split("."):
+        row = row.get(key) if isinstance(row, Mapping) else None
+    return row
 
 
 def _question(value: Any) -> str:
@@ -277,9 +283,9 @@ def _answer(value: Any) -> str:
 
 def _unwrapped(answer: str) -> str:
     """What stands in the answer tags or the one box that `answer` is."""
-    tagged = re.fullmatch(r"<answer>((?:(?!</answer>).)*)</answer>", answer, re.DOTALL)
-    if tagged:
-        answer = tagged[1].strip()
+    if answer.startswith("<answer>"):
+        tagged = re.fullmatch(r"<answer>((?:(?!</answer>).)*)</answer>", answer, re.DOTALL)
+        answer = tagged[1].strip() if tagged else answer
     bare = answer.strip("$ ")
     found = boxes(bare)
     return found[0][2].strip() if len(found) == 1 and found[0][:2] == (0, len(bare)) else answer

@@ -171,6 +171,8 @@ def _after(text: str, label: int) -> str:
 
 
 def _last_box(text: str) -> tuple[int, str] | None:
+    if text.count("\\boxed") == 1 and "\\fbox" not in text and (only := _ONLY_BOX.search(text)):
+        return (only.start(), only[1].strip()) if only[1].strip() else None
     found = boxes(text)
     if not found:
         return None
