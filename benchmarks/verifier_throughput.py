@@ -23,6 +23,8 @@ import time
 from pathlib import Path
 from typing import Any, ClassVar
 
+import uvloop
+
 from specs_data.prices import load_prices
 from specs_data.records import Judged, Judgement, Problem, Response, Sample
 from specs_data.services import Client, Failed, Question, Reply
@@ -92,7 +94,7 @@ def against_server(latency: float, calls: int, image: bytes) -> tuple[float, flo
         try:
             assert server.stdout is not None
             os.environ |= {"GEMINI_API_KEY": "none", "GOOGLE_GEMINI_BASE_URL": server.stdout.readline().strip()}
-            return asyncio.run(run(GeminiClient(), calls, image))
+            return uvloop.run(run(GeminiClient(), calls, image))
         finally:
             server.kill()
 
@@ -107,7 +109,7 @@ def main() -> int:
     options = parser.parse_args()
     image = b"\x89PNG\r\n\x1a\n" + os.urandom(options.image_bytes)
     if options.no_http:
-        wall, cpu = asyncio.run(run(Waiting(options.latency), options.calls, image))
+        wall, cpu = uvloop.run(run(Waiting(options.latency), options.calls, image))
     else:
         wall, cpu = against_server(options.latency, options.calls, image)
     ideal = options.calls * options.latency / IN_FLIGHT
