@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterable
+from math import inf
 
 _POSITION_BITS = 40
 
@@ -37,6 +38,11 @@ class Agenda:
     def open(self) -> bool:
         """Whether first rounds of further problems are wanted."""
         return self._target is None or len(self._kept) < self._target
+
+    @property
+    def worth(self) -> float:
+        """How many rounds at once are worth their tokens: with a target, as many as pairs are missing."""
+        return inf if self._target is None else max(1, self._target - len(self._kept))
 
     def owe(self, position: int, index: int) -> bool:
         """Note that the problem at `position` is owed a round that begins with response `index`;

@@ -372,12 +372,13 @@ async def search(
         async with asyncio.TaskGroup() as tasks:
             while True:
                 await room.acquire()
-                position = await anext(positions, None) if agenda.open else None
-                following = agenda.next() if position is None else (position, agenda.first)
-                if following is not None:
-                    running.add(following[0])
-                    tasks.create_task(play(*following))
-                    continue
+                if len(running) < agenda.worth:
+                    position = await anext(positions, None) if agenda.open else None
+                    following = agenda.next() if position is None else (position, agenda.first)
+                    if following is not None:
+                        running.add(following[0])
+                        tasks.create_task(play(*following))
+                        continue
                 room.release()
                 if not running:
                     return

@@ -33,7 +33,7 @@ from specs_data.flow import Attempt, Clock, Flow, OnDemand, Outcome, search
 from specs_data.forecast import Forecast, Measured, scale
 from specs_data.format import load_format
 from specs_data.judges.model import open_judge
-from specs_data.judges.rules import RuleJudge
+from specs_data.judges.rules import RuleJudge, gold_fault
 from specs_data.manifest import count_tokens, make_manifest, spent, write_manifest
 from specs_data.planning import Parts, make_plan, name_of
 from specs_data.problems import Dropped, Incoming, count_problems, read_problems
@@ -172,7 +172,10 @@ class _Build:
         """Sample, judge, verify and pair as far as needed; then write the dataset."""
         self._say_changes()
         async with self._searched():
-            return self._finish()
+            built = self._finish()
+        if built.pairs < (self.recipe.target or 0) and not self.quiet:
+            say(f"{built.pairs} of {self.recipe.target} pairs: no problem is left to ask about")
+        return built
 
     async def measure(self) -> Measured:
         """Sample, judge, verify and pair as far as needed; then only count."""
@@ -256,7 +259,9 @@ class _Build:
         if recipe.responses is not None:
             positions = _each([position async for position in positions])
             self._take_responses(recipe.responses)
-        room = asyncio.Semaphore(_WINDOW)
+        # Problems that wait for a judging service take no place from those that wait for the policy.
+        waiting = sum(one.concurrency for one in (self.parts.verifier, self.parts.judge) if one is not None)
+        room = asyncio.Semaphore(_WINDOW + waiting)
         engine = None if recipe.responses is not None else self._on_demand(stack, recipe, self.engine, room)
 
         async def choose(number: int, index: int, kept: int) -> Outcome:
@@ -342,7 +347,8 @@ class _Build:
         store.start_listing()
         leakage = _leakage(recipe.exclude) if recipe.exclude else None
         source = read_problems(recipe.problems or "", preset=recipe.preset, columns=recipe.columns, limit=recipe.limit)
-        async for chunk in _ahead(_screened(source, leakage)):
+        by_rule = self.parts.judge is None
+        async for chunk in _ahead(_screened(source, leakage, by_rule)):
             listed = store.list_problems(
                 [(item.position, item.problem) for item in chunk if isinstance(item, Incoming)]
             )
@@ -441,11 +447,22 @@ def _leakage(sets: Sequence[str]) -> Leakage:
     return Leakage((item.problem.question, item.images) for item in found if isinstance(item, Incoming))
 
 
-def _screened(items: Iterator[Incoming | Dropped], leakage: Leakage | None) -> Iterator[Incoming | Dropped]:
-    """`items` without the problems that also occur in an evaluation set."""
+def _screened(
+    items: Iterator[Incoming | Dropped], leakage: Leakage | None, by_rule: bool
+) -> Iterator[Incoming | Dropped]:
+    """`items` without the problems that also occur in an evaluation set, and without those to which no
+    response could be judged: for them every token would be in vain."""
     for item in items:
-        reason = leakage.match(item.problem.question, item.images) if leakage and isinstance(item, Incoming) else None
-        yield Dropped(item.position, f"excluded: {reason}") if reason else item
+        yield item if isinstance(item, Dropped) else _screen(item, leakage, by_rule)
+
+
+def _screen(item: Incoming, leakage: Leakage | None, by_rule: bool) -> Incoming | Dropped:
+    problem = item.problem
+    if reason := leakage and leakage.match(problem.question, item.images):
+        return Dropped(item.position, f"excluded: {reason}")
+    if (by_rule or problem.answer_type != "open") and (fault := gold_fault(problem)):
+        return Dropped(item.position, f"cannot be judged: {fault}", problem.id)
+    return item
 
 
 async def _make_way(engine: Engine | None, following: Engine | None) -> None:

@@ -181,10 +181,25 @@ async def test_a_slow_problem_is_not_overtaken() -> None:
         return KEPT if index else LEFT
 
     await search(
-        Agenda(3, 1, target=1), numbers(3), attempt, number=int, wanted=lambda number: 1, room=asyncio.Semaphore(2),
+        Agenda(3, 1, target=2), numbers(3), attempt, number=int, wanted=lambda number: 1, room=asyncio.Semaphore(2),
         done=lambda position, count: None,
     )  # fmt: skip
     assert asked == [(0, 0), (1, 0), (2, 0), (1, 1), (0, 1)]
+
+
+async def test_a_target_takes_no_more_at_once_than_it_needs() -> None:
+    asked = []
+
+    async def attempt(number: int, index: int, count: int) -> Outcome:
+        asked.append(number)
+        await asyncio.sleep(0)
+        return KEPT if number % 2 else LEFT
+
+    await search(
+        Agenda(1, target=10), numbers(1000), attempt, number=int, wanted=lambda number: 1, room=asyncio.Semaphore(256),
+        done=lambda position, count: None,
+    )  # fmt: skip
+    assert len(asked) == 20
 
 
 def test_an_attempt_that_fails_ends_the_search_with_its_own_error() -> None:

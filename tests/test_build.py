@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections import Counter
 from pathlib import Path
@@ -138,6 +139,34 @@ def test_a_refused_prompt_disturbs_no_other(tmp_path: Path) -> None:
     assert left_out(tmp_path / "run")["sample", "refused: prompt too long"] == 1
 
 
+def test_nothing_is_asked_where_no_response_could_be_judged(tmp_path: Path) -> None:
+    problems = tmp_path / "problems.jsonl"
+    rows = [
+        {"id": "open", "question": "Why?", "answer": "It fell.", "answer_type": "open"},
+        {"id": "choice", "question": "Which?", "answer": "purple", "choices": ["red", "blue"]},
+        {"id": "sum", "question": "What is 3 + 1?", "answer": "4"},
+    ]
+    problems.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    asked: set[str] = set()
+
+    def script(request: Request) -> str:
+        asked.add(request.messages[-1].content)
+        return respond(request)
+
+    engine = policy()
+    engine._script = script
+    build(recipe(problems), tmp_path / "run", engine=engine, quiet=True)
+    assert asked == {"What is 3 + 1?"}
+    reasons = left_out(tmp_path / "run")
+    assert reasons["input", "cannot be judged: needs a judge model"] == 1
+    assert reasons["input", "cannot be judged: gold is not a choice"] == 1
+
+
+def test_a_target_that_is_not_reached_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    build(recipe(write_sums(tmp_path, 5), target=50, samples=16), tmp_path / "run", engine=policy())
+    assert "5 of 50 pairs: no problem is left to ask about" in capsys.readouterr().err
+
+
 def test_an_engine_that_refuses_everything_stops_the_build(tmp_path: Path) -> None:
     """What is wrong then is the run: once it is mended, the same command asks for all of it."""
 
@@ -208,6 +237,29 @@ def test_an_undecided_verdict_is_no_verdict_and_is_asked_again(tmp_path: Path) -
     assert 0 < second.calls <= undecided
     assert left_out(tmp_path / "run")["verify", "undecided: timeout"] == 0
     assert built.manifest["models"]["verifier"] == {"requested": "moody-1", "served": {"moody-1": built.pairs}}
+
+
+class Slow(Moody):
+    """A verifier that answers nothing before the policy has been asked for every problem's first response."""
+
+    concurrency = 1000
+
+    def __init__(self, engine: ScriptedEngine, problems: int) -> None:
+        super().__init__(failing=False)
+        self.engine = engine
+        self.problems = problems
+
+    async def verify(self, judged: Judged, images: object) -> Verdict:
+        while self.engine.calls < self.problems:
+            await asyncio.sleep(0.001)
+        return await super().verify(judged, images)
+
+
+def test_the_model_goes_on_while_verdicts_are_waited_for(tmp_path: Path) -> None:
+    engine = policy(concurrency=4)
+    settings = recipe(write_sums(tmp_path, 800), samples=1)
+    built = build(settings, tmp_path / "run", engine=engine, verifier=Slow(engine, 800), quiet=True)
+    assert engine.calls == 800 and built.pairs > 300
 
 
 def test_a_shared_cache_of_verdicts_pays_nothing_twice(tmp_path: Path) -> None:

@@ -35,9 +35,9 @@ from specs_data.judges.choices import chosen_letters, fold, gold_letters
 from specs_data.judges.items import Items, read_items, same_items
 from specs_data.judges.numbers import Quantity, conversion, read_quantity, same_quantity, split_unit
 from specs_data.judges.symbolic import Question, Reply, SymbolicJudge
-from specs_data.records import AnswerType, Judgement
+from specs_data.records import AnswerType, Judgement, Problem
 
-__all__ = ["RuleJudge", "final_answer", "same_answer"]
+__all__ = ["RuleJudge", "final_answer", "gold_fault", "same_answer"]
 
 LONGEST = 5_000
 LONGEST_REMEMBERED = 200
@@ -125,6 +125,11 @@ def same_answer(gold: str, answer: str, answer_type: AnswerType, choices: Sequen
     """Do two final answers say the same? By plain rules only: None where those cannot tell."""
     found = _compare(gold, answer, answer_type, tuple(choices))
     return None if isinstance(found, Question) else found.same
+
+
+def gold_fault(problem: Problem) -> str | None:
+    """Why no response to `problem` can be judged by rule, whatever it answers; None if it can."""
+    return _read_gold(problem.answer, problem.answer_type, problem.choices).fault or None
 
 
 def _decide(
