@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -16,8 +17,10 @@ from specs_data.engines.checkpoint import load_model
 from specs_data.errors import UserError
 from specs_data.format import THINK_ANSWER
 from specs_data.judges.rules import RuleJudge
+from specs_data.mini import checkpoint
 from specs_data.recipe import read_settings
 from specs_data.records import AnswerType, Problem
+from specs_data.train import run
 from specs_data.train.grpo import train_grpo
 from specs_data.train.report import read_metrics
 from specs_data.train.rewards import judge_with, reward_function
@@ -154,11 +157,71 @@ def test_checkpoints_fall_on_the_ends_of_rounds(nano: Path, problems: Path, tmp_
     assert ["format" in row for row in read_metrics(settings.out / "metrics.jsonl")] == [True, False, True, False]
 
 
+class Killed(BaseException):
+    pass
+
+
+def killed_at(step: int) -> Any:
+    """A TrainerCallback that ends training as a signal would."""
+    from transformers import TrainerCallback
+
+    class Kill(TrainerCallback):
+        def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if state.global_step == step:
+                raise Killed
+
+    return Kill()
+
+
+def test_resumed_in_a_later_epoch_it_has_the_same_curve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    problems = problem_file(tmp_path / "problems", 6)
+    shape = {**SMALL, "max_tokens": 64, "micro_batch": 8, "learning_rate": 1e-4}
+    whole = GrpoSettings(model=str(checkpoint("base")), problems=(str(problems),), out=tmp_path / "whole", epochs=2,
+                         save_every=4, **shape)  # fmt: skip
+    train_grpo(whole)
+    killed = whole.model_copy(update={"out": tmp_path / "killed"})
+    with monkeypatch.context() as patched:
+        callbacks = run.callbacks
+        patched.setattr(run, "callbacks", lambda settings: [*callbacks(settings), killed_at(5)])
+        with pytest.raises(Killed):
+            train_grpo(killed)
+    train_grpo(killed)
+    keys = ("step", "reward", "format", "accuracy", "completions/mean_length", "grad_norm")
+    curves = [[[row[key] for key in keys] for row in read_metrics(settings.out / "metrics.jsonl")]
+              for settings in (whole, killed)]  # fmt: skip
+    assert curves[0] == curves[1] and len(curves[0]) == 6
+    assert len({reward for _, reward, *_ in curves[0]}) > 1 and any(row[-1] for row in curves[0])
+
+
+def test_a_sampler_behind_the_wrappers_of_many_gpus_learns_its_epoch(tmp_path: Path) -> None:
+    from accelerate import PartialState, skip_first_batches
+    from accelerate.data_loader import prepare_data_loader
+    from torch.utils.data import DataLoader
+
+    PartialState(cpu=True)
+    settings = GrpoSettings(model="m", problems=("p",), out=tmp_path)
+    heard: list[int] = []
+    rows = DataLoader(list(range(32)), batch_size=2, shuffle=True)
+    rows.sampler.set_epoch = heard.append
+    loader = prepare_data_loader(rows, num_processes=2, process_index=0, put_on_device=False)
+    resumed = skip_first_batches(loader, 3)
+    resumed.set_epoch(1)
+    assert not heard  # what Trainer does by itself; once this fails, run._epoch_told has no use any more
+    run.callbacks(settings)[-1].on_epoch_begin(None, SimpleNamespace(epoch=1.5), None, train_dataloader=loader)
+    assert heard == [1]
+
+
 def test_the_defaults_are_the_papers() -> None:
     settings = GrpoSettings(model="m", problems=("p",), out=Path("o"))
     assert (settings.learning_rate, settings.rollouts, settings.batch, settings.rollout_batch) == (1e-6, 8, 128, 128)
     assert (settings.epsilon_high, settings.beta, settings.max_tokens) == (0.28, 0.0, 10_240)
     assert settings.steps_per_round == 8
+
+
+def test_too_few_problems_for_a_round_are_refused(nano: Path, problems: Path, tmp_path: Path) -> None:
+    settings = GrpoSettings(model=str(nano), problems=(str(problems),), out=tmp_path, **{**SMALL, "rollout_batch": 8})
+    with pytest.raises(UserError, match="4 problems to train on, and a round takes 8; .*--rollout-batch of at most 4"):
+        train_grpo(settings)
 
 
 def test_impossible_settings_are_one_sentence(tmp_path: Path) -> None:

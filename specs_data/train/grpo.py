@@ -12,7 +12,7 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
-from specs_data.errors import require
+from specs_data.errors import UserError, require
 from specs_data.format import ResponseFormat, load_format
 from specs_data.judges.model import open_judge
 from specs_data.judges.rules import RuleJudge
@@ -57,10 +57,15 @@ def train_grpo(settings: GrpoSettings) -> Path:
     rows = shared_rows(
         settings.out, lambda file: _problems(settings, format, model, processor, file), run.resuming(settings)
     )
+    if rows.count < settings.rollout_batch:
+        raise UserError(
+            f"{rows.source} has {rows.count} problems to train on, and a round takes {settings.rollout_batch}; "
+            f"give more problems, or a --rollout-batch of at most {rows.count}"
+        )
     recipe = Recipe.model_validate(settings.model_dump(include={"judge_model", "judge_base_url"}))
     judge = open_judge(recipe, open_budget(recipe))
     with RuleJudge() as rules:
-        trainer = trl.GRPOTrainer(
+        trainer = _trainer()(
             model=model,
             reward_funcs=reward_function(format, judge_with(rules, judge, format)),
             args=config,
@@ -73,6 +78,23 @@ def train_grpo(settings: GrpoSettings) -> Path:
     if judge is not None:  # in the event loop where it worked
         asyncio.run_coroutine_threadsafe(judge.close(), trainer.async_loop).result()
     return settings.out
+
+
+def _trainer() -> type:
+    """TRL's GRPOTrainer with an order of problems that depends on the seed and the epoch alone.
+
+    TRL's sampler draws each epoch's order from one generator, which starts anew on resuming: the
+    second epoch would be in the first one's order. accelerate tells a sampler that listens its epoch.
+    """
+    trl = require("trl", "train")
+
+    class OrderedTrainer(trl.GRPOTrainer):  # type: ignore[name-defined, misc]
+        def _get_train_sampler(self, dataset: Any = None) -> Any:
+            sampler = super()._get_train_sampler(dataset)
+            sampler.set_epoch = lambda epoch: sampler.generator.manual_seed(sampler.seed + epoch)
+            return sampler
+
+    return OrderedTrainer
 
 
 def _arguments(settings: GrpoSettings) -> dict[str, Any]:

@@ -160,7 +160,22 @@ def lora(settings: TrainSettings) -> Any:
 
 def callbacks(settings: TrainSettings) -> list[Any]:
     """What watches every run."""
-    return [report.metrics_log(settings.out / "metrics.jsonl"), report.progress()]
+    return [report.metrics_log(settings.out / "metrics.jsonl"), report.progress(), _epoch_told()]
+
+
+def _epoch_told() -> Any:
+    """A TrainerCallback that tells the loader of rows which epoch begins.
+
+    Trainer does so itself, but where it resumes within an epoch on several GPUs its word does not
+    get through the wrappers to the sampler, and the rows would come in the first epoch's order.
+    """
+    transformers = require("transformers", "train")
+
+    class EpochTold(transformers.TrainerCallback):  # type: ignore[name-defined, misc]
+        def on_epoch_begin(self, args: Any, state: Any, control: Any, train_dataloader: Any, **kwargs: Any) -> None:
+            train_dataloader.set_epoch(int(state.epoch or 0))
+
+    return EpochTold()
 
 
 def finish(method: str, settings: TrainSettings, trainer: Any, rows: Rows) -> Path:
