@@ -22,15 +22,16 @@ train() {
 # 0. Problems: Orsta-47K as it is on the Hub, ViRL39K unpacked (its images are a zip file).
 ORSTA=One-RL-to-See-Them-All/Orsta-Data-47k
 VIRL=data/virl39k
-if [ ! -d "$VIRL" ]; then
-  hf download TIGER-Lab/ViRL39K --repo-type dataset --local-dir "$VIRL"
-  (cd "$VIRL" && unzip -q images.zip)
-fi
+hf download TIGER-Lab/ViRL39K --repo-type dataset --local-dir "$VIRL"
+[ -e "$VIRL/unpacked" ] || (cd "$VIRL" && unzip -qo images.zip && touch unpacked)
 PROBLEMS=(--problems "$ORSTA" --preset orsta --problems "$VIRL" --preset virl39k)
 
 # 1a. GRPO-zero: a brief run on the base model, ended as soon as it keeps the format (paper: 41.6 % -> 96.7 %).
-train grpo --model "$BASE" "${PROBLEMS[@]}" --out ckpt/grpo-zero \
-  --vllm colocate --judge-model "$JUDGE" --stop-when-format 0.95
+# What a sequence may take bounds what vLLM reserves beside the trainer.
+grpo() {
+  train grpo "${PROBLEMS[@]}" --vllm colocate --max-length 16384 --max-pixels 1003520 --judge-model "$JUDGE" "$@"
+}
+grpo --model "$BASE" --out ckpt/grpo-zero --stop-when-format 0.95
 
 # 1b-d. Preference data from its right and well-formed responses (paper: about 9,000 pairs). One engine per GPU.
 build() {
@@ -39,15 +40,15 @@ build() {
 }
 build --problems "$ORSTA" --preset orsta --target 4500 --out runs/orsta
 build --problems "$VIRL" --preset virl39k --target 4500 --out runs/virl39k
-specs-data merge runs/orsta runs/virl39k --out runs/specs-9k
+[ -e runs/specs-9k/manifest.json ] || specs-data merge runs/orsta runs/virl39k --out runs/specs-9k
 specs-data check runs/specs-9k
 
 # 2. The cold start, from the *base* model: DPO + 1.0 x SFT, batch 64, learning rate 1e-6.
 train dpo --model "$BASE" --data runs/specs-9k --out ckpt/cold-start
 
 # 3. The final GRPO, from the cold start.
-train grpo --model ckpt/cold-start "${PROBLEMS[@]}" --out ckpt/specs --vllm colocate --judge-model "$JUDGE"
+grpo --model ckpt/cold-start --out ckpt/specs
 
 # The ablation: SFT instead of preference training, then the same GRPO.
-# train sft  --model "$BASE" --data runs/specs-9k --out ckpt/sft
-# train grpo --model ckpt/sft "${PROBLEMS[@]}" --out ckpt/sft-grpo --vllm colocate --judge-model "$JUDGE"
+# train sft --model "$BASE" --data runs/specs-9k --out ckpt/sft
+# grpo --model ckpt/sft --out ckpt/sft-grpo

@@ -250,7 +250,7 @@ class Slow(Moody):
         self.problems = problems
 
     async def verify(self, judged: Judged, images: object) -> Verdict:
-        while self.engine.calls < self.problems:
+        while self.engine.calls < self.problems:  # noqa: ASYNC110
             await asyncio.sleep(0.001)
         return await super().verify(judged, images)
 

@@ -22,4 +22,4 @@ def test_the_format_rises_from_stage_to_stage(tmp_path: Path, capsys: pytest.Cap
 
 
 def test_the_table_is_markdown(tmp_path: Path) -> None:
-    assert table([Stage("base", tmp_path, 0.414, 0.5, 12.3)]).splitlines()[-1] == "| base | 41.4% | 50.0% | 12 |"
+    assert table([Stage("base", tmp_path, 0.414, 0.5, 12.3)]).splitlines()[-1] == "| base | 41.4% | 50.0% | 12 s |"
