@@ -68,8 +68,20 @@ def test_the_reward_is_half_for_format_and_one_for_accuracy() -> None:
 
 
 def test_what_cannot_be_judged_is_left_out_not_wrong() -> None:
-    found, logged = rewards(["<think>a</think><answer>5</answer>"], gold="")
-    assert found == [None] and logged == {"format": 1.0}
+    for gold in ("", "\\sqrt{x^2+1", "10^{10^{10}}"):
+        found, logged = rewards(["<think>a</think><answer>\\sqrt{5}</answer>"], gold, "math")
+        assert found == [None] and logged == {"format": 1.0}
+
+
+@pytest.mark.parametrize("gold", ["5", "\\frac{1}{\\sqrt{2}}", "3x-y+13=0"])
+def test_an_answer_that_is_too_much_to_judge_is_wrong(gold: str) -> None:
+    nested = "\\sqrt{" * 60 + "2" + "}" * 60
+    answers = ("10^{10^{10}}", "7" * 6000, f"{nested}={nested}", "(x+y+z)^{900}=(x+y)^{800}*(x-z)^{700}")
+    texts = [f"<think>a</think>\n<answer>{answer}</answer>" for answer in answers]
+    assert rewards([*texts, f"so \\boxed{{{answers[0]}}}"], gold, "math") == (
+        [0.5, 0.5, 0.5, 0.5, 0.0],
+        {"format": 0.8, "accuracy": 0.0},
+    )
 
 
 class ScriptedJudge:

@@ -17,13 +17,14 @@ from typing import Any, Protocol
 import msgspec
 
 from specs_data.errors import Undecided
-from specs_data.format import ResponseFormat
+from specs_data.format import THINK_ANSWER, ResponseFormat
 from specs_data.judges.model import ModelJudge
 from specs_data.judges.rules import RuleJudge, final_answer
 from specs_data.records import Problem
 
 FORMAT_REWARD = 0.5
 ACCURACY_REWARD = 1.0
+_PLAIN = THINK_ANSWER.render("plain", "x")
 
 
 class Judge(Protocol):
@@ -39,8 +40,7 @@ def judge_with(rules: RuleJudge, model: ModelJudge | None, format: ResponseForma
 
     async def judge(problem: Problem, response: str, images: Sequence[Any]) -> bool | None:
         if model is None or problem.answer_type != "open":
-            by_rule = rules.ajudge(response, problem.answer, problem.answer_type, problem.choices, format)
-            return (await by_rule).right
+            return await _by_rule(rules, response, problem, format)
         answer = final_answer(response, format) or ""
         try:
             async with places:
@@ -51,9 +51,23 @@ def judge_with(rules: RuleJudge, model: ModelJudge | None, format: ResponseForma
     return judge
 
 
+async def _by_rule(rules: RuleJudge, response: str, problem: Problem, format: ResponseFormat) -> bool | None:
+    """The verdict by rule; None where the gold cannot be judged, whatever the response.
+
+    An answer that is too long, too large or takes too much time to compare is wrong, or a policy
+    could escape the lower reward by what it writes. That the answer is the cause, not the gold, is
+    seen from a plain answer in its place, which can be judged.
+    """
+    judged = await rules.ajudge(response, problem.answer, problem.answer_type, problem.choices, format)
+    if judged.right is not None:
+        return judged.right
+    plain = await rules.ajudge(_PLAIN, problem.answer, problem.answer_type, problem.choices)
+    return None if plain.right is None else False
+
+
 def reward(well_formed: bool, right: bool | None) -> float | None:
     """R, or None for a response whose answer was not judged: it is left out of its group, because a
-    judge that failed has not said that the answer is wrong."""
+    service that failed, or a gold that says nothing, has not said that the answer is wrong."""
     return None if right is None else FORMAT_REWARD * well_formed + ACCURACY_REWARD * right
 
 
