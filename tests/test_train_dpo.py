@@ -24,6 +24,7 @@ from specs_data.errors import UserError
 from specs_data.mini import checkpoint
 from specs_data.parquet import write_shards
 from specs_data.recipe import read_settings
+from specs_data.train import run
 from specs_data.train.dpo import train_dpo
 from specs_data.train.report import read_metrics
 from specs_data.train.settings import DpoSettings, SftSettings
@@ -112,7 +113,15 @@ def test_training_leaves_a_checkpoint_and_its_papers(nano: Path, pairs: Path, tm
     assert manifest["data"]["count"] == PAIRS and manifest["steps"] == 3
     card = (settings.out / "README.md").read_text()
     assert manifest["data"]["sha256"] in card and "sft_weight = 1.0" in card
-    assert not list(settings.out.rglob("rows.arrow"))
+    assert not list(settings.out.glob("checkpoints/checkpoint-*")) and not list(settings.out.rglob("rows.arrow"))
+    assert (settings.out / "checkpoints" / "rows.json").exists()
+    assert (settings.out / "adapter").exists() == lora
+    if lora:
+        peft = pytest.importorskip("peft")
+        with run.quiet():
+            adapted = peft.PeftModel.from_pretrained(load_model(nano, "float32"), settings.out / "adapter")
+        merged = adapted.merge_and_unload().bfloat16().state_dict()
+        assert all(weights.equal(merged[name]) for name, weights in trained.state_dict().items())
 
 
 def test_the_card_names_the_version_of_a_run(nano: Path, tmp_path: Path) -> None:
@@ -141,7 +150,7 @@ def test_a_run_that_never_began_may_be_begun_otherwise(nano: Path, pairs: Path, 
 
 def test_other_rows_are_not_resumed_with(nano: Path, tmp_path: Path) -> None:
     data = preference_dataset(tmp_path / "data", 4)
-    settings = dpo(nano, data, tmp_path / "out", batch=4, steps=1, save_every=1)
+    settings = dpo(nano, data, tmp_path / "out", batch=4, steps=1, save_every=1, keep_checkpoints=2)
     train_dpo(settings)
     (settings.out / "manifest.json").unlink()
     preference_dataset(data, 5)
@@ -158,6 +167,7 @@ def test_a_folder_with_other_things_is_left_alone(nano: Path, pairs: Path, tmp_p
 SCRIPT = """
 import sys; sys.path[:0] = {path!r}
 from train_world import NANO
+from specs_data.train import run
 from specs_data.train.dpo import train_dpo
 from specs_data.train.settings import DpoSettings
 train_dpo(DpoSettings(**{settings!r}))

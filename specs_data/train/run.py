@@ -6,7 +6,9 @@
             metrics.jsonl     one line per optimizer step
             curves.svg        the curves that the paper shows
             README.md         the model card
-            checkpoints/      what the same command resumes from
+            adapter/          with --lora: the adapter by itself (in the model above it is merged)
+            checkpoints/      what the same command resumes from; optimizer states are large, so they
+                              go once the run is finished, unless --keep-checkpoints asks for several
 
 Several GPUs: `accelerate launch` with one of the .yaml files beside this module. Weights are kept in
 float32 and computed in bfloat16, because steps of 1e-6 vanish in bfloat16 weights; the finished
@@ -191,6 +193,9 @@ def finish(method: str, settings: TrainSettings, trainer: Any, rows: Rows) -> Pa
         _papers(method, settings, trainer, rows, started)
         shutil.rmtree(raw)
         Path(rows.file).unlink(missing_ok=True)
+        if settings.keep_checkpoints == 1:
+            for checkpoint in raw.parent.glob("checkpoint-*"):
+                shutil.rmtree(checkpoint)
     trainer.accelerator.wait_for_everyone()
     return settings.out
 
@@ -201,7 +206,10 @@ def _save(settings: TrainSettings, processor: Any, raw: Path) -> None:
     if settings.lora:
         peft = require("peft", "train")
         model = load_model(settings.model, dtype="float32", device="cpu")
-        model = peft.PeftModel.from_pretrained(model, raw).merge_and_unload()
+        adapted = peft.PeftModel.from_pretrained(model, raw)
+        adapted.save_pretrained(settings.out / "adapter")
+        (settings.out / "adapter" / "README.md").unlink(missing_ok=True)  # peft's form of a card, unfilled
+        model = adapted.merge_and_unload()
     else:
         model = load_model(raw, dtype="float32", device="cpu")
     config = require("transformers", "train").AutoConfig.from_pretrained(settings.model)

@@ -39,7 +39,9 @@ class TrainSettings(BaseModel):
     max_pixels: Positive | None = Field(None, description="images are scaled to at most this many pixels")
     seed: int = Field(0, ge=0, description="seed of the order of rows, of sampling and of adapters")
     save_every: Positive = Field(50, description="optimizer steps between checkpoints")
-    keep_checkpoints: Positive = Field(1, description="how many of the latest checkpoints stay")
+    keep_checkpoints: Positive = Field(
+        1, description="how many of the latest checkpoints stay; several stay after the end too"
+    )
     report_to: Listed = Field((), description="where else metrics go: tensorboard, wandb, trackio ...")
 
     @model_validator(mode="after")
