@@ -271,12 +271,49 @@ def test_two_processes_have_the_curve_of_one(nano: Path, pairs: Path, tmp_path: 
     assert curves[1] == pytest.approx(curves[0], abs=1e-4) and len(curves[0]) == 3
 
 
-@pytest.mark.parametrize("name", ["fsdp", "zero3"])
-def test_the_shipped_launch_configurations_are_ones(name: str) -> None:
+def test_the_finished_checkpoint_is_loaded_by_one_process_alone(
+    nano: Path, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import TrainerCallback
+    from transformers.integrations import deepspeed
+
+    class Split:  # DeepSpeed's configuration, as transformers asks it
+        def is_zero3(self) -> bool:
+            return True
+
+    config, asked = Split(), list[bool]()  # transformers holds it by a weak reference
+
+    class Launched(TrainerCallback):
+        def on_train_end(self, *args: Any, **kwargs: Any) -> None:
+            deepspeed.set_hf_deepspeed_config(config)
+
+    monkeypatch.setattr(
+        run, "callbacks", lambda settings: [run.report.metrics_log(settings.out / "metrics.jsonl"), Launched()]
+    )
+    monkeypatch.setattr(run, "_save", lambda *args: asked.append(deepspeed.is_deepspeed_zero3_enabled()))
+    train_dpo(dpo(nano, pairs, tmp_path / "out", steps=1))
+    assert asked == [False] and config.is_zero3()
+
+
+def launch_config(name: str) -> Any:
     from accelerate.commands.config.config_args import load_config_from_file
 
-    config = load_config_from_file(str(files("specs_data.train").joinpath(f"{name}.yaml")))
+    return load_config_from_file(str(files("specs_data.train").joinpath(f"{name}.yaml")))
+
+
+@pytest.mark.parametrize("name", ["fsdp", "zero2"])
+def test_the_shipped_launch_configurations_are_ones(name: str) -> None:
+    config = launch_config(name)
     assert config.mixed_precision == "bf16" and config.num_processes == 8
+    assert config.deepspeed_config.get("zero_stage") in (None, 2)
+
+
+def test_what_is_gathered_alone_runs_for_rows_without_pictures_too(nano: Path) -> None:
+    unit = launch_config("fsdp").fsdp_config["fsdp_transformer_layer_cls_to_wrap"]
+    model = load_model(nano)
+    units = [name for name, module in model.named_modules() if type(module).__name__ == unit]
+    assert len(units) == model.config.get_text_config().num_hidden_layers
+    assert not any("visual" in name for name in units)
 
 
 def test_a_model_without_eyes_trains_on_the_rows_without_pictures(tmp_path: Path) -> None:

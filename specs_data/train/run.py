@@ -188,6 +188,8 @@ def finish(method: str, settings: TrainSettings, trainer: Any, rows: Rows) -> Pa
     trainer.train(resume_from_checkpoint=_last_checkpoint(settings.out / "checkpoints"))
     raw = settings.out / "checkpoints" / "raw"
     trainer.save_model(str(raw))
+    # Or transformers would split what the first process loads below over all processes (DeepSpeed stage 3).
+    require("transformers.integrations.deepspeed", "train").unset_hf_deepspeed_config()
     if trainer.is_world_process_zero():
         _save(settings, trainer.processing_class, raw)
         _papers(method, settings, trainer, rows, started)

@@ -32,7 +32,9 @@ class TrainSettings(BaseModel):
     schedule: Literal["constant", "linear", "cosine"] = Field("cosine", description="course of the learning rate")
     warmup: float = Field(0.1, ge=0, lt=1, description="share of the steps in which the learning rate rises")
     weight_decay: float = Field(0.0, ge=0, description="AdamW's weight decay")
-    train_vision: bool = Field(False, description="train the vision tower too")
+    train_vision: bool = Field(
+        False, description="train the vision tower too; on several GPUs every row needs a picture then"
+    )
     lora: bool = Field(False, description="train LoRA adapters, merged into the checkpoint at the end")
     lora_rank: Positive = Field(16, description="rank of the adapters; alpha is twice that")
     min_pixels: Positive | None = Field(None, description="images are scaled to at least this many pixels")
