@@ -158,6 +158,29 @@ def test_other_rows_are_not_resumed_with(nano: Path, tmp_path: Path) -> None:
         train_dpo(settings)
 
 
+def test_metrics_cannot_go_where_a_package_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers.integrations import integration_utils
+
+    monkeypatch.setattr(integration_utils, "is_wandb_available", lambda: False)
+    settings = DpoSettings(model="m", data="d", out=tmp_path / "out", report_to=("wandb",))
+    with pytest.raises(UserError, match="--report-to wandb: .*pip install wandb"):
+        train_dpo(settings)
+    with pytest.raises(UserError, match="--report-to wandbb: .*tensorboard"):
+        train_dpo(settings.model_copy(update={"report_to": ("wandbb",)}))
+    assert not settings.out.exists()
+
+
+def test_a_torn_checkpoint_is_passed_over(nano: Path, pairs: Path, tmp_path: Path) -> None:
+    settings = dpo(nano, pairs, tmp_path / "out", steps=3, save_every=1, keep_checkpoints=3)
+    train_dpo(settings)
+    curve = read_metrics(settings.out / "metrics.jsonl")
+    (settings.out / "manifest.json").unlink()
+    state = settings.out / "checkpoints" / "checkpoint-3" / "trainer_state.json"
+    state.write_text(state.read_text()[:100])
+    train_dpo(settings)
+    assert [row["loss"] for row in read_metrics(settings.out / "metrics.jsonl")] == [row["loss"] for row in curve]
+
+
 def test_a_folder_with_other_things_is_left_alone(nano: Path, pairs: Path, tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(UserError, match="another --out"):

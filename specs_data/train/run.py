@@ -65,8 +65,10 @@ def quiet() -> Iterator[None]:
 def begin(settings: TrainSettings) -> bool:
     """Open the output folder; False if a run with these settings is finished there.
 
-    Raises UserError if the folder holds something else, or a run with other settings.
+    Raises UserError if the folder holds something else, or a run with other settings, or if metrics
+    are to go where they cannot.
     """
+    _try_reporters(settings.report_to)
     out, recipe = settings.out, settings.out / "recipe.toml"
     now = settings.model_dump(mode="json", exclude_none=True)
     if recipe.exists() and (resuming(settings) or (out / "manifest.json").exists()):
@@ -84,6 +86,17 @@ def begin(settings: TrainSettings) -> bool:
     part.write_text(tomli_w.dumps(now), encoding="utf-8")
     part.replace(recipe)
     return True
+
+
+def _try_reporters(names: tuple[str, ...]) -> None:
+    """Raise UserError for a --report-to that transformers does not know or whose package is missing."""
+    reporters = require("transformers.integrations.integration_utils", "train")
+    for name in names:
+        try:
+            for reporter in reporters.get_reporting_integration_callbacks(name):
+                reporter()
+        except (ValueError, RuntimeError, ImportError) as error:
+            raise UserError(f"--report-to {name}: {error}") from None
 
 
 def resuming(settings: TrainSettings) -> bool:
@@ -249,7 +262,10 @@ def _last_checkpoint(folder: Path) -> str | None:
     """The newest checkpoint that was written to its end; torn ones are removed."""
     steps = {int(path.name.partition("-")[2]): path for path in folder.glob("checkpoint-*")}
     for step in sorted(steps, reverse=True):
-        if (steps[step] / "trainer_state.json").exists():  # written last
+        try:
+            json.loads((steps[step] / "trainer_state.json").read_text(encoding="utf-8"))  # written last
+        except (OSError, ValueError):
+            shutil.rmtree(steps[step], ignore_errors=True)
+        else:
             return str(steps[step])
-        shutil.rmtree(steps[step], ignore_errors=True)
     return None
