@@ -65,9 +65,21 @@ def log_probabilities(model: Any, processor: Any, row: dict[str, Any], side: str
     return logits.log_softmax(-1)[start - 1 : -1].gather(1, ids[start:, None])[:, 0]
 
 
+def gradient_norm(model: Any) -> float:
+    """Of all that is trained by default: not the vision tower."""
+    gradients = [weights.grad for name, weights in model.named_parameters() if "visual" not in name]
+    return float(torch.stack([gradient.norm() for gradient in gradients if gradient is not None]).norm())
+
+
 @pytest.mark.parametrize(
     ("sft_weight", "normalise", "micro_batch"),
-    [(0.0, "per-sequence", 8), (0.5, "per-sequence", 2), (1.0, "per-sequence", 8), (0.5, "per-token", 8)],
+    [
+        (0.0, "per-sequence", 8),
+        (0.5, "per-sequence", 2),
+        (1.0, "per-sequence", 8),
+        (0.5, "per-token", 8),
+        (1.0, "per-token", 1),
+    ],
 )
 def test_the_loss_is_the_equation_of_the_paper(
     pairs: Path, tmp_path: Path, sft_weight: float, normalise: Any, micro_batch: int
@@ -80,19 +92,22 @@ def test_the_loss_is_the_equation_of_the_paper(
     reference = load_model(base, "float32").double()
     policy = load_model(settings.out / "checkpoints" / "checkpoint-1", "float32").double()
     preference, sequences, tokens = [], [], []
-    with torch.no_grad():
-        for row in preference_rows(PAIRS):
-            chosen = log_probabilities(policy, processor, row, "chosen")
-            chosen_gain = chosen.sum() - log_probabilities(reference, processor, row, "chosen").sum()
-            rejected = log_probabilities(policy, processor, row, "rejected").sum()
-            rejected_gain = rejected - log_probabilities(reference, processor, row, "rejected").sum()
-            preference.append(-torch.log(torch.sigmoid(0.3 * chosen_gain - 0.3 * rejected_gain)))
-            sequences.append(-chosen.mean())
-            tokens.append(-chosen)
+    for row in preference_rows(PAIRS):
+        with torch.no_grad():
+            before = [log_probabilities(reference, processor, row, side).sum() for side in ("chosen", "rejected")]
+        chosen = log_probabilities(policy, processor, row, "chosen")
+        rejected = log_probabilities(policy, processor, row, "rejected")
+        preference.append(
+            -torch.log(torch.sigmoid(0.3 * (chosen.sum() - before[0]) - 0.3 * (rejected.sum() - before[1])))
+        )
+        sequences.append(-chosen.mean())
+        tokens.append(-chosen)
     sft = torch.cat(tokens).mean() if normalise == "per-token" else torch.stack(sequences).mean()
-    wanted = float(torch.stack(preference).mean() + sft_weight * sft)
+    wanted = torch.stack(preference).mean() + sft_weight * sft
+    wanted.backward()
     second_step = read_metrics(settings.out / "metrics.jsonl")[1]
-    assert second_step["loss"] == pytest.approx(wanted, abs=1e-5)
+    assert second_step["loss"] == pytest.approx(wanted.item(), abs=1e-5)
+    assert second_step["grad_norm"] == pytest.approx(gradient_norm(policy), rel=1e-4)
     assert abs(second_step["rewards/margins"]) > 1e-3  # the policy has moved: the test can fail
 
 
@@ -171,14 +186,16 @@ def test_metrics_cannot_go_where_a_package_is_missing(tmp_path: Path, monkeypatc
 
 
 def test_a_torn_checkpoint_is_passed_over(nano: Path, pairs: Path, tmp_path: Path) -> None:
-    settings = dpo(nano, pairs, tmp_path / "out", steps=3, save_every=1, keep_checkpoints=3)
+    settings = dpo(nano, pairs, tmp_path / "out", steps=3, save_every=1, keep_checkpoints=3, normalise="per-token")
     train_dpo(settings)
     curve = read_metrics(settings.out / "metrics.jsonl")
     (settings.out / "manifest.json").unlink()
     state = settings.out / "checkpoints" / "checkpoint-3" / "trainer_state.json"
     state.write_text(state.read_text()[:100])
-    train_dpo(settings)
-    assert [row["loss"] for row in read_metrics(settings.out / "metrics.jsonl")] == [row["loss"] for row in curve]
+    train_dpo(settings.model_copy(update={"micro_batch": 4}))  # which makes no difference
+    resumed = read_metrics(settings.out / "metrics.jsonl")
+    assert [row["loss"] for row in resumed[:2]] == [row["loss"] for row in curve[:2]]
+    assert resumed[2]["loss"] == pytest.approx(curve[2]["loss"], abs=1e-5)
 
 
 def test_a_folder_with_other_things_is_left_alone(nano: Path, pairs: Path, tmp_path: Path) -> None:
@@ -252,14 +269,17 @@ def test_the_length_that_decides_is_the_length_that_trains(nano: Path, pairs: Pa
         train_dpo(dpo(nano, tmp_path / "one", tmp_path / "not", batch=1, steps=1, max_length=length - 1))
 
 
-def test_sft_trains_on_the_chosen_alone(nano: Path, pairs: Path, tmp_path: Path) -> None:
-    settings = SftSettings(model=str(nano), data=str(pairs), out=tmp_path / "sft", batch=PAIRS, micro_batch=8,
-                           steps=1, **NANO)  # fmt: skip
+@pytest.mark.parametrize("micro_batch", [8, 1])
+def test_sft_trains_on_the_chosen_alone(nano: Path, pairs: Path, tmp_path: Path, micro_batch: int) -> None:
+    settings = SftSettings(model=str(nano), data=str(pairs), out=tmp_path / "sft", batch=PAIRS, steps=1,
+                           micro_batch=micro_batch, **NANO)  # fmt: skip
     train_sft(settings)
     model, processor = load_model(nano, "float32").double(), load_processor(nano)
-    with torch.no_grad():
-        chosen = torch.cat([log_probabilities(model, processor, row, "chosen") for row in preference_rows(PAIRS)])
-    assert read_metrics(settings.out / "metrics.jsonl")[0]["loss"] == pytest.approx(float(-chosen.mean()), abs=1e-5)
+    wanted = -torch.cat([log_probabilities(model, processor, row, "chosen") for row in preference_rows(PAIRS)]).mean()
+    wanted.backward()
+    step = read_metrics(settings.out / "metrics.jsonl")[0]
+    assert step["loss"] == pytest.approx(wanted.item(), abs=1e-5)
+    assert step["grad_norm"] == pytest.approx(gradient_norm(model), rel=1e-4)
 
 
 def test_impossible_settings_are_one_sentence(tmp_path: Path) -> None:
@@ -279,8 +299,9 @@ def test_impossible_settings_are_one_sentence(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_have_the_curve_of_one(nano: Path, pairs: Path, tmp_path: Path) -> None:
-    one = dpo(nano, pairs, tmp_path / "one", micro_batch=2, steps=3)
+@pytest.mark.parametrize("normalise", ["per-sequence", "per-token"])
+def test_two_processes_have_the_curve_of_one(nano: Path, pairs: Path, tmp_path: Path, normalise: str) -> None:
+    one = dpo(nano, pairs, tmp_path / "one", micro_batch=2, steps=3, normalise=normalise)
     two = one.model_copy(update={"out": tmp_path / "two"})
     train_dpo(one)
     with socket.socket() as free:

@@ -8,9 +8,11 @@ The paper leaves open how L_SFT is averaged, and trainers differ; lambda means s
 
 per-sequence  the mean over the tokens of each response, then over the responses. It is what the
               authors' trainer does (LLaMA-Factory, `pref_ftx`), so the paper's lambda = 1 is this
-              one, and it does not depend on how a batch is cut into micro-batches. The default.
-per-token     the mean over all tokens of a micro-batch: TRL's own `sft` term. Long responses weigh
-              more, and the loss changes with the micro-batch.
+              one. The default.
+per-token     the mean over all tokens of the batch: long responses weigh more. (TRL's own `sft` term
+              is the mean over a micro-batch, which at one pair on a GPU at a time is per-sequence.)
+
+A batch is one optimizer step, over all GPUs; neither depends on how it is cut into micro-batches.
 """
 
 from __future__ import annotations
@@ -33,17 +35,15 @@ def train_dpo(settings: DpoSettings) -> Path:
     trl = require("trl", "train")
     if not run.begin(settings):
         return settings.out
-    per_token = settings.normalise == "per-token"
     config = trl.DPOConfig(
         **run.arguments(settings),
         beta=settings.beta,
-        loss_type=["sigmoid", "sft"] if per_token else ["sigmoid"],
-        loss_weights=[1.0, settings.sft_weight] if per_token else [1.0],
+        loss_type="sigmoid",
         max_length=None,  # TRL would truncate, even to nothing; rows that do not fit are left out before
     )
     model, processor = run.load(settings)
     rows = fitting_rows(settings, model, processor)
-    trainer = _trainer(0.0 if per_token else settings.sft_weight)(
+    trainer = _trainer(settings)(
         model=model,
         args=config,
         train_dataset=open_table(rows, processor),
@@ -69,12 +69,20 @@ def fitting_rows(settings: PreferenceSettings, model: Any, processor: Any) -> Ro
     return rows
 
 
-def _trainer(sft_weight: float) -> type:
-    """TRL's DPOTrainer with `sft_weight` times the per-sequence SFT term on top of its loss."""
+def _trainer(settings: DpoSettings) -> type:
+    """TRL's DPOTrainer with `sft_weight` times the SFT term on top of its loss."""
     trl = require("trl", "train")
 
     class HybridTrainer(trl.DPOTrainer):  # type: ignore[name-defined, misc]
-        def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        def get_batch_samples(self, batches: Any, number: int, device: Any) -> tuple[list[Any], Any]:
+            """The micro-batches of an optimizer step, and the tokens of all its chosen responses on all GPUs."""
+            samples, _ = super().get_batch_samples(batches, number, device)
+            tokens = sum(_lengths(inputs).sum() for inputs in samples)
+            return samples, self.accelerator.gather(tokens.to(device)).sum()
+
+        def compute_loss(
+            self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+        ) -> Any:
             policy: list[Any] = []  # the first forward pass is the policy's, a second one the reference's
             seen = model.register_forward_hook(lambda module, inputs, outputs: policy.append(outputs.log_probs))
             try:
@@ -82,7 +90,15 @@ def _trainer(sft_weight: float) -> type:
             finally:
                 seen.remove()
             chosen, _ = policy[0].chunk(2)  # log-probabilities per token, 0 outside of the response
-            lengths, _ = inputs["completion_mask"][:, 1:].sum(dim=1).chunk(2)
-            return loss - sft_weight * (chosen.sum(dim=1) / lengths).mean()
+            if settings.normalise == "per-sequence":
+                return loss - settings.sft_weight * (chosen.sum(dim=1) / _lengths(inputs)).mean()
+            # Of the losses the mean over all micro-batches on all GPUs is taken: this makes it a sum.
+            parts = self.current_gradient_accumulation_steps * self.accelerator.num_processes
+            return loss - settings.sft_weight * chosen.sum() * parts / num_items_in_batch
 
-    return HybridTrainer if sft_weight else trl.DPOTrainer
+    return HybridTrainer if settings.sft_weight else trl.DPOTrainer
+
+
+def _lengths(inputs: Any) -> Any:
+    """The tokens of each chosen response of a micro-batch, of which they are the first half."""
+    return inputs["completion_mask"][:, 1:].sum(dim=1).chunk(2)[0]

@@ -41,7 +41,8 @@ from specs_data.train.rows import Rows
 from specs_data.train.settings import TrainSettings
 
 _VISION = r".*(visual|vision|image_encoder|multi_modal_projector|connector).*"
-# Settings that may change when a run is resumed.
+# Settings that may change when a run is resumed. No loss depends on micro_batch, but for the last batch
+# of an epoch where the rows do not fill it.
 _FREE = {"out", "save_every", "keep_checkpoints", "report_to", "micro_batch"}
 
 

@@ -15,8 +15,9 @@ from specs_data.train.settings import SftSettings
 def train_sft(settings: SftSettings) -> Path:
     """Train `settings.model` on the chosen responses; return the checkpoint's folder.
 
-    The loss is the mean over the response tokens of a batch, the prompt left out. The same call
-    resumes an interrupted run. Raises UserError for settings or data that cannot work.
+    The loss is the mean over the response tokens of a batch (an optimizer step, over all GPUs), the
+    prompt left out. The same call resumes an interrupted run. Raises UserError for settings or data
+    that cannot work.
     """
     trl = require("trl", "train")
     if not run.begin(settings):
@@ -32,4 +33,7 @@ def train_sft(settings: SftSettings) -> Path:
         peft_config=run.lora(settings),
         callbacks=run.callbacks(settings),
     )
+    # TRL then divides by the tokens of the whole batch; otherwise each micro-batch would weigh the same. It
+    # asks the model, and Qwen-VL says no, but it is TRL that computes the loss, not the model.
+    trainer.model_accepts_loss_kwargs = True
     return run.finish("sft", settings, trainer, rows)
