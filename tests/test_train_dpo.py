@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from PIL import Image
 from train_world import NANO, blind_checkpoint, nano_checkpoint, preference_dataset, preference_rows
 
@@ -143,7 +144,32 @@ def test_the_card_names_the_version_of_a_run(nano: Path, tmp_path: Path) -> None
     preference_dataset(tmp_path / "run" / "dataset", PAIRS)
     (tmp_path / "run" / "manifest.json").write_text(json.dumps({"dataset": {"fingerprint": "f00d"}}))
     train_dpo(dpo(nano, tmp_path / "run", tmp_path / "out", steps=1))
-    assert "| version | `f00d` |" in (tmp_path / "out" / "README.md").read_text()
+    text = (tmp_path / "out" / "README.md").read_text()
+    assert "| version | `f00d` |" in text and "base_model:" not in text and "datasets:" not in text
+
+
+def test_the_card_links_what_is_on_the_hub_and_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    names = [
+        "Qwen/Qwen2.5-VL-7B-Instruct",
+        "lab/pairs:all@v1.2#train",
+        "lab/pairs#test",
+        str(tmp_path / "run"),
+        "a/b/c",
+    ]
+    assert run.hub_ids(names) == ["Qwen/Qwen2.5-VL-7B-Instruct", "lab/pairs"]
+    data = {"source": "lab/pairs", "version": "f00d", "count": 1, "sha256": "f00d", "dropped": {}}
+    settings = {
+        "model": "lab/base",
+        "sft_weight": 1.0,
+        "normalise": "per-sequence",
+        "lora": False,
+        "train_vision": False,
+    }
+    manifest = {"name": "out", "method": "dpo", "base_model": "lab/base", "datasets": ["lab/pairs"], "data": data,
+                "settings": settings, "steps": 1, "processes": 1, "versions": {}}  # fmt: skip
+    head = yaml.safe_load(run.report.card(manifest, [], "").split("---")[1])
+    assert head["base_model"] == "lab/base" and head["datasets"] == ["lab/pairs"]
 
 
 def test_a_finished_run_is_not_repeated_and_other_settings_are_refused(nano: Path, pairs: Path, tmp_path: Path) -> None:

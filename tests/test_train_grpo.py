@@ -154,7 +154,8 @@ def test_a_brief_run_ends_when_the_format_is_there(nano: Path, problems: Path, t
         "no question": 1,
         "longer than 1024 tokens": 1,
     }
-    assert "GRPO" in (settings.out / "README.md").read_text()
+    card = (settings.out / "README.md").read_text()
+    assert "GRPO" in card and f"| version | `{manifest['data']['sha256'][:16]}` |" in card
 
 
 def test_checkpoints_fall_on_the_ends_of_rounds(nano: Path, problems: Path, tmp_path: Path) -> None:

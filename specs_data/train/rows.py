@@ -29,7 +29,7 @@ _BATCH_ROWS = 64
 
 class Rows(Struct, frozen=True):
     """Rows to train on, in an Arrow `file` with the hex digest `sha256`. `version` is what the data
-    calls itself (a run's dataset fingerprint), empty if nothing."""
+    calls itself (a run's dataset fingerprint), or else the first 16 digits of `sha256`."""
 
     file: str
     source: str
@@ -210,7 +210,7 @@ def _write(
         raise UserError(f"{source} has no row to train on: {reasons}")
     with file.open("rb") as content:
         sha256 = hashlib.file_digest(content, "sha256").hexdigest()
-    return Rows(str(file), source, version, count, sha256, dict(dropped))
+    return Rows(str(file), source, version or sha256[:16], count, sha256, dict(dropped))
 
 
 def _kept(rows: Iterable[Row | str], fits: Callable[[Row], None], dropped: Counter[str]) -> Iterator[Row]:

@@ -25,7 +25,7 @@ import shutil
 import time
 import tomllib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -238,7 +238,8 @@ def _papers(method: str, settings: TrainSettings, trainer: Any, rows: Rows, star
     manifest = {
         "name": settings.out.name,
         "method": method,
-        "base_model": None if Path(settings.model).exists() else settings.model,
+        "base_model": next(iter(hub_ids([settings.model])), None),
+        "datasets": hub_ids(settings.sources),
         "settings": settings.model_dump(mode="json"),
         "data": {key: value for key, value in msgspec.to_builtins(rows).items() if key != "file"},
         "steps": trainer.state.global_step,
@@ -252,6 +253,12 @@ def _papers(method: str, settings: TrainSettings, trainer: Any, rows: Rows, star
     (settings.out / "README.md").write_text(report.card(manifest, metrics, recipe), encoding="utf-8")
     # Last, because it says that the run is finished.
     (settings.out / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+
+
+def hub_ids(names: Sequence[str]) -> list[str]:
+    """The Hub ids among names of models or datasets, without their configuration, revision and split."""
+    found = [re.match(r"([\w.-]+/[\w.-]+)(?![^:@#])", name) for name in names if not Path(name).exists()]
+    return list(dict.fromkeys(match[1] for match in found if match))
 
 
 def _is_news(record: logging.LogRecord) -> bool:

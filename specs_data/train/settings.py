@@ -46,6 +46,11 @@ class TrainSettings(BaseModel):
     )
     report_to: Listed = Field((), description="where else metrics go: tensorboard, wandb, trackio ...")
 
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Where the rows come from: paths and Hub datasets."""
+        return ()
+
     @model_validator(mode="after")
     def _whole_batches(self) -> Self:
         if self.batch % self.micro_batch:
@@ -60,6 +65,10 @@ class PreferenceSettings(TrainSettings):
     split: str = Field("train", description="split of the dataset")
     max_length: Positive = Field(16_384, description="longest prompt + response in tokens")  # paper: 16,384
     overlong: Literal["drop", "refuse"] = Field("drop", description="what becomes of rows that do not fit")
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        return (self.data,)
 
 
 class DpoSettings(PreferenceSettings):
@@ -116,6 +125,10 @@ class GrpoSettings(TrainSettings):
         if self.preset and len(self.preset) != len(self.problems):
             raise ValueError("give one preset for each of the problems")
         return self
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        return self.problems
 
     @property
     def steps_per_round(self) -> int:
