@@ -68,6 +68,7 @@ class PreferenceSettings(TrainSettings):
 
     @property
     def sources(self) -> tuple[str, ...]:
+        """The preference dataset."""
         return (self.data,)
 
 
@@ -128,6 +129,7 @@ class GrpoSettings(TrainSettings):
 
     @property
     def sources(self) -> tuple[str, ...]:
+        """The problems."""
         return self.problems
 
     @property
