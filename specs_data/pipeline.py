@@ -35,7 +35,7 @@ from specs_data.format import load_format
 from specs_data.judges.model import open_judge
 from specs_data.judges.rules import RuleJudge
 from specs_data.manifest import count_tokens, make_manifest, spent, write_manifest
-from specs_data.planning import Parts, make_plan, name_of
+from specs_data.planning import Parts, make_plan, name_of, rival_recipe
 from specs_data.problems import Dropped, Incoming, count_problems, read_problems
 from specs_data.progress import Progress, say
 from specs_data.recipe import Recipe, differences, dump_recipe, make_recipe
@@ -137,13 +137,22 @@ def check(recipe: Recipe, engine: Engine | None = None) -> Recipe:
     """The recipe with its defaults settled. Raises UserError if something is missing."""
     if recipe.problems is None:
         raise UserError("no problems: give --problems SRC, or problems = ... in specs-data.toml")
-    if recipe.policy is None and recipe.responses is None and recipe.model is None and engine is None:
-        raise UserError("no policy: give --policy CKPT (or policy = ... in specs-data.toml), or --responses FILE")
+    sampled = recipe.responses is None and engine is None
+    served = sampled and engines.engine_name(recipe) == "openai"
+    if sampled and not served and recipe.policy is None:
+        raise UserError(
+            "no policy: give --policy CKPT (or policy = ... in specs-data.toml), --base-url URL of a server, "
+            "or --responses FILE"
+        )
     if recipe.rejected_from != "chosen" and recipe.responses is not None:
         raise UserError("--rejected-from CKPT needs a policy that can be sampled, so it cannot go with --responses")
     changes: dict[str, Any] = {"verifier": verifier_name(recipe)}
-    if recipe.engine == "auto" and engine is None and recipe.responses is None:
+    if sampled:
         changes["engine"] = engines.engine_name(recipe)
+    if served and (recipe.model or not recipe.policy):
+        # The policy is what the server is asked for, whatever checkpoint else is named.
+        model = recipe.model or run(engines.only_model(recipe))
+        changes |= {"policy": model, "model": model}
     return recipe.model_copy(update=changes)
 
 
@@ -264,8 +273,7 @@ class _Build:
 
         rival = engine
         if recipe.rejected_from != "chosen":
-            other = recipe.model_copy(update={"policy": recipe.rejected_from})
-            rival = self._on_demand(stack, other, self.rival, room)
+            rival = self._on_demand(stack, rival_recipe(recipe), self.rival, room)
         label, target = "chosen" if plan.rival else "pairs", recipe.target
         while True:
             agenda = Agenda(plan.samples, recipe.samples_upfront, target)

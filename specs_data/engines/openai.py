@@ -190,11 +190,12 @@ class OpenAIEngine:
 
     async def _open(self) -> None:
         if self._model is None:
-            self._model = await self._only_model()
+            self._model = await self.only_model()
         if self._settings is None:
             self._settings = self._make_settings(self._sampling.stop, EXTRAS)
 
-    async def _only_model(self) -> str:
+    async def only_model(self) -> str:
+        """The name of the only model that the servers list. Raises UserError where there is not one."""
         server, listed = await self._replicas.models()
         try:
             names = [model.id for model in msgspec.json.decode(listed, type=_Models).data]
