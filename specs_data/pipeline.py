@@ -40,7 +40,7 @@ from specs_data.problems import Dropped, Incoming, count_problems, read_problems
 from specs_data.progress import Progress, say
 from specs_data.recipe import Recipe, differences, dump_recipe, make_recipe
 from specs_data.responses import read_responses
-from specs_data.sample import sampling
+from specs_data.sample import check_policy, sampling
 from specs_data.services.opening import open_budget
 from specs_data.store import Answers, Store
 from specs_data.texts import system_prompt
@@ -95,7 +95,7 @@ def build(
     recipe names. Raises UserError for what the user must change; what is done by then is kept, and
     the same call goes on from there.
     """
-    recipe = check(recipe, engine)
+    recipe = check(recipe, engine, rival)
     return run(_Build(recipe, Path(out or default_out(recipe)), engine, rival, verifier, quiet).run())
 
 
@@ -133,7 +133,7 @@ def default_out(recipe: Recipe) -> Path:
     return Path("runs") / name_of(recipe).replace("/", "--")
 
 
-def check(recipe: Recipe, engine: Engine | None = None) -> Recipe:
+def check(recipe: Recipe, engine: Engine | None = None, rival: Engine | None = None) -> Recipe:
     """The recipe with its defaults settled. Raises UserError if something is missing."""
     if recipe.problems is None:
         raise UserError("no problems: give --problems SRC, or problems = ... in specs-data.toml")
@@ -153,6 +153,10 @@ def check(recipe: Recipe, engine: Engine | None = None) -> Recipe:
         # The policy is what the server is asked for, whatever checkpoint else is named.
         model = recipe.model or run(engines.only_model(recipe))
         changes |= {"policy": model, "model": model}
+    if sampled and not served and recipe.ray in (None, "local"):  # a cluster has folders of its own
+        check_policy(recipe.policy or "")
+        if recipe.rejected_from != "chosen" and rival is None:
+            check_policy(recipe.rejected_from)
     return recipe.model_copy(update=changes)
 
 
