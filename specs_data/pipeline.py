@@ -35,12 +35,12 @@ from specs_data.format import load_format
 from specs_data.judges.model import open_judge
 from specs_data.judges.rules import RuleJudge, gold_fault
 from specs_data.manifest import count_tokens, make_manifest, spent, write_manifest
-from specs_data.planning import Parts, make_plan, name_of
+from specs_data.planning import Parts, make_plan, name_of, rival_recipe
 from specs_data.problems import Dropped, Incoming, count_problems, read_problems
 from specs_data.progress import Progress, say
 from specs_data.recipe import Recipe, differences, dump_recipe, make_recipe
 from specs_data.responses import read_responses
-from specs_data.sample import sampling
+from specs_data.sample import check_policy, sampling
 from specs_data.services.opening import open_budget
 from specs_data.store import Answers, Store
 from specs_data.texts import system_prompt
@@ -95,7 +95,7 @@ def build(
     recipe names. Raises UserError for what the user must change; what is done by then is kept, and
     the same call goes on from there.
     """
-    recipe = check(recipe, engine)
+    recipe = check(recipe, engine, rival)
     return run(_Build(recipe, Path(out or default_out(recipe)), engine, rival, verifier, quiet).run())
 
 
@@ -133,17 +133,30 @@ def default_out(recipe: Recipe) -> Path:
     return Path("runs") / name_of(recipe).replace("/", "--")
 
 
-def check(recipe: Recipe, engine: Engine | None = None) -> Recipe:
+def check(recipe: Recipe, engine: Engine | None = None, rival: Engine | None = None) -> Recipe:
     """The recipe with its defaults settled. Raises UserError if something is missing."""
     if recipe.problems is None:
         raise UserError("no problems: give --problems SRC, or problems = ... in specs-data.toml")
-    if recipe.policy is None and recipe.responses is None and recipe.model is None and engine is None:
-        raise UserError("no policy: give --policy CKPT (or policy = ... in specs-data.toml), or --responses FILE")
+    sampled = recipe.responses is None and engine is None
+    served = sampled and engines.engine_name(recipe) == "openai"
+    if sampled and not served and recipe.policy is None:
+        raise UserError(
+            "no policy: give --policy CKPT (or policy = ... in specs-data.toml), --base-url URL of a server, "
+            "or --responses FILE"
+        )
     if recipe.rejected_from != "chosen" and recipe.responses is not None:
         raise UserError("--rejected-from CKPT needs a policy that can be sampled, so it cannot go with --responses")
     changes: dict[str, Any] = {"verifier": verifier_name(recipe)}
-    if recipe.engine == "auto" and engine is None and recipe.responses is None:
+    if sampled:
         changes["engine"] = engines.engine_name(recipe)
+    if served and (recipe.model or not recipe.policy):
+        # The policy is what the server is asked for, whatever checkpoint else is named.
+        model = recipe.model or run(engines.only_model(recipe))
+        changes |= {"policy": model, "model": model}
+    if sampled and not served and recipe.ray in (None, "local"):  # a cluster has folders of its own
+        check_policy(recipe.policy or "")
+        if recipe.rejected_from != "chosen" and rival is None:
+            check_policy(recipe.rejected_from)
     return recipe.model_copy(update=changes)
 
 
@@ -269,8 +282,7 @@ class _Build:
 
         rival = engine
         if recipe.rejected_from != "chosen":
-            other = recipe.model_copy(update={"policy": recipe.rejected_from})
-            rival = self._on_demand(stack, other, self.rival, room)
+            rival = self._on_demand(stack, rival_recipe(recipe), self.rival, room)
         label, target = "chosen" if plan.rival else "pairs", recipe.target
         while True:
             agenda = Agenda(plan.samples, recipe.samples_upfront, target)

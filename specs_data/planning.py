@@ -45,7 +45,7 @@ class Parts(msgspec.Struct, frozen=True):
 def make_plan(store: Store, parts: Parts) -> Plan:
     """The plan of a run; its settings are put on record in `store`."""
     recipe, verifier = parts.recipe, dict(parts.verifier.settings)
-    generation = _generation(parts, recipe.policy, parts.engine)
+    generation = _generation(parts, recipe, parts.engine)
     judging = {
         "format": parts.fmt.model_dump(mode="json"),
         "judge": {"rules": JUDGE_VERSION, "model": dict(parts.judge.settings) if parts.judge else None},
@@ -93,20 +93,26 @@ def name_of(recipe: Recipe) -> str:
     return recipe.model or (recipe.responses.stem if recipe.responses else "scripted")
 
 
+def rival_recipe(recipe: Recipe) -> Recipe:
+    """The recipe that samples the policy of `rejected_from`: at servers another of their models."""
+    name = recipe.rejected_from
+    model = name if recipe.engine == "openai" else recipe.model
+    return recipe.model_copy(update={"policy": name, "model": model})
+
+
 def _rival(parts: Parts, generation: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """What determines the responses that become rejected, where they are not the chosen ones."""
     if parts.recipe.rejected_from != "chosen":
-        return _generation(parts, parts.recipe.rejected_from, parts.rival)
+        return _generation(parts, rival_recipe(parts.recipe), parts.rival)
     return generation if parts.recipe.pairing == "coupled" else None
 
 
-def _generation(parts: Parts, policy: str | None, engine: Engine | None) -> dict[str, Any]:
-    """All that determines a policy's responses."""
-    recipe = parts.recipe
+def _generation(parts: Parts, recipe: Recipe, engine: Engine | None) -> dict[str, Any]:
+    """All that determines the responses of the policy that `recipe` samples."""
     if recipe.responses is not None:
         return {"responses": file_digest(recipe.responses)}
     return {
-        "policy": policy_fingerprint(policy or recipe.model or ""),
+        "policy": policy_fingerprint(recipe.policy or recipe.model or ""),
         "engine": recipe.engine if engine is None else type(engine).__name__,
         "system": parts.system.sha256 if parts.system else None,
         "prompt": PROMPT_VERSION,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+from specs_data.errors import UserError
 from specs_data.format import ResponseFormat
 from specs_data.recipe import Recipe
 from specs_data.records import Problem, Request, Sampling
@@ -41,11 +42,13 @@ def policy_fingerprint(policy: str) -> str:
     """What identifies a policy's weights: a digest of a checkpoint folder's files, wherever it lies.
 
     Of each file the name, the size and the first and last MiB are taken: a checkpoint whose weights
-    changed has other bytes there, and 100 GB of weights need not be read. A Hub id stands for itself.
+    changed has other bytes there, and 100 GB of weights need not be read. A Hub id stands for itself,
+    with the commit that this machine has of it.
     """
     root = Path(policy)
     if not policy or not root.is_dir():
-        return policy
+        commit = _cached_commit(policy)
+        return f"{policy}@{commit}" if commit else policy
     digest = hashlib.sha256()
     for file in sorted(path for path in root.rglob("*") if path.is_file()):
         name, size = file.relative_to(root).as_posix(), file.stat().st_size
@@ -58,3 +61,46 @@ def policy_fingerprint(policy: str) -> str:
                 content.seek(max(_EDGE, size - _EDGE))
                 digest.update(content.read(_EDGE))
     return digest.hexdigest()
+
+
+def check_policy(policy: str) -> None:
+    """Raise UserError for a policy that is no folder here and that the Hub does not give either.
+
+    From a Hub that can be reached the configuration is taken, so that the cache knows the commit from
+    the first run on; without a Hub, a policy in the cache will do.
+    """
+    if Path(policy).is_dir():
+        return
+    if not _may_be_hub_id(policy):
+        raise UserError(f"no policy at {policy}: there is no such folder here; correct the path, or give a Hub id")
+    from huggingface_hub import HfApi, hf_hub_download
+
+    try:
+        HfApi().model_info(policy, timeout=10)  # fails at once, where a download tries again and again
+        hf_hub_download(policy, "config.json")
+    except Exception as error:  # of whatever HTTP library the Hub's client is made
+        if _cached_commit(policy) is None:
+            raise UserError(
+                f"no policy at {policy}: there is no such folder here, and the Hub says: {_first_line(error)}"
+            ) from None
+
+
+def _may_be_hub_id(policy: str) -> bool:
+    return policy.count("/") == 1 and not policy.startswith((".", "/", "~"))
+
+
+def _cached_commit(policy: str) -> str | None:
+    """The commit of a Hub id's main branch in the local cache, None where it is not there."""
+    if not _may_be_hub_id(policy):
+        return None
+    from huggingface_hub import try_to_load_from_cache
+
+    try:
+        found = try_to_load_from_cache(policy, "config.json")
+    except ValueError:  # characters that no id has
+        return None
+    return Path(found).parent.name if isinstance(found, str) else None
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -418,3 +418,107 @@ async def test_a_cancelled_request_frees_its_slot() -> None:
         await until(lambda: len(server.bodies) > 0)
         slow.cancel()
         assert (await engine.generate(ask(2))).text == "2"
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Reply("bad gateway", status=502),
+        Reply("broken", status=500),
+        Reply("loading", status=503),
+        Reply("wrong key", status=401),
+        Reply("no such model", status=404),
+        Reply("daily quota", status=429, headers={"Retry-After": "3600"}),
+        Reply(drop=True),
+        Reply(choice={"message": 3}),
+    ],
+)
+@pytest.mark.parametrize("bad_first", [True, False])
+async def test_a_replica_that_only_fails_costs_nothing(fault: Reply, bad_first: bool) -> None:
+    async with (
+        OpenAIServer(lambda _: fault) as bad,
+        OpenAIServer(lambda body: Reply(seed_of(body), delay=0.005)) as good,
+        engine_at(*((bad.url, good.url) if bad_first else (good.url, bad.url)), per_server=8) as engine,
+    ):
+        start = asyncio.get_running_loop().time()
+        assert await answers(engine, 300) == [str(seed) for seed in range(300)]
+        assert asyncio.get_running_loop().time() - start < 5
+    assert len(bad.bodies) < 40
+
+
+async def test_a_replica_that_fails_before_any_has_served(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replicas, "FIRST_PAUSE", 0.2)
+    async with (
+        OpenAIServer(lambda _: Reply("bad gateway", status=502)) as bad,
+        OpenAIServer(lambda body: Reply(seed_of(body), delay=0.5)) as slow,
+        engine_at(bad.url, slow.url, per_server=2) as engine,
+    ):
+        assert await answers(engine, 4) == ["0", "1", "2", "3"]
+    assert len(bad.bodies) <= 8
+
+
+async def test_a_replica_that_failed_is_tried_until_it_serves(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING)
+    well = False
+
+    def recovering(body: dict[str, Any]) -> Reply:
+        return Reply(seed_of(body), delay=0.005) if well else Reply("loading", status=503)
+
+    async with (
+        OpenAIServer(recovering) as one,
+        OpenAIServer(lambda body: Reply(seed_of(body), delay=0.005)) as two,
+        engine_at(one.url, two.url, per_server=2) as engine,
+    ):
+        run = asyncio.create_task(answers(engine, 200))
+        await until(lambda: f"{one.url}/v1 is put aside until it serves again" in caplog.text)
+        assert one.most_in_flight <= 2
+        assert await run == [str(seed) for seed in range(200)]
+        well = True
+        await answers(engine, 200)
+        assert f"{one.url}/v1 serves again" in caplog.text
+        before = len(one.bodies)
+        await answers(engine, 40)
+        assert len(one.bodies) - before > 10
+
+
+async def test_a_request_that_breaks_every_replica_is_refused_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(openai, "LONGEST_PAUSE", 0.02)
+
+    def poisoned(body: dict[str, Any]) -> Reply:
+        return Reply("illegal memory access", status=500) if body["seed"] == 7 else Reply("fine", delay=0.002)
+
+    async with two_serving(poisoned) as (_one, _two, engine):
+        poison = asyncio.create_task(engine.generate(ask(7)))
+        while not poison.done():
+            assert (await engine.generate(ask(1))).text == "fine"
+        with pytest.raises(PromptRefused, match=r"while others were served.*illegal memory access"):
+            await poison
+
+
+@pytest.mark.parametrize(
+    ("fault", "error"),
+    [
+        (Reply("wrong key", status=401), UserError),
+        (Reply("no such model", status=404), UserError),
+        (Reply("daily quota", status=429, headers={"Retry-After": "3600"}), EngineFailed),
+        (Reply("out of memory", status=500), EngineFailed),
+    ],
+)
+async def test_replicas_that_all_fail_stop_the_run(
+    fault: Reply, error: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(openai, "LONGEST_PAUSE", 0.02)
+    async with two_serving(lambda _: fault, patience=0.3) as (_one, _two, engine):
+        with pytest.raises(error, match=fault.text):
+            await engine.generate(ask())
+
+
+async def test_words_that_only_contain_a_parameter_are_a_refusal() -> None:
+    def picky(body: dict[str, Any]) -> str | Reply:
+        return Reply("image is smaller than min_pixels", status=400) if body["seed"] == 3 else "whole</answer>"
+
+    async with serving(picky, sampling=STOP) as (server, engine):
+        with pytest.raises(PromptRefused, match="min_pixels"):
+            await engine.generate(ask(3))
+        await engine.generate(ask(4))
+    assert server.bodies[-1]["stop"] == ["</answer>"]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from specs_data import engines
+from specs_data import build, engines
 from specs_data.engines import engine_name, open_engine
 from specs_data.engines.openai import OpenAIEngine
 from specs_data.errors import UserError
@@ -57,3 +57,13 @@ async def test_what_does_not_fit_together(settings: dict[str, Any], words: str) 
 async def test_vllm_that_is_not_installed_comes_with_the_command(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"pip install 'specs-data\[vllm\]'"):
         await open_engine(recipe(engine="vllm", policy=str(tmp_path)), Sampling())
+
+
+@pytest.mark.parametrize(
+    "settings", [{"policy": "nosuch"}, {"rejected_from": "./nosuch"}, {"rejected_from": "ckpt/nosuch/deep"}]
+)
+def test_a_policy_that_is_nowhere_is_told_before_the_build(tmp_path: Path, settings: dict[str, str]) -> None:
+    settings = {"policy": str(tmp_path), "engine": "transformers", **settings}
+    with pytest.raises(UserError, match=r"^no policy at \S*nosuch\S*: there is no such folder here"):
+        build(make_recipe({"problems": "p.jsonl", "verifier": "rules", **settings}), tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run").exists()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,8 @@ def script(request: Request) -> Response:
         raise PromptRefused("prompt too long: 9 tokens")
     if text == "wrong key":
         raise UserError("set the key")
+    if text == "odd":
+        raise ValueError("an odd\nrequest")
     if text.startswith("break once"):
         marker = Path(text.removeprefix("break once "))
         if not marker.exists():
@@ -47,6 +50,15 @@ def script(request: Request) -> Response:
 
 def make_engine() -> Engine:
     return ScriptedEngine(script, delay=0.05, concurrency=8)
+
+
+def make_slow_engine() -> Engine:
+    time.sleep(1.5)
+    return make_engine()
+
+
+def make_odd_engine() -> Engine:
+    raise ValueError("no such weights")
 
 
 def make_broken_engine() -> Engine:
@@ -130,6 +142,23 @@ async def test_an_engine_that_breaks_is_started_anew(engine: RayEngine, tmp_path
 async def test_an_engine_that_cannot_start_is_reported() -> None:
     with pytest.raises(UserError, match="^no such checkpoint$"):
         await asyncio.to_thread(RayEngine, make_broken_engine, replicas=1)
+
+
+async def test_an_engine_that_crashes_is_reported_in_one_sentence(engine: RayEngine) -> None:
+    with pytest.raises(EngineFailed, match=r"^a replica's engine failed: [^\n]*request$"):
+        await engine.generate(ask(1, "odd"))
+    assert (await engine.generate(ask(2))).text == "2"
+    with pytest.raises(EngineFailed, match=r"^a replica died while it started: ValueError: no such weights$"):
+        await asyncio.to_thread(RayEngine, make_odd_engine, replicas=1)
+
+
+async def test_a_long_wait_for_the_first_replica_is_told(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("specs_data.engines.ray.NEWS", 0.2)
+    engine = await asyncio.to_thread(RayEngine, make_slow_engine, replicas=1)
+    await engine.close()
+    assert "no replica is ready after 0 s: each takes 0 GPUs, and of the cluster's 0 GPUs 0 are free" in caplog.text
 
 
 async def test_all_replicas_lost_for_good(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -9,10 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from specs_data.errors import UserError
 from specs_data.format import THINK_ANSWER, Part, ResponseFormat
 from specs_data.recipe import Recipe
 from specs_data.records import Message, Problem, Sampling
-from specs_data.sample import make_request, policy_fingerprint, policy_name, sample_seed, sampling
+from specs_data.sample import check_policy, make_request, policy_fingerprint, policy_name, sample_seed, sampling
 from specs_data.texts import system_prompt
 
 ids = st.text(st.characters(codec="utf-8"), min_size=1, max_size=20)
@@ -125,7 +127,56 @@ def test_any_change_of_a_small_file_is_seen(tmp_path_factory: pytest.TempPathFac
     assert (prints[0] == prints[1]) is (content == other)
 
 
-def test_what_is_no_folder_stands_for_itself() -> None:
+def in_cache(cache: Path, policy: str, commit: str) -> None:
+    """Lay the Hub's cache out as if `commit` of a policy had been downloaded."""
+    folder = cache / f"models--{policy.replace('/', '--')}"
+    (folder / "refs").mkdir(parents=True, exist_ok=True)
+    (folder / "refs" / "main").write_text(commit)
+    (folder / "snapshots" / commit).mkdir(parents=True)
+    (folder / "snapshots" / commit / "config.json").write_text("{}")
+
+
+def test_a_hub_id_stands_for_the_commit_in_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    found = [policy_fingerprint("org/policy")]
+    for commit in ("a" * 40, "b" * 40):
+        in_cache(tmp_path, "org/policy", commit)
+        found.append(policy_fingerprint("org/policy"))
+    assert found == ["org/policy", f"org/policy@{'a' * 40}", f"org/policy@{'b' * 40}"]
+
+
+def test_a_path_without_folder_is_no_matter_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.HfApi", None)
+    monkeypatch.chdir(tmp_path)
+    checkpoint(tmp_path / "ckpt" / "zero")
+    check_policy("ckpt/zero")
+    check_policy(str(tmp_path / "ckpt/zero"))
+    for wrong in (
+        "nosuch",
+        "./nosuch",
+        "../ckpt",
+        "~/zero",
+        "/nosuch",
+        "ckpt/zero/sub/nosuch",
+        "ckpt/zero/config.json",
+    ):
+        with pytest.raises(UserError, match=rf"^no policy at {re.escape(wrong)}: there is no such folder here; "):
+            check_policy(wrong)
+
+
+def test_what_may_be_a_hub_id_is_looked_for_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(
+        UserError, match=r"^no policy at ckpt/nosuch: there is no such folder here, and the Hub says: ."
+    ):
+        check_policy("ckpt/nosuch")
+    in_cache(tmp_path, "org/policy", "a" * 40)
+    check_policy("org/policy")
+
+
+def test_what_is_no_folder_stands_for_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     for name in ("Qwen/Qwen2.5-VL-7B-Instruct", "", "nowhere/at/all"):
         assert policy_fingerprint(name) == name
 

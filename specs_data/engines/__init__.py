@@ -10,11 +10,14 @@ from __future__ import annotations
 import asyncio
 from functools import partial
 from importlib.util import find_spec
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from specs_data.errors import UserError
 from specs_data.recipe import Recipe
 from specs_data.records import Request, Response, Sampling
+
+if TYPE_CHECKING:
+    from specs_data.engines.openai import OpenAIEngine
 
 
 class Engine(Protocol):
@@ -58,6 +61,15 @@ async def open_engine(recipe: Recipe, sampling: Sampling) -> Engine:
     return await asyncio.to_thread(_open_here, recipe, sampling)
 
 
+async def only_model(recipe: Recipe) -> str:
+    """The name of the only model at the servers of a recipe. Raises UserError where there is not one."""
+    engine = _open_server(recipe, Sampling())
+    try:
+        return await engine.only_model()
+    finally:
+        await engine.close()
+
+
 def _open_here(recipe: Recipe, sampling: Sampling) -> Engine:
     if recipe.policy is None:
         raise UserError("no policy: give --policy CKPT (or policy = ... in specs-data.toml)")
@@ -96,7 +108,7 @@ def _open_replicas(recipe: Recipe, sampling: Sampling) -> Engine:
     return RayEngine(partial(_open_here, recipe, sampling), address, replicas=recipe.replicas or 1, gpus=gpus)
 
 
-def _open_server(recipe: Recipe, sampling: Sampling) -> Engine:
+def _open_server(recipe: Recipe, sampling: Sampling) -> OpenAIEngine:
     from specs_data.engines.openai import OpenAIEngine
 
     if recipe.ray is not None:

@@ -11,6 +11,7 @@ import asyncio
 import io
 import os
 import random
+import re
 import time
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
@@ -23,7 +24,7 @@ from msgspec import UNSET, Struct, UnsetType
 
 from specs_data.engines.refusals import check_images, refusal
 from specs_data.engines.replicas import FIRST_PAUSE, LONGEST_PAUSE, Replicas, Server
-from specs_data.errors import EngineFailed, PromptRefused, UserError
+from specs_data.errors import EngineFailed, PromptRefused, SpecsDataError, UserError
 from specs_data.images import media_type
 from specs_data.records import Message, Request, Response, Sampling
 
@@ -93,18 +94,31 @@ class _Again(Exception):
 
 
 class _Failed(Exception):
-    """One attempt failed and is worth another, after `pause` seconds. `strike`: the request may be to blame."""
+    """One attempt failed and is worth another, after `pause` seconds. `strike`: the request may be to
+    blame; `lost`: the connection broke; `fault`: what it means if no other server does better."""
 
-    def __init__(self, reason: str, *, strike: bool = True, pause: float = 0.0) -> None:
+    def __init__(
+        self,
+        reason: str,
+        *,
+        strike: bool = True,
+        pause: float = 0.0,
+        lost: bool = False,
+        fault: SpecsDataError | None = None,
+    ) -> None:
         super().__init__(reason)
         self.strike = strike
         self.pause = pause
+        self.lost = lost
+        self.fault = fault
 
 
 class _Trouble(Struct):
-    """What one request has met so far; `served` is how many others had been served when it last failed."""
+    """What one request has met so far: `served` is how many others had been served when it last
+    failed, and `server` where that was."""
 
     served: int
+    server: Server | None = None
     failures: int = 0
     strikes: int = 0
     since: float = 0.0
@@ -161,14 +175,13 @@ class OpenAIEngine:
         trouble = _Trouble(self._served)
         while True:
             try:
-                response = await self._attempt(messages)
+                response = await self._attempt(messages, trouble)
             except _Again as again:
                 self._settings = again.settings
             except _Failed as failed:
                 await asyncio.sleep(self._pause(failed, trouble))
             else:
                 self._served += 1
-                self._replicas.answered = True
                 return response
 
     async def close(self) -> None:
@@ -177,11 +190,12 @@ class OpenAIEngine:
 
     async def _open(self) -> None:
         if self._model is None:
-            self._model = await self._only_model()
+            self._model = await self.only_model()
         if self._settings is None:
             self._settings = self._make_settings(self._sampling.stop, EXTRAS)
 
-    async def _only_model(self) -> str:
+    async def only_model(self) -> str:
+        """The name of the only model that the servers list. Raises UserError where there is not one."""
         server, listed = await self._replicas.models()
         try:
             names = [model.id for model in msgspec.json.decode(listed, type=_Models).data]
@@ -218,10 +232,31 @@ class OpenAIEngine:
                 messages.append(msgspec.json.encode(message))
         return b'%b],"seed":%d}' % (b",".join(messages), request.seed)
 
-    async def _attempt(self, messages: bytes) -> Response:
-        """Ask one server once."""
-        slot = await self._replicas.take()
+    async def _attempt(self, messages: bytes, trouble: _Trouble) -> Response:
+        """Ask one server once, another than at the last attempt where one is free."""
+        slot = await self._replicas.take(avoid=trouble.server)
         server = self._replicas.servers[slot[1]]
+        try:
+            response = await self._ask(server, messages)
+        except _Failed as failed:
+            hope = self._replicas.failed(
+                server, str(failed), pause=failed.pause, lost=failed.lost, lasting=failed.fault is not None
+            )
+            if failed.fault is not None and not hope:
+                raise failed.fault from None
+            if hope:
+                failed.pause = 0.0
+            # Where another is up, a server that fails everything must not use up a request's strikes.
+            failed.strike &= server is not trouble.server or not self._replicas.others_up(server)
+            trouble.server = server
+            raise
+        else:
+            self._replicas.served(server)
+            return response
+        finally:
+            self._replicas.give_back(slot)
+
+    async def _ask(self, server: Server, messages: bytes) -> Response:
         settings = self._settings
         assert settings is not None  # noqa: S101 - _open came first
         try:
@@ -231,10 +266,7 @@ class OpenAIEngine:
                 content = await reply.read()
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             reason = self._clean(str(error) or type(error).__name__)
-            self._replicas.put_aside(server, reason)
-            raise _Failed(reason, strike=not isinstance(error, aiohttp.ClientConnectorError)) from None
-        finally:
-            self._replicas.give_back(slot)
+            raise _Failed(reason, strike=not isinstance(error, aiohttp.ClientConnectorError), lost=True) from None
         if reply.status == 200:
             return self._read(server, settings, content)
         raise self._fault(server, settings, reply.status, reply.headers, content)
@@ -262,23 +294,29 @@ class OpenAIEngine:
         said = self._clean(_error_text(content))
         if status in BUSY:
             pause = _retry_after(headers)
-            if pause > self._replicas.patience:
-                return EngineFailed(f"{server.name} asks to wait {pause:.0f} s: {said}")
-            return _Failed(f"{server.name} is busy ({status}): {said}", strike=False, pause=pause)
+            long = EngineFailed(f"{server.name} asks to wait {pause:.0f} s: {said}")
+            return _Failed(
+                f"{server.name} is busy ({status}): {said}",
+                strike=False,
+                pause=pause,
+                fault=long if pause > self._replicas.patience else None,
+            )
         if status >= 500:
             return _Failed(f"{server.name} failed ({status}): {said}", pause=_retry_after(headers))
         if status in (400, 413, 422):
-            if any(name in said for name in settings.extras):
+            if any(re.search(rf"\b{name}\b", said) for name in settings.extras):
                 # A server that knows only OpenAI's parameters would also cut stop strings without a word.
                 return _Again(self._make_settings((), {}))
             if self._pixels and "mm_processor_kwargs" in said:
                 return UserError(f"{server.name} takes no pixel limits ({said}): set them where the server is started")
             return refusal(said)
         if status in (401, 403):
-            return UserError(f"{server.name} refuses the key ({status}: {said}): set OPENAI_API_KEY")
-        if status == 404:
-            return UserError(f"{server.name} does not serve {self._model!r} ({said}): check --model and --base-url")
-        return UserError(f"{server.name} refuses requests ({status}: {said})")
+            mistake = f"{server.name} refuses the key ({status}: {said}): set OPENAI_API_KEY"
+        elif status == 404:
+            mistake = f"{server.name} does not serve {self._model!r} ({said}): check --model and --base-url"
+        else:
+            mistake = f"{server.name} refuses requests ({status}: {said})"
+        return _Failed(mistake, strike=False, fault=UserError(mistake))
 
     def _pause(self, failed: _Failed, trouble: _Trouble) -> float:
         """Seconds to wait before the next attempt, or the end of the attempts.

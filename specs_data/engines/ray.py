@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -20,6 +21,7 @@ from specs_data.records import Request, Response
 logger = logging.getLogger(__name__)
 
 RESTARTS = 20  # times Ray starts one replica again, until it counts as broken
+NEWS = 60.0  # seconds between two words on replicas that are waited for
 
 
 class _Replica:
@@ -86,7 +88,7 @@ class RayEngine:
         self._changed = asyncio.Event()
         self._failure: SpecsDataError | None = None
         self._followed = False
-        self.concurrency = self._first_ready() * replicas
+        self.concurrency = self._first_ready(gpus) * replicas
 
     async def generate(self, request: Request) -> Response:
         """Sample one response on some replica. Raises PromptRefused, UserError or EngineFailed as the
@@ -97,7 +99,9 @@ class RayEngine:
             handle.in_flight += 1
             try:
                 outcome = await handle.actor.generate.remote(request)
-            except self._ray.exceptions.RayActorError as error:
+            except self._ray.exceptions.RayTaskError as error:
+                raise EngineFailed(f"a replica's engine failed: {_one_line(error)}") from None
+            except self._ray.exceptions.RayError as error:  # its process or machine, or the answer, is lost
                 self._put_aside(handle, error)
                 continue
             finally:
@@ -121,16 +125,27 @@ class RayEngine:
         if self._connected:
             await asyncio.to_thread(self._ray.shutdown)
 
-    def _first_ready(self) -> int:
-        """How many requests keep one replica busy, once one is up."""
+    def _first_ready(self, gpus: float) -> int:
+        """How many requests keep one replica busy, once one is up. A cluster may grow, so there is no
+        limit to the wait."""
+        start = time.monotonic()
         waiting = {handle.actor.concurrency.remote(): handle for handle in self._handles}
         fault: SpecsDataError | None = None
         while waiting:
-            (ready,), _ = self._ray.wait(list(waiting), num_returns=1)
+            done, _ = self._ray.wait(list(waiting), num_returns=1, timeout=NEWS)
+            if not done:
+                there = self._ray.cluster_resources().get("GPU", 0)
+                free = self._ray.available_resources().get("GPU", 0)
+                logger.warning(
+                    "no replica is ready after %.0f s: each takes %g GPUs, and of the cluster's %g GPUs %g are free",
+                    *(time.monotonic() - start, gpus, there, free),
+                )
+                continue
+            (ready,) = done
             handle = waiting.pop(ready)
             try:
                 found = self._ray.get(ready)
-            except self._ray.exceptions.RayActorError as error:
+            except self._ray.exceptions.RayError as error:
                 found = EngineFailed(f"a replica died while it started: {_one_line(error)}")
             if isinstance(found, int):
                 handle.up = True
@@ -172,7 +187,7 @@ class RayEngine:
         """Wait until Ray has started the actor anew, or given it up."""
         try:
             found = await handle.actor.concurrency.options(max_task_retries=-1).remote()
-        except self._ray.exceptions.RayActorError as error:
+        except self._ray.exceptions.RayError as error:
             found = EngineFailed(f"all replicas are lost: {_one_line(error)}")
         if isinstance(found, int):
             handle.up = True
@@ -205,5 +220,8 @@ def _affordable(ray: Any, replicas: int, gpus: float, *, local: bool) -> float:
 
 
 def _one_line(error: Exception) -> str:
-    line = " ".join(str(error).split()) or type(error).__name__
+    text = str(error).strip()
+    if "ray::" in text:  # a remote traceback, which ends with the error
+        text = text.rpartition("\n")[2]
+    line = " ".join(text.split()) or type(error).__name__
     return line if len(line) <= 300 else line[:299] + "…"

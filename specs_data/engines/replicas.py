@@ -1,4 +1,7 @@
-"""HTTP servers that do the same work: load spread over them, and the dead ones put aside until they answer.
+"""HTTP servers that do the same work: load spread over them, and those that die or only fail put aside.
+
+A server that cannot be reached gets work again once it answers. One that is reached and only fails may
+well list its models: it gets a single request from time to time, and all its work again once it serves one.
 
 There is no limit on how long an answer may take. A machine that vanished is noticed by TCP keepalive.
 """
@@ -23,6 +26,7 @@ logger = logging.getLogger(__name__)
 FIRST_ANSWER = 15.0  # seconds until a server that never answered counts as a wrong address
 FIRST_PAUSE = 0.5  # seconds between two attempts, doubled up to LONGEST_PAUSE
 LONGEST_PAUSE = 30.0
+TOLERATED = 3  # failures in a row after which a server is put aside, if another may serve
 IDLE = 4  # seconds a connection is kept unused: servers drop theirs after 5 or more
 KEEPALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 15, "TCP_KEEPCNT": 8}  # a dead machine shows after 3 minutes
 
@@ -30,7 +34,7 @@ Slot = tuple[int, int]  # a number and a server's place in the list
 
 
 class Server:
-    """One replica: its addresses, and whether it is up."""
+    """One replica: its addresses, and whether it is up. It rests while it is aside for its failures."""
 
     def __init__(self, root: URL) -> None:
         self.name = str(root)
@@ -38,6 +42,11 @@ class Server:
         self.models = root / "models"
         self.up = True
         self.down_since = 0.0
+        self.failures = 0  # in a row
+        self.pause = 0.0  # seconds of the rest it is having
+        self.rest: asyncio.TimerHandle | None = None
+        self.on_trial = False  # the next request is to find out whether it serves again
+        self.trial: Slot | None = None  # that request's slot
         self.parked: list[Slot] = []
 
 
@@ -71,8 +80,9 @@ class Replicas:
             )
         return self._opened
 
-    async def take(self) -> Slot:
-        """A free slot at a server that is up. Raises UserError or EngineFailed where there is none any more."""
+    async def take(self, avoid: Server | None = None) -> Slot:
+        """A free slot at a server that is up, not at `avoid` if another has one. Raises UserError or
+        EngineFailed where there is none any more."""
         while True:
             slot = await self._slots.get()
             if self._failure is not None:
@@ -80,21 +90,84 @@ class Replicas:
                 raise self._failure
             server = self.servers[slot[1]]
             if server.up:
+                return self._elsewhere(slot) if server is avoid else slot
+            if server.on_trial:
+                server.on_trial, server.trial = False, slot
                 return slot
             server.parked.append(slot)
 
     def give_back(self, slot: Slot) -> None:
         """The request in this slot is over."""
         server = self.servers[slot[1]]
-        if server.up or self._failure is not None:
+        if slot == server.trial:  # which told neither good nor ill
+            server.on_trial, server.trial = True, None
+        if server.up or server.on_trial or self._failure is not None:
             self._slots.put_nowait(slot)
         else:
             server.parked.append(slot)
 
-    def put_aside(self, server: Server, reason: str) -> None:
+    def others_up(self, server: Server) -> bool:
+        """Is another server up?"""
+        return any(other.up for other in self.servers if other is not server)
+
+    def served(self, server: Server) -> None:
+        """`server` has served a request."""
+        self.answered = True
+        server.failures = 0
+        if server.rest is not None:
+            if server.pause > FIRST_PAUSE:
+                logger.warning("%s serves again", server.name)
+            server.rest.cancel()
+            server.rest, server.pause = None, 0.0
+            server.up, server.on_trial, server.trial = True, False, None
+            self._unpark(server)
+
+    def failed(
+        self, server: Server, reason: str, *, pause: float = 0.0, lost: bool = False, lasting: bool = False
+    ) -> bool:
+        """`server` has failed a request, and asks for a `pause`. `lost`: its connection broke; `lasting`:
+        another attempt would fail too. True if another server may do better."""
+        hope = any(other.up and other.failures < TOLERATED for other in self.servers if other is not server)
+        if server.up:
+            server.failures += TOLERATED if lasting else 1
+            if hope and server.failures >= TOLERATED:
+                server.down_since = time.monotonic()
+                self._rest(server, max(pause, FIRST_PAUSE), reason)
+            elif lost:
+                self._put_aside(server, reason)
+        elif server.trial is not None:
+            self._rest(server, max(pause, min(LONGEST_PAUSE, server.pause * 2)), reason)
+        return hope
+
+    def _rest(self, server: Server, pause: float, reason: str) -> None:
+        """Give `server` nothing to do for `pause` seconds, and then one request."""
+        if pause > FIRST_PAUSE >= server.pause:
+            logger.warning("%s is put aside until it serves again: %s", server.name, reason)
+        server.up, server.on_trial, server.trial = False, False, None
+        server.pause = pause
+        server.rest = asyncio.get_running_loop().call_later(pause * random.uniform(1.0, 1.2), self._try, server)
+
+    def _try(self, server: Server) -> None:
+        server.on_trial = True
+        if server.parked:  # else the next slot that is given back
+            self._slots.put_nowait(server.parked.pop())
+
+    def _elsewhere(self, slot: Slot) -> Slot:
+        """A free slot at another server that is up, if there is one, in exchange for `slot`."""
+        passed = [slot]
+        while not self._slots.empty():
+            other = self._slots.get_nowait()
+            if other[1] != slot[1] and self.servers[other[1]].up:
+                slot = other
+                break
+            passed.append(other)
+        for each in passed:
+            if each is not slot:
+                self._slots.put_nowait(each)
+        return slot
+
+    def _put_aside(self, server: Server, reason: str) -> None:
         """Give `server` nothing to do until it answers again."""
-        if not server.up:
-            return
         server.up = False
         server.down_since = time.monotonic()
         revival = asyncio.create_task(self._revive(server, reason))
