@@ -199,7 +199,7 @@ def export(
     from specs_data.prompt_sets import PROMPT_TARGETS, export_prompts
 
     if to in PROMPT_TARGETS:
-        done = export_prompts(make_recipe({**settings, "problems": source}), to, out)
+        done = export_prompts(read_settings(Recipe, {**settings, "problems": source}), to, out)
     else:
         done = export_pairs(source, to, out)
     typer.echo(describe_export(done))
@@ -273,7 +273,7 @@ def verifier_score(
     """Precision and recall of a verifier on responses of which it is known whether they reason soundly."""
     from specs_data.verifier_score import score_verifier
 
-    typer.echo(str(score_verifier(make_recipe(settings), pairs)))
+    typer.echo(str(score_verifier(read_settings(Recipe, settings), pairs)))
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

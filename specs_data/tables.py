@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from codecs import BOM_UTF8
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import msgspec
 from specs_data.errors import UserError
 
 SUFFIXES = (".jsonl", ".parquet")
+FIRST_ROWS = 100  # among which every column that is needed must occur
 _BATCH = 64
 
 
@@ -25,6 +26,11 @@ def read_rows(file: Path) -> Iterator[dict[str, Any] | str]:
     if file.suffix == ".jsonl":
         return _jsonl_rows(file)
     raise UserError(f"{file} should be a .jsonl or .parquet file")
+
+
+def columns_of(rows: Iterable[dict[str, Any] | str]) -> list[str]:
+    """Every column that one of `rows` has. Rows of JSONL differ; one of Parquet has them all."""
+    return list(dict.fromkeys(name for row in rows if isinstance(row, dict) for name in row))
 
 
 def count_rows(file: Path) -> int:

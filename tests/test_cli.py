@@ -15,7 +15,9 @@ from typing import NamedTuple
 import pytest
 
 from specs_data.cli import main
+from specs_data.errors import UserError
 from specs_data.format import THINK_ANSWER
+from specs_data.recipe import Recipe
 from tests.sums import write_sums
 
 
@@ -118,6 +120,27 @@ def test_an_unknown_key_of_a_recipe_is_refused(responses: Path, specs_data: Comm
     (responses.parent / "specs-data.toml").write_text("sampels = 3\n")
     done = specs_data("build", cwd=responses.parent)
     assert done.returncode == 2 and "sampels" in done.stderr
+
+
+def test_only_a_build_reads_the_recipe_in_the_working_directory(responses: Path, specs_data: Command) -> None:
+    (responses.parent / "specs-data.toml").write_text('sampels = 3\nresponses = "responses.jsonl"\n')
+    done = specs_data("export", "problems.jsonl", "--to", "trl", "--out", "trl", cwd=responses.parent)
+    assert done.returncode == 0, done.stderr
+    done = specs_data("verifier-score", "--verifier", "rules", "--pairs", 4, cwd=responses.parent)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_demo_is_the_same_everywhere(tmp_path: Path, specs_data: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Recipe] = []
+
+    def stop(recipe: Recipe, *_: object, **__: object) -> None:
+        made.append(recipe)
+        raise UserError("enough")
+
+    monkeypatch.setattr("specs_data.demo.build", stop)
+    (tmp_path / "specs-data.toml").write_text('sampels = 3\nlimit = 5\nresponses = "responses.jsonl"\n')
+    assert "enough" in specs_data("demo", cwd=tmp_path).stderr
+    assert (made[0].limit, made[0].responses) == (None, None)
 
 
 def test_check_says_what_is_wrong(run: Path, specs_data: Command) -> None:
