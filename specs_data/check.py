@@ -21,7 +21,7 @@ from specs_data.format import THINK_ANSWER, ResponseFormat, load_format
 from specs_data.inert import one_line
 from specs_data.judges.choices import read_letters
 from specs_data.judges.rules import RuleJudge, final_answer
-from specs_data.pairs_io import Dataset, open_dataset, rows
+from specs_data.pairs_io import Dataset, open_dataset, try_rows
 from specs_data.records import AnswerType
 from specs_data.view import View, view
 
@@ -61,8 +61,9 @@ class CheckResult(Struct, frozen=True):
         ]
         lines += [f"  {count:,} x {reason}" for reason, count in self.reasons.items()]
         lines += [
-            f"  {failure.split} row {failure.row} ({one_line(failure.id, 40)}): {'; '.join(failure.reasons)}"
+            f"  {failure.split} row {failure.row}{name}: {'; '.join(failure.reasons)}"
             for failure in self.failures
+            for name in [f" ({one_line(failure.id, 40)})" if failure.id else ""]
         ]
         if self.failed > len(self.failures):
             lines.append(f"  ... and {self.failed - len(self.failures):,} more")
@@ -74,17 +75,20 @@ def check(path: str | Path, fmt: ResponseFormat | None = None, columns: Mapping[
 
     `fmt` is the format it teaches; by default the one its manifest names, else think-answer.
     `columns` names the dataset's own columns for ours: prompt, chosen, rejected, answer,
-    answer_type. Rows without a gold answer must give the same answer twice. Memory holds a few rows
-    at a time. Raises UserError.
+    answer_type. Rows without a gold answer must give the same answer twice; a row that cannot be read
+    fails. Memory holds a few rows at a time. Raises UserError.
     """
     dataset = open_dataset(path)
     fmt = fmt or _format_of(dataset)
     tally = _Tally()
     with RuleJudge() as judge:
         for split in dataset.splits:
-            for number, row in enumerate(rows(dataset, split, columns=columns, pictures=False)):
+            for number, row in enumerate(try_rows(dataset, split, columns=columns, pictures=False)):
+                if isinstance(row, str):
+                    tally.add(split, number, "", (row,))
+                    continue
                 seen = view(row)
-                tally.add(split, number, seen, tuple(_faults(seen, fmt, judge, tally)))
+                tally.add(split, number, seen.id, tuple(_faults(seen, fmt, judge, tally)))
     if not tally.rows:
         raise UserError(f"{path} has no rows, so there is nothing to check")
     return tally.result(_pairing(dataset), fmt)
@@ -99,14 +103,14 @@ class _Tally:
         self.reasons: Counter[str] = Counter()
         self.seen: Counter[str] = Counter()
 
-    def add(self, split: str, number: int, seen: View, faults: tuple[str, ...]) -> None:
+    def add(self, split: str, number: int, name: str, faults: tuple[str, ...]) -> None:
         self.rows += 1
         if not faults:
             return
         self.failed += 1
         self.reasons.update(faults)
         if len(self.failures) < _LISTED:
-            self.failures.append(Failure(split, number, seen.id, faults))
+            self.failures.append(Failure(split, number, name, faults))
 
     def result(self, pairing: str, fmt: ResponseFormat) -> CheckResult:
         return CheckResult(

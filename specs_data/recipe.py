@@ -178,8 +178,8 @@ def read_columns(text: str | None) -> dict[str, str]:
     """`"chosen=A,rejected=B"` as a mapping. Raises UserError."""
     try:
         found = paired(text or {})
-    except ValueError as error:
-        raise UserError(f"--columns {error}") from None
+    except ValueError:
+        raise UserError("--columns should look like chosen=COLUMN,rejected=COLUMN") from None
     return dict(found) if isinstance(found, dict) else {}
 
 

@@ -104,6 +104,8 @@ def test_a_recipe_in_the_working_directory_is_enough(responses: Path, specs_data
           "--corruption", "nonsense"], "nonsense"),
         (["build", "--problems", "problems.jsonl", "--responses", "responses.jsonl", "--verifier", "none",
           "--columns", "question"], "question=COLUMN"),
+        (["check", "problems.jsonl", "--columns", "chosen"], "chosen=COLUMN,rejected=COLUMN"),
+        (["show", "problems.jsonl"], "--columns chosen=COLUMN"),
         (["show", "nowhere"], "nowhere"),
         (["check", "nowhere"], "nowhere"),
         (["judge", "nowhere.jsonl"], "nowhere.jsonl"),
@@ -174,6 +176,27 @@ def test_export_merge_and_judge(run: Path, responses: Path, specs_data: Command)
     file.write_text(json.dumps({"response": "<answer>5</answer>", "gold": "5", "type": "numeric"}))
     done = specs_data("judge", file, cwd=run)
     assert json.loads(done.stdout)["right"] is True
+
+
+def test_a_file_in_the_way_is_said(run: Path, specs_data: Command) -> None:
+    (run / "taken").touch()
+    done = specs_data("export", run, "--to", "llamafactory", "--out", "taken", cwd=run)
+    assert done.returncode == 2 and done.stderr == "error: cannot use taken: File exists\n"
+
+
+@pytest.mark.parametrize("command", ["show", "judge"])
+def test_a_reader_that_has_seen_enough_is_no_error(run: Path, tmp_path: Path, command: str) -> None:
+    file = tmp_path / "answers.jsonl"
+    file.write_text('{"response": "<answer>5</answer>", "gold": "5", "type": "numeric"}\n' * 20_000)
+    target = [str(file)] if command == "judge" else [str(run), "-n", "20"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "specs_data", command, *target], cwd=Path(__file__).parent.parent,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    ) as reading:  # fmt: skip
+        assert reading.stdout and reading.stderr
+        reading.stdout.close()
+        errors = reading.stderr.read()
+    assert (reading.returncode, errors) == (141, b"")
 
 
 def test_init_writes_a_recipe_that_reads(tmp_path: Path, specs_data: Command) -> None:
