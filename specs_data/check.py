@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, cast, get_args
 
 from msgspec import Struct
+from pydantic import ValidationError
 
 from specs_data.errors import UserError
 from specs_data.format import THINK_ANSWER, ResponseFormat, load_format
@@ -73,7 +74,7 @@ class CheckResult(Struct, frozen=True):
 def check(path: str | Path, fmt: ResponseFormat | None = None, columns: Mapping[str, str] | None = None) -> CheckResult:
     """Check the dataset at `path`: a run, a folder, a Parquet or JSONL file, or a Hub dataset id.
 
-    `fmt` is the format it teaches; by default the one its manifest names, else think-answer.
+    `fmt` is the format it teaches; by default the one in its manifest, else think-answer.
     `columns` names the dataset's own columns for ours: prompt, chosen, rejected, answer,
     answer_type. Rows without a gold answer must give the same answer twice; a row that cannot be read
     fails. Memory holds a few rows at a time. Raises UserError.
@@ -189,6 +190,13 @@ def _choices(question: str) -> tuple[str, ...]:
 
 
 def _format_of(dataset: Dataset) -> ResponseFormat:
+    """The format in the manifest. A run from before it was kept there names the file alone."""
+    kept = (dataset.manifest or {}).get("response_format")
+    if kept is not None:
+        try:
+            return ResponseFormat.model_validate(kept)
+        except ValidationError:
+            raise UserError(f"the manifest of {dataset.root} holds no valid response format; give --format") from None
     name = _recipe(dataset).get("format")
     return load_format(name) if name else THINK_ANSWER
 

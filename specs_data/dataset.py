@@ -17,6 +17,7 @@ import msgspec
 from msgspec import Struct
 
 from specs_data.agenda import first_in_order
+from specs_data.format import strip_stop_tokens
 from specs_data.images import media_type
 from specs_data.parquet import Row, Shard, write_shards
 from specs_data.plan import Plan
@@ -266,8 +267,9 @@ def _row(store: Store, plan: Plan, entry: _Entry) -> Row:
         "id": f"{problem.id}-{entry.index}",
         "images": [{"bytes": data, "path": f"{digest[:16]}.{_suffix(data)}"} for digest, data in images],
         "prompt": [{"role": message.role, "content": message.content} for message in chat(problem, plan.system)],
-        "chosen": [{"role": "assistant", "content": entry.response.text}],
-        "rejected": [{"role": "assistant", "content": entry.rejected.text}],
+        # A chat template adds its stop token: a response that was logged with one must not teach it twice.
+        "chosen": [{"role": "assistant", "content": strip_stop_tokens(entry.response.text)}],
+        "rejected": [{"role": "assistant", "content": strip_stop_tokens(entry.rejected.text)}],
         "problem_id": problem.id,
         "answer": problem.answer,
         "answer_type": problem.answer_type,
@@ -289,8 +291,8 @@ def _count(figures: Figures, entry: _Entry, row: Row) -> None:
     figures.answer_types[entry.problem.answer_type] += 1
     figures.sources[entry.problem.source] += 1
     figures.samples[entry.index + 1] += 1
-    figures.chosen.append(len(entry.response.text))
-    figures.rejected.append(len(entry.rejected.text))
+    figures.chosen.append(len(row["chosen"][0]["content"]))
+    figures.rejected.append(len(row["rejected"][0]["content"]))
     figures.examples.setdefault(operator, row)
 
 

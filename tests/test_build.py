@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from specs_data import build, load_run
+from specs_data.check import check
 from specs_data.engines.scripted import ScriptedEngine
 from specs_data.errors import EngineFailed, PluginFailed, PromptRefused, Undecided, UserError
 from specs_data.format import THINK_ANSWER
@@ -279,6 +280,37 @@ def test_responses_that_exist_already(tmp_path: Path) -> None:
     reasons = left_out(tmp_path / "run")
     assert reasons["responses", "unknown problem_id"] == reasons["responses", "not a problem_id and a response"] == 1
     assert reasons["judge", "wrong answer"] == 2
+
+
+def test_a_stop_token_of_a_response_does_not_reach_the_rows(tmp_path: Path) -> None:
+    problems = write_sums(tmp_path, 6)
+    file = tmp_path / "responses.jsonl"
+    texts = {n: THINK_ANSWER.render(f"{n} + 1 = {n + 1}.", f"\\boxed{{{n + 1}}}") for n in range(6)}
+    rows = [{"problem_id": f"sum-{n}", "response": f"{text}<|im_end|>\n<|im_end|>"} for n, text in texts.items()]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    built = build(recipe(problems, responses=file), tmp_path / "run", quiet=True)
+    assert [row["chosen"][0]["content"] for row in rows_of(tmp_path / "run")] == list(texts.values())
+    assert not any("<|im_end|>" in row["rejected"][0]["content"] for row in rows_of(tmp_path / "run"))
+    assert built.manifest["lengths"]["chosen"]["max"] == max(map(len, texts.values()))
+    assert check(tmp_path / "run").ok
+
+
+def test_a_dataset_is_checked_by_the_format_it_was_built_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From wherever, and whatever became of the format's file."""
+    monkeypatch.chdir(tmp_path)
+    mine = 'name = "mine"\ninstruction = "-"\n[thought]\nopen = "<a>"\nclose = "</a>"\n[answer]\nopen = "<b>"\n'
+    Path("mine.toml").write_text(mine + 'close = "</b>"\n')
+    problems = write_sums(tmp_path, 3)
+    rows = [{"problem_id": f"sum-{n}", "response": f"<a>It is {n + 1}.</a><b>{n + 1}</b>"} for n in range(3)]
+    Path("responses.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    built = build(recipe(problems, responses=Path("responses.jsonl"), format="mine.toml"), tmp_path / "run", quiet=True)
+    assert built.pairs == 3
+    Path("mine.toml").unlink()
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    for place in ("", "dataset", "dataset/data", "dataset/data/train-00000-of-00001.parquet"):
+        result = check(tmp_path / "run" / place)
+        assert result.ok and "'mine'" in str(result)
 
 
 def test_rejected_from_another_policy(tmp_path: Path) -> None:
