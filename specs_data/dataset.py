@@ -298,7 +298,7 @@ def _count(figures: Figures, entry: _Entry, row: Row) -> None:
 
 def _held_out(store: Store, plan: Plan) -> set[int]:
     """The positions of the problems of the test split: whole groups of problems that share a picture
-    or, without one, a question, so that none is in both splits."""
+    or, without one, a question, so that none is in both splits. Something always stays to train on."""
     if not plan.recipe.holdout:
         return set()
     groups: dict[bytes, bytes] = {}
@@ -318,7 +318,7 @@ def _held_out(store: Store, plan: Plan) -> set[int]:
     by_group: defaultdict[bytes, list[int]] = defaultdict(list)
     for position, key in members:
         by_group[root(key)].append(position)
-    wanted = max(1, round(len(members) * plan.recipe.holdout))
+    wanted = min(max(1, round(len(members) * plan.recipe.holdout)), len(members) - 1)
     held: list[int] = []
     for key in sorted(by_group, key=lambda key: _hash(f"{plan.recipe.seed}/{key.hex()}")):
         if len(held) + len(by_group[key]) <= wanted:

@@ -413,6 +413,13 @@ class _Build:
                 manifest, list(figures.examples.values()), template=self.recipe.card, license=self.recipe.license
             )
             (fresh / "README.md").write_text(card, encoding="utf-8")
+        else:
+            shutil.rmtree(fresh, ignore_errors=True)
+        if self.recipe.holdout and figures.pairs and "test" not in splits and not self.quiet:
+            say(
+                f"no test split: problems that share a picture stay together, and none of their groups fits into "
+                f"--holdout {self.recipe.holdout:g} of {figures.pairs} pairs beside a train split"
+            )
         _swap(fresh if figures.pairs else None, out / "dataset")
         write_manifest(manifest, out / "manifest.json")
         return Built(out, manifest)

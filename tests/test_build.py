@@ -359,6 +359,33 @@ def test_holdout_keeps_pictures_apart(tmp_path: Path) -> None:
     assert not {row["images"][0]["path"] for row in train} & {row["images"][0]["path"] for row in test}
 
 
+@pytest.mark.parametrize(("count", "holdout", "test"), [(1, 0.5, 0), (2, 0.9, 1), (6, 0.99, 5)])
+def test_holdout_leaves_something_to_train_on(tmp_path: Path, count: int, holdout: float, test: int) -> None:
+    problems = write_sums(tmp_path, count)
+    built = build(recipe(problems, holdout=holdout, samples=32), tmp_path / "run", engine=policy(), quiet=True)
+    assert built.pairs == count
+    assert (len(rows_of(tmp_path / "run")), len(rows_of(tmp_path / "run", "test"))) == (count - test, test)
+
+
+def test_a_holdout_that_cannot_be_made_is_said(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    problems = write_sums(tmp_path, 2, pictures=True)  # of one picture
+    built = build(recipe(problems, holdout=0.5, samples=32), tmp_path / "run", engine=policy())
+    assert list(built.manifest["dataset"]["splits"]) == ["train"]
+    assert "no test split" in capfd.readouterr().err
+
+
+def test_a_rebuild_without_pairs_leaves_no_dataset(tmp_path: Path) -> None:
+    problems = write_sums(tmp_path, 4)
+    assert build(recipe(problems), tmp_path / "run", engine=policy(), quiet=True).pairs
+    operator = tmp_path / "idle.py"
+    operator.write_text("def idle(text, fmt, rng):\n    return None\n")
+    built = build(recipe(problems, corruption=[str(operator)]), tmp_path / "run", engine=policy(), quiet=True)
+    assert built.pairs == 0
+    assert not list((tmp_path / "run").glob("dataset*"))
+    with pytest.raises(UserError, match="this run has no dataset"):
+        check(tmp_path / "run")
+
+
 def test_an_operator_in_a_file(tmp_path: Path) -> None:
     problems = write_sums(tmp_path, 10)
     operator = tmp_path / "shout.py"
