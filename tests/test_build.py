@@ -263,6 +263,44 @@ def test_everything_left_out_is_on_record(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"target": 7},
+        {"target": 7, "samples_upfront": 5, "pairs_per_problem": 2},
+        {"pairing": "coupled", "samples": 3},
+        {"pairing": "coupled", "samples": 5, "target": 4, "samples_upfront": 3},
+        {"rejected_from": "base-model", "policy": "zero-model", "samples": 2, "pairs_per_problem": 2},
+    ],
+)
+def test_every_response_is_in_the_dataset_or_on_record(tmp_path: Path, settings: dict) -> None:
+    problems = write_sums(tmp_path, 30)
+    chosen = recipe(problems, **settings)
+    built = build(chosen, tmp_path / "run", engine=policy(), rival=policy(), quiet=True)
+    lines = [json.loads(line) for line in (tmp_path / "run" / "dropped.jsonl").read_text().splitlines()]
+    if "policy" in settings:  # the rival's own
+        lines = [line for line in lines if line["stage"] != "rejected" or line["reason"] == "no rejected response"]
+    named = [(line["problem_id"], line["index"]) for line in lines if line["stage"] != "corruption"]
+    kept = [tuple(row["id"].rsplit("-", 1)) for row in rows_of(tmp_path / "run")]
+    assert len(named) == len(set(named))
+    assert not {(problem, str(index)) for problem, index in named} & set(kept)
+    assert len(named) + len(kept) == built.manifest["counts"]["sampled"]
+    reasons = left_out(tmp_path / "run")
+    assert not reasons["pair", "beyond target"] or "target" in settings
+    if settings.get("samples") == 3:
+        assert reasons["rejected", "no rejected response"] > 0
+
+
+def test_a_lower_target_says_which_pairs_are_beyond_it(tmp_path: Path) -> None:
+    problems = write_sums(tmp_path, 20)
+    pairs = build(recipe(problems), tmp_path / "run", engine=policy(), quiet=True).pairs
+    build(recipe(problems, target=5), tmp_path / "run", engine=policy(), quiet=True)
+    assert left_out(tmp_path / "run")["pair", "beyond target"] <= pairs - 5
+    build(recipe(problems, target=5, samples_upfront=8), tmp_path / "up", engine=policy(), quiet=True)
+    assert left_out(tmp_path / "up")["pair", "not needed"] > 0
+
+
 def test_responses_that_exist_already(tmp_path: Path) -> None:
     problems = write_sums(tmp_path, 3)
     good = THINK_ANSWER.render("0 + 1 = 1.", r"\boxed{1}")
@@ -280,6 +318,16 @@ def test_responses_that_exist_already(tmp_path: Path) -> None:
     reasons = left_out(tmp_path / "run")
     assert reasons["responses", "unknown problem_id"] == reasons["responses", "not a problem_id and a response"] == 1
     assert reasons["judge", "wrong answer"] == 2
+    assert reasons["responses", "no response"] == 1
+
+
+def test_responses_that_were_not_needed_are_on_record(tmp_path: Path) -> None:
+    problems = write_sums(tmp_path, 1)
+    file = tmp_path / "responses.jsonl"
+    good = {"problem_id": "sum-0", "response": THINK_ANSWER.render("0 + 1 = 1.", r"\boxed{1}")}
+    file.write_text((json.dumps(good) + "\n") * 3)
+    assert build(recipe(problems, responses=file), tmp_path / "run", quiet=True).pairs == 1
+    assert left_out(tmp_path / "run") == {("responses", "not needed"): 2}
 
 
 def test_a_stop_token_of_a_response_does_not_reach_the_rows(tmp_path: Path) -> None:
