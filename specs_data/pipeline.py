@@ -206,8 +206,10 @@ class _Build:
 
     def _say_changes(self) -> None:
         """Name what differs from the recipe of the last build in this folder."""
-        file = self.out / "recipe.toml"
-        changes = differences(make_recipe({}, file), self.recipe) if file.exists() else []
+        try:
+            changes = differences(make_recipe({}, self.out / "recipe.toml"), self.recipe)
+        except UserError:  # there is none, or not one of this version: it is only looked at, and written anew
+            return
         if changes and not self.quiet:
             say(f"changed since the last build in {self.out}: {'; '.join(changes)}")
 

@@ -75,6 +75,17 @@ def test_a_second_run_generates_nothing(tmp_path: Path) -> None:
     assert dataset_bytes(tmp_path / "run") == first
 
 
+def test_a_recipe_of_another_version_does_not_block_a_second_run(tmp_path: Path) -> None:
+    problems = write_sums(tmp_path, 6)
+    build(recipe(problems), tmp_path / "run", engine=policy(), quiet=True)
+    kept = tmp_path / "run" / "recipe.toml"
+    first = kept.read_text()
+    kept.write_text(f"no_longer = 1\n{first}")
+    again = policy()
+    build(recipe(problems), tmp_path / "run", engine=again, quiet=True)
+    assert again.calls == 0 and kept.read_text() == first
+
+
 @pytest.mark.parametrize("change", [{"corruption": ["shift_tags"]}, {"verifier": "none"}, {"holdout": 0.3}])
 def test_a_changed_corruption_or_verifier_generates_nothing(tmp_path: Path, change: dict) -> None:
     problems = write_sums(tmp_path, 30)
