@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Any, cast, get_args
 
 from msgspec import Struct
+from pydantic import ValidationError
 
 from specs_data.errors import UserError
 from specs_data.format import THINK_ANSWER, ResponseFormat, load_format
 from specs_data.inert import one_line
 from specs_data.judges.choices import read_letters
 from specs_data.judges.rules import RuleJudge, final_answer
-from specs_data.pairs_io import Dataset, open_dataset, rows
+from specs_data.pairs_io import Dataset, open_dataset, try_rows
 from specs_data.records import AnswerType
 from specs_data.view import View, view
 
@@ -61,8 +62,9 @@ class CheckResult(Struct, frozen=True):
         ]
         lines += [f"  {count:,} x {reason}" for reason, count in self.reasons.items()]
         lines += [
-            f"  {failure.split} row {failure.row} ({one_line(failure.id, 40)}): {'; '.join(failure.reasons)}"
+            f"  {failure.split} row {failure.row}{name}: {'; '.join(failure.reasons)}"
             for failure in self.failures
+            for name in [f" ({one_line(failure.id, 40)})" if failure.id else ""]
         ]
         if self.failed > len(self.failures):
             lines.append(f"  ... and {self.failed - len(self.failures):,} more")
@@ -72,19 +74,22 @@ class CheckResult(Struct, frozen=True):
 def check(path: str | Path, fmt: ResponseFormat | None = None, columns: Mapping[str, str] | None = None) -> CheckResult:
     """Check the dataset at `path`: a run, a folder, a Parquet or JSONL file, or a Hub dataset id.
 
-    `fmt` is the format it teaches; by default the one its manifest names, else think-answer.
+    `fmt` is the format it teaches; by default the one in its manifest, else think-answer.
     `columns` names the dataset's own columns for ours: prompt, chosen, rejected, answer,
-    answer_type. Rows without a gold answer must give the same answer twice. Memory holds a few rows
-    at a time. Raises UserError.
+    answer_type. Rows without a gold answer must give the same answer twice; a row that cannot be read
+    fails. Memory holds a few rows at a time. Raises UserError.
     """
     dataset = open_dataset(path)
     fmt = fmt or _format_of(dataset)
     tally = _Tally()
     with RuleJudge() as judge:
         for split in dataset.splits:
-            for number, row in enumerate(rows(dataset, split, columns=columns, pictures=False)):
+            for number, row in enumerate(try_rows(dataset, split, columns=columns, pictures=False)):
+                if isinstance(row, str):
+                    tally.add(split, number, "", (row,))
+                    continue
                 seen = view(row)
-                tally.add(split, number, seen, tuple(_faults(seen, fmt, judge, tally)))
+                tally.add(split, number, seen.id, tuple(_faults(seen, fmt, judge, tally)))
     if not tally.rows:
         raise UserError(f"{path} has no rows, so there is nothing to check")
     return tally.result(_pairing(dataset), fmt)
@@ -99,14 +104,14 @@ class _Tally:
         self.reasons: Counter[str] = Counter()
         self.seen: Counter[str] = Counter()
 
-    def add(self, split: str, number: int, seen: View, faults: tuple[str, ...]) -> None:
+    def add(self, split: str, number: int, name: str, faults: tuple[str, ...]) -> None:
         self.rows += 1
         if not faults:
             return
         self.failed += 1
         self.reasons.update(faults)
         if len(self.failures) < _LISTED:
-            self.failures.append(Failure(split, number, seen.id, faults))
+            self.failures.append(Failure(split, number, name, faults))
 
     def result(self, pairing: str, fmt: ResponseFormat) -> CheckResult:
         return CheckResult(
@@ -185,6 +190,13 @@ def _choices(question: str) -> tuple[str, ...]:
 
 
 def _format_of(dataset: Dataset) -> ResponseFormat:
+    """The format in the manifest. A run from before it was kept there names the file alone."""
+    kept = (dataset.manifest or {}).get("response_format")
+    if kept is not None:
+        try:
+            return ResponseFormat.model_validate(kept)
+        except ValidationError:
+            raise UserError(f"the manifest of {dataset.root} holds no valid response format; give --format") from None
     name = _recipe(dataset).get("format")
     return load_format(name) if name else THINK_ANSWER
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ from specs_data.recipe import Recipe, make_recipe, read_settings
 from specs_data.train.settings import DpoSettings, GrpoSettings, SftSettings
 
 _INTERRUPTED = 130  # typer's status after Ctrl-C
+_CLOSED_PIPE = 141  # the shell's for a program whose reader, like head, has seen enough
 
 VERIFIER_SETTINGS = (
     "verifier", "verifier_model", "verifier_base_url", "allow_model_mismatch", "rpm", "max_cost", "prices",
@@ -33,6 +35,7 @@ app = typer.Typer(
 File = Annotated[Path | None, typer.Option("--recipe", help="TOML file with the same keys as the flags")]
 Out = Annotated[Path | None, typer.Option("--out", help="folder of the run (default: runs/<name of the policy>)")]
 Target = Annotated[str, typer.Argument(metavar="RUN|DATASET", help="a run, a dataset folder or file, or a Hub id")]
+Columns = Annotated[str | None, typer.Option(help="its own columns: chosen=...,rejected=...,prompt=...,answer=...")]
 
 
 def main() -> None:
@@ -40,6 +43,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         status = app(standalone_mode=False) or 0
+        sys.stdout.flush()
     except TyperException as error:
         error.show()  # type: ignore[attr-defined]
         status = error.exit_code
@@ -49,6 +53,15 @@ def main() -> None:
     except SpecsDataError as error:
         typer.echo(f"error: {error}", err=True)
         status = 2
+    except BrokenPipeError:
+        status = _leave_quietly()
+    except OSError as error:
+        typer.echo(f"error: cannot use {error.filename}: {error.strerror}" if error.filename else error, err=True)
+        status = 2
+    except SystemExit as ended:  # how typer and rich take it that nobody reads on
+        if not isinstance(ended.__context__, BrokenPipeError):
+            raise
+        status = _leave_quietly()
     if status == _INTERRUPTED:
         typer.echo("interrupted; the same command goes on from here", err=True)
     sys.exit(status)
@@ -149,11 +162,16 @@ def corruptions() -> None:
 
 
 @app.command()
-def show(target: Target, count: Annotated[int, typer.Option("-n", min=1, help="how many pairs")] = 3) -> None:
+def show(
+    target: Target,
+    count: Annotated[int, typer.Option("-n", min=1, help="how many pairs")] = 3,
+    columns: Columns = None,
+) -> None:
     """Pairs in the terminal, with the difference marked."""
+    from specs_data.recipe import read_columns
     from specs_data.show import show as show_pairs
 
-    show_pairs(target, count)
+    show_pairs(target, count, columns=read_columns(columns))
 
 
 @app.command()
@@ -172,7 +190,7 @@ def report(
 def check(
     dataset: Annotated[str, typer.Argument(metavar="DATASET", help="any preference dataset with chosen and rejected")],
     response_format: Annotated[str | None, typer.Option("--format", help="the format it should teach")] = None,
-    columns: Annotated[str | None, typer.Option(help="chosen=...,rejected=...,prompt=...,answer=...")] = None,
+    columns: Columns = None,
 ) -> None:
     """Prove, row by row, that a preference dataset is format-only. Exit status 1 if it is not."""
     from specs_data.check import check as run
@@ -199,7 +217,7 @@ def export(
     from specs_data.prompt_sets import PROMPT_TARGETS, export_prompts
 
     if to in PROMPT_TARGETS:
-        done = export_prompts(make_recipe({**settings, "problems": source}), to, out)
+        done = export_prompts(read_settings(Recipe, {**settings, "problems": source}), to, out)
     else:
         done = export_pairs(source, to, out)
     typer.echo(describe_export(done))
@@ -273,7 +291,13 @@ def verifier_score(
     """Precision and recall of a verifier on responses of which it is known whether they reason soundly."""
     from specs_data.verifier_score import score_verifier
 
-    typer.echo(str(score_verifier(make_recipe(settings), pairs)))
+    typer.echo(str(score_verifier(read_settings(Recipe, settings), pairs)))
+
+
+def _leave_quietly() -> int:
+    """Let what is still to be printed go nowhere, so that Python's own last flush finds no closed pipe."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    return _CLOSED_PIPE
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

@@ -23,25 +23,28 @@ from specs_data.errors import PluginFailed, UserError
 from specs_data.format import ResponseFormat
 
 GROUP = "specs_data.corruptions"
+_CRASHES = (Exception, SystemExit)  # a plug-in that calls sys.exit must not end the build as if it were done
 Operator = Callable[[str, ResponseFormat, random.Random], str | None]
 
 
 class Corruption:
-    """A named operator. `origin` says where it comes from: a distribution, or a file."""
+    """A named operator. `origin` says where it comes from: a distribution, or a file; `file` is the
+    plug-in's own source file, wherever a decorator or a partial that wraps the operator is from."""
 
-    def __init__(self, name: str, operator: Operator, origin: str) -> None:
+    def __init__(self, name: str, operator: Operator, origin: str, file: Path | None = None) -> None:
         self.name = name
         self.origin = origin
         self._operator = operator
+        self._file = file
 
     @cached_property
     def sha256(self) -> str:
         """The digest of the operator's source file: part of what determines a pair."""
-        target = self._operator if inspect.isroutine(self._operator) else type(self._operator)
         try:
-            return hashlib.sha256(Path(inspect.getfile(target)).read_bytes()).hexdigest()
-        except (OSError, TypeError):
-            return hashlib.sha256(repr(target).encode()).hexdigest()
+            content = self._file.read_bytes() if self._file else self.origin.encode()
+        except OSError as error:
+            raise UserError(f"cannot read the corruption {self._file}: {error.strerror}") from None
+        return hashlib.sha256(content).hexdigest()
 
     @property
     def summary(self) -> str:
@@ -57,7 +60,7 @@ class Corruption:
         anything but a string or None."""
         try:
             result = self._operator(text, fmt, rng)
-        except Exception as error:
+        except _CRASHES as error:
             raise PluginFailed(f"corruption {self.name!r} ({self.origin}) failed: {error!r}") from error
         if result is not None and not isinstance(result, str):
             raise PluginFailed(f"corruption {self.name!r} ({self.origin}) returned {type(result).__name__}, not text")
@@ -118,9 +121,12 @@ def _origin(point: EntryPoint) -> str:
 def _from_entry_point(point: EntryPoint) -> Corruption:
     try:
         operator = point.load()
-    except Exception as error:
+    except _CRASHES as error:
         raise PluginFailed(f"corruption {point.name!r} ({_origin(point)}) cannot be loaded: {error!r}") from error
-    return Corruption(point.name, _instance(operator, point.name, _origin(point)), _origin(point))
+    file = getattr(sys.modules.get(point.module), "__file__", None)
+    return Corruption(
+        point.name, _instance(operator, point.name, _origin(point)), _origin(point), Path(file) if file else None
+    )
 
 
 def _from_file(path: Path) -> Corruption:
@@ -133,9 +139,9 @@ def _from_file(path: Path) -> Corruption:
     sys.modules[spec.name] = module  # where inspect and dataclasses look for it
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except _CRASHES as error:
         raise PluginFailed(f"corruption file {path} cannot be loaded: {error!r}") from error
-    return Corruption(path.stem, _instance(_main(module, path), path.stem, str(path)), str(path))
+    return Corruption(path.stem, _instance(_main(module, path), path.stem, str(path)), str(path), path)
 
 
 def _main(module: ModuleType, path: Path) -> object:
@@ -156,7 +162,7 @@ def _main(module: ModuleType, path: Path) -> object:
 def _instance(operator: object, name: str, origin: str) -> Operator:
     try:
         made = operator() if inspect.isclass(operator) else operator
-    except Exception as error:
+    except _CRASHES as error:
         raise PluginFailed(f"corruption {name!r} ({origin}) cannot be made: {error!r}") from error
     if not callable(made):
         raise PluginFailed(f"corruption {name!r} ({origin}) is not callable")

@@ -17,6 +17,7 @@ import msgspec
 from msgspec import Struct
 
 from specs_data.agenda import first_in_order
+from specs_data.format import strip_stop_tokens
 from specs_data.images import media_type
 from specs_data.parquet import Row, Shard, write_shards
 from specs_data.plan import Plan
@@ -43,8 +44,25 @@ _ROWS = f"""
     CROSS JOIN problems AS q ON q.id = l.problem
     ORDER BY l.position, p.idx
 """
-_LEFT_OUT = """
+# The pairs that there are, and those of them that a problem may have, in canonical order.
+_PAIRED = f"""
+    SELECT l.position, l.name, p.idx, row_number() OVER (PARTITION BY l.position ORDER BY p.idx) AS nth {_KEPT}
+"""
+_RANKED = f"""
+    SELECT position, name, idx, row_number() OVER (ORDER BY max(0, idx - :upfront + 1), position, idx) AS place
+    FROM ({_PAIRED}) WHERE :target IS NOT NULL AND nth <= :per_problem
+"""
+_LEFT_OUT = f"""
     SELECT stage, reason, NULL, NULL, position, detail FROM dropped
+    UNION ALL
+    SELECT 'responses', 'no response', l.name, NULL, NULL, NULL FROM listing AS l
+    WHERE :given AND NOT EXISTS (SELECT 1 FROM samples AS s WHERE s.settings = :policy AND s.problem = l.problem)
+    UNION ALL
+    SELECT iif(:given, 'responses', 'sample'), 'not needed', l.name, s.idx, NULL, NULL
+    FROM listing AS l CROSS JOIN samples AS s ON s.settings = :policy AND s.problem = l.problem
+    WHERE s.reason IS NULL AND s.idx < :samples AND NOT EXISTS (
+        SELECT 1 FROM judgements AS j WHERE j.settings = :judgements AND j.problem = l.problem AND j.idx = s.idx
+    ) AND (l.problem, s.idx) NOT IN (SELECT problem, idx FROM undecided WHERE stage = 'judgements')
     UNION ALL
     SELECT 'sample', s.reason, l.name, s.idx, NULL, json_extract(CAST(s.record AS TEXT), '$')
     FROM listing AS l CROSS JOIN samples AS s ON s.settings = :policy AND s.problem = l.problem
@@ -59,6 +77,12 @@ _LEFT_OUT = """
     FROM listing AS l CROSS JOIN verdicts AS v ON v.settings = :verdicts AND v.problem = l.problem
     WHERE v.reason IS NOT NULL AND v.idx < :samples
     UNION ALL
+    SELECT 'verify', 'not needed', l.name, j.idx, NULL, NULL
+    FROM listing AS l CROSS JOIN judgements AS j ON j.settings = :judgements AND j.problem = l.problem
+    WHERE j.reason IS NULL AND j.idx < :samples AND NOT EXISTS (
+        SELECT 1 FROM verdicts AS v WHERE v.settings = :verdicts AND v.problem = l.problem AND v.idx = j.idx
+    ) AND (l.problem, j.idx) NOT IN (SELECT problem, idx FROM undecided WHERE stage = 'verdicts')
+    UNION ALL
     SELECT CASE u.stage WHEN 'judgements' THEN 'judge' ELSE 'verify' END, 'undecided: ' || u.reason, l.name, u.idx,
         NULL, NULL
     FROM undecided AS u JOIN listing AS l ON l.problem = u.problem
@@ -66,6 +90,32 @@ _LEFT_OUT = """
     SELECT 'pair', p.reason, l.name, p.idx, NULL, NULL
     FROM listing AS l CROSS JOIN pairs AS p ON p.settings = :pairs AND p.problem = l.problem
     WHERE p.reason IS NOT NULL AND p.idx < :samples
+    UNION ALL
+    SELECT 'pair', 'not needed', name, idx, NULL, NULL FROM ({_PAIRED}) WHERE nth > :per_problem
+    UNION ALL
+    SELECT * FROM (
+        SELECT 'pair', 'beyond target', name, idx, NULL, NULL FROM ({_RANKED}) WHERE place > :target
+        ORDER BY position, idx
+    )
+    UNION ALL
+    -- A rival answered in vain to a chosen response that it was asked for: up to the last pair of the target.
+    SELECT iif(asked, 'rejected', 'pair'), iif(asked, 'no rejected response', 'not needed'), name, idx, NULL, NULL
+    FROM (
+        SELECT name, idx, paired, :rivalled AND nth <= :per_problem AND coalesce(
+            (max(0, idx - :upfront + 1), position, idx)
+            < (SELECT max(0, idx - :upfront + 1), position, idx FROM ({_RANKED}) WHERE place = :target), 1
+        ) AS asked
+        FROM (
+            SELECT l.position, l.name, v.idx, p.idx IS NOT NULL AS paired,
+                row_number() OVER (PARTITION BY l.position ORDER BY v.idx) AS nth
+            FROM listing AS l
+            CROSS JOIN verdicts AS v ON v.settings = :verdicts AND v.problem = l.problem AND v.reason IS NULL
+            CROSS JOIN judgements AS j
+                ON j.settings = :judgements AND j.problem = l.problem AND j.idx = v.idx AND j.reason IS NULL
+            LEFT JOIN pairs AS p ON p.settings = :pairs AND p.problem = l.problem AND p.idx = v.idx
+            WHERE v.idx < :samples
+        )
+    ) WHERE NOT paired
     UNION ALL
     SELECT 'corruption', json_extract(r.value, '$[0]') || ': ' || json_extract(r.value, '$[1]'), l.name, p.idx,
         NULL, NULL
@@ -226,6 +276,11 @@ def _parameters(plan: Plan) -> dict[str, int | None]:
         "rival": other.samples if other else None,
         "rival_judgements": other.judgements if other else None,
         "coupled": plan.recipe.pairing == "coupled",
+        "rivalled": plan.rival is not None,
+        "given": plan.recipe.responses is not None,
+        "upfront": plan.recipe.samples_upfront,
+        "per_problem": plan.recipe.pairs_per_problem,
+        "target": plan.recipe.target,
     }
 
 
@@ -266,8 +321,9 @@ def _row(store: Store, plan: Plan, entry: _Entry) -> Row:
         "id": f"{problem.id}-{entry.index}",
         "images": [{"bytes": data, "path": f"{digest[:16]}.{_suffix(data)}"} for digest, data in images],
         "prompt": [{"role": message.role, "content": message.content} for message in chat(problem, plan.system)],
-        "chosen": [{"role": "assistant", "content": entry.response.text}],
-        "rejected": [{"role": "assistant", "content": entry.rejected.text}],
+        # A chat template adds its stop token: a response that was logged with one must not teach it twice.
+        "chosen": [{"role": "assistant", "content": strip_stop_tokens(entry.response.text)}],
+        "rejected": [{"role": "assistant", "content": strip_stop_tokens(entry.rejected.text)}],
         "problem_id": problem.id,
         "answer": problem.answer,
         "answer_type": problem.answer_type,
@@ -289,14 +345,14 @@ def _count(figures: Figures, entry: _Entry, row: Row) -> None:
     figures.answer_types[entry.problem.answer_type] += 1
     figures.sources[entry.problem.source] += 1
     figures.samples[entry.index + 1] += 1
-    figures.chosen.append(len(entry.response.text))
-    figures.rejected.append(len(entry.rejected.text))
+    figures.chosen.append(len(row["chosen"][0]["content"]))
+    figures.rejected.append(len(row["rejected"][0]["content"]))
     figures.examples.setdefault(operator, row)
 
 
 def _held_out(store: Store, plan: Plan) -> set[int]:
     """The positions of the problems of the test split: whole groups of problems that share a picture
-    or, without one, a question, so that none is in both splits."""
+    or, without one, a question, so that none is in both splits. Something always stays to train on."""
     if not plan.recipe.holdout:
         return set()
     groups: dict[bytes, bytes] = {}
@@ -316,7 +372,7 @@ def _held_out(store: Store, plan: Plan) -> set[int]:
     by_group: defaultdict[bytes, list[int]] = defaultdict(list)
     for position, key in members:
         by_group[root(key)].append(position)
-    wanted = max(1, round(len(members) * plan.recipe.holdout))
+    wanted = min(max(1, round(len(members) * plan.recipe.holdout)), len(members) - 1)
     held: list[int] = []
     for key in sorted(by_group, key=lambda key: _hash(f"{plan.recipe.seed}/{key.hex()}")):
         if len(held) + len(by_group[key]) <= wanted:

@@ -14,7 +14,7 @@ from specs_data.errors import UserError
 from specs_data.format import THINK_ANSWER, ResponseFormat
 from specs_data.judges.rules import RuleJudge
 from specs_data.records import AnswerType, Judgement
-from specs_data.tables import SUFFIXES, read_rows
+from specs_data.tables import FIRST_ROWS, SUFFIXES, columns_of, read_rows
 
 COLUMNS = ("response", "gold", "type")
 _AT_ONCE = 256
@@ -71,16 +71,16 @@ def _judgements(file: Path, judge: RuleJudge, fmt: ResponseFormat) -> Iterator[t
     rows = read_rows(file)
     first = True
     while some := list(islice(rows, _AT_ONCE)):
-        if first and isinstance(some[0], dict):
-            _check_columns(some[0], file)
+        if first:
+            _check_columns(columns_of(some[:FIRST_ROWS]), file)
         first = False
         yield from zip(some, asyncio.run(judge_rows(some)), strict=True)
 
 
-def _check_columns(row: dict[str, Any], file: Path) -> None:
+def _check_columns(columns: list[str], file: Path) -> None:
     for name in COLUMNS:
-        if name not in row:
-            raise UserError(f"{file} has no column {name!r}; it has {', '.join(row)}")
+        if columns and name not in columns:
+            raise UserError(f"{file} has no column {name!r}; it has {', '.join(columns)}")
 
 
 def _read(row: dict[str, Any]) -> _Row | str:

@@ -49,6 +49,7 @@ def make_manifest(
         "name": plan.policy.name,
         "recipe": settings,
         "recipe_fingerprint": digest(settings).hex(),
+        "response_format": plan.fmt.model_dump(mode="json"),
         "dataset": _describe_dataset(splits),
         "counts": {**dataset.count_stages(store, plan), "pairs": figures.pairs},
         "dropped": left_out,

@@ -204,7 +204,7 @@ def _manifest(
     }
     shared = {
         key: manifests[0][key]
-        for key in ("recipe", "recipe_fingerprint", "models", "prompts")
+        for key in ("recipe", "recipe_fingerprint", "response_format", "models", "prompts")
         if key in manifests[0] and all(manifest.get(key) == manifests[0][key] for manifest in manifests)
     }
     merged = [

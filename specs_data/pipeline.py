@@ -222,8 +222,10 @@ class _Build:
 
     def _say_changes(self) -> None:
         """Name what differs from the recipe of the last build in this folder."""
-        file = self.out / "recipe.toml"
-        changes = differences(make_recipe({}, file), self.recipe) if file.exists() else []
+        try:
+            changes = differences(make_recipe({}, self.out / "recipe.toml"), self.recipe)
+        except UserError:  # there is none, or not one of this version: it is only looked at, and written anew
+            return
         if changes and not self.quiet:
             say(f"changed since the last build in {self.out}: {'; '.join(changes)}")
 
@@ -431,6 +433,13 @@ class _Build:
                 manifest, list(figures.examples.values()), template=self.recipe.card, license=self.recipe.license
             )
             (fresh / "README.md").write_text(card, encoding="utf-8")
+        else:
+            shutil.rmtree(fresh, ignore_errors=True)
+        if self.recipe.holdout and figures.pairs and "test" not in splits and not self.quiet:
+            say(
+                f"no test split: problems that share a picture stay together, and none of their groups fits into "
+                f"--holdout {self.recipe.holdout:g} of {figures.pairs} pairs beside a train split"
+            )
         _swap(fresh if figures.pairs else None, out / "dataset")
         write_manifest(manifest, out / "manifest.json")
         return Built(out, manifest)

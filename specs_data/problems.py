@@ -8,7 +8,8 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from itertools import chain, islice
 from pathlib import Path
 from string import ascii_uppercase
 from typing import Any, get_args
@@ -20,7 +21,7 @@ from specs_data.errors import UserError
 from specs_data.images import MAX_BYTES, image_fault
 from specs_data.judges.answers import boxes
 from specs_data.records import AnswerType, Problem
-from specs_data.tables import SUFFIXES, count_rows, read_rows
+from specs_data.tables import FIRST_ROWS, SUFFIXES, columns_of, count_rows, read_rows
 
 MAX_TEXT = 100_000
 
@@ -95,14 +96,16 @@ def read_problems(
     gold: bool = True,
 ) -> Iterator[Incoming | Dropped]:
     """The problems of `source`, in order. With `gold`, those without an answer are dropped; else
-    theirs is empty. Raises UserError if there is no such source, or its first row lacks a column
+    theirs is empty. Raises UserError if there is no such source, or none of its first rows has a column
     that is needed."""
     names = _column_names(preset, columns or {})
-    for position, (row, folder) in enumerate(_rows(source)):
-        if limit is not None and position >= limit:
-            return
-        if position == 0 and isinstance(row, dict):
-            _check_columns(row, names, {"question", *(["answer"] if gold else []), *(columns or {})}, source)
+    rows = islice(_rows(source), limit)
+    first = list(islice(rows, FIRST_ROWS))
+    needed = {"question", "answer"} if gold else {"question"}
+    if len(first) < FIRST_ROWS or not _is_ragged(Path(source)):
+        needed |= set(columns or {})
+    _check_columns(columns_of(row for row, _ in first), names, needed, source)
+    for position, (row, folder) in enumerate(chain(first, rows)):
         try:
             if isinstance(row, str):
                 raise _Bad(row)
@@ -142,11 +145,18 @@ def _column_names(preset: str | None, columns: Mapping[str, str]) -> dict[str, t
     return {field: (chosen[field],) if field in chosen else usual for field, usual in COLUMNS.items()}
 
 
-def _check_columns(row: Mapping[str, Any], names: Mapping[str, tuple[str, ...]], needed: set[str], source: str) -> None:
+def _is_ragged(path: Path) -> bool:
+    """Whether a later row may have columns that the first ones lack."""
+    return path.is_dir() or path.suffix == ".jsonl"
+
+
+def _check_columns(
+    columns: Collection[str], names: Mapping[str, tuple[str, ...]], needed: set[str], source: str
+) -> None:
     for field in sorted(needed):
-        if not any(name.partition(".")[0] in row for name in names[field]):
+        if columns and not any(name.partition(".")[0] in columns for name in names[field]):
             raise UserError(
-                f"{source} has no column {names[field][0]!r} for the {field}; it has {', '.join(row)}; "
+                f"{source} has no column {names[field][0]!r} for the {field}; it has {', '.join(columns)}; "
                 f"use --columns {field}=COLUMN or --preset"
             )
 

@@ -428,6 +428,9 @@ def _manifest(dataset: Dataset, splits: Mapping[str, list[Shard]], content: str)
             "or take manifest.json away to publish them without their history"
         )
     cleaned: dict[str, Any] = without_local_paths(dataset.manifest)
+    kept = dataset.manifest.get("response_format")
+    if isinstance(kept, dict):  # markers may look like paths: only the prompt's name can be one
+        cleaned["response_format"] = kept | {"instruction": cleaned["response_format"].get("instruction")}
     return cleaned
 
 

@@ -25,14 +25,13 @@ def _listed(value: object) -> object:
 
 
 def _weighted(value: object) -> object:
-    """`["a", "b=2"]` or `{a = 1, b = 2}` as a mapping of names to weights."""
-    if isinstance(value, str):
-        value = [value]
-    if not isinstance(value, list):
+    """`["a", "b=2"]`, `"a,b=2"` or `{a = 1, b = 2}` as a mapping of names to weights."""
+    items = _listed(value)
+    if not isinstance(items, list):
         return value
     mix: dict[str, float] = {}
-    for item in value:
-        name, equals, weight = str(item).rpartition("=")
+    for item in items:
+        name, equals, weight = item.rpartition("=")
         try:
             mix[name if equals else weight] = float(weight) if equals else 1.0
         except ValueError:
@@ -178,8 +177,8 @@ def read_columns(text: str | None) -> dict[str, str]:
     """`"chosen=A,rejected=B"` as a mapping. Raises UserError."""
     try:
         found = paired(text or {})
-    except ValueError as error:
-        raise UserError(f"--columns {error}") from None
+    except ValueError:
+        raise UserError("--columns should look like chosen=COLUMN,rejected=COLUMN") from None
     return dict(found) if isinstance(found, dict) else {}
 
 
@@ -208,11 +207,12 @@ def _read(file: Path) -> dict[str, Any]:
 
 def _first_fault(error: ValidationError, file: Path | None) -> str:
     first = error.errors()[0]
-    key = ".".join(map(str, first["loc"]))
+    setting, *inside = map(str, first["loc"] or ("",))
+    key = ".".join((setting, *inside))
     where = f" (recipe {file} or a flag)" if file else ""
     if first["type"] == "extra_forbidden":
         return f"unknown setting {key!r}{where}; --help lists the settings"
-    flag = key.replace("_", "-")
+    flag = ".".join((setting.replace("_", "-"), *inside))
     if first["type"] == "missing":
         return f"--{flag} is missing"
     message = first["msg"].removeprefix("Value error, ")

@@ -4,31 +4,30 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 from specs_data.errors import UserError
 from specs_data.records import Response
-from specs_data.tables import SUFFIXES, read_rows
+from specs_data.tables import FIRST_ROWS, SUFFIXES, columns_of, read_rows
 
 
 def read_responses(file: Path) -> Iterator[tuple[str, Response] | str]:
     """(problem_id, response) of each row in order, or the reason why a row is left out.
 
-    Raises UserError if the file cannot be read or its first row lacks one of the two columns.
+    Raises UserError if the file cannot be read or none of its first rows has one of the two columns.
     """
     if file.suffix not in SUFFIXES or not file.is_file():
         raise UserError(f"there are no responses at {file}: it should be a .jsonl or .parquet file")
-    for number, row in enumerate(read_rows(file)):
-        if number == 0 and isinstance(row, dict):
-            _check_columns(row, file)
-        yield row if isinstance(row, str) else _response(row)
-
-
-def _check_columns(row: dict[str, Any], file: Path) -> None:
+    rows = read_rows(file)
+    first = list(islice(rows, FIRST_ROWS))
+    columns = columns_of(first)
     for name in ("problem_id", "response"):
-        if name not in row:
-            raise UserError(f"{file} has no column {name!r}; it has {', '.join(row)}")
+        if columns and name not in columns:
+            raise UserError(f"{file} has no column {name!r}; it has {', '.join(columns)}")
+    for row in chain(first, rows):
+        yield row if isinstance(row, str) else _response(row)
 
 
 def file_digest(file: Path) -> str:

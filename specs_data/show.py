@@ -10,7 +10,7 @@ import base64
 import io
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Literal
@@ -26,7 +26,7 @@ from specs_data.diff import Op
 from specs_data.errors import UserError
 from specs_data.images import image_fault
 from specs_data.inert import one_line, visible
-from specs_data.pairs_io import open_dataset, rows
+from specs_data.pairs_io import open_dataset, try_rows
 from specs_data.view import View, varied
 
 Protocol = Literal["kitty", "iterm", "blocks", "none"]
@@ -60,11 +60,13 @@ _SVG = """\
 """
 
 
-def show(path: str | Path, count: int = 3, *, console: Console | None = None) -> None:
+def show(
+    path: str | Path, count: int = 3, *, columns: Mapping[str, str] | None = None, console: Console | None = None
+) -> None:
     """Print `count` pairs of a run or of any preference dataset, of different operators as far as
-    there are. Raises UserError."""
+    there are. `columns` names the dataset's own columns for ours. Raises UserError."""
     console = console or Console()
-    for seen in _pick(path, count):
+    for seen in _pick(path, count, columns):
         show_pair(seen, console)
 
 
@@ -89,10 +91,11 @@ def save_picture(path: str | Path, out: Path, *, width: int = 100) -> Path:
     return out
 
 
-def _pick(path: str | Path, count: int) -> list[View]:
-    found = varied(islice(rows(open_dataset(path)), _LOOK_AT), count)
+def _pick(path: str | Path, count: int, columns: Mapping[str, str] | None = None) -> list[View]:
+    rows = (row for row in try_rows(open_dataset(path), columns=columns) if not isinstance(row, str))
+    found = varied(islice(rows, _LOOK_AT), count)
     if not found:
-        raise UserError(f"{path} has no rows")
+        raise UserError(f"{path} has no rows that can be shown")
     return found
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from codecs import BOM_UTF8
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +12,26 @@ import msgspec
 from specs_data.errors import UserError
 
 SUFFIXES = (".jsonl", ".parquet")
+FIRST_ROWS = 100  # among which every column that is needed must occur
 _BATCH = 64
 
 
-def read_rows(file: Path) -> Iterator[dict[str, Any] | str]:
-    """The rows of `file`; a string stands for a row that cannot be read, and says why.
+def read_rows(file: Path, unread: Collection[str] = ()) -> Iterator[dict[str, Any] | str]:
+    """The rows of `file`; a string stands for a row that cannot be read, and says why. The columns
+    `unread` of a Parquet file are left out.
 
     Raises UserError if the file is of another kind or, as a whole, not readable.
     """
     if file.suffix == ".parquet":
-        return _parquet_rows(file)
+        return _parquet_rows(file, unread)
     if file.suffix == ".jsonl":
         return _jsonl_rows(file)
     raise UserError(f"{file} should be a .jsonl or .parquet file")
+
+
+def columns_of(rows: Iterable[dict[str, Any] | str]) -> list[str]:
+    """Every column that one of `rows` has. Rows of JSONL differ; one of Parquet has them all."""
+    return list(dict.fromkeys(name for row in rows if isinstance(row, dict) for name in row))
 
 
 def count_rows(file: Path) -> int:
@@ -50,9 +57,9 @@ def _jsonl_rows(file: Path) -> Iterator[dict[str, Any] | str]:
             yield row if isinstance(row, dict) else "not a JSON object"
 
 
-def _parquet_rows(file: Path) -> Iterator[dict[str, Any] | str]:
+def _parquet_rows(file: Path, unread: Collection[str]) -> Iterator[dict[str, Any] | str]:
     with _open_parquet(file) as table:
-        for batch in _batches(file, table):
+        for batch in _batches(file, table, [name for name in table.schema_arrow.names if name not in unread]):
             try:
                 yield from batch.to_pylist()
             except UnicodeDecodeError:
@@ -67,9 +74,9 @@ def _row(batch: Any) -> dict[str, Any] | str:
     return row
 
 
-def _batches(file: Path, table: Any) -> Iterator[Any]:
+def _batches(file: Path, table: Any, columns: list[str]) -> Iterator[Any]:
     try:
-        yield from table.iter_batches(batch_size=_BATCH)
+        yield from table.iter_batches(batch_size=_BATCH, columns=columns)
     except (OSError, ValueError) as error:  # both are pyarrow's words for damage
         raise _unreadable(file, error) from None
 
@@ -78,7 +85,8 @@ def _open_parquet(file: Path) -> Any:
     import pyarrow.parquet as pq
 
     try:
-        return pq.ParquetFile(file)
+        # Read bit by bit: by default a whole row group waits in memory.
+        return pq.ParquetFile(file, pre_buffer=False, buffer_size=1 << 20)
     except (OSError, ValueError) as error:
         raise _unreadable(file, error) from None
 

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from specs_data import build, load_run
+from specs_data.check import check
 from specs_data.engines.scripted import ScriptedEngine
 from specs_data.errors import EngineFailed, PluginFailed, PromptRefused, Undecided, UserError
 from specs_data.format import THINK_ANSWER
@@ -73,6 +74,17 @@ def test_a_second_run_generates_nothing(tmp_path: Path) -> None:
     build(recipe(problems), tmp_path / "run", engine=again, quiet=True)
     assert again.calls == 0
     assert dataset_bytes(tmp_path / "run") == first
+
+
+def test_a_recipe_of_another_version_does_not_block_a_second_run(tmp_path: Path) -> None:
+    problems = write_sums(tmp_path, 6)
+    build(recipe(problems), tmp_path / "run", engine=policy(), quiet=True)
+    kept = tmp_path / "run" / "recipe.toml"
+    first = kept.read_text()
+    kept.write_text(f"no_longer = 1\n{first}")
+    again = policy()
+    build(recipe(problems), tmp_path / "run", engine=again, quiet=True)
+    assert again.calls == 0 and kept.read_text() == first
 
 
 @pytest.mark.parametrize("change", [{"corruption": ["shift_tags"]}, {"verifier": "none"}, {"holdout": 0.3}])
@@ -314,6 +326,44 @@ def test_everything_left_out_is_on_record(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"target": 7},
+        {"target": 7, "samples_upfront": 5, "pairs_per_problem": 2},
+        {"pairing": "coupled", "samples": 3},
+        {"pairing": "coupled", "samples": 5, "target": 4, "samples_upfront": 3},
+        {"rejected_from": "base-model", "policy": "zero-model", "samples": 2, "pairs_per_problem": 2},
+    ],
+)
+def test_every_response_is_in_the_dataset_or_on_record(tmp_path: Path, settings: dict) -> None:
+    problems = write_sums(tmp_path, 30)
+    chosen = recipe(problems, **settings)
+    built = build(chosen, tmp_path / "run", engine=policy(), rival=policy(), quiet=True)
+    lines = [json.loads(line) for line in (tmp_path / "run" / "dropped.jsonl").read_text().splitlines()]
+    if "policy" in settings:  # the rival's own
+        lines = [line for line in lines if line["stage"] != "rejected" or line["reason"] == "no rejected response"]
+    named = [(line["problem_id"], line["index"]) for line in lines if line["stage"] != "corruption"]
+    kept = [tuple(row["id"].rsplit("-", 1)) for row in rows_of(tmp_path / "run")]
+    assert len(named) == len(set(named))
+    assert not {(problem, str(index)) for problem, index in named} & set(kept)
+    assert len(named) + len(kept) == built.manifest["counts"]["sampled"]
+    reasons = left_out(tmp_path / "run")
+    assert not reasons["pair", "beyond target"] or "target" in settings
+    if settings.get("samples") == 3:
+        assert reasons["rejected", "no rejected response"] > 0
+
+
+def test_a_lower_target_says_which_pairs_are_beyond_it(tmp_path: Path) -> None:
+    problems = write_sums(tmp_path, 20)
+    pairs = build(recipe(problems), tmp_path / "run", engine=policy(), quiet=True).pairs
+    build(recipe(problems, target=5), tmp_path / "run", engine=policy(), quiet=True)
+    assert left_out(tmp_path / "run")["pair", "beyond target"] <= pairs - 5
+    build(recipe(problems, target=5, samples_upfront=8), tmp_path / "up", engine=policy(), quiet=True)
+    assert left_out(tmp_path / "up")["pair", "not needed"] > 0
+
+
 def test_responses_that_exist_already(tmp_path: Path) -> None:
     problems = write_sums(tmp_path, 3)
     good = THINK_ANSWER.render("0 + 1 = 1.", r"\boxed{1}")
@@ -331,6 +381,47 @@ def test_responses_that_exist_already(tmp_path: Path) -> None:
     reasons = left_out(tmp_path / "run")
     assert reasons["responses", "unknown problem_id"] == reasons["responses", "not a problem_id and a response"] == 1
     assert reasons["judge", "wrong answer"] == 2
+    assert reasons["responses", "no response"] == 1
+
+
+def test_responses_that_were_not_needed_are_on_record(tmp_path: Path) -> None:
+    problems = write_sums(tmp_path, 1)
+    file = tmp_path / "responses.jsonl"
+    good = {"problem_id": "sum-0", "response": THINK_ANSWER.render("0 + 1 = 1.", r"\boxed{1}")}
+    file.write_text((json.dumps(good) + "\n") * 3)
+    assert build(recipe(problems, responses=file), tmp_path / "run", quiet=True).pairs == 1
+    assert left_out(tmp_path / "run") == {("responses", "not needed"): 2}
+
+
+def test_a_stop_token_of_a_response_does_not_reach_the_rows(tmp_path: Path) -> None:
+    problems = write_sums(tmp_path, 6)
+    file = tmp_path / "responses.jsonl"
+    texts = {n: THINK_ANSWER.render(f"{n} + 1 = {n + 1}.", f"\\boxed{{{n + 1}}}") for n in range(6)}
+    rows = [{"problem_id": f"sum-{n}", "response": f"{text}<|im_end|>\n<|im_end|>"} for n, text in texts.items()]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    built = build(recipe(problems, responses=file), tmp_path / "run", quiet=True)
+    assert [row["chosen"][0]["content"] for row in rows_of(tmp_path / "run")] == list(texts.values())
+    assert not any("<|im_end|>" in row["rejected"][0]["content"] for row in rows_of(tmp_path / "run"))
+    assert built.manifest["lengths"]["chosen"]["max"] == max(map(len, texts.values()))
+    assert check(tmp_path / "run").ok
+
+
+def test_a_dataset_is_checked_by_the_format_it_was_built_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From wherever, and whatever became of the format's file."""
+    monkeypatch.chdir(tmp_path)
+    mine = 'name = "mine"\ninstruction = "-"\n[thought]\nopen = "<a>"\nclose = "</a>"\n[answer]\nopen = "<b>"\n'
+    Path("mine.toml").write_text(mine + 'close = "</b>"\n')
+    problems = write_sums(tmp_path, 3)
+    rows = [{"problem_id": f"sum-{n}", "response": f"<a>It is {n + 1}.</a><b>{n + 1}</b>"} for n in range(3)]
+    Path("responses.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    built = build(recipe(problems, responses=Path("responses.jsonl"), format="mine.toml"), tmp_path / "run", quiet=True)
+    assert built.pairs == 3
+    Path("mine.toml").unlink()
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    for place in ("", "dataset", "dataset/data", "dataset/data/train-00000-of-00001.parquet"):
+        result = check(tmp_path / "run" / place)
+        assert result.ok and "'mine'" in str(result)
 
 
 def test_rejected_from_another_policy(tmp_path: Path) -> None:
@@ -377,6 +468,33 @@ def test_holdout_keeps_pictures_apart(tmp_path: Path) -> None:
     train, test = rows_of(tmp_path / "run"), rows_of(tmp_path / "run", "test")
     assert 16 <= len(test) <= 20 and len(train) + len(test) >= 75
     assert not {row["images"][0]["path"] for row in train} & {row["images"][0]["path"] for row in test}
+
+
+@pytest.mark.parametrize(("count", "holdout", "test"), [(1, 0.5, 0), (2, 0.9, 1), (6, 0.99, 5)])
+def test_holdout_leaves_something_to_train_on(tmp_path: Path, count: int, holdout: float, test: int) -> None:
+    problems = write_sums(tmp_path, count)
+    built = build(recipe(problems, holdout=holdout, samples=32), tmp_path / "run", engine=policy(), quiet=True)
+    assert built.pairs == count
+    assert (len(rows_of(tmp_path / "run")), len(rows_of(tmp_path / "run", "test"))) == (count - test, test)
+
+
+def test_a_holdout_that_cannot_be_made_is_said(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    problems = write_sums(tmp_path, 2, pictures=True)  # of one picture
+    built = build(recipe(problems, holdout=0.5, samples=32), tmp_path / "run", engine=policy())
+    assert list(built.manifest["dataset"]["splits"]) == ["train"]
+    assert "no test split" in capfd.readouterr().err
+
+
+def test_a_rebuild_without_pairs_leaves_no_dataset(tmp_path: Path) -> None:
+    problems = write_sums(tmp_path, 4)
+    assert build(recipe(problems), tmp_path / "run", engine=policy(), quiet=True).pairs
+    operator = tmp_path / "idle.py"
+    operator.write_text("def idle(text, fmt, rng):\n    return None\n")
+    built = build(recipe(problems, corruption=[str(operator)]), tmp_path / "run", engine=policy(), quiet=True)
+    assert built.pairs == 0
+    assert not list((tmp_path / "run").glob("dataset*"))
+    with pytest.raises(UserError, match="this run has no dataset"):
+        check(tmp_path / "run")
 
 
 def test_an_operator_in_a_file(tmp_path: Path) -> None:

@@ -101,6 +101,15 @@ def test_the_hub_reads_the_head() -> None:
     assert files == [{"split": "train", "path": "data/train-*"}, {"split": "test", "path": "data/test-*"}]
 
 
+def test_a_coupled_card_does_not_claim_to_teach_the_format_alone() -> None:
+    template = str(Path(__file__).parent.parent / "cards" / "dataset.md.jinja")
+    recipe = {**MANIFEST["recipe"], "pairing": "coupled"}
+    coupled = render_card({**MANIFEST, "recipe": recipe}, [row()], template=template)
+    assert "Coupled on purpose" in coupled and "nothing else" not in coupled
+    decoupled = render_card(MANIFEST, [row()], template=template)
+    assert "nothing else" in decoupled and "Coupled" not in decoupled
+
+
 def test_no_license_is_invented() -> None:
     card = render_card(MANIFEST, [row()])
     assert "license" not in head(card)

@@ -122,8 +122,41 @@ def test_other_peoples_datasets(tmp_path: Path) -> None:
     result = check(file, columns={"prompt": "question", "chosen": "win", "rejected": "lose"})
     assert result.reasons == {"chosen and rejected give different answers": 1}
     assert "2 rows have no gold answer" in str(result)
-    with pytest.raises(UserError, match=r"row 1 of .* has no 'chosen'"):
+    with pytest.raises(UserError, match=r"has no column 'chosen'; it has question, .*--columns chosen=COLUMN"):
         check(file)
+
+
+def test_columns_that_are_not_there_are_said(tmp_path: Path) -> None:
+    write_shards([row()], tmp_path, "train")
+    with pytest.raises(UserError, match="--columns knows no column 'choosen'; it takes prompt, chosen, "):
+        check(tmp_path, columns={"choosen": "chosen"})
+    with pytest.raises(UserError, match="has no column 'gold'"):
+        check(tmp_path, columns={"answer": "gold"})
+
+
+def test_a_row_that_cannot_be_read_fails(tmp_path: Path) -> None:
+    good = {"prompt": "2 + 3?", "chosen": CHOSEN, "rejected": BARE}
+    lines = [json.dumps(good), json.dumps(good | {"rejected": None}), "[" * 100_000, json.dumps(good | {"chosen": [7]})]
+    file = tmp_path / "pairs.jsonl"
+    file.write_bytes(b"\xef\xbb\xbf" + "\n".join(lines).encode() + b'\n{"chosen": "\xff"}')
+    result = check(file)
+    assert (result.rows, result.failed) == (5, 4)
+    assert result.reasons == {
+        "has no 'rejected'": 1,
+        "is not JSON": 2,
+        "has a chosen that is neither text nor a list of role and content": 1,
+    }
+    assert "train row 1: has no 'rejected'" in str(result)
+
+
+def test_a_damaged_file_is_said(tmp_path: Path) -> None:
+    write_shards([row(id=str(number)) for number in range(200)], tmp_path, "train")
+    (file,) = (tmp_path / "data").iterdir()
+    content = bytearray(file.read_bytes())
+    content[40:400] = bytes(360)
+    file.write_bytes(content)
+    with pytest.raises(UserError, match="not a readable Parquet file"):
+        check(tmp_path)
 
 
 def test_another_format(tmp_path: Path) -> None:

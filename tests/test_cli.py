@@ -15,7 +15,9 @@ from typing import NamedTuple
 import pytest
 
 from specs_data.cli import main
+from specs_data.errors import UserError
 from specs_data.format import THINK_ANSWER
+from specs_data.recipe import Recipe
 from tests.sums import write_sums
 
 
@@ -102,6 +104,8 @@ def test_a_recipe_in_the_working_directory_is_enough(responses: Path, specs_data
           "--corruption", "nonsense"], "nonsense"),
         (["build", "--problems", "problems.jsonl", "--responses", "responses.jsonl", "--verifier", "none",
           "--columns", "question"], "question=COLUMN"),
+        (["check", "problems.jsonl", "--columns", "chosen"], "chosen=COLUMN,rejected=COLUMN"),
+        (["show", "problems.jsonl"], "--columns chosen=COLUMN"),
         (["show", "nowhere"], "nowhere"),
         (["check", "nowhere"], "nowhere"),
         (["judge", "nowhere.jsonl"], "nowhere.jsonl"),
@@ -118,6 +122,27 @@ def test_an_unknown_key_of_a_recipe_is_refused(responses: Path, specs_data: Comm
     (responses.parent / "specs-data.toml").write_text("sampels = 3\n")
     done = specs_data("build", cwd=responses.parent)
     assert done.returncode == 2 and "sampels" in done.stderr
+
+
+def test_only_a_build_reads_the_recipe_in_the_working_directory(responses: Path, specs_data: Command) -> None:
+    (responses.parent / "specs-data.toml").write_text('sampels = 3\nresponses = "responses.jsonl"\n')
+    done = specs_data("export", "problems.jsonl", "--to", "trl", "--out", "trl", cwd=responses.parent)
+    assert done.returncode == 0, done.stderr
+    done = specs_data("verifier-score", "--verifier", "rules", "--pairs", 4, cwd=responses.parent)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_demo_is_the_same_everywhere(tmp_path: Path, specs_data: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Recipe] = []
+
+    def stop(recipe: Recipe, *_: object, **__: object) -> None:
+        made.append(recipe)
+        raise UserError("enough")
+
+    monkeypatch.setattr("specs_data.demo.build", stop)
+    (tmp_path / "specs-data.toml").write_text('sampels = 3\nlimit = 5\nresponses = "responses.jsonl"\n')
+    assert "enough" in specs_data("demo", cwd=tmp_path).stderr
+    assert (made[0].limit, made[0].responses) == (None, None)
 
 
 def test_check_says_what_is_wrong(run: Path, specs_data: Command) -> None:
@@ -151,6 +176,27 @@ def test_export_merge_and_judge(run: Path, responses: Path, specs_data: Command)
     file.write_text(json.dumps({"response": "<answer>5</answer>", "gold": "5", "type": "numeric"}))
     done = specs_data("judge", file, cwd=run)
     assert json.loads(done.stdout)["right"] is True
+
+
+def test_a_file_in_the_way_is_said(run: Path, specs_data: Command) -> None:
+    (run / "taken").touch()
+    done = specs_data("export", run, "--to", "llamafactory", "--out", "taken", cwd=run)
+    assert done.returncode == 2 and done.stderr == "error: cannot use taken: File exists\n"
+
+
+@pytest.mark.parametrize("command", ["show", "judge"])
+def test_a_reader_that_has_seen_enough_is_no_error(run: Path, tmp_path: Path, command: str) -> None:
+    file = tmp_path / "answers.jsonl"
+    file.write_text('{"response": "<answer>5</answer>", "gold": "5", "type": "numeric"}\n' * 20_000)
+    target = [str(file)] if command == "judge" else [str(run), "-n", "20"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "specs_data", command, *target], cwd=Path(__file__).parent.parent,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    ) as reading:  # fmt: skip
+        assert reading.stdout and reading.stderr
+        reading.stdout.close()
+        errors = reading.stderr.read()
+    assert (reading.returncode, errors) == (141, b"")
 
 
 def test_init_writes_a_recipe_that_reads(tmp_path: Path, specs_data: Command) -> None:

@@ -261,6 +261,14 @@ FILES = {
         "mine = _Mine()\n"
     ),
     "lambda": "mine = lambda text, fmt, rng: text + '!'\n",
+    "partial": (
+        "from functools import partial\ndef _mark(text, fmt, rng, mark):\n    return text + mark\n"
+        "mine = partial(_mark, mark='!')\n"
+    ),
+    "decorated": (
+        "from functools import lru_cache\n@lru_cache\n"
+        "def mine(text, fmt, rng):\n    '''Mine.'''\n    return text + '!'\n"
+    ),
 }
 
 
@@ -272,7 +280,7 @@ def test_an_operator_in_a_file(tmp_path: Path, source: str) -> None:
     assert list(found) == ["mine"]
     assert found["mine"].apply("a", THINK_ANSWER, random.Random(0)) == "a!"
     assert found["mine"].origin == str(file)
-    if source != "lambda":
+    if source not in ("lambda", "partial"):
         assert found["mine"].summary == "Mine."
 
 
@@ -296,6 +304,8 @@ def test_a_changed_file_has_another_digest(tmp_path: Path, source: str) -> None:
         ("from random import choice", UserError, "should define one function called mine"),
         ("def a(t, f, r): ...\ndef b(t, f, r): ...", UserError, "should define one function called mine"),
         ("mine = 5", UserError, "should define one function called mine"),
+        ("import sys; sys.exit()", PluginFailed, r"mine\.py cannot be loaded: SystemExit"),
+        ("import sys\nclass Mine:\n    def __init__(self): sys.exit()", PluginFailed, "cannot be made: SystemExit"),
         ("def mine(", PluginFailed, r"mine\.py cannot be loaded: SyntaxError"),
         ("import nothing_like_this", PluginFailed, "cannot be loaded: ModuleNotFoundError"),
         ("class Mine:\n    def __init__(self, x): ...", PluginFailed, "cannot be made: TypeError"),
@@ -314,6 +324,7 @@ def test_a_file_that_is_no_operator_is_said(tmp_path: Path, source: str, kind: t
     ("function", "sentence"),
     [
         (lambda text, fmt, rng: 1 / 0, r"corruption 'mine' \(here\) failed: ZeroDivisionError"),
+        (lambda text, fmt, rng: sys.exit(), r"corruption 'mine' \(here\) failed: SystemExit"),
         (lambda text: text, r"corruption 'mine' \(here\) failed: TypeError"),
         (lambda text, fmt, rng: b"bytes", r"corruption 'mine' \(here\) returned bytes, not text"),
         (lambda text, fmt, rng: True, r"returned bool, not text"),
@@ -354,6 +365,20 @@ def test_an_entry_point_that_does_not_load_is_named(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(corruption, "entry_points", lambda group: [point])
     with pytest.raises(PluginFailed, match=r"corruption 'mine' \(nothing_like_this:mine\) cannot be loaded"):
         find_corruptions()
+
+
+def test_the_digest_of_an_installed_operator_is_of_its_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not of the file that its wrapper is from."""
+    file = tmp_path / "an_installed_operator.py"
+    monkeypatch.syspath_prepend(tmp_path)
+    point = EntryPoint("mine", "an_installed_operator:mine", corruption.GROUP)
+    monkeypatch.setattr(corruption, "entry_points", lambda group: [point])
+    digests = []
+    for source in (FILES["partial"], FILES["partial"].replace("!", "??")):
+        file.write_text(source)
+        monkeypatch.delitem(sys.modules, "an_installed_operator", raising=False)
+        digests.append(find_corruptions()["mine"].sha256)
+    assert digests[0] != digests[1]
 
 
 LISTING = """

@@ -501,6 +501,13 @@ def test_judge_file(tmp_path: Path) -> None:
     assert all(str(row["rule"]).startswith("bad row: ") for row in found[5:])
 
 
+def test_a_bad_first_row_gets_its_line_and_the_others_theirs(tmp_path: Path) -> None:
+    file = tmp_path / "a.jsonl"
+    file.write_text('{"response": "5"}\n{"response": "\\\\boxed{5}", "gold": "5", "type": "numeric"}\n')
+    tally = judge_file(file, io.BytesIO())
+    assert (tally.right, tally.wrong, tally.unjudged) == (1, 0, 1)
+
+
 def test_judge_file_reads_parquet_and_counts(tmp_path: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq

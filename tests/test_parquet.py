@@ -16,6 +16,7 @@ from datasets import Image, load_dataset
 from PIL import Image as Pillow
 
 from specs_data.errors import UserError
+from specs_data.export import export
 from specs_data.pairs_io import Dataset, count_rows, open_dataset, rows
 from specs_data.parquet import SCHEMA, fingerprint, write_shards
 
@@ -159,9 +160,11 @@ def test_foreign_jsonl_gives_the_same_rows(tmp_path: Path, line: str) -> None:
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        ("{", "line 1 is not JSON"),
-        ("[]", "line 1 is not a JSON object"),
-        ('{"prompt": "Q", "chosen": "a"}', "row 1 .* has no 'rejected'"),
+        ("{", "row 1 of .* is not JSON"),
+        ("[]", "row 1 of .* is not a JSON object"),
+        ('{"prompt": "Q", "chosen": "a"}', "has no column 'rejected'; it has prompt, chosen; .* --columns"),
+        ('{"prompt": "Q", "chosen": "a", "rejected": null}', "row 1 of .* has no 'rejected'"),
+        ('{"prompt": "Q", "chosen": "a", "rejected": [7]}', "has a rejected that is"),
         ('{"prompt": "Q", "chosen": [1], "rejected": "b"}', "neither text nor a list"),
         ('{"prompt": "Q", "chosen": "a", "rejected": "b", "images": ["no.png"]}', "names the image no.png"),
         ('{"prompt": "Q", "chosen": "a", "rejected": "b", "images": [3]}', "neither bytes nor a path"),
@@ -171,6 +174,46 @@ def test_a_broken_row_is_named(tmp_path: Path, content: str, sentence: str) -> N
     (tmp_path / "p.jsonl").write_text(content)
     with pytest.raises(UserError, match=sentence):
         list(rows(open_dataset(tmp_path / "p.jsonl")))
+
+
+PAIR = {
+    "prompt": [{"role": "system", "content": "S"}, {"role": "user", "content": "Q"}],
+    "chosen": [{"role": "assistant", "content": "good"}],
+    "rejected": [{"role": "assistant", "content": "bad"}],
+}
+
+
+@pytest.mark.parametrize("trainer", ["llamafactory", "ms-swift", "openrlhf"])
+def test_our_exports_are_read_back(tmp_path: Path, trainer: str) -> None:
+    (tmp_path / "p.jsonl").write_text(json.dumps(PAIR))
+    export(tmp_path / "p.jsonl", trainer, tmp_path / "out")
+    [found] = rows(open_dataset(tmp_path / "out"))
+    assert {side: found[side] for side in PAIR} == PAIR
+
+
+def test_rejected_messages_are_read(tmp_path: Path) -> None:
+    whole = {side: [*PAIR["prompt"], *PAIR[side]] for side in ("chosen", "rejected")}
+    (tmp_path / "p.jsonl").write_text(
+        json.dumps({"messages": whole["chosen"], "rejected_messages": whole["rejected"], "images": []})
+    )
+    [found] = rows(open_dataset(tmp_path / "p.jsonl"))
+    assert {side: found[side] for side in PAIR} == PAIR
+
+
+@pytest.mark.parametrize("place", ["dataset", "dataset/data", "dataset/data/train-00000-of-00001.parquet"])
+def test_a_part_of_a_run_has_its_manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+    write_shards([row(0)], tmp_path / "dataset", "train")
+    (tmp_path / "manifest.json").write_text('{"name": "tiny"}')
+    assert open_dataset(tmp_path / place).manifest == {"name": "tiny"}
+    if (tmp_path / place).is_dir():
+        monkeypatch.chdir(tmp_path / place)
+        assert open_dataset(".").manifest == {"name": "tiny"}
+
+
+def test_a_run_without_pairs_has_no_dataset(tmp_path: Path) -> None:
+    (tmp_path / "dropped.jsonl").write_text('{"stage": "judge", "reason": "wrong answer"}')
+    with pytest.raises(UserError, match="this run has no dataset; .*dropped.jsonl says why"):
+        open_dataset(tmp_path)
 
 
 @pytest.mark.parametrize("path", ["/etc/hostname", "../outside.png", "a/../../outside.png"])

@@ -28,7 +28,7 @@ from sums import picture
 from specs_data.errors import UserError
 from specs_data.parquet import IMAGES, make_schema
 from specs_data.problems import MAX_TEXT, PRESETS, Dropped, Incoming, count_problems, infer_answer_type, read_problems
-from specs_data.records import Problem
+from specs_data.records import Problem, Response
 from specs_data.responses import read_responses
 from specs_data.tables import read_rows
 from specs_data.texts import chat
@@ -391,6 +391,19 @@ def test_a_row_that_lacks_a_field_is_a_bad_row(tmp_path: Path) -> None:
     assert fate(tmp_path, {"answer": "5"}) == "no question"
 
 
+def test_a_bad_first_row_does_not_stop_the_stream(tmp_path: Path) -> None:
+    bad = [{"question": "no answer"}, {"note": "nothing at all"}]
+    found = read(jsonl(tmp_path / "p.jsonl", [*bad, GOOD]))
+    assert [type(item).__name__ for item in found] == ["Dropped", "Dropped", "Incoming"]
+    rows = [{"question": "q", "answer": n} for n in range(120)]
+    pictured = jsonl(tmp_path / "late.jsonl", [*rows, {"question": "q", "answer": "1", "pic": []}])
+    assert len(read(pictured, columns={"images": "pic"})) == 121  # a late row may have what the first ones lack
+    with pytest.raises(UserError, match="no column 'pic' for the images"):
+        read(parquet(tmp_path / "p.parquet", rows), columns={"images": "pic"})
+    with pytest.raises(UserError, match="no column 'question' for the question; it has q, answer"):
+        read(jsonl(tmp_path / "q.jsonl", [{"q": "q", "answer": n} for n in range(120)] + [GOOD]))
+
+
 def test_a_huge_file_is_no_image(tmp_path: Path) -> None:
     with (tmp_path / "huge.png").open("wb") as file:
         file.truncate(1 << 40)
@@ -564,6 +577,11 @@ def test_responses(tmp_path: Path, write: Any) -> None:
     found = list(read_responses(write(tmp_path / f"r.{write.__name__}", rows)))
     texts = [item if isinstance(item, str) else (item[0], item[1].text) for item in found]
     assert texts == [("a", "one"), "not a problem_id and a response", ("a", "")]
+
+
+def test_a_bad_first_response_does_not_stop_the_others(tmp_path: Path) -> None:
+    file = jsonl(tmp_path / "r.jsonl", [{"problem_id": "a"}, {"problem_id": "b", "response": "x"}])
+    assert list(read_responses(file)) == ["not a problem_id and a response", ("b", Response("x"))]
 
 
 def test_bad_responses_are_said(tmp_path: Path) -> None:

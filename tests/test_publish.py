@@ -173,6 +173,7 @@ def make_run(folder: Path, rows: list[dict[str, Any]], test: list[dict[str, Any]
         "name": "tiny",
         "recipe": {"policy": "/home/me/ckpt/tiny", **recipe},
         "recipe_fingerprint": "r" * 64,
+        "response_format": {"name": "tex", "answer": {"open": "\\answer{"}, "instruction": "/home/me/tex.md"},
         "dataset": {"fingerprint": fingerprint(splits), "splits": described},
         "models": {
             "policy": {"name": "tiny", "fingerprint": "0"},
@@ -228,6 +229,8 @@ def test_a_version_is_one_commit_and_a_tag_on_it(hub: Hub, desk: Desk, run: Path
     ]
     assert repo.files()["README.md"].content.startswith(b"---\nlicense: apache-2.0\nconfigs:")
     assert json.loads(repo.files()["manifest.json"].content)["recipe"] == {"policy": "tiny", "samples": 8}
+    kept = json.loads(repo.files()["manifest.json"].content)["response_format"]
+    assert kept == {"name": "tex", "answer": {"open": "\\answer{"}, "instruction": "tex.md"}
     assert f'load_dataset("{desk.name}", revision="v1.0.0")' in said
     assert "read back    5 rows in 4 files: counts and hashes as built" in said
     assert desk.load("v1.0.0").strip() == "4 (64, 48) <think>so</think><answer>0</answer>"

@@ -151,6 +151,12 @@ CORRUPTIONS = [
 ]
 
 
+def test_corruptions_are_listed_like_other_lists() -> None:
+    mix = {"shift_tags": 2.0, "./mine.py": 1.0}
+    assert from_flags("--corruption", "shift_tags=2, ./mine.py").corruption == mix
+    assert from_flags("--corruption", "shift_tags=2", "--corruption", "./mine.py").corruption == mix
+
+
 @pytest.mark.parametrize("text", CORRUPTIONS)
 def test_a_corruption_mix_in_toml(tmp_path: Path, text: str) -> None:
     (tmp_path / "r.toml").write_text(text)
@@ -171,6 +177,7 @@ def test_a_corruption_mix_in_toml(tmp_path: Path, text: str) -> None:
         ("temperature = nan", "^temperature: "),
         ("corruption = ['a=b']", "^corruption: 'a=b' should be NAME or NAME=WEIGHT"),
         ("corruption = {a = 0}", "^corruption.a: .*greater than 0"),
+        ("corruption = 'shift_tags=0'", "^corruption.shift_tags: .*greater than 0"),
         ("columns = 'question'", "^columns: should look like question=COLUMN,answer=COLUMN"),
         ("temperature = 0", "^temperature 0 gives the same response every time"),
         ("samples = 2\nsamples_upfront = 3", "^samples_upfront 3 is more than samples 2"),

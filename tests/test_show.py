@@ -136,6 +136,14 @@ def test_the_picture_for_a_readme(tmp_path: Path) -> None:
     assert svg == save_picture(tmp_path, tmp_path / "again.svg").read_text()
 
 
+def test_other_columns_and_bad_rows(tmp_path: Path) -> None:
+    file = tmp_path / "pairs.jsonl"
+    file.write_text('{"win": "a", "lose": null}\n{"win": "good", "lose": "bad"}\n')
+    out = io.StringIO()
+    show(file, columns={"chosen": "win", "rejected": "lose"}, console=Console(file=out, width=80))
+    assert "good" in out.getvalue() and "[-good-]" in out.getvalue()
+
+
 def test_no_rows_is_said(tmp_path: Path) -> None:
     (tmp_path / "pairs.jsonl").write_text("")
     with pytest.raises(UserError, match="no rows"):
