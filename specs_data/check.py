@@ -20,14 +20,13 @@ from pydantic import ValidationError
 from specs_data.errors import UserError
 from specs_data.format import THINK_ANSWER, ResponseFormat, load_format
 from specs_data.inert import one_line
-from specs_data.judges.choices import read_letters
+from specs_data.judges.choices import listed_choices, read_letters
 from specs_data.judges.rules import RuleJudge, final_answer
 from specs_data.pairs_io import Dataset, open_dataset, try_rows
 from specs_data.records import AnswerType
 from specs_data.view import View, view
 
 _LISTED = 100  # failing rows that a result holds; all are counted
-_OPTION = re.compile(r"(?:^|(?<=\s))\(?([A-Z])[).:][ \t]+(.+?)(?=\s+\(?[A-Z][).:][ \t]|\n|$)")
 
 
 class Failure(Struct, frozen=True):
@@ -166,7 +165,7 @@ def _answer_faults(seen: View, fmt: ResponseFormat, judge: RuleJudge, tally: _Ta
 def _is_right(seen: View, response: str, gold: str, fmt: ResponseFormat, judge: RuleJudge) -> bool | None:
     """Whether `response` gives `gold`; None where rules cannot say."""
     kind = _answer_type(seen, gold)
-    choices = _choices(seen.question) if kind == "multiple_choice" else ()
+    choices = listed_choices(seen.question) if kind == "multiple_choice" else ()
     right = judge.judge(response, gold, kind, choices, fmt).right
     if right is None and choices:
         right = judge.judge(response, gold, kind, (), fmt).right
@@ -179,14 +178,6 @@ def _answer_type(seen: View, gold: str) -> AnswerType:
     if seen.answer_type in get_args(AnswerType):
         return cast(AnswerType, seen.answer_type)
     return "multiple_choice" if re.fullmatch(r"\(?[A-Z]\)?", gold.strip()) else "math"
-
-
-def _choices(question: str) -> tuple[str, ...]:
-    """The choices that a question lists as (A) ... (B) ..., or none."""
-    found = _OPTION.findall(question)
-    letters = [letter for letter, _ in found]
-    in_order = letters == [chr(ord("A") + number) for number in range(len(letters))]
-    return tuple(text.strip() for _, text in found) if in_order and len(found) > 1 else ()
 
 
 def _format_of(dataset: Dataset) -> ResponseFormat:

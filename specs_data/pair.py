@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from specs_data.corruption import Corruption, fault
 from specs_data.format import ResponseFormat
-from specs_data.judges.answers import last_stated
+from specs_data.judges.answers import last_stated, plain
 from specs_data.records import Rejected, Twin
 
 
@@ -35,7 +35,8 @@ def make_twin(
         if result is None:
             continue
         reason = fault(text, result, fmt)
-        if reason is None and last_stated(result, fmt) != answer:
+        # Without typography: what follows a label has lost its full stop.
+        if reason is None and plain(last_stated(result, fmt) or "") != plain(answer or ""):
             reason = "answer lost"
         if reason is None:
             return Twin(Rejected(result, name, origin), tuple(refused))

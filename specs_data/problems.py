@@ -16,12 +16,15 @@ from typing import Any, get_args
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from specs_data.errors import UserError
 from specs_data.images import MAX_BYTES, image_fault
 from specs_data.judges.answers import boxes
+from specs_data.judges.choices import listed_choices
 from specs_data.records import AnswerType, Problem
 from specs_data.tables import FIRST_ROWS, SUFFIXES, columns_of, count_rows, read_rows
+from specs_data.texts import chat
 
 MAX_TEXT = 100_000
 
@@ -249,7 +252,17 @@ def _problem(
         images=digests,
         source=str(values["source"] or ""),
     )
-    return problem, images
+    return _with_listed_choices(problem), images
+
+
+def _with_listed_choices(problem: Problem) -> Problem:
+    """`problem` with the choices that its question lists, for its judge: what the policy is asked stays the same."""
+    if problem.choices or problem.answer_type != "multiple_choice" or not _LETTER.fullmatch(problem.answer):
+        return problem
+    choices = listed_choices(problem.question)
+    listed = replace(problem, choices=choices)
+    knows_gold = problem.answer.strip("().") in ascii_uppercase[: len(choices)]
+    return listed if knows_gold and chat(listed, None) == chat(problem, None) else problem
 
 
 def _value(row: Mapping[str, Any], names: tuple[str, ...]) -> Any:

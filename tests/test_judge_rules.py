@@ -24,10 +24,15 @@ from specs_data.corruption import find_corruptions
 from specs_data.errors import UserError
 from specs_data.format import THINK_ANSWER, Part, ResponseFormat
 from specs_data.judge import judge_file
+from specs_data.judges.choices import listed_choices
 from specs_data.judges.rules import RuleJudge, final_answer, same_answer
+from specs_data.pair import make_twin
+from specs_data.problems import Incoming, read_problems
 from specs_data.records import AnswerType
+from specs_data.texts import chat
 
 COLOURS = ("small", "big", "blue", "red")
+THREE = ("red", "blue", "green")
 
 
 @pytest.fixture(scope="module")
@@ -169,6 +174,81 @@ def test_mathematics(judge: RuleJudge, answer: str, gold: str, right: bool) -> N
     assert judge.judge(answered(answer), gold, "math").right is right
 
 
+@pytest.mark.parametrize("kind", ["numeric", "math"])
+@pytest.mark.parametrize(
+    ("answer", "gold", "right"),
+    [
+        ("5", "5 N", True), ("300 K", "300", True), ("298.15 K", "25 °C", True), ("2000 mA", "2 A", True),
+        ("12 newtons", "12 N", True), ("5000 N", "5 kN", True), ("20", "20 N/m", True), ("1 kg m/s^2", "1 N", True),
+        ("5000 Ω", "5 kΩ", True), ("5", "5 kΩ", True), ("three tenths", "3/10", True), ("one eighth", "1/8", True),
+        ("3 quarters", "3/4", True), ("1 half", "1/2", True), ("10²³", "10^23", True), ("10²³", "10^{23}", True),
+        ("3×10⁸", "3×10^8", True), ("300000000", "3×10⁸", True), ("0.001", "10⁻³", True),
+        ("0.0025", "2.5×10⁻³", True), ("10", r"10 \Omega", True), (r"10 \Omega", "10", True),
+        (r"5 \Omega", "5 Ω", True), ("5 μm", r"5 \mu m", True), ("25 degrees Celsius", "25 °C", True),
+        ("60 kmh", "60 km/h", True), ("3.5 h", "3 h 30 min", True), ("3 h 30 min", "3.5 h", True),
+        ("1 hour 30 minutes", "1.5 hours", True), ("1 hour and 30 minutes", "90 minutes", True),
+        ("5 pounds", "£5", True), ("5", "US$5", True), ("US$5", "5", True), ("US$5", "$5", True),
+        ("500", "₹500", True), ("₹500", "500", True), ("minus five", "-5", True), ("negative 5", "-5", True),
+        ("negative five", "-5", True), ("three point five", "3.5", True), ("8 (eight)", "8", True),
+        ("5 (five) blocks", "5", True), ("five (5) blocks", "5", True), ("So, x = 5.", "5", True),
+        ("So, x = 5.", "x=5", True), ("Therefore 5", "5", True), ("Therefore, 5.", "5", True), ("3+9=12", "12", True),
+        ("3 × 4 = 12", "12", True), ("5 km", "5", True), ("5km", "5", True), ("5 red blocks", "5", True),
+        ("5 square meters", "5", True), ("5 in", "5", True), ("5 seconds", "5", True), ("5 tanks", "5", True),
+        ("12 pm", "12 PM", True), (r"$25^\circ\text{C}$", "25 °C", True), (r"$5\,\mathrm{m/s^2}$", "5", True),
+        ("9.8", "9.8 m/s²", True), ("6", "6xy", False), ("6", "6ab", False), ("2", "2xy^2", False),
+        ("4", "4pq", False), ("2xy", "2", False), ("2 sinx", "2", False), ("2 theta", "2", False),
+        ("2 xy", "2", False), ("3 tenths", "3", False), ("one eighth", "1", False), ("1 third", "1", False),
+        ("1 quarter", "1", False), ("5 thirds", "5", False), ("5 factorial", "5", False),
+        ("5 remainder 2", "5", False), ("5 fewer", "5", False), ("5 below", "5", False), ("9 C 2", "9", False),
+        ("9C2", "9", False), ("10 choose 2", "10", False), ("3+9=13", "13", False), ("minus 5", "5", False),
+        ("-5", "5", False), ("2 m 5", "25", False), ("5 (6)", "5", False), ("twenty fifth", "30", False),
+        ("2 h 30 km", "2.5", False), ("2 s", "2 m", False),
+    ],
+)  # fmt: skip
+def test_units_and_words(judge: RuleJudge, answer: str, gold: str, right: bool, kind: AnswerType) -> None:
+    assert judge.judge(answered(answer), gold, kind).right is right
+
+
+@pytest.mark.parametrize(
+    ("answer", "gold", "right"),
+    [
+        ("6yx", "6xy", True), ("4qp", "4pq", True), ("5nm", "5mn", True), ("5mn", "5nm", True), ("x^4", "x⁴", True),
+        ("x*x*x*x", "x⁴", True), ("(-1,3]", "-1<x and x<=3", True), ("-1<x and x<=3", "(-1,3]", True),
+        ("(-∞,2)∪(3,∞)", "x<2 or x>3", True), ("x<2 or x>3", "(-∞,2)∪(3,∞)", True),
+        ("x>3 or x<2", "(-∞,2)∪(3,∞)", True), (r"(-\infty,2) \cup (3, \infty)", "(-∞,2)∪(3,∞)", True),
+        ("x<2 or x>3", r"(-∞,2)∪(\sqrt{9},∞)", True), ("1000, 2000", "1,000, 2,000", True),
+        ("1,000, 2,000", "1000, 2000", True), ("1,000 and 2,000", "1000, 2000", True), ("H2O", "H₂O", True),
+        ("H₂O", "H2O", True), ("x₁", "x_1", True), ("H₂O", "H_2O", True), ("(0,2)∪[2,5)", "(0,5)", True),
+        ("x<2 or x>4", "(-∞,2)∪(3,∞)", False), ("x<2", "(-∞,2)∪(3,∞)", False), ("x<=2 or x>3", "(-∞,2)∪(3,∞)", False),
+        ("1,000, 2,000", "1000", False), ("-1<x or x<=3", "(-1,3]", False), ("-1<x and x<3", "(-1,3]", False),
+        ("1, 0, 2, 0", "1,000, 2,000", False), ("6x", "6xy", False), ("5", "5mn", False),
+    ],
+)  # fmt: skip
+def test_products_unions_and_indices(judge: RuleJudge, answer: str, gold: str, right: bool) -> None:
+    assert judge.judge(answered(answer), gold, "math").right is right
+
+
+@pytest.mark.parametrize("dressed", [str, answered], ids=["bare", "in tags"])
+@pytest.mark.parametrize(
+    ("answer", "gold", "right"),
+    [
+        (r"\boxed{5} cm", "5 m", False), (r"\boxed{500} cm", "5 m", True), (r"-\boxed{5}", "5", False),
+        (r"-\boxed{5}", "-5", True), (r"$-\boxed{5}$", "-5", True), (r"$x = -\boxed{5}$", "-5", True),
+        (r"so $x=- \boxed{5}$ m", "-5", True), (r"- \boxed{5}", "5", True),
+        (r"$x=\boxed{3}, y=\boxed{4}$", "4", False), (r"\boxed{3} / \boxed{4}", "4", False),
+        (r"\frac{\boxed{3}}{\boxed{4}}", "4", False), (r"\frac{\boxed{3}}{\boxed{4}}", "3/4", True),
+        (r"\boxed{3} / \boxed{4}", "3/4", True), (r"\boxed{3} & \boxed{4}", "3,4", True),
+        (r"$x=\boxed{3}, y=\boxed{4}$", "x=3, y=4", True), (r"$\boxed{5}\text{ cm}$", "5 m", False),
+        (r"\(\boxed{500}\,\mathrm{cm}\).", "5 m", True), (r"\boxed{50}\%", "0.5", True),
+        (r"\boxed{50}%", "0.5", True), (r"\boxed{5} blocks", "5", True), (r"\boxed{5} in the picture", "5 cm", True),
+        (r"\boxed{60}^\circ", "60", True), (r"\$\boxed{5}", "$5", True), (r"\boxed{5}.", "5", True),
+        (r"The answer is $\boxed{5}$ meters long.", "5 m", True), (r"\boxed{5 \text{ m}} cm", "5 m", True),
+    ],
+)  # fmt: skip
+def test_what_stands_next_to_a_box(judge: RuleJudge, answer: str, gold: str, right: bool, dressed: type[str]) -> None:
+    assert judge.judge(dressed(answer), gold, "math").right is right
+
+
 @pytest.mark.parametrize(
     ("answer", "gold", "choices", "right"),
     [
@@ -180,6 +260,19 @@ def test_mathematics(judge: RuleJudge, answer: str, gold: str, right: bool) -> N
         ("bigger", "B", COLOURS, False), ("red", "D", (), False), ("2", "2", ("1", "2", "3"), True),
         ("B", "2", ("1", "2", "3"), True), ("red", "D", ("(A) small", "(B) big", "(C) blue", "(D) red"), True),
         ("B", "green", COLOURS, None), ("B", "E", COLOURS, None), ("A", "A", ("B", "A"), None),
+        # a letter and its content, however they are put together
+        ("B (blue)", "B", THREE, True), ("**B** blue", "B", THREE, True), ("b) blue", "B", THREE, True),
+        ("b. blue", "B", THREE, True), ("**B. blue**", "B", THREE, True), ("B is blue", "B", THREE, True),
+        ("B (blue)", "B", (), True), ("**B** blue", "B", (), True), ("B。", "B", (), True),
+        ("A (blue)", "B", THREE, False), ("**A** blue", "B", THREE, False), ("a) blue", "B", THREE, False),
+        ("A is blue", "B", THREE, False), ("**A** or **B**", "B", THREE, False),
+        # a statement
+        ("It is blue", "B", THREE, True), ("The ball is blue", "B", THREE, True), ("the blue one", "B", THREE, True),
+        ("It is red", "B", THREE, False), ("It is not blue", "B", THREE, False), ("the red one", "B", THREE, False),
+        ("It is blue or red", "B", THREE, False),
+        # formulas
+        (r"2\sqrt{3}", "B", ("√3", "2√3", "3√2"), True), (r"$\frac{\sqrt{3}}{2}$", "C", ("√3", "2√3", "√3/2"), True),
+        (r"\sqrt{3x}", "B", (r"√(3x)", r"√3x"), False), ("2π", "A", (r"2\pi", "3"), True),
     ],
 )  # fmt: skip
 def test_choices(judge: RuleJudge, answer: str, gold: str, choices: tuple[str, ...], right: bool | None) -> None:
@@ -192,7 +285,7 @@ def test_choices(judge: RuleJudge, answer: str, gold: str, choices: tuple[str, .
         ("Yes, it is.", "yes", True), ("Yes, no.", "yes", False), ("no", "yes", False),
         ("the red one", "red one", True),
         ("It is red", "red", True), ("It is not red", "red", False), ("red or blue", "red", False),
-        ("3", "three", True),
+        ("3", "three", True), ("H2O", "H₂O", True),
         ("blue and red", "red and blue", True), ("New York", "new-york", True), ("", "red", False),
     ],
 )  # fmt: skip
@@ -247,6 +340,43 @@ def test_plain_rules_alone() -> None:
     assert same_answer("x^2", "x*x", "math") is None
 
 
+# Choices that stand in the question
+
+
+@pytest.mark.parametrize(
+    ("question", "choices"),
+    [
+        ("Which? (A) x (B) y", ("x", "y")), ("Which?\nA. red\nB. blue\nC. no", ("red", "blue", "no")),
+        ("Which?\n(A)x\n(B)y\nTake one.", ("x", "y")), ("Which? A) 1.5 B) -2", ("1.5", "-2")),
+        ("Which?", ()), ("Vitamin C. or D. is best", ()), ("Look at (A) and so on", ()), ("(B) y (A) x", ()),
+    ],
+)  # fmt: skip
+def test_listed_choices(question: str, choices: tuple[str, ...]) -> None:
+    assert listed_choices(question) == choices
+
+
+@pytest.mark.parametrize(
+    ("question", "gold", "choices"),
+    [
+        ("Which? (A) x (B) y", "B", ("x", "y")), ("Which? (A) x (B) y", "(B)", ("x", "y")),
+        ("Which? (A) x (B) y", "y", ()), ("Which? (A) x (B) y", "C", ()), ("Which one is it?", "B", ()),
+        ("Which? A.      x B.      y", "B", ()),  # too far apart to be sure that the policy sees them
+    ],
+)  # fmt: skip
+def test_a_problem_knows_the_choices_that_its_question_lists(
+    tmp_path: Path, judge: RuleJudge, question: str, gold: str, choices: tuple[str, ...]
+) -> None:
+    file = tmp_path / "problems.jsonl"
+    file.write_text(json.dumps({"id": "a", "question": question, "answer": gold, "answer_type": "multiple_choice"}))
+    (found,) = read_problems(str(file))
+    assert isinstance(found, Incoming)
+    problem = found.problem
+    assert problem.choices == choices
+    assert [message.content for message in chat(problem, None)] == [question]
+    if choices:
+        assert judge.judge(answered("y"), problem.answer, problem.answer_type, problem.choices).right is True
+
+
 # The final answer
 
 
@@ -254,7 +384,7 @@ def test_plain_rules_alone() -> None:
     ("text", "answer"),
     [
         (answered(r"\boxed{5}"), "5"), (answered("The answer is 5."), "5"),
-        (answered(r"so $\boxed{\frac{1}{2}}$ cm"), r"\frac{1}{2}"),
+        (answered(r"so $\boxed{\frac{1}{2}}$ cm"), r"\frac{1}{2} cm"),
         (r"<think>It is \boxed{3}.</think><answer>5</answer>", "5"),
         (r"<think>It is \boxed{3}.</think>" + "\nAnswer: 5", "5"),
         (r"2 + 3 = 5. Answer: \boxed{5}", "5"), (r"\boxed{3} no, \boxed{4}", "4"), ("\\boxed{3}\n\\boxed{4}", "4"),
@@ -301,6 +431,16 @@ def test_no_operator_loses_a_boxed_answer(thought: list[str], answer: str, seed:
         corrupted = corruption.apply(text, THINK_ANSWER, Random(seed))
         if corrupted is not None:
             assert final_answer(corrupted) == answer
+
+
+@pytest.mark.parametrize("answer", ["There are 5 blocks.", "5.", "It is red.", r"\boxed{5} cm."])
+def test_an_answer_that_ends_in_a_full_stop_is_not_lost(answer: str) -> None:
+    text = THINK_ANSWER.render("2 + 3 = 5.", answer)
+    operators = {"replace_answer_tags": find_corruptions()["replace_answer_tags"]}
+    found = [make_twin(text, final_answer(text), THINK_ANSWER, operators, {}, str(seed)) for seed in range(8)]
+    assert all(twin.rejected for twin in found), [twin.refused for twin in found]
+    other = make_twin(text, "6", THINK_ANSWER, operators, {}, "0")
+    assert other.rejected is None and other.refused == (("replace_answer_tags", "answer lost"),)
 
 
 # Properties
@@ -382,7 +522,8 @@ def test_ten_thousand_hostile_strings_as_math(judge: RuleJudge) -> None:
         " " * 10**6,
         "(" * 10**6, "a b " * 250_000, "1," * 500_000, "\x00" * 10**6, r"\text{" * 10**5, "the answer is " * 10**5,
         "\n" * 10**6,
-        "1 1/" * 10**5, "$" * 10**6, "-" * 10**6, "A or " * 10**5,
+        "1 1/" * 10**5, "1 h " * 10**5, r"\sqrt{" * 10**5, "x<1 or " * 10**5, r"-\boxed{1} cm, " * 10**5,
+        "a" + " " * 10**6 + "x", "$" * 10**6, "-" * 10**6, "A or " * 10**5,
     ],
     ids=lambda text: text[:8].strip() or "blank",
 )  # fmt: skip

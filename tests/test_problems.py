@@ -200,7 +200,7 @@ ROWS: dict[str, tuple[dict[str, Any], Problem]] = {
             "id": "2f", "question": "Which is it? <image>\nA. red\nB. blue", "answer": "B", "subject": "physics",
             "image": image(RED),
         },
-        Problem("2f", "Which is it? A. red\nB. blue", "B", "multiple_choice", (), (), "physics"),
+        Problem("2f", "Which is it? A. red\nB. blue", "B", "multiple_choice", ("red", "blue"), (), "physics"),
     ),
     "geometry3k": (
         {

@@ -14,6 +14,7 @@ import json
 import re
 
 from specs_data.format import THINK_ANSWER, ResponseFormat, strip_stop_tokens
+from specs_data.judges.units import adjoining_unit
 
 # A malformed response states its answer near its end; reading more would only cost time.
 READ_AT_MOST = 50_000
@@ -22,12 +23,32 @@ LONGEST_LAST_LINE = 60
 
 _ONLY_BOX = re.compile(r"\\boxed\{([^{}\\]*)\}")
 _BOX_TOKEN = re.compile(r"\\(?:boxed|fbox)\s*\{|\\[{}]|[{}]")
-_LINK = re.compile(r"(?:[ \t,;$]|\\[()\[\],;]|\\quad|\\text\s*\{\s*(?:and|or)\s*\}|and\b|or\b)*")
+_LINK = re.compile(
+    r"(?:[ \t,;$/&]|\\[()\[\],;]|\\quad|\\text\s*\{\s*(?:and|or)\s*\}|and\b|or\b)*(?:[A-Za-z](?:_\w)?\s*=[ \t$]*)?"
+)
+_LINKING = re.compile(r"[,;/]|\b(?:and|or)\b")
+_NAMED_BOX = re.compile(r"(?<![\w\\])[A-Za-z](?:_\w)?\s*=\s*$")
+_FRACTION_OPENS = re.compile(r"\\[dtc]?frac\s*\{\s*\Z")
+# What stands next to a box and belongs to its answer: a sign or a currency before it.
+_SIGN = re.compile(
+    r"(?:(?:^|(?<=[\s=≈$(\[,:;>*_]))(?<![\d)}] )[-\u2212]|[=≈$(]\s*[-\u2212]\s*|(\\pm|±|\\\$|[€£¥₹]|(?<=US)\$)\s*)\$?\Z"
+)
+_UNSIGNED = re.compile(
+    r"(?:[^A-Za-z%°$€£¥₹\\]|\\[^A-Za-z%°$€£¥₹]|\\(?:[dtc]?frac|sqrt|pi|times|cdot|left|right)(?![A-Za-z]))*"
+)
+_ALONE_BEFORE = frozenset(("", " ", "\n", ">", ":"))
+_ALONE_AFTER = frozenset(("", "\n", "<"))
 _LABEL = re.compile(
     r"(?<!\w)[Aa](?:nswers?|NSWERS?)"
     r"(?:[\s*_]{0,4}:[\s*_]*|\s+(?:is|are|would be|must be|should be)\b[\s*_]*(?::[\s*_]*)?)"
 )
 _SENTENCE_END = re.compile(r"\n|\.(?=\s+[A-Z]|\s*$)")
+_STATEMENT = re.compile(
+    r"([A-Za-z][A-Za-z' ,]{0,100}?)\s(?:is|are|was|were|equals?|remains?|has|have)\s+(?:equal to\s+)?(\S.*)", re.DOTALL
+)
+_UNSURE = re.compile(
+    r"\b(?:not|no|never|than|least|most|less|more|if|unless|between|over|under|either|neither|none|maybe)\b|n't", re.I
+)
 _TEXT_MACRO = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mathit|mathsf|operatorname|mbox)\s*\{([^{}]*)\}")
 _SPACING = re.compile(
     r"(?<!\\)\\[,;:!> ()\[\]]|\\(?:quad|qquad|displaystyle|left|right|big|Big|bigl|bigr)(?![A-Za-z])|~"
@@ -49,11 +70,19 @@ _ODD = str.maketrans(
         **dict.fromkeys("×·⋅∙", "*"),
         **dict.fromkeys("‘’′", "'"),
         **dict.fromkeys("“”″", '"'),
-        **{"∞": "\\infty ", "÷": "/", "⁄": "/", "²": "^2", "³": "^3", "µ": "μ", "º": "°"},
+        **{"∞": "\\infty ", "÷": "/", "⁄": "/", "µ": "μ", "\u2126": "Ω", "\u212a": "K", "\u212b": "Å", "º": "°"},
+        **{"。": ".", "、": ","},
         **{"½": " 1/2", "⅓": " 1/3", "⅔": " 2/3", "¼": " 1/4", "¾": " 3/4", "⅛": " 1/8"},
         **_WIDE,
     }
 )
+_SUPERSCRIPTS = "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ"
+_SUBSCRIPTS = "₀₁₂₃₄₅₆₇₈₉"
+_RAISED = re.compile(f"[{_SUPERSCRIPTS}]+")
+_LOWERED = re.compile(f"[{_SUBSCRIPTS}]+")
+_RAISED_TO = str.maketrans(_SUPERSCRIPTS, "0123456789+-n")
+_LOWERED_TO = str.maketrans(_SUBSCRIPTS, "0123456789")
+_INDEX = re.compile(r"(?<=[A-Za-z)\]])_\{?(\d+)\}?")
 _EDGES = " \t\r\n\"'`*_"
 
 
@@ -63,8 +92,9 @@ def final_answer(text: str, fmt: ResponseFormat = THINK_ANSWER) -> str | None:
     In a well-formed response it is the answer part. Otherwise it is what the text states last of: a
     balanced \\boxed{}, a bare answer part (its markers may be misplaced or unclosed), a bare
     `Answer:` or "the answer is"; failing these, a last line that stands alone and is bare.
-    Of several boxes the last one counts, together with those that only a comma, `and`, `or` or
-    blanks link to it: `\\boxed{3} or \\boxed{4}` is the answer "3 or 4", not 4.
+    Of several boxes the last one counts, together with those that only a comma, `and`, `or`, `/`,
+    `y =` or blanks link to it: `\\boxed{3} or \\boxed{4}` is the answer "3 or 4", not 4. A sign right
+    before a box and a unit right after it belong to its answer.
     """
     parsed = fmt.parse(text)
     return last_stated(text, fmt) if isinstance(parsed, str) else _stated(parsed[1])
@@ -92,7 +122,7 @@ def plain(text: str) -> str:
     delimiters and a final full stop taken away. What a number or a word looks like afterwards does
     not depend on who typeset it."""
     if not text.isascii():
-        text = text.translate(_ODD)
+        text = _LOWERED.sub(_lowered, _RAISED.sub(_raised, text)).translate(_ODD)
     text = text.strip(_EDGES)
     if len(text) > 2 and text[0] == text[-1] == "$":
         text = text[1:-1]
@@ -109,6 +139,27 @@ def plain(text: str) -> str:
     if text.endswith(".") and not text.endswith(".."):
         text = text[:-1].rstrip(_EDGES)
     return text
+
+
+def without_indices(text: str) -> str:
+    """`text` with its indices on the line, as H2O for H_2O."""
+    return _INDEX.sub(r"\1", text) if "_" in text else text
+
+
+def _raised(run: re.Match[str]) -> str:
+    exponent = run.group().translate(_RAISED_TO)
+    return f"^{exponent}" if len(exponent) == 1 else f"^{{{exponent}}}"
+
+
+def _lowered(run: re.Match[str]) -> str:
+    index = run.group().translate(_LOWERED_TO)
+    return f"_{index}" if len(index) == 1 else f"_{{{index}}}"
+
+
+def said(answer: str) -> str | None:
+    """What follows the verb of a plain statement, or None where there is no such statement."""
+    sentence = _STATEMENT.fullmatch(answer)
+    return None if sentence is None or _UNSURE.search(answer) else sentence[2]
 
 
 def boxes(text: str) -> list[tuple[int, int, str]]:
@@ -172,23 +223,51 @@ def _after(text: str, label: int) -> str:
 
 def _last_box(text: str) -> tuple[int, str] | None:
     if text.count("\\boxed") == 1 and "\\fbox" not in text and (only := _ONLY_BOX.search(text)):
-        return (only.start(), only[1].strip()) if only[1].strip() else None
+        start, end = only.span()
+        answer = only[1].strip()
+        before = text[max(0, start - 2) : start]
+        if text[end : end + 1] not in _ALONE_AFTER or before[-1:] not in _ALONE_BEFORE or "-" in before:
+            answer = _with_neighbours(text, start, end, answer)
+        return (start, answer) if answer else None
     found = boxes(text)
     if not found:
         return None
     first = last = len(found) - 1
-    while first and _LINK.fullmatch(text, found[first - 1][1], found[first][0]):
+    while first and _is_linked(text, *found[first - 1][:2], found[first][0]):
         first -= 1
-    contents = [_unboxed(content) for _, _, content in found[first : last + 1]]
+    contents = [_with_neighbours(text, start, end, _unboxed(content)) for start, end, content in found[first:]]
     if first == last or len(set(contents)) == 1:
         answer = contents[0]
+    elif text[found[first][1] : found[first + 1][0]].strip(" $") == "}{":
+        answer = f"\\frac{{{contents[0]}}}{{{contents[1]}}}"
     else:
-        links = (text[found[n][1] : found[n + 1][0]] for n in range(first, last))
-        answer = contents[0] + "".join(
-            (link if link.strip() else ", ") + content for link, content in zip(links, contents[1:], strict=True)
-        )
+        links = [text[found[n][1] : found[n + 1][0]].replace("$", "").replace("&", ",") for n in range(first, last)]
+        named = _NAMED_BOX.search(text, max(0, found[first][0] - 20), found[first][0])
+        answer = (named.group() if named and "=" in links[0] else "") + contents[0]
+        for link, content in zip(links, contents[1:], strict=True):
+            answer += (link if _LINKING.search(link) else ", " + link.strip()) + content
     answer = answer.strip()
     return (found[last][0], answer) if answer else None
+
+
+def _is_linked(text: str, start: int, end: int, following: int) -> bool:
+    """Does the box between `start` and `end` make one answer with the `following` one? So do two in a fraction."""
+    if _LINK.fullmatch(text, end, following):
+        return True
+    fraction = text[end : end + 1] == "}" and _FRACTION_OPENS.search(text, max(0, start - 10), start)
+    return bool(fraction) and text[end:following].strip() == "}{"
+
+
+def _with_neighbours(text: str, start: int, end: int, content: str) -> str:
+    """What the box says, with the sign right before it and the unit right after it."""
+    if not content or not _UNSIGNED.fullmatch(content):
+        return content
+    sign = _SIGN.search(text, max(0, start - 12), start)
+    if sign:
+        content = (sign[1] or "-") + content
+    line = text[end : end + 60].partition("\n")[0].replace("\\$", " ").replace("$", " ")
+    unit = adjoining_unit(_plain_latex(line.translate(_ODD))) if line.strip() else ""
+    return f"{content} {unit}" if unit else content
 
 
 def _unboxed(content: str) -> str:

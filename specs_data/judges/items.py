@@ -1,7 +1,8 @@
 """Several values in one answer: lists, sets, tuples, intervals, ± and "or".
 
 Worked example: `±2`, `2 or -2`, `{-2, 2}` and `x = 2, x = -2` are one set; `(1, 2)` is ordered and
-is not `(2, 1)`; `1 < x < 2` is the interval `(1, 2)`; "3 or 4" is never 4.
+is not `(2, 1)`; `1 < x < 2` is the interval `(1, 2)`; `x < 1 or x > 2` is a union of two; "3 or 4" is
+never 4; `1,000, 2,000` is two numbers, and `1,000,2,000` is four.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ Same = Callable[[str, str], bool | None]
 
 class Items(Struct, frozen=True):
     """Values and the brackets around them ("" where there are none). Braces and bare lists have no
-    order; other brackets do. `name` is the variable they belong to (x = 2, 3)."""
+    order; other brackets do. A union of intervals has the brackets "∪". `name` is the variable
+    they belong to (x = 2, 3)."""
 
     brackets: str
     values: tuple[str, ...]
@@ -29,12 +31,17 @@ class Items(Struct, frozen=True):
     @property
     def ordered(self) -> bool:
         """Whether (1, 2) and (2, 1) differ."""
-        return self.brackets not in ("", "{}")
+        return self.brackets not in ("", "{}", "∪")
 
 
 _WORDS_BETWEEN = re.compile(
     r"\s*(?:[,;]\s*(?:and|or)\b|[,;]|(?<![A-Za-z])(?:and|or)(?![A-Za-z])|\\(?:lor|vee)(?![A-Za-z]))\s*", re.I
 )
+_AND = re.compile(r"\band\b|\\(?:land|wedge)(?![A-Za-z])|∧", re.IGNORECASE)
+_OR = re.compile(r"\bor\b|\\(?:lor|vee)(?![A-Za-z])|∨", re.IGNORECASE)
+_CUP = re.compile(r"\\cup(?![A-Za-z])|∪")
+_THOUSANDS = re.compile(r"(?<![\d,.])\d{1,3}(?:,\d{3})+(?!,?\d)")
+_APART = re.compile(r",\s|;|\b(?:and|or)\b", re.IGNORECASE)
 _OPEN = {"(": ")", "[": "]", "{": "}"}
 _CLOSE = frozenset(_OPEN.values())
 _LIST_NAME = re.compile(r"\s*([A-Za-z]\w{0,3})\s*(?:=|\\in(?![A-Za-z])|∈)\s*(?=[^=])")
@@ -46,7 +53,7 @@ _VARIABLE = re.compile(r"\s*[A-Za-z]\s*")
 def read_items(text: str) -> Items | None:
     """The several values that `text` states, or None where it states one (or is too long to tell)."""
     text = plain(text).replace("\\{", "{").replace("\\}", "}").replace("\\lbrace", "{").replace("\\rbrace", "}")
-    interval = _read_inequality(text)
+    interval = _read_inequality(text) or _read_between(text) or _read_union(text)
     if interval:
         return interval
     named = _LIST_NAME.match(text)
@@ -66,6 +73,8 @@ def read_items(text: str) -> Items | None:
 
 def same_items(gold: Items, answer: Items, same: Same) -> bool | None:
     """Do the items agree, one by one? `same` compares (gold, answer) values, None where it cannot tell."""
+    if gold.brackets != answer.brackets and "∪" in (gold.brackets, answer.brackets):
+        return None
     if gold.brackets and answer.brackets and gold.brackets != answer.brackets:
         return False
     if gold.name and answer.name and gold.name != answer.name:
@@ -74,7 +83,20 @@ def same_items(gold: Items, answer: Items, same: Same) -> bool | None:
         if len(gold.values) != len(answer.values):
             return False
         return _all(same(a, b) for a, b in zip(gold.values, answer.values, strict=True))
+    if gold.brackets == "∪":
+        # Other intervals may have the same union.
+        return _same_set(gold.values, answer.values, lambda one, other: _same_interval(one, other, same)) or None
     return _same_set(gold.values, answer.values, same)
+
+
+def as_set(items: Items) -> str:
+    """A union in the usual notation."""
+    return r" \cup ".join(items.values)
+
+
+def _same_interval(gold: str, answer: str, same: Same) -> bool | None:
+    wanted, found = read_items(gold), read_items(answer)
+    return same_items(wanted, found, same) if wanted and found else None
 
 
 def _same_set(golds: Sequence[str], answers: Sequence[str], same: Same) -> bool | None:
@@ -95,6 +117,8 @@ def _all(verdicts: Iterable[bool | None]) -> bool | None:
 
 def _split(text: str) -> list[str] | None:
     """The values between commas, semicolons, `and` and `or` outside brackets; None for too many."""
+    if _APART.search(text):
+        text = _THOUSANDS.sub(lambda number: number.group().replace(",", ""), text)
     cuts = []
     depth = 0
     breaks = {match.start(): match.end() for match in _WORDS_BETWEEN.finditer(text)}
@@ -143,6 +167,42 @@ def _read_inequality(text: str) -> Items | None:
             sides, closed = sides[::-1], closed[::-1]
         return _interval(sides, closed)
     return None
+
+
+def _read_between(text: str) -> Items | None:
+    """`-1 < x and x <= 3` as (-1, 3]."""
+    sides = _AND.split(text, maxsplit=2)
+    found = [_read_inequality(side) for side in sides] if len(sides) == 2 else []
+    if len(found) != 2 or not found[0] or not found[1] or found[0].name != found[1].name:
+        return None
+    low, high = found if found[1].values[0] == "-\\infty" else found[::-1]
+    if low is None or high is None or low.values[1] != "\\infty" or high.values[0] != "-\\infty":
+        return None
+    return Items(low.brackets[0] + high.brackets[1], (low.values[0], high.values[1]), low.name)
+
+
+def _read_union(text: str) -> Items | None:
+    """`x < 2 or x > 3` and `(-∞, 2) ∪ (3, ∞)`, where each part is an interval of the same variable."""
+    named = _LIST_NAME.match(text)
+    if named and not _LESS.search(text) and not _MORE.search(text):
+        text = text[named.end() :]
+    read = _read_interval if _CUP.search(text) else _read_inequality
+    sides = (_CUP if read is _read_interval else _OR).split(text, maxsplit=MOST_ITEMS)
+    if not 2 <= len(sides) < MOST_ITEMS:
+        return None
+    found = [read(side) for side in sides]
+    parts = [part for part in found if part]
+    if len(parts) < len(sides) or len({part.name for part in parts}) > 1:
+        return None
+    values = (f"{part.brackets[0]}{part.values[0]}, {part.values[1]}{part.brackets[1]}" for part in parts)
+    return Items("∪", tuple(values), parts[0].name)
+
+
+def _read_interval(text: str) -> Items | None:
+    text = text.strip()
+    brackets = _outer_brackets(text)
+    values = _split(text[1:-1]) if brackets in ("()", "[]", "(]", "[)") else None
+    return Items(brackets, tuple(values)) if values and len(values) == 2 else None
 
 
 def _interval(sides: list[str], closed: list[bool]) -> Items | None:

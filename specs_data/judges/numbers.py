@@ -27,12 +27,13 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 from functools import cache, lru_cache
-from itertools import takewhile
+from itertools import pairwise, takewhile
 from typing import Any
 
 from msgspec import Struct
 
 from specs_data.judges.answers import plain
+from specs_data.judges.units import read_unit, unit_of
 
 LONGEST = 120
 NOISE = Fraction(1, 10**9)
@@ -57,7 +58,7 @@ _NUMBER = (
     r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d{1,3}(?: \d{3})+(?![\d/])|\d+)?(?:(?<=\d)\.\d+|(?<![\d.])\.\d+|(?<=\d)\.(?!\d))?"
 )
 _HEAD = re.compile(
-    rf"(?P<sign>[+-]?)\s*(?P<currency>[$€£¥]?)\s*(?P<number>(?=[\d.]){_NUMBER})"
+    rf"(?P<sign>[+-]?)\s*(?P<currency>(?:(?:US ?)?\$|[€£¥₹])?)\s*(?P<number>(?=[\d.]){_NUMBER})"
     r"(?:[eE](?P<e>[+-]?\d{1,4})(?![\d.])|\s*[*x]\s*10\s*\^\s*(?:\{\s*(?P<p>[+-]?\d{1,4})\s*\}|(?P<q>[+-]?\d{1,4})))?"
     r"(?:\s*/\s*(?P<over>\d{1,30})(?![\d.,^(])|\s+(?P<top>\d{1,9})\s*/\s*(?P<below>\d{1,9})(?![\d.,^(])"
     r"|\s*\\frac\s*(?:\{\s*(?P<ftop>\d{1,9})\s*\}\s*\{\s*(?P<fbelow>\d{1,9})\s*\}|(?P<ft>\d)\s*(?P<fb>\d)))?"
@@ -75,53 +76,7 @@ _ARITHMETIC = re.compile(r"[\d.+\-*/^(){}\s]+")
 _TOKEN = re.compile(r"\s*(?:(\d+(?:\.\d+)?|\.\d+)|(\*\*|[-+*/^()]))")
 _SIMPLE_FRACTION = re.compile(r"\\frac\s*\{([^{}\\]*)\}\s*\{([^{}\\]*)\}|\\frac\s*(\d)\s*(\d)")
 
-_UNIT = re.compile(
-    r"(?:[A-Za-zμΩÅ°$€£¥¢]+\.?(?:\s*\^?\s*\{?-?[1-4]\}?)?(?![\d.]))(?:\s*[/*\s]\s*[A-Za-zμΩÅ°]+\.?(?:\s*\^?\s*\{?-?[1-4]\}?)?(?![\d.])){0,5}"
-)
-# One letter after a number is a unit only where it is one of these: 5x is algebra.
-_LETTER_UNITS = frozenset("mgsLlAVWNJKCFHhTΩ")
-_NO_UNIT = re.compile(
-    r"\b(?:or|and|to|not|but|minus|plus|times|than|less|more|if|is|are|was|were|of|over|at|least|most|either|nor|by|the|half"
-    r"|mod|squared|cubed|pi|sqrt|sin|cos|tan|log|ln|frac|infty|cup|cap|leq|geq|le|ge|lt|gt|neq|ne|[abeiknxyz])\b",
-    re.IGNORECASE,
-)
-_SAME_UNIT = {
-    "percent": "%",
-    "pct": "%",
-    "°": "degree",
-    "deg": "degree",
-    "degrees": "degree",
-    "$": "dollar",
-    "usd": "dollar",
-    "cent": "us_cent",
-    "cents": "us_cent",
-    "¢": "us_cent",
-    "€": "euro",
-    "eur": "euro",
-    "£": "pound_sterling",
-    "gbp": "pound_sterling",
-    "¥": "yen",
-    "sec": "second",
-    "secs": "second",
-    "s": "second",
-    "hr": "hour",
-    "hrs": "hour",
-    "min": "minute",
-    "mins": "minute",
-    "rad": "radian",
-    "cc": "cm^3",
-    "°c": "degC",
-    "°f": "degF",
-    "degreec": "degC",
-    "degreef": "degF",
-    "in": "inch",
-    "feet": "foot",
-    "lbs": "lb",
-    "units": "",
-    "unit": "",
-}
-
-_GAP = re.compile(r"(?<=[\w})])\s+(?=[A-Za-zμΩ])")
+_GAP = re.compile(r"(?<=[\w})])\s+(?=[A-Za-zμΩ]|\\(?:Omega|mu)(?![A-Za-z]))")
 _MACRO = re.compile(r"\\[A-Za-z]+|(?<![A-Za-z])(?:pi|sqrt|e)(?![A-Za-z])")
 _VARIABLE = re.compile(r"[A-Za-z=<>]")
 
@@ -133,9 +88,32 @@ _TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
 _WORDS = {word: value for value, word in enumerate(_ONES.split())} | {
     word: 10 * tens for tens, word in enumerate(_TENS.split(), start=2)
 }
-_PARTS = {"half": 2, "halves": 2, "third": 3, "thirds": 3, "quarter": 4, "quarters": 4, "fifth": 5, "fifths": 5}
-_SPOKEN = frozenset((*_WORDS, *_SCALES, *_PARTS, "and", "a", "an"))
-_WORD = re.compile(r"[A-Za-z]+")
+_ORDINALS = "third fourth fifth sixth seventh eighth ninth tenth"
+_PARTS = {"half": 2, "halves": 2, "quarter": 4, "quarters": 4} | {
+    part + plural: value
+    for value, part in (
+        *enumerate(_ORDINALS.split(), start=3),
+        (12, "twelfth"),
+        (100, "hundredth"),
+        (1000, "thousandth"),
+    )
+    for plural in ("", "s")
+}
+_SPOKEN = frozenset((*_WORDS, *_SCALES, *_PARTS, "and", "a", "an", "point"))
+_PART = re.compile(rf"\s+({'|'.join(_PARTS)})(?![A-Za-z])", re.IGNORECASE)
+
+_LEAD = re.compile(r"(?:so|thus|therefore|hence|then|finally)\b\s*,?\s*", re.IGNORECASE)
+_MINUS = re.compile(r"(?:minus|negative)\s+", re.IGNORECASE)
+_AGAIN = re.compile(r"\s*\(([^()]{1,60})\)")
+_COMPOUND_UNITS = (
+    {"day": 86400, "d": 86400, "hour": 3600, "h": 3600, "minute": 60, "second": 1},
+    {"yard": 36, "yd": 36, "foot": 12, "ft": 12, "inch": 1},
+    {"pound": 16, "lb": 16, "ounce": 1, "oz": 1},
+    {"km": 10**6, "kilometer": 10**6, "m": 1000, "meter": 1000, "cm": 10, "centimeter": 10, "mm": 1},
+    {"kg": 1000, "kilogram": 1000, "g": 1, "gram": 1},
+    {"dollar": 100, "us_cent": 1},
+)
+_COMPOUND = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]+)\.?(?:\s+(?:and\s+)?|$)")
 
 
 def read_quantity(text: str, letters: bool = True) -> Quantity | None:
@@ -189,8 +167,10 @@ def rounds_to(value: Fraction, shown: Quantity) -> bool:
 
 def conversion(unit: str, wanted: str) -> tuple[Fraction, Fraction] | None:
     """(scale, offset) that take a number of `unit` to `wanted`, or None where there is no such thing.
-    Units are as `read_unit` gives them."""
-    if _singular(unit).lower() == _singular(wanted).lower():
+    Units are as `read_unit` gives them. Pounds may be money."""
+    if {"pound_sterling", "pound"} == {_singular(unit), _singular(wanted)} or (
+        _singular(unit).lower() == _singular(wanted).lower()
+    ):
         return Fraction(1), Fraction(0)
     return _converted(unit, wanted)
 
@@ -202,6 +182,9 @@ def _remembered(text: str, letters: bool) -> Quantity | None:
 
 def _read(text: str, letters: bool) -> Quantity | None:
     name = ""
+    lead = _LEAD.match(text) if text[:1].isalpha() else None
+    if lead:
+        text = text[lead.end() :]
     named = _NAME.match(text) if "=" in text or "≈" in text else None
     if named and "=" not in text[named.end() :] and not _NO_NAME.fullmatch(named["name"]):
         name = "".join(named["name"].split()).lower()
@@ -209,8 +192,47 @@ def _read(text: str, letters: bool) -> Quantity | None:
     about = None if text[:1].isdigit() else _ABOUT.match(text)
     if about:
         text = text[about.end() :]
-    found = _read_literal(text, letters) or _read_words(text) or _read_arithmetic(text)
+    found = _read_value(text, letters)
     return found if found is None or not name else Quantity(found.value, found.places, found.digits, found.unit, name)
+
+
+def _read_value(text: str, letters: bool) -> Quantity | None:
+    minus = _MINUS.match(text) if text[:1].isalpha() else None
+    if minus:
+        found = _read_value(text[minus.end() :], letters) if text[minus.end() :][:1].isalnum() else None
+        return found and Quantity(-found.value, found.places, found.digits, found.unit)
+    return (
+        _read_literal(text, letters)
+        or _read_words(text)
+        or _read_arithmetic(text)
+        or _read_twice(text, letters)
+        or _read_compound(text)
+    )
+
+
+def _read_twice(text: str, letters: bool) -> Quantity | None:
+    """`5 (five) blocks` and `five (5) blocks`: a number in words and in digits."""
+    again = _AGAIN.search(text)
+    if again is None or text[:1].isalpha() == again[1][:1].isalpha():
+        return None
+    first, second = _read_value(text[: again.start()] + text[again.end() :], letters), _read_value(again[1], letters)
+    return first if first and second and first.value == second.value and not second.unit else None
+
+
+def _read_compound(text: str) -> Quantity | None:
+    """`3 h 30 min`: each unit smaller than the one before, all of it in the first one."""
+    parts: list[tuple[Fraction, str]] = []
+    end = 0
+    while (part := _COMPOUND.match(text, end)) and len(parts) < 4:
+        parts.append((Fraction(part[1]), _singular(read_unit(" " + part[2]) or "").lower()))
+        end = part.end()
+    sizes = next((sizes for sizes in _COMPOUND_UNITS if parts and parts[0][1] in sizes), None)
+    if end < len(text) or len(parts) < 2 or sizes is None or any(unit not in sizes for _, unit in parts):
+        return None
+    if any(number * sizes[unit] >= sizes[before] for (_, before), (number, unit) in pairwise(parts)):
+        return None
+    whole, unit = sum(number * sizes[unit] for number, unit in parts), parts[0][1]
+    return Quantity(Fraction(whole) / sizes[unit], unit=unit)
 
 
 def _read_literal(text: str, letters: bool) -> Quantity | None:
@@ -250,6 +272,10 @@ def _read_literal(text: str, letters: bool) -> Quantity | None:
         value *= factor
         places = None if places is None or value.denominator == 1 else places
         rest = rest[scale.end() :]
+    share = _PART.match(rest) if rest else None
+    if share and places is None:
+        value /= _PARTS[share[1].lower()]
+        rest = rest[share.end() :]
     return _with_unit(-value if part["sign"] == "-" else value, places, digits, part["currency"], rest, letters)
 
 
@@ -259,32 +285,11 @@ def _with_unit(
     unit = read_unit(rest, letters)
     if unit is None or (unit and currency):
         return None
-    return Quantity(value, places, digits, unit or (_SAME_UNIT[currency] if currency else ""))
+    return Quantity(value, places, digits, unit or unit_of(currency[-1:]))
 
 
 def _ratio(top: str, below: str) -> Fraction | None:
     return Fraction(int(top), int(below)) if int(below) else None
-
-
-def read_unit(text: str, letters: bool = True) -> str | None:
-    """The unit that `text` is, in one spelling; empty for none; None where it is not a unit."""
-    attached = text[:1].isalpha()
-    text = text.strip().rstrip(".")
-    if text in ("", "%"):
-        return text
-    if not _UNIT.fullmatch(text):
-        return None
-    words = _WORD.findall(text)
-    if _NO_UNIT.search(text) or any(word.lower() in _WORDS for word in words):
-        return None
-    if len(text) == 1 and text.isalpha() and text not in _LETTER_UNITS:
-        return None
-    if attached and not letters and len(words[0]) < 2:
-        return None
-    folded = "".join(text.lower().split())
-    if folded in _SAME_UNIT:
-        return _SAME_UNIT[folded]
-    return re.sub(r"\s*([\^/*])\s*", r"\1", " ".join(text.replace("{", "").replace("}", "").split()))
 
 
 def split_unit(text: str) -> tuple[str, str]:
@@ -324,11 +329,13 @@ def _read_words(text: str) -> Quantity | None:
     words = text.replace("-", " ").split()
     spoken = [word.lower() for word in takewhile(lambda word: word.lower() in _SPOKEN, words)]
     value = _spoken(spoken) if spoken else None
-    unit = None if value is None else read_unit(" ".join(words[len(spoken) :]))
+    unit = None if value is None else read_unit(" " + " ".join(words[len(spoken) :]))
     return None if value is None or unit is None else Quantity(value, unit=unit)
 
 
 def _spoken(words: list[str]) -> Fraction | None:
+    if "point" in words:
+        return _decimal(words)
     part = _PARTS.get(words[-1])
     if part is None:
         return _cardinal(words)
@@ -337,11 +344,22 @@ def _spoken(words: list[str]) -> Fraction | None:
         return Fraction(1, 2) if words[-1] == "half" else None
     if "and" not in before:
         count = Fraction(1) if before in (["a"], ["an"]) else _cardinal(before)
-        return count and count / part
+        # Twenty-fifth is a place in a row.
+        return count / part if count and (count < 20 or words[-1].endswith("s")) else None
     at = len(before) - 1 - before[::-1].index("and")
     whole = _cardinal(before[:at])
     count = Fraction(1) if before[at + 1 :] == ["a"] else _cardinal(before[at + 1 :])
     return None if whole is None or count is None else whole + count / part
+
+
+def _decimal(words: list[str]) -> Fraction | None:
+    """`three point one four`: each digit is said alone."""
+    at = words.index("point")
+    whole = _cardinal(words[:at]) if at else Fraction(0)
+    decimals = [_WORDS.get(word, 10) for word in words[at + 1 :]]
+    if whole is None or not decimals or max(decimals) > 9:
+        return None
+    return whole + sum(Fraction(digit, 10**place) for place, digit in enumerate(decimals, start=1))
 
 
 def _cardinal(words: list[str]) -> Fraction | None:
@@ -489,7 +507,7 @@ def _registry() -> Any:
     from pint import UnitRegistry
 
     registry: Any = UnitRegistry(non_int_type=Fraction)
-    for name in ("dollar", "euro", "pound_sterling", "yen"):
+    for name in ("dollar", "euro", "pound_sterling", "yen", "rupee"):
         registry.define(f"{name} = [{name}_currency]")
     registry.define("us_cent = dollar / 100")
     return registry

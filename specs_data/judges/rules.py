@@ -30,10 +30,10 @@ from typing import Self
 from msgspec import Struct
 
 from specs_data.format import THINK_ANSWER, ResponseFormat
-from specs_data.judges.answers import boxes, final_answer, plain
+from specs_data.judges.answers import boxes, final_answer, plain, said, without_indices
 from specs_data.judges.choices import chosen_letters, fold, gold_letters
 from specs_data.judges.items import Items, read_items, same_items
-from specs_data.judges.numbers import Quantity, conversion, read_quantity, same_quantity, split_unit
+from specs_data.judges.numbers import Quantity, conversion, read_quantity, same_number, same_quantity, split_unit
 from specs_data.judges.symbolic import Question, Reply, SymbolicJudge
 from specs_data.records import AnswerType, Judgement, Problem
 
@@ -49,12 +49,6 @@ _WORDS = re.compile(r"(?=.*[^\W\d_]{3})[^\W\d_]+(?:[\s',.-]+[^\W\d_]+)*")
 _SHORT_WORD = re.compile(r"am|an|as|at|be|by|do|go|he|if|in|is|it|me|my|no|of|ok|on|or|so|to|up|us|we", re.IGNORECASE)
 _MATH_WORD = re.compile(r"\b(?:pi|sin|cos|tan|cot|sec|csc|log|exp|sqrt|inf|infinity|infty)\b", re.IGNORECASE)
 _PROSE = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{3,}\s+[A-Za-z]{2,}(?:\s+[A-Za-z]|\s*[.,]|\s*$)")
-_SENTENCE = re.compile(
-    r"([A-Za-z][A-Za-z' ,]{0,100}?)\s(?:is|are|was|were|equals?|remains?|has|have)\s+(?:equal to\s+)?(\S.*)", re.DOTALL
-)
-_UNSURE = re.compile(
-    r"\b(?:not|no|never|than|least|most|less|more|if|unless|between|over|under|either|neither|none|maybe)\b|n't", re.I
-)
 _YES_NO = re.compile(r"(yes|no|true|false)\s*[,.;:-]", re.IGNORECASE)
 _OPPOSITES = {"yes": "no", "no": "yes", "true": "false", "false": "true"}
 
@@ -180,7 +174,7 @@ def _compare(written: str, answer: str, answer_type: AnswerType, choices: tuple[
     if answer == gold.text:
         return Reply(True, "exact")
     answer = plain(answer)
-    if answer == gold.text:
+    if answer == gold.text or without_indices(answer) == without_indices(gold.text):
         return Reply(True, "exact")
     if gold.rule == "text":
         return Reply(_same_words(gold, answer), "text")
@@ -250,23 +244,25 @@ def _same_words(gold: _Gold, answer: str) -> bool:
     yes_no = _YES_NO.match(answer)
     if yes_no and yes_no[1].lower() == wanted:
         return _OPPOSITES[wanted] not in answer[yes_no.end() :].lower().split()
-    said = _said(answer)
-    return said is not None and fold(said) == wanted
+    stated = said(answer)
+    return stated is not None and fold(stated) == wanted
 
 
 def _read_number(answer: str, letters: bool) -> Quantity | None:
-    """The number that an answer is, or that its one sentence says: `There are 5 blocks`."""
+    """The number that an answer is, or that its one sentence says: `There are 5 blocks`, `3 + 9 = 12`."""
     found = read_quantity(answer, letters)
     if found is None:
-        said = _said(answer)
-        found = read_quantity(said, letters) if said else None
+        stated = said(answer)
+        found = read_quantity(stated, letters) if stated else _computed(answer)
     return found
 
 
-def _said(answer: str) -> str | None:
-    """What follows the verb of a plain statement, or None where there is no such statement."""
-    sentence = _SENTENCE.fullmatch(answer)
-    return None if sentence is None or _UNSURE.search(answer) else sentence[2]
+def _computed(answer: str) -> Quantity | None:
+    """The result of plain arithmetic that is right: 12 of 3 + 9 = 12, nothing of 3 + 9 = 13."""
+    *steps, result = (read_quantity(side) for side in answer.split("=", maxsplit=8))
+    if not steps or not result or not all(step and not step.unit and not step.name for step in steps):
+        return None
+    return result if all(step and (same_number(result, step) or same_number(step, result)) for step in steps) else None
 
 
 def _is_worded(text: str) -> bool:

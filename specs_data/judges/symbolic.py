@@ -18,6 +18,7 @@ import subprocess
 import sys
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from fractions import Fraction
 from functools import lru_cache
 from threading import Lock, local
@@ -25,8 +26,9 @@ from typing import IO, Any, NoReturn
 
 import msgspec
 
-from specs_data.judges.items import read_items, same_items
+from specs_data.judges.items import as_set, read_items, same_items
 from specs_data.judges.numbers import Quantity, read_quantity, rounds_to, same_quantity
+from specs_data.judges.units import is_known
 
 SECONDS = 0.5  # of processor time: a verdict must not depend on how busy the machine is
 PATIENCE = 5.0  # seconds on the clock
@@ -52,6 +54,7 @@ _PLAIN_MATH = (
     (re.compile("%"), r"\\%"),
     (re.compile("°"), r"^\\circ"),
 )
+_LAST_WORD = re.compile(r"(?<=[\s}])([A-Za-z]+)\s*$")
 # Powers of powers of numbers, and powers and factorials with many digits.
 _LARGE = re.compile(r"\d[\s)}]*\^[\s({]*\d+[\s)}]*\^|\^[\s({]*-?\d{4,}|\d{4,}[\s)}]*!|!\s*\)*\s*!")
 _WARMING = (
@@ -258,7 +261,11 @@ def _verified(gold: str, answer: str) -> Reply:
         return Reply(None, "unparseable gold")
     golds, answers = read_items(gold), read_items(answer)
     if golds and answers:
-        return Reply(bool(same_items(golds, answers, _same)), "items")
+        same = same_items(golds, answers, _same)
+        if same is not None or "∪" not in (golds.brackets, answers.brackets):
+            return Reply(bool(same), "items")
+    gold = as_set(golds) if golds and golds.brackets == "∪" else gold
+    answer = as_set(answers) if answers and answers.brackets == "∪" else answer
     return Reply(_same(gold, answer), "math")
 
 
@@ -352,7 +359,12 @@ def _parsed(text: str) -> Any:
     from math_verify import LatexExtractionConfig, parse
 
     # Only the LaTeX reader: the other one hands text to sympy's parse_expr, which evaluates it.
-    config = [LatexExtractionConfig(boxed_match_priority=0)]
+    reader = LatexExtractionConfig(boxed_match_priority=0)
+    word = _LAST_WORD.search(text)
+    if not word or not is_known(word[1]):  # math-verify would take the ab of 6ab for a unit
+        cleaning = replace(reader.normalization_config, units=False)
+        reader = replace(reader, normalization_config=cleaning)
+    config = [reader]
     found = parse(f"\\boxed{{{_as_latex(text)}}}", extraction_config=config, parsing_timeout=None)
     return next((value for value in found if not isinstance(value, str)), None)
 
