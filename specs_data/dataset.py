@@ -179,15 +179,17 @@ def count_tokens(store: Store, plan: Plan) -> dict[str, int]:
 
 
 def count_served(store: Store, plan: Plan) -> dict[str, list[tuple[str, str, int, int, int]]]:
-    """For verdicts and judgements: (model asked for, model that served, rows, prompt and completion tokens)."""
+    """For verdicts and judgements: (model asked for, model that served, rows, prompt and completion tokens).
+    Rows may share an answer that was paid for once, here or by another run; see the store's payments."""
     query = """
         SELECT json_extract(CAST(t.record AS TEXT), '$.model'), json_extract(CAST(t.record AS TEXT), '$.served'),
             count(*), sum(json_extract(CAST(t.record AS TEXT), '$.prompt_tokens')),
             sum(json_extract(CAST(t.record AS TEXT), '$.completion_tokens'))
-        FROM listing AS l CROSS JOIN {} AS t ON t.settings = ? AND t.problem = l.problem GROUP BY 1, 2"""
-    logs = {"verification": ("verdicts", plan.verdicts), "judging": ("judgements", plan.policy.judgements)}
+        FROM listing AS l CROSS JOIN {} AS t ON t.settings IN (?, ?) AND t.problem = l.problem GROUP BY 1, 2"""
+    judgements = plan.policy.judgements, (plan.rival or plan.policy).judgements
+    logs = {"verification": ("verdicts", (plan.verdicts, None)), "judging": ("judgements", judgements)}
     return {
-        name: [row for row in store.select(query.format(table), (settings,)) if row[0]]
+        name: [row for row in store.select(query.format(table), settings) if row[0]]
         for name, (table, settings) in logs.items()
         if name in plan.services
     }

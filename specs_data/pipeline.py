@@ -34,7 +34,7 @@ from specs_data.forecast import Forecast, Measured, scale
 from specs_data.format import load_format
 from specs_data.judges.model import open_judge
 from specs_data.judges.rules import RuleJudge
-from specs_data.manifest import count_tokens, make_manifest, spent, write_manifest
+from specs_data.manifest import count_tokens, make_manifest, write_manifest
 from specs_data.planning import Parts, make_plan, name_of
 from specs_data.problems import Dropped, Incoming, count_problems, read_problems
 from specs_data.progress import Progress, say
@@ -182,7 +182,7 @@ class _Build:
                 counts={**dataset.count_stages(store, plan), "pairs": dataset.count_pairs(store, plan)},
                 tokens=count_tokens(store, plan),
                 seconds=store.seconds(),
-                cost=spent(store, plan),
+                cost=sum(paid.dollars for paid in store.paid().values()),
             )
 
     @asynccontextmanager
@@ -223,7 +223,7 @@ class _Build:
 
     async def _open(self, stack: AsyncExitStack, answers: Answers) -> None:
         recipe = self.recipe
-        budget = open_budget(recipe)
+        budget = open_budget(recipe, self.store)
         verifier = self.verifier
         if verifier is None:
             verifier = open_verifier(recipe, budget, _Jobs(answers))
@@ -245,7 +245,6 @@ class _Build:
             rival=self.rival,
         )
         self.plan = make_plan(self.store, self.parts)
-        budget.spent = spent(self.store, self.plan)
         self.flow = Flow(self.plan, self.parts, self.store, answers, stack.enter_context(RuleJudge()))
 
     # Searching

@@ -32,6 +32,7 @@ from specs_data.services.gemini_batch import GeminiBatch, Job
 from specs_data.services.limits import Budget, Gate
 from specs_data.services.opening import open_budget
 from specs_data.services.service import Service
+from specs_data.store import Payment
 from specs_data.verifiers import open_verifier
 from specs_data.verifiers.model import Consistency, ModelVerifier
 
@@ -476,9 +477,12 @@ def shuffled(entries: list[Any]) -> list[Any]:
 
 async def test_one_job_for_what_comes_together_and_answers_in_any_order(server: Server, log: Log) -> None:
     server.answer, server.finish = by_response, shuffled
-    budget = Budget(load_prices())
+    payments: list[Payment] = []
+    budget = Budget(load_prices(), pay=payments.append)
     verifier = batched(log, budget)
     assert await verdicts(verifier, 10) == [True, False] * 5
+    price = load_prices().cost(MODEL, 1000, 200, batch=True)
+    assert payments == [Payment("verification", MODEL, MODEL, 1000, 200, True, price)] * 10
     await verifier.close()
     assert len(server.jobs) == 1 and not server.calls
     assert budget.spent == pytest.approx(load_prices().cost(MODEL, 10_000, 2_000, batch=True))

@@ -67,7 +67,8 @@ class JobLog(Protocol):
 class GeminiBatch:
     """Gets questions answered through batch jobs of up to `size`, submitted when no question has come
     for `idle` seconds or the first has waited for `longest`. Jobs are looked at every `poll` seconds.
-    Each question goes into at most `attempts` jobs."""
+    Each question goes into at most `attempts` jobs. `stage` is what the questions are for; it goes on
+    record with what they cost."""
 
     def __init__(
         self,
@@ -75,6 +76,7 @@ class GeminiBatch:
         budget: Budget,
         log: JobLog,
         *,
+        stage: str = "verification",
         allow_mismatch: bool = False,
         size: int = 1000,
         idle: float = 20.0,
@@ -84,7 +86,7 @@ class GeminiBatch:
         pause: float = 2.0,
     ) -> None:
         self._client = client
-        self._spending = Spending(client, budget, batch=True)
+        self._spending = Spending(client, budget, stage, batch=True)
         self._health = Health(f"Gemini's batch jobs ({client.model})")
         self._log = log
         self._allow_mismatch = allow_mismatch
