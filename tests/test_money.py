@@ -13,6 +13,7 @@ from gemini_server import Service as Server
 from sums import policy, recipe, write_sums
 
 from specs_data import build
+from specs_data.engines.scripted import ScriptedEngine
 from specs_data.errors import UserError
 from specs_data.pipeline import Built
 from specs_data.prices import load_prices
@@ -152,3 +153,24 @@ def test_a_payment_keeps_the_price_of_its_day(server: Server, tmp_path: Path) ->
     file.write_text(f'["{MODEL}"]\nprices = [{{ since = 2026-01-01, prompt = 99, completion = 99 }}]\n')
     run(gemini(problems, prices=file), tmp_path / "run")
     assert cost(tmp_path / "run") == pytest.approx(len(server.calls) * PRICE)
+
+
+def test_identical_questions_that_meet_are_asked_once(server: Server, tmp_path: Path) -> None:
+    server.latency = 0.1
+    problems = write_sums(tmp_path, 4)
+    same = ScriptedEngine(lambda _: "<think>Yes.</think>\n<answer>1</answer>")
+    built = build(
+        gemini(problems, samples=4, samples_upfront=4, pairs_per_problem=4), tmp_path / "run", engine=same, quiet=True
+    )
+    assert built.manifest["counts"]["verified"] == 4
+    assert len(server.calls) == 1
+
+
+def test_those_who_wait_for_one_answer_share_its_failure(server: Server, tmp_path: Path) -> None:
+    server.latency = 0.1
+    server.faults.extend(["MAX_TOKENS"] * 4)
+    problems = write_sums(tmp_path, 1)
+    same = ScriptedEngine(lambda _: "<think>Yes.</think>\n<answer>1</answer>")
+    built = build(gemini(problems, samples=4, samples_upfront=4), tmp_path / "run", engine=same, quiet=True)
+    assert built.manifest["dropped"]["verify"] == {"undecided: cut off": 4}
+    assert cost(tmp_path / "run") == pytest.approx(4 * PRICE) and len(server.calls) == 4

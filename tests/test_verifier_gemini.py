@@ -604,6 +604,8 @@ async def test_batch_jobs_stay_within_the_cost(server: Server, log: Log) -> None
     outcomes = await verdicts(verifier, 40)
     await verifier.close()
     assert 0.0 < budget.spent <= 0.02
+    submitted = sum(len(job["entries"]) for job in server.jobs.values())
+    assert budget.spent == pytest.approx(load_prices().cost(MODEL, 1000 * submitted, 200 * submitted, batch=True))
     assert any(isinstance(outcome, UserError) and "--max-cost" in str(outcome) for outcome in outcomes)
 
 

@@ -118,8 +118,8 @@ class GeminiBatch:
         paid: list[Reply] = []
         for attempt in range(1, self._attempts + 1):
             self._health.check()
-            future = self._outcome(key, question)
             async with self._spending.call(question) as replies:
+                future = self._outcome(key, question)
                 outcome = await asyncio.shield(future)
                 replies.append(_paid(outcome))
             paid.extend(replies)
