@@ -59,7 +59,7 @@ def make_manifest(
         "samples_per_pair": {str(count): pairs for count, pairs in sorted(figures.samples.items())},
         "lengths": {"chosen": describe_lengths(figures.chosen), "rejected": describe_lengths(figures.rejected)},
         "verdicts": dataset.count_verdicts(store, plan),
-        "tokens": count_tokens(store, plan),
+        "tokens": _count_tokens(store, plan),
         "cost_usd": _cost(store.paid()),
         "seconds": {stage: round(spent, 3) for stage, spent in seconds.items()},
         "started": started,
@@ -78,7 +78,7 @@ def make_manifest(
     }
 
 
-def count_tokens(store: Store, plan: Plan) -> dict[str, Mapping[str, int]]:
+def _count_tokens(store: Store, plan: Plan) -> dict[str, Mapping[str, int]]:
     """Prompt and completion tokens by stage; those of judging services as they were paid for."""
     paid = {
         stage: {"prompt": paid.prompt_tokens, "completion": paid.completion_tokens}

@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import os
 import sqlite3
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -117,6 +118,7 @@ class Store:
             self._db.close()
             raise
         self._execute = self._db.execute
+        self.appended: Counter[Stage] = Counter()  # rows since it was opened
         self._unwritten: dict[Stage, list[tuple[Any, ...]]] = {stage: [] for stage in STAGES}
         self._buffered = False
 
@@ -224,6 +226,7 @@ class Store:
 
     def put(self, stage: Stage, settings: int, problem: int, index: int, reason: str | None, record: Any) -> None:
         """Append one row. What is there already stays."""
+        self.appended[stage] += 1
         self._unwritten[stage].append((settings, problem, index, reason, _encode(record)))
         self._buffered = True
 

@@ -93,11 +93,8 @@ class Spending:
         return Payment(self._stage, self._client.model, reply.served, *tokens, self._batch, self._cost(reply))
 
     def _cost(self, reply: Reply) -> float | None:
-        """Dollars, by the price of the model that was asked for where that of the one that served is not known."""
         tokens = reply.prompt_tokens, reply.completion_tokens
-        prices = self._budget.prices
-        cost = prices.cost(reply.served, *tokens, self._batch) if reply.served else None
-        return prices.cost(self._client.model, *tokens, self._batch) if cost is None else cost
+        return self._budget.prices.paid(self._client.model, reply.served, *tokens, self._batch)
 
 
 class Gate:
