@@ -590,6 +590,48 @@ async def test_a_job_that_the_service_has_forgotten_is_submitted_again(server: S
     assert len(server.jobs) == 1
 
 
+async def test_what_a_job_refused_is_asked_again_by_the_next_run(server: Server, log: Log) -> None:
+    server.answer = by_response
+
+    def refuse(entries: list[Any]) -> list[Any]:
+        return [{"metadata": entries[0]["metadata"], "error": {"code": 3, "message": "No."}}, *entries[1:]]
+
+    server.finish = refuse
+    verifier = batched(log)
+    assert [str(outcome) for outcome in await verdicts(verifier, 4)] == ["refused", "False", "True", "False"]
+    await verifier.close()
+    server.finish = lambda entries: entries
+    verifier = batched(log)
+    assert await verdicts(verifier, 4) == [True, False] * 2
+    await verifier.close()
+    assert [len(job["entries"]) for job in server.jobs.values()] == [4, 1]
+
+
+async def test_an_answer_that_was_of_no_use_is_paid_for_once(server: Server, log: Log) -> None:
+    server.answer = lambda *_: "no JSON"
+    verifier = batched(log)
+    assert [str(outcome) for outcome in await verdicts(verifier, 1)] == ["broken answer"]
+    await verifier.close()
+    server.answer = by_response
+    budget = Budget(load_prices())
+    verifier = batched(log, budget)
+    assert await verdicts(verifier, 1) == [True]
+    await verifier.close()
+    assert budget.spent == pytest.approx(load_prices().cost(MODEL, 1000, 200, batch=True))
+
+
+async def test_a_job_that_a_key_may_not_see_is_not_submitted_again(server: Server, log: Log) -> None:
+    verifier = batched(log)
+    await verdicts(verifier, 2)
+    await verifier.close()
+    server.get_faults.append("403")
+    verifier = batched(log)
+    with pytest.raises(UserError, match="refuses the key"):
+        await verifier.verify(numbered(1)[0], [])
+    await verifier.close()
+    assert len(server.jobs) == 1
+
+
 async def test_a_bad_key_stops_batch_jobs(server: Server, log: Log) -> None:
     server.create_faults.append("badkey")
     verifier = batched(log)
