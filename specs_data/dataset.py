@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from array import array
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from specs_data.images import media_type
 from specs_data.parquet import Row, Shard, write_shards
 from specs_data.plan import Plan
 from specs_data.records import Problem, Rejected, Response, Twin
-from specs_data.store import Store
+from specs_data.store import Stage, Store
 from specs_data.texts import chat
 
 _problem = msgspec.json.Decoder(Problem).decode
@@ -229,18 +229,48 @@ def count_tokens(store: Store, plan: Plan) -> dict[str, int]:
 
 
 def count_served(store: Store, plan: Plan) -> dict[str, list[tuple[str, str, int, int, int]]]:
-    """For verdicts and judgements: (model asked for, model that served, rows, prompt and completion tokens)."""
+    """For verdicts and judgements: (model asked for, model that served, rows, prompt and completion tokens).
+    Rows may share an answer that was paid for once, here or by another run; see the store's payments."""
     query = """
         SELECT json_extract(CAST(t.record AS TEXT), '$.model'), json_extract(CAST(t.record AS TEXT), '$.served'),
             count(*), sum(json_extract(CAST(t.record AS TEXT), '$.prompt_tokens')),
             sum(json_extract(CAST(t.record AS TEXT), '$.completion_tokens'))
-        FROM listing AS l CROSS JOIN {} AS t ON t.settings = ? AND t.problem = l.problem GROUP BY 1, 2"""
-    logs = {"verification": ("verdicts", plan.verdicts), "judging": ("judgements", plan.policy.judgements)}
+        FROM listing AS l CROSS JOIN {} AS t ON t.settings IN (?, ?) AND t.problem = l.problem GROUP BY 1, 2"""
+    judgements = plan.policy.judgements, (plan.rival or plan.policy).judgements
+    logs = {"verification": ("verdicts", (plan.verdicts, None)), "judging": ("judgements", judgements)}
     return {
-        name: [row for row in store.select(query.format(table), (settings,)) if row[0]]
+        name: [row for row in store.select(query.format(table), settings) if row[0]]
         for name, (table, settings) in logs.items()
         if name in plan.services
     }
+
+
+def count_read(store: Store) -> int:
+    """How many rows of the source became this run's problems, or were left out of them."""
+    query = "SELECT (SELECT count(*) FROM listing) + (SELECT count(*) FROM dropped WHERE stage = 'input')"
+    return int(next(store.select(query))[0])
+
+
+def time_stages(store: Store, plan: Plan, before: Mapping[str, float]) -> dict[str, float]:
+    """The seconds that the results for this run's problems take, by stage: at the speed of this call, since
+    `before`, or of all calls for a stage that did nothing in this one."""
+    sources = plan.policy, plan.rival or plan.policy
+    logs: dict[str, tuple[Stage, tuple[int, int]]] = {
+        "generate": ("samples", (sources[0].samples, sources[1].samples)),
+        "judge": ("judgements", (sources[0].judgements, sources[1].judgements)),
+        "verify": ("verdicts", (plan.verdicts, plan.verdicts)),
+        "pair": ("pairs", (plan.pairs, plan.pairs)),
+    }
+    query = """SELECT count(*) FROM listing AS l CROSS JOIN {} AS t
+        ON t.settings IN (?, ?) AND t.problem = l.problem AND t.idx < ?"""
+    spent, found = store.seconds(), {}
+    for stage, (table, settings) in logs.items():
+        made, seconds = store.appended[table], spent.get(stage, 0.0) - before.get(stage, 0.0)
+        if not made:
+            made, seconds = next(store.select(f"SELECT count(*) FROM {table}"))[0], spent.get(stage, 0.0)
+        rows = next(store.select(query.format(table), (*settings, plan.samples)))[0]
+        found[stage] = seconds / made * rows if made else 0.0
+    return found
 
 
 def count_problems_by(store: Store, field: str) -> dict[str, int]:

@@ -10,7 +10,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from enum import Enum, auto
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import msgspec
 
@@ -44,6 +44,7 @@ class Outcome(Enum):
     OVER = auto()  # this problem gets no other response
 
 
+T = TypeVar("T")
 Log = Callable[[Stage, int, int, int], tuple[str | None, bytes] | None]
 Attempt = Callable[[int, int, int], Awaitable[Outcome]]
 
@@ -84,6 +85,7 @@ class Flow:
         self._weights = parts.weights
         self._verifying = asyncio.Semaphore(parts.verifier.concurrency)
         self._judging = asyncio.Semaphore(parts.judge.concurrency if parts.judge else 1)
+        self._asked: dict[bytes, asyncio.Future[Any]] = {}
         self._commit_is_due = False
         self._unseen: dict[int, Problem] = {}
         self._refused: list[tuple[int, int, int, str]] = []  # not on record yet
@@ -189,12 +191,9 @@ class Flow:
     async def _by_model(self, judge: ModelJudge, problem: Problem, text: str) -> Judgement:
         answer = final_answer(text, self._plan.fmt) or ""
         key = digest((judge.settings, problem.question, problem.answer, problem.images, answer))
-        async with self._judging:
-            found = self._answers.get(key, Judgement)
-            if found is None:
-                found = await judge.judge(problem, answer, self._images(problem))
-                self._answers.put(key, found)
-        return found
+        return await self._answer(
+            key, Judgement, self._judging, lambda: judge.judge(problem, answer, self._images(problem))
+        )
 
     def _fault(self, judgement: Judgement, text: str) -> str | None:
         if judgement.right is None:
@@ -225,12 +224,29 @@ class Flow:
             return await verifier.verify(judged, ())
         text = judged.sample.response.text
         key = digest((verifier.settings, problem.question, problem.choices, problem.images, text))
-        async with self._verifying:
-            found = self._answers.get(key, Verdict)
-            if found is None:
-                found = await verifier.verify(judged, self._images(problem))
-                self._answers.put(key, found)
-        return found
+        return await self._answer(key, Verdict, self._verifying, lambda: verifier.verify(judged, self._images(problem)))
+
+    async def _answer(self, key: bytes, kind: type[T], room: asyncio.Semaphore, ask: Callable[[], Awaitable[T]]) -> T:
+        """The answer that is on record under `key`, or else the one that is asked for now, once for all who want it."""
+        if key in self._asked:
+            answer: T = await asyncio.shield(self._asked[key])
+            return answer
+        future = self._asked[key] = asyncio.get_running_loop().create_future()
+        try:
+            async with room:
+                found = self._answers.get(key, kind)
+                if found is None:
+                    found = await ask()
+                    self._answers.put(key, found)
+            future.set_result(found)
+            return found
+        except Exception as error:
+            future.set_exception(error)
+            future.exception()  # perhaps nobody else wants it
+            raise
+        finally:
+            future.cancel()
+            del self._asked[key]
 
     def _paired(self, log: Log, sample: Sample, answer: str | None, number: int, chosen: int, origin: str) -> Outcome:
         row = log("pairs", self._plan.pairs, number, chosen) if origin == "chosen" else None

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from msgspec import Struct
 
+from specs_data.prices import Prices
+
+# By stage (model asked for, model that served, rows, prompt and completion tokens).
+Served = Mapping[str, Sequence[tuple[str, str, int, int, int]]]
+
 
 class Measured(Struct, frozen=True):
-    """What a pilot gave and took. Cost is in US dollars, of judging services."""
+    """What a pilot gave and took. `read` are the rows of the source, those left out as well. Cost is in US
+    dollars, of judging services; None where a price is not known."""
 
+    read: int
     counts: Mapping[str, int]
     tokens: Mapping[str, Mapping[str, int]]
     seconds: Mapping[str, float]
-    cost: float
+    cost: float | None
 
 
 class Forecast(Struct, frozen=True):
-    """What the whole job is expected to give and take. `problems` is None where the source does not
-    say how many it has; the figures are then per 1,000 problems."""
+    """What the whole job is expected to give and take. `problems` are rows of the source, None where it does
+    not say how many it has; the figures are then per 1,000 problems. `cost` is None where a price is not known."""
 
     pilot: Measured
     problems: int | None
@@ -26,7 +33,7 @@ class Forecast(Struct, frozen=True):
     samples: float
     tokens: dict[str, float]
     seconds: dict[str, float]
-    cost: float
+    cost: float | None
 
     def __str__(self) -> str:
         counts = self.pilot.counts
@@ -37,33 +44,53 @@ class Forecast(Struct, frozen=True):
         whole = "per 1,000 problems" if self.problems is None else f"for {self.problems:,} problems"
         tokens = ", ".join(f"{stage} {count:,.0f}" for stage, count in self.tokens.items() if count)
         seconds = ", ".join(f"{stage} {_time(spent)}" for stage, spent in self.seconds.items() if spent)
+        cost = "the price is not known; give it in a file with --prices" if self.cost is None else f"${self.cost:,.2f}"
         return "\n".join((
             tried,
             f"expected {whole}: {self.pairs:,.0f} pairs from {self.samples:,.0f} responses",
             f"tokens: {tokens}",
             f"time, at the pilot's speed (a longer run fills the model better): {seconds}",
-            f"judging services: ${self.cost:,.2f}",
+            f"judging services: {cost}",
         ))  # fmt: skip
 
 
 def scale(pilot: Measured, total: int | None, target: int | None) -> Forecast:
     """The pilot's yields for `total` problems, or for as many as `target` pairs need."""
-    tried = max(1, pilot.counts["problems"])
+    tried = max(1, pilot.read)
     problems = total
     if target is not None and pilot.counts["pairs"]:
         needed = round(target * tried / pilot.counts["pairs"])
         problems = needed if total is None else min(total, needed)
     factor = (1000 if problems is None else problems) / tried
-    stages = {stage: spent for stage, spent in pilot.seconds.items() if stage != "load"}
     return Forecast(
         pilot=pilot,
         problems=problems,
         pairs=pilot.counts["pairs"] * factor,
         samples=pilot.counts["sampled"] * factor,
         tokens={stage: (used["prompt"] + used["completion"]) * factor for stage, used in pilot.tokens.items()},
-        seconds={stage: spent * factor for stage, spent in stages.items()},
-        cost=pilot.cost * factor,
+        seconds={stage: spent * factor for stage, spent in pilot.seconds.items()},
+        cost=None if pilot.cost is None else pilot.cost * factor,
     )
+
+
+def judging_tokens(served: Served) -> dict[str, Mapping[str, int]]:
+    """Prompt and completion tokens of the answers of judging services, by stage."""
+    return {
+        stage: {"prompt": sum(row[3] for row in rows), "completion": sum(row[4] for row in rows)}
+        for stage, rows in served.items()
+    }
+
+
+def judging_cost(served: Served, prices: Prices, batch: bool) -> float | None:
+    """What these answers cost today, in US dollars: the verdicts in batch jobs, if so wished. None where a
+    price is not known."""
+    costs = [
+        prices.paid(asked, by, prompt, completion, batch and stage == "verification")
+        for stage, rows in served.items()
+        for asked, by, _, prompt, completion in rows
+    ]
+    known = [cost for cost in costs if cost is not None]
+    return sum(known) if len(known) == len(costs) else None
 
 
 def _time(seconds: float) -> str:

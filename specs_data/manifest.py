@@ -15,8 +15,7 @@ from specs_data import dataset
 from specs_data.figures import describe_lengths
 from specs_data.parquet import Shard, fingerprint
 from specs_data.plan import Plan
-from specs_data.prices import Prices, load_prices
-from specs_data.store import Store, digest
+from specs_data.store import Paid, Store, digest
 
 _PACKAGES = ("specs-data", "transformers", "torch", "vllm", "google-genai", "datasets", "pyarrow", "math-verify")
 
@@ -42,8 +41,7 @@ def make_manifest(
 ) -> dict[str, Any]:
     """The manifest of a finished run. `rubric` is the digest of the verifier's prompt."""
     recipe = plan.recipe
-    served = dataset.count_served(store, plan)
-    models, cost = _describe_services(served, load_prices(recipe.prices), recipe.gemini_batch)
+    models = _describe_services(dataset.count_served(store, plan))
     settings = recipe.model_dump(mode="json", exclude_none=True, exclude=set(OPERATIONAL))
     return {
         "name": plan.policy.name,
@@ -62,8 +60,8 @@ def make_manifest(
         "samples_per_pair": {str(count): pairs for count, pairs in sorted(figures.samples.items())},
         "lengths": {"chosen": describe_lengths(figures.chosen), "rejected": describe_lengths(figures.rejected)},
         "verdicts": dataset.count_verdicts(store, plan),
-        "tokens": count_tokens(store, plan),
-        "cost_usd": cost,
+        "tokens": _count_tokens(store, plan),
+        "cost_usd": _cost(store.paid()),
         "seconds": {stage: round(spent, 3) for stage, spent in seconds.items()},
         "started": started,
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -81,20 +79,20 @@ def make_manifest(
     }
 
 
-def spent(store: Store, plan: Plan) -> float:
-    """What judging services have cost this run so far, in US dollars, as far as prices are known."""
-    served = dataset.count_served(store, plan)
-    _, cost = _describe_services(served, load_prices(plan.recipe.prices), plan.recipe.gemini_batch)
-    return sum((cost or {}).values())
-
-
-def count_tokens(store: Store, plan: Plan) -> dict[str, Mapping[str, int]]:
-    """Prompt and completion tokens by stage."""
+def _count_tokens(store: Store, plan: Plan) -> dict[str, Mapping[str, int]]:
+    """Prompt and completion tokens by stage; those of judging services as they were paid for."""
     paid = {
-        stage: {"prompt": sum(row[3] for row in rows), "completion": sum(row[4] for row in rows)}
-        for stage, rows in dataset.count_served(store, plan).items()
+        stage: {"prompt": paid.prompt_tokens, "completion": paid.completion_tokens}
+        for stage, paid in store.paid().items()
     }
     return {"generation": dataset.count_tokens(store, plan), **paid}
+
+
+def _cost(paid: Mapping[str, Paid]) -> dict[str, float] | None:
+    """US dollars by stage, None if nothing was paid for or a price is not known."""
+    if not all(stage.priced for stage in paid.values()):
+        return None
+    return {name: round(stage.dollars, 6) for name, stage in paid.items()} or None
 
 
 def _describe_dataset(splits: Mapping[str, Sequence[Shard]]) -> dict[str, Any]:
@@ -112,23 +110,13 @@ def _describe_dataset(splits: Mapping[str, Sequence[Shard]]) -> dict[str, Any]:
     }
 
 
-def _describe_services(
-    served: Mapping[str, Sequence[tuple[str, str, int, int, int]]], prices: Prices, batch: bool
-) -> tuple[dict[str, Any], dict[str, float] | None]:
-    """Per stage the models asked for and served; and what they cost in US dollars, None if nothing was paid for
-    or a price is not known."""
-    models = {
+def _describe_services(served: Mapping[str, Sequence[tuple[str, str, int, int, int]]]) -> dict[str, Any]:
+    """Per stage the model asked for, and for how many rows each model answered."""
+    return {
         stage: {"requested": rows[0][0], "served": {served_by: count for _, served_by, count, _, _ in rows}}
         for stage, rows in served.items()
         if rows
     }
-    costs: dict[str, float] = {}
-    for stage in models:
-        paid = [prices.cost(row[1] or row[0], row[3], row[4], batch) for row in served[stage]]
-        if any(cost is None for cost in paid):
-            return models, None
-        costs[stage] = round(sum(cost or 0.0 for cost in paid), 6)
-    return models, costs or None
 
 
 def _versions() -> dict[str, str]:

@@ -30,12 +30,13 @@ from specs_data.corruption import find_corruptions
 from specs_data.engines import Engine
 from specs_data.errors import UserError
 from specs_data.flow import Attempt, Clock, Flow, OnDemand, Outcome, search
-from specs_data.forecast import Forecast, Measured, scale
+from specs_data.forecast import Forecast, Measured, judging_cost, judging_tokens, scale
 from specs_data.format import load_format
 from specs_data.judges.model import open_judge
 from specs_data.judges.rules import RuleJudge, gold_fault
-from specs_data.manifest import count_tokens, make_manifest, spent, write_manifest
+from specs_data.manifest import make_manifest, write_manifest
 from specs_data.planning import Parts, make_plan, name_of, rival_recipe
+from specs_data.prices import load_prices
 from specs_data.problems import Dropped, Incoming, count_problems, read_problems
 from specs_data.progress import Progress, say
 from specs_data.recipe import Recipe, differences, dump_recipe, make_recipe
@@ -114,8 +115,10 @@ def forecast(
     """
     recipe = check(recipe, engine)
     total = count_problems(recipe.problems or "", recipe.limit)
-    small = recipe.model_copy(update={"limit": min(pilot, total or pilot), "target": None})
-    measured = run(_Build(small, Path(out or default_out(recipe)), engine, None, verifier, quiet).measure())
+    # A batch job would keep the pilot waiting for up to a day.
+    small = recipe.model_copy(update={"limit": min(pilot, total or pilot), "target": None, "gemini_batch": False})
+    pilot_run = _Build(small, Path(out or default_out(recipe)), engine, None, verifier, quiet)
+    measured = run(pilot_run.measure(batch=recipe.gemini_batch and recipe.verifier == "gemini"))
     return scale(measured, total, recipe.target)
 
 
@@ -190,15 +193,18 @@ class _Build:
             say(f"{built.pairs} of {self.recipe.target} pairs: no problem is left to ask about")
         return built
 
-    async def measure(self) -> Measured:
-        """Sample, judge, verify and pair as far as needed; then only count."""
+    async def measure(self, *, batch: bool) -> Measured:
+        """Sample, judge, verify and pair as far as needed; then only count. With `batch`, verdicts count at the
+        price of batch jobs."""
         async with self._searched():
             store, plan = self.store, self.plan
+            served = dataset.count_served(store, plan)
             return Measured(
+                read=dataset.count_read(store),
                 counts={**dataset.count_stages(store, plan), "pairs": dataset.count_pairs(store, plan)},
-                tokens=count_tokens(store, plan),
-                seconds=store.seconds(),
-                cost=spent(store, plan),
+                tokens={"generation": dataset.count_tokens(store, plan), **judging_tokens(served)},
+                seconds=dataset.time_stages(store, plan, self.before),
+                cost=judging_cost(served, load_prices(self.recipe.prices), batch),
             )
 
     @asynccontextmanager
@@ -241,7 +247,8 @@ class _Build:
 
     async def _open(self, stack: AsyncExitStack, answers: Answers) -> None:
         recipe = self.recipe
-        budget = open_budget(recipe)
+        self.before = self.store.seconds()
+        budget = open_budget(recipe, self.store)
         verifier = self.verifier
         if verifier is None:
             verifier = open_verifier(recipe, budget, _Jobs(answers))
@@ -263,7 +270,6 @@ class _Build:
             rival=self.rival,
         )
         self.plan = make_plan(self.store, self.parts)
-        budget.spent = spent(self.store, self.plan)
         self.flow = Flow(self.plan, self.parts, self.store, answers, stack.enter_context(RuleJudge()))
 
     # Searching

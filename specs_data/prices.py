@@ -59,6 +59,14 @@ class Prices(Struct, frozen=True):
         dollars = (prompt_tokens * price.prompt + completion_tokens * price.completion) / 1e6
         return dollars * price.batch if batch else dollars
 
+    def paid(
+        self, model: str, served: str, prompt_tokens: int, completion_tokens: int, batch: bool = False
+    ) -> float | None:
+        """US dollars for an answer of `served` where `model` was asked: by the price of that one, where that of
+        the other is not known. None where neither is."""
+        cost = self.cost(served, prompt_tokens, completion_tokens, batch) if served else None
+        return self.cost(model, prompt_tokens, completion_tokens, batch) if cost is None else cost
+
 
 def load_prices(file: Path | None = None) -> Prices:
     """The shipped prices, with those in `file` on top. Raises UserError."""

@@ -14,12 +14,14 @@ from __future__ import annotations
 import hashlib
 import os
 import sqlite3
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
 import msgspec
+from msgspec import Struct
 
 from specs_data.errors import UserError
 from specs_data.records import Problem
@@ -38,6 +40,8 @@ _SCHEMA = (
     "CREATE TABLE IF NOT EXISTS dropped (stage TEXT, position INTEGER, reason TEXT, detail TEXT)",
     "CREATE TABLE IF NOT EXISTS undecided (stage TEXT, problem INTEGER, idx INTEGER, reason TEXT)",
     "CREATE TABLE IF NOT EXISTS seconds (stage TEXT PRIMARY KEY, spent REAL)",
+    "CREATE TABLE IF NOT EXISTS payments (stage TEXT, model TEXT, served TEXT, prompt_tokens INTEGER, "
+    "completion_tokens INTEGER, batch INTEGER, dollars REAL)",
     *(
         f"CREATE TABLE IF NOT EXISTS {stage} (settings INTEGER, problem INTEGER, idx INTEGER, reason TEXT, "
         "record BLOB, PRIMARY KEY (settings, problem, idx)) WITHOUT ROWID"
@@ -59,6 +63,29 @@ def digest(value: Any) -> bytes:
 
 def _hash(data: bytes) -> bytes:
     return hashlib.blake2b(data, digest_size=16).digest()
+
+
+class Payment(Struct, frozen=True):
+    """What one call to a judging service cost, whatever became of its answer. `stage` is what it was for
+    (verification, judging), `model` was asked for and `served` answered; `dollars` are US dollars at the
+    prices of that day, None where no price is known."""
+
+    stage: str
+    model: str
+    served: str
+    prompt_tokens: int
+    completion_tokens: int
+    batch: bool
+    dollars: float | None
+
+
+class Paid(Struct, frozen=True):
+    """What a stage has cost over all runs. `dollars` are those of known price; `priced` says that these are all."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    dollars: float
+    priced: bool
 
 
 class Store:
@@ -91,6 +118,7 @@ class Store:
             self._db.close()
             raise
         self._execute = self._db.execute
+        self.appended: Counter[Stage] = Counter()  # rows since it was opened
         self._unwritten: dict[Stage, list[tuple[Any, ...]]] = {stage: [] for stage in STAGES}
         self._buffered = False
 
@@ -198,6 +226,7 @@ class Store:
 
     def put(self, stage: Stage, settings: int, problem: int, index: int, reason: str | None, record: Any) -> None:
         """Append one row. What is there already stays."""
+        self.appended[stage] += 1
         self._unwritten[stage].append((settings, problem, index, reason, _encode(record)))
         self._buffered = True
 
@@ -222,6 +251,24 @@ class Store:
     def seconds(self) -> dict[str, float]:
         """The time each stage has taken, over all runs."""
         return dict(self._db.execute("SELECT stage, spent FROM seconds ORDER BY stage"))
+
+    # Money
+
+    def pay(self, payment: Payment) -> None:
+        """Put a payment on record, at once: money that is spent stays spent if this process dies."""
+        self._append("INSERT INTO payments VALUES (?, ?, ?, ?, ?, ?, ?)", msgspec.structs.astuple(payment))
+        self.commit()
+
+    def paid(self) -> dict[str, Paid]:
+        """What each stage has paid judging services, over all runs."""
+        rows = self._db.execute(
+            "SELECT stage, sum(prompt_tokens), sum(completion_tokens), total(dollars), count(*) = count(dollars) "
+            "FROM payments GROUP BY stage ORDER BY stage"
+        )
+        return {
+            stage: Paid(prompt, completion, dollars, bool(priced))
+            for stage, prompt, completion, dollars, priced in rows
+        }
 
     def _write(self) -> None:
         """Hand buffered rows to SQLite: many at once cost a fraction of as many one by one."""

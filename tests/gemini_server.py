@@ -57,6 +57,7 @@ class Service:
         self.state = "BATCH_STATE_SUCCEEDED"
         self.finish: Callable[[list[Body]], list[Body]] = lambda entries: entries
         self.create_faults: deque[str] = deque()
+        self.get_faults: deque[str] = deque()
         self._port = port
         self._loop = asyncio.new_event_loop()
         self._random = random.Random(0)
@@ -269,6 +270,8 @@ class Service:
 
     async def _get_job(self, request: web.Request) -> web.StreamResponse:
         name = f"batches/{request.match_info['name']}"
+        if self.get_faults and (response := await self._fail(request, self.get_faults.popleft())) is not None:
+            return response
         if name not in self.jobs:
             return _error(404, "NOT_FOUND", "No such batch.")
         self.jobs[name]["polls"] += 1

@@ -32,6 +32,7 @@ from specs_data.services.gemini_batch import GeminiBatch, Job
 from specs_data.services.limits import Budget, Gate
 from specs_data.services.opening import open_budget
 from specs_data.services.service import Service
+from specs_data.store import Payment
 from specs_data.verifiers import open_verifier
 from specs_data.verifiers.model import Consistency, ModelVerifier
 
@@ -476,9 +477,12 @@ def shuffled(entries: list[Any]) -> list[Any]:
 
 async def test_one_job_for_what_comes_together_and_answers_in_any_order(server: Server, log: Log) -> None:
     server.answer, server.finish = by_response, shuffled
-    budget = Budget(load_prices())
+    payments: list[Payment] = []
+    budget = Budget(load_prices(), pay=payments.append)
     verifier = batched(log, budget)
     assert await verdicts(verifier, 10) == [True, False] * 5
+    price = load_prices().cost(MODEL, 1000, 200, batch=True)
+    assert payments == [Payment("verification", MODEL, MODEL, 1000, 200, True, price)] * 10
     await verifier.close()
     assert len(server.jobs) == 1 and not server.calls
     assert budget.spent == pytest.approx(load_prices().cost(MODEL, 10_000, 2_000, batch=True))
@@ -586,6 +590,48 @@ async def test_a_job_that_the_service_has_forgotten_is_submitted_again(server: S
     assert len(server.jobs) == 1
 
 
+async def test_what_a_job_refused_is_asked_again_by_the_next_run(server: Server, log: Log) -> None:
+    server.answer = by_response
+
+    def refuse(entries: list[Any]) -> list[Any]:
+        return [{"metadata": entries[0]["metadata"], "error": {"code": 3, "message": "No."}}, *entries[1:]]
+
+    server.finish = refuse
+    verifier = batched(log)
+    assert [str(outcome) for outcome in await verdicts(verifier, 4)] == ["refused", "False", "True", "False"]
+    await verifier.close()
+    server.finish = lambda entries: entries
+    verifier = batched(log)
+    assert await verdicts(verifier, 4) == [True, False] * 2
+    await verifier.close()
+    assert [len(job["entries"]) for job in server.jobs.values()] == [4, 1]
+
+
+async def test_an_answer_that_was_of_no_use_is_paid_for_once(server: Server, log: Log) -> None:
+    server.answer = lambda *_: "no JSON"
+    verifier = batched(log)
+    assert [str(outcome) for outcome in await verdicts(verifier, 1)] == ["broken answer"]
+    await verifier.close()
+    server.answer = by_response
+    budget = Budget(load_prices())
+    verifier = batched(log, budget)
+    assert await verdicts(verifier, 1) == [True]
+    await verifier.close()
+    assert budget.spent == pytest.approx(load_prices().cost(MODEL, 1000, 200, batch=True))
+
+
+async def test_a_job_that_a_key_may_not_see_is_not_submitted_again(server: Server, log: Log) -> None:
+    verifier = batched(log)
+    await verdicts(verifier, 2)
+    await verifier.close()
+    server.get_faults.append("403")
+    verifier = batched(log)
+    with pytest.raises(UserError, match="refuses the key"):
+        await verifier.verify(numbered(1)[0], [])
+    await verifier.close()
+    assert len(server.jobs) == 1
+
+
 async def test_a_bad_key_stops_batch_jobs(server: Server, log: Log) -> None:
     server.create_faults.append("badkey")
     verifier = batched(log)
@@ -600,6 +646,8 @@ async def test_batch_jobs_stay_within_the_cost(server: Server, log: Log) -> None
     outcomes = await verdicts(verifier, 40)
     await verifier.close()
     assert 0.0 < budget.spent <= 0.02
+    submitted = sum(len(job["entries"]) for job in server.jobs.values())
+    assert budget.spent == pytest.approx(load_prices().cost(MODEL, 1000 * submitted, 200 * submitted, batch=True))
     assert any(isinstance(outcome, UserError) and "--max-cost" in str(outcome) for outcome in outcomes)
 
 

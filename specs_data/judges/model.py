@@ -12,9 +12,6 @@ from specs_data.services.limits import Budget
 from specs_data.services.opening import open_asker
 from specs_data.texts import Text, chat, load_prompt
 
-# What one judgement takes, for forecasts: rubric, picture, question and answers; thinking and judgement.
-TYPICAL_TOKENS = (1200, 300)
-
 
 class Agreement(Form):
     """The judgement, in the order in which it should be thought through."""
@@ -80,4 +77,4 @@ def open_judge(recipe: Recipe, budget: Budget) -> ModelJudge | None:
     service, _, model = recipe.judge_model.partition(":")
     if service not in ("gemini", "openai") or not model:
         raise UserError(f"--judge-model {recipe.judge_model!r} should be gemini:MODEL or openai:MODEL")
-    return ModelJudge(open_asker(service, model, recipe.judge_base_url, recipe, budget))
+    return ModelJudge(open_asker(service, model, recipe.judge_base_url, recipe, budget, "judging"))

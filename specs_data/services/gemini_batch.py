@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from msgspec import Struct
 
 from specs_data.errors import UserError, require
-from specs_data.services import Answer, F, Failed, Question, Reply, fill, json_schema
+from specs_data.services import Answer, F, Failed, Question, Reason, Reply, fill, json_schema
 from specs_data.services.gemini import GeminiClient, read_response
 from specs_data.services.limits import Budget, Health, Spending
 from specs_data.services.service import answer, check_served, client_settings, wait_after
@@ -52,6 +52,10 @@ class Job(Struct, frozen=True):
     name: str = ""
 
 
+class _Unread(Failed):
+    """The job could not be asked about. It is still there: its questions must not be submitted a second time."""
+
+
 class JobLog(Protocol):
     """Where jobs are kept across runs."""
 
@@ -67,7 +71,8 @@ class JobLog(Protocol):
 class GeminiBatch:
     """Gets questions answered through batch jobs of up to `size`, submitted when no question has come
     for `idle` seconds or the first has waited for `longest`. Jobs are looked at every `poll` seconds.
-    Each question goes into at most `attempts` jobs."""
+    Each question goes into at most `attempts` jobs. `stage` is what the questions are for; it goes on
+    record with what they cost."""
 
     def __init__(
         self,
@@ -75,6 +80,7 @@ class GeminiBatch:
         budget: Budget,
         log: JobLog,
         *,
+        stage: str = "verification",
         allow_mismatch: bool = False,
         size: int = 1000,
         idle: float = 20.0,
@@ -84,7 +90,7 @@ class GeminiBatch:
         pause: float = 2.0,
     ) -> None:
         self._client = client
-        self._spending = Spending(client, budget, batch=True)
+        self._spending = Spending(client, budget, stage, batch=True)
         self._health = Health(f"Gemini's batch jobs ({client.model})")
         self._log = log
         self._allow_mismatch = allow_mismatch
@@ -116,8 +122,8 @@ class GeminiBatch:
         paid: list[Reply] = []
         for attempt in range(1, self._attempts + 1):
             self._health.check()
-            future = self._outcome(key, question)
             async with self._spending.call(question) as replies:
+                future = self._outcome(key, question)
                 outcome = await asyncio.shield(future)
                 replies.append(_paid(outcome))
             paid.extend(replies)
@@ -126,7 +132,10 @@ class GeminiBatch:
             except UserError as error:
                 self._health.stop(error)
             except Failed as failure:
-                self._forget(key, future, failure)
+                if self._outcomes.get(key) is future:
+                    del self._outcomes[key]
+                    if not isinstance(failure, _Unread):
+                        self._release(key)
                 if failure.final or attempt == self._attempts:
                     self._health.undecided(failure)
             else:
@@ -168,11 +177,12 @@ class GeminiBatch:
                 self._start("gather", self._gather)
         return self._outcomes[key]
 
-    def _forget(self, key: str, future: asyncio.Future[Outcome], failure: Failed) -> None:
-        if self._outcomes.get(key) is future:
-            del self._outcomes[key]
-            if not failure.final:
-                self._job_of.pop(key, None)
+    def _release(self, key: str) -> None:
+        """Take a question out of its job, for good: its answer is of no use, and is not to be paid for again."""
+        job = self._job_of.pop(key, None)
+        if job is not None:
+            keys = (other for other in job.keys if other in self._job_of and self._job_of[other].label == job.label)
+            self._log.put_job(Job(job.label, tuple(keys), job.name))
 
     def _start(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
         if name not in self._tasks or self._tasks[name].done():
@@ -276,23 +286,24 @@ class GeminiBatch:
                 found = await self._get(name)
             return await self._read(found, job) if found is not None else {}
         except Failed as failure:
-            # The job is still there: its questions must not be submitted a second time.
-            return dict.fromkeys(job.keys, Failed(failure.reason, failure.detail, final=True))
+            return dict.fromkeys(job.keys, _Unread(failure.reason, failure.detail, final=True))
         except UserError as error:
             return dict.fromkeys(job.keys, error)
 
-    async def _unless_gone(self, call: Awaitable[T]) -> T | None:
-        """What a call about a job or a file returns, None if that has expired or belongs to another project."""
+    async def _unless_gone(self, call: Awaitable[T], *signs: int) -> T | None:
+        """What a call about a job or a file returns, None if the service says with one of these codes that it
+        has no such thing."""
         errors = require("google.genai.errors", "gemini")
         try:
             return await call
         except errors.ClientError as error:
-            if error.code in (403, 404):
+            if error.code in signs:
                 return None
             raise
 
     def _get(self, name: str) -> Awaitable[types.BatchJob | None]:
-        return self._patiently(lambda: self._unless_gone(self._client.sdk.aio.batches.get(name=name)))
+        # With 403 the job is there, for another key: to submit its questions again would pay for them twice.
+        return self._patiently(lambda: self._unless_gone(self._client.sdk.aio.batches.get(name=name), 404))
 
     async def _find(self, label: str) -> str:
         """The name of the job with this label, empty if the service has none."""
@@ -307,7 +318,8 @@ class GeminiBatch:
         outcomes: dict[str, Outcome] = {}
         if found.dest.file_name:
             file, download = found.dest.file_name, self._client.sdk.aio.files.download
-            data = await self._patiently(lambda: self._unless_gone(download(file=file)))
+            # A file that has expired is answered with 403.
+            data = await self._patiently(lambda: self._unless_gone(download(file=file), 403, 404))
             entries = list(map(_entry, (data or b"").decode(errors="replace").splitlines()))
         else:
             dump = {"mode": "json", "by_alias": True, "exclude_none": True}
@@ -366,7 +378,9 @@ def _entry(line: str) -> Mapping[str, Any]:
 def _outcome(entry: Mapping[str, Any]) -> Reply | Failed:
     error = entry.get("error")
     if isinstance(error, dict):
-        return Failed("service error", str(error.get("message") or "")[:200], final=error.get("code") in _INVALID)
+        refused = error.get("code") in _INVALID
+        reason: Reason = "refused" if refused else "service error"
+        return Failed(reason, str(error.get("message") or "")[:200], final=refused)
     try:
         return read_response(entry.get("response") or {})
     except Failed as failure:

@@ -4,26 +4,35 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, NoReturn
 
 from specs_data.errors import Undecided, UserError
 from specs_data.prices import Prices
 from specs_data.services import Client, Failed, Question, Reason, Reply
+from specs_data.store import Payment
 
 
 class Budget:
-    """What judging services may cost together, in US dollars. `spent` starts with what earlier runs cost.
+    """What judging services may cost together, in US dollars. `spent` starts with what earlier runs cost;
+    `pay` puts each payment on record.
 
     Each call reserves the most it can cost and then settles what it did cost, so that the limit is not
     passed; a call that does not fit waits for those in flight to settle. An attempt that ends without
     an answer (a hang, a broken connection) counts as free, because nobody knows."""
 
-    def __init__(self, prices: Prices, limit: float | None = None, spent: float = 0.0) -> None:
+    def __init__(
+        self,
+        prices: Prices,
+        limit: float | None = None,
+        spent: float = 0.0,
+        pay: Callable[[Payment], None] | None = None,
+    ) -> None:
         self.prices = prices
         self.limit = limit
         self.spent = spent
+        self._pay = pay
         self._held = 0.0
         self._calls = 0
         self._settled = asyncio.Event()
@@ -41,21 +50,25 @@ class Budget:
         self._held += dollars
         self._calls += 1
 
-    def settle(self, reserved: float, spent: float) -> None:
-        """Replace what was reserved by what was spent."""
+    def settle(self, reserved: float, payments: Sequence[Payment]) -> None:
+        """Replace what was reserved by what was paid."""
         self._held -= reserved
         self._calls -= 1
-        self.spent += spent
+        for payment in payments:
+            self.spent += payment.dollars or 0.0
+            if self._pay:
+                self._pay(payment)
         self._settled.set()
 
 
 class Spending:
-    """What one client's calls take from a budget. Raises UserError if there is a limit that cannot be
+    """What one client's calls for a stage take from a budget. Raises UserError if there is a limit that cannot be
     kept, because the price of the client's model is not known."""
 
-    def __init__(self, client: Client, budget: Budget, batch: bool = False) -> None:
+    def __init__(self, client: Client, budget: Budget, stage: str, batch: bool = False) -> None:
         self._client = client
         self._budget = budget
+        self._stage = stage
         self._batch = batch
         if budget.limit is not None and budget.prices.price(client.model) is None:
             raise UserError(
@@ -66,19 +79,22 @@ class Spending:
     @asynccontextmanager
     async def call(self, question: Question[Any]) -> AsyncIterator[list[Reply]]:
         """Reserve the most that one call can cost. The replies put into the list are what it did cost."""
-        most = self._cost(Reply("", "", _most_prompt_tokens(question), self._client.max_tokens))
+        most = self._cost(Reply("", "", _most_prompt_tokens(question), self._client.max_tokens)) or 0.0
         await self._budget.reserve(most)
         replies: list[Reply] = []
         try:
             yield replies
         finally:
-            self._budget.settle(most, sum(map(self._cost, replies)))
+            paid = [reply for reply in replies if reply.prompt_tokens or reply.completion_tokens]
+            self._budget.settle(most, list(map(self._payment, paid)))
 
-    def _cost(self, reply: Reply) -> float:
+    def _payment(self, reply: Reply) -> Payment:
         tokens = reply.prompt_tokens, reply.completion_tokens
-        prices = self._budget.prices
-        cost = prices.cost(reply.served, *tokens, self._batch) if reply.served else None
-        return (prices.cost(self._client.model, *tokens, self._batch) if cost is None else cost) or 0.0
+        return Payment(self._stage, self._client.model, reply.served, *tokens, self._batch, self._cost(reply))
+
+    def _cost(self, reply: Reply) -> float | None:
+        tokens = reply.prompt_tokens, reply.completion_tokens
+        return self._budget.prices.paid(self._client.model, reply.served, *tokens, self._batch)
 
 
 class Gate:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from specs_data.errors import UserError
 from specs_data.prices import load_prices
@@ -10,14 +10,21 @@ from specs_data.recipe import Recipe
 from specs_data.services import Asker, Client
 from specs_data.services.limits import Budget
 from specs_data.services.service import Service
+from specs_data.store import Store
 
 if TYPE_CHECKING:
     from specs_data.services.gemini_batch import JobLog
 
+Stage = Literal["verification", "judging"]
 
-def open_budget(recipe: Recipe, spent: float = 0.0) -> Budget:
-    """What the recipe lets judging services cost; `spent` is what earlier runs cost. Raises UserError."""
-    return Budget(load_prices(recipe.prices), recipe.max_cost, spent)
+
+def open_budget(recipe: Recipe, store: Store | None = None) -> Budget:
+    """What the recipe lets judging services cost. With a `store`, what earlier runs paid counts, and what
+    this one pays goes on record there. Raises UserError."""
+    prices = load_prices(recipe.prices)
+    if store is None:
+        return Budget(prices, recipe.max_cost)
+    return Budget(prices, recipe.max_cost, sum(paid.dollars for paid in store.paid().values()), store.pay)
 
 
 def open_asker(
@@ -26,10 +33,11 @@ def open_asker(
     base_url: str | None,
     recipe: Recipe,
     budget: Budget,
+    stage: Stage,
     log: JobLog | None = None,
 ) -> Asker:
-    """The service ("gemini" or "openai") with the recipe's limits. With a `log` and where the recipe
-    asks for it, Gemini works through batch jobs. Raises UserError, and MissingExtra."""
+    """The service ("gemini" or "openai") with the recipe's limits, for the questions of a stage. With a `log`
+    and where the recipe asks for it, Gemini works through batch jobs. Raises UserError, and MissingExtra."""
     client: Client
     if service == "gemini":
         from specs_data.services.gemini import DEFAULT_MODEL, GeminiClient
@@ -38,11 +46,12 @@ def open_asker(
         if recipe.gemini_batch and log is not None:
             from specs_data.services.gemini_batch import GeminiBatch
 
-            return GeminiBatch(client, budget, log, allow_mismatch=recipe.allow_model_mismatch)
+            return GeminiBatch(client, budget, log, stage=stage, allow_mismatch=recipe.allow_model_mismatch)
     else:
         from specs_data.services.openai import OpenAIClient
 
         if model is None:
             raise UserError("an openai verifier needs the model's name at its server (--verifier-model)")
         client = OpenAIClient(model, base_url)
-    return Service(client, budget, per_minute=recipe.rpm, allow_mismatch=recipe.allow_model_mismatch)
+    mismatch = recipe.allow_model_mismatch
+    return Service(client, budget, stage=stage, per_minute=recipe.rpm, allow_mismatch=mismatch)

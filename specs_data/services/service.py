@@ -19,13 +19,15 @@ class Service:
 
     A failed attempt is repeated up to `attempts` times, `pause` seconds later and then twice as long
     each time. A call that came too soon is repeated when the service says, for up to `patience`
-    seconds. `timeout` is for one attempt; a model that thinks may need a minute."""
+    seconds. `timeout` is for one attempt; a model that thinks may need a minute. `stage` is what the
+    questions are for; it goes on record with what they cost."""
 
     def __init__(
         self,
         client: Client,
         budget: Budget,
         *,
+        stage: str = "verification",
         in_flight: int = 64,
         per_minute: int | None = None,
         allow_mismatch: bool = False,
@@ -35,7 +37,7 @@ class Service:
         patience: float = 600.0,
     ) -> None:
         self._client = client
-        self._spending = Spending(client, budget)
+        self._spending = Spending(client, budget, stage)
         self._gate = Gate(in_flight, per_minute)
         self._health = Health(f"{client.service} ({client.model})")
         self._allow_mismatch = allow_mismatch

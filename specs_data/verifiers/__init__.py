@@ -74,4 +74,5 @@ def open_verifier(recipe: Recipe, budget: Budget, log: JobLog | None = None) -> 
     from specs_data.services.opening import open_asker
     from specs_data.verifiers.model import ModelVerifier
 
-    return ModelVerifier(open_asker(name, recipe.verifier_model, recipe.verifier_base_url, recipe, budget, log))
+    url = recipe.verifier_base_url
+    return ModelVerifier(open_asker(name, recipe.verifier_model, url, recipe, budget, "verification", log))

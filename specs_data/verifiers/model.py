@@ -12,10 +12,6 @@ from specs_data.records import Judged, Verdict
 from specs_data.services import Asker, Form, Words, ask_about, form_sha256
 from specs_data.texts import Text, chat, load_prompt
 
-# What one verdict takes at a 7B policy's usual length, for forecasts: rubric, picture, question and
-# response; thinking and verdict.
-TYPICAL_TOKENS = (2000, 500)
-
 
 class Consistency(Form):
     """The verdict, in the order in which it should be thought through."""
