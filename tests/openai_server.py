@@ -30,10 +30,12 @@ class OpenAIServer:
         async with OpenAIServer(lambda body: "four") as server:
             ... server.url ...
 
-    `die` breaks all connections and closes the port; `start` opens it again.
+    `models` None lists none. `die` breaks all connections and closes the port; `start` opens it again.
     """
 
-    def __init__(self, answer: Callable[[dict[str, Any]], str | Reply], *, models: tuple[str, ...] = ("tiny",)) -> None:
+    def __init__(
+        self, answer: Callable[[dict[str, Any]], str | Reply], *, models: tuple[str, ...] | None = ("tiny",)
+    ) -> None:
         self.bodies: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
         self.in_flight = 0
@@ -73,6 +75,8 @@ class OpenAIServer:
             self._runner = None
 
     async def _list(self, _: web.Request) -> web.Response:
+        if self._models is None:
+            return web.json_response({"error": "no such page"}, status=404)
         return web.json_response({"object": "list", "data": [{"id": name} for name in self._models]})
 
     async def _chat(self, request: web.Request) -> web.Response:

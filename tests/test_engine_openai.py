@@ -166,6 +166,16 @@ async def test_the_only_model_of_a_server_needs_no_name() -> None:
     assert {body["model"] for body in server.bodies} == {"org/one"}
 
 
+async def test_a_replica_that_lists_nothing_leaves_it_to_the_others() -> None:
+    async with (
+        OpenAIServer(lambda _: Reply("no such page", status=404), models=None) as bad,
+        OpenAIServer(seed_of, models=("org/one",)) as good,
+        engine_at(bad.url, good.url, model=None) as engine,
+    ):
+        assert await answers(engine, 4) == ["0", "1", "2", "3"]
+    assert good.bodies[-1]["model"] == "org/one"
+
+
 async def test_several_models_need_a_name() -> None:
     async with serving(seed_of, models=("one", "two"), model=None) as (_server, engine):
         with pytest.raises(UserError, match="--model: it lists one, two"):

@@ -175,13 +175,19 @@ class Replicas:
         revival.add_done_callback(self._revivals.discard)
 
     async def models(self) -> tuple[Server, bytes]:
-        """The first server that answers and the models it lists, as JSON. Raises UserError where none answers."""
+        """The first server that lists its models, and the list as JSON; where none does, the first that
+        answers, and its answer. Raises UserError where none answers."""
         deadline = time.monotonic() + FIRST_ANSWER
         while True:
+            others = []
             for server in self.servers:
-                listed = await self._probe(server)
-                if listed is not None:
-                    return server, listed
+                status, answer = await self._probe(server)
+                if status == 200:
+                    return server, answer
+                if status:
+                    others.append((server, answer))
+            if others:
+                return others[0]
             if time.monotonic() > deadline:
                 raise self._unreachable("no answer")
             await asyncio.sleep(FIRST_PAUSE)
@@ -195,7 +201,7 @@ class Replicas:
 
     async def _revive(self, server: Server, reason: str) -> None:
         pause = FIRST_PAUSE
-        while await self._probe(server) is None:
+        while not (await self._probe(server))[0]:
             if pause == FIRST_PAUSE:
                 logger.warning("%s is put aside until it answers: %s", server.name, reason)
             if self._silence() > (self.patience if self.answered else min(FIRST_ANSWER, self.patience)):
@@ -209,15 +215,15 @@ class Replicas:
         server.up = True
         self._unpark(server)
 
-    async def _probe(self, server: Server) -> bytes | None:
-        """What a server answers when asked for its models, None where it does not."""
+    async def _probe(self, server: Server) -> tuple[int, bytes]:
+        """What a server answers when asked for its models, and the status, 0 where it does not answer."""
         try:
             timeout = aiohttp.ClientTimeout(total=30)
             async with self.session.get(server.models, timeout=timeout, allow_redirects=False) as reply:
                 content = await reply.read()
         except (aiohttp.ClientError, OSError, TimeoutError):
-            return None
-        return content if reply.status < 500 else None
+            return 0, b""
+        return (reply.status, content) if reply.status < 500 else (0, b"")
 
     def _silence(self) -> float:
         """Seconds for which no server has been up."""
