@@ -16,7 +16,8 @@ The policy, in full:
 - An exact gold that has no finite decimal (1/3) is met by a decimal of at least three significant
   digits that rounds it correctly (0.333).
 - A unit that only one side has is forgiven. Two units are converted; where they cannot be, the
-  answer is wrong.
+  answer is wrong. What is a unit is told in `units`; 3 h 30 min is one quantity, 3.5 h.
+- A part in words is a factor (3 tenths is 0.3), and a number may be said twice (8 (eight)).
 - A percent sign is a unit that only one side may have, and it is also a factor: 50% is 0.5, and
   5% is 5 as well as 0.05. Two percentages are compared as they stand.
 - A comma or a space before groups of three digits separates thousands; a decimal comma is not read.
