@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 import tomli_w
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from specs_data.errors import UserError
 
@@ -49,9 +50,17 @@ def paired(value: object) -> object:
     return {name.strip(): column.strip() for name, _, column in pairs}
 
 
+def _without_password(url: str) -> str:
+    """A URL that may be written down."""
+    if re.match(r"([^/]*//)?[^/?#]*@", url):
+        raise ValueError("the URL has a user name or password in it, which the recipe would keep; give it without")
+    return url
+
+
 Weight = Annotated[float, Field(gt=0)]
 Positive = Annotated[int, Field(gt=0)]
 Listed = Annotated[tuple[str, ...], BeforeValidator(_listed)]
+Url = Annotated[str, AfterValidator(_without_password)]
 
 
 def _field(default: Any, description: str, example: Any = None) -> Any:
@@ -82,7 +91,9 @@ class Recipe(BaseModel):
     engine: Literal["auto", "transformers", "vllm", "openai"] = _field(
         "auto", "auto is vLLM where installed, else transformers; openai is any compatible server"
     )
-    base_url: Listed = _field((), "openai engine: URLs of the server and its replicas", ["http://localhost:8000/v1"])
+    base_url: Annotated[tuple[Url, ...], BeforeValidator(_listed)] = _field(
+        (), "openai engine: URLs of the server and its replicas", ["http://localhost:8000/v1"]
+    )
     model: str | None = _field(None, "openai engine: the model's name at the server", "grpo-zero")
     format: str = _field("think-answer", "response format: think-answer or a TOML file")
     system_prompt: str | None = _field(
@@ -113,11 +124,11 @@ class Recipe(BaseModel):
         None, "who checks that the reasoning leads to the answer; gemini where a key is set", "gemini"
     )
     verifier_model: str | None = _field(None, "the verifier's model", "gemini-3.8-flash")
-    verifier_base_url: str | None = _field(None, "openai verifier: the server's URL", "http://localhost:8001/v1")
+    verifier_base_url: Url | None = _field(None, "openai verifier: the server's URL", "http://localhost:8001/v1")
     judge_model: str | None = _field(
         None, "judge of open-ended answers: gemini:MODEL or openai:MODEL", "gemini:gemini-3.8-flash"
     )
-    judge_base_url: str | None = _field(None, "openai judge: the server's URL", "http://localhost:8001/v1")
+    judge_base_url: Url | None = _field(None, "openai judge: the server's URL", "http://localhost:8001/v1")
     allow_model_mismatch: bool = _field(False, "go on if a service answers with another model than asked for")
     gemini_batch: bool = _field(False, "Gemini's batch API: half the price, within a day")
     rpm: Positive | None = _field(None, "most requests per minute to a judging service", 1000)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import time
 from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
@@ -14,8 +16,9 @@ from specs_data.errors import Undecided, UserError
 from specs_data.judges.model import ModelJudge, open_judge
 from specs_data.prices import load_prices, same_model
 from specs_data.recipe import Recipe
-from specs_data.records import Problem
+from specs_data.records import Judged, Judgement, Problem, Response, Sample
 from specs_data.services.opening import open_budget
+from specs_data.verifiers import open_verifier
 
 pytestmark = pytest.mark.filterwarnings("ignore:Inheritance class Aiohttp:DeprecationWarning")
 
@@ -91,6 +94,32 @@ def test_settings_tell_judges_apart(server: Server) -> None:
 def test_a_judge_is_named_with_its_service(name: str) -> None:
     with pytest.raises(UserError, match="gemini:MODEL or openai:MODEL"):
         open_judge(Recipe(judge_model=name), open_budget(Recipe()))
+
+
+async def test_errors_speak_of_the_judge(server: Server) -> None:
+    server.faults.append("404")
+    one = judge(server, "gemini:typo")
+    with pytest.raises(UserError, match=r"no model 'typo': .* with --judge-model$"):
+        await one.judge(OPEN, "Scattering.", [])
+    await one.close()
+    with pytest.raises(UserError, match=r"an openai judge needs its server's URL \(--judge-base-url\)"):
+        open_judge(Recipe(judge_model="openai:foo"), open_budget(Recipe()))
+
+
+async def test_the_judge_and_the_verifier_share_a_pace(server: Server) -> None:
+    recipe = Recipe(verifier="gemini", judge_model="gemini:gemini-2.5-flash", rpm=600)
+    budget = open_budget(recipe)
+    verifier, one = open_verifier(recipe, budget), open_judge(recipe, budget)
+    assert one is not None
+    sample = Sample(OPEN, 0, Response("<think>It scatters.</think><answer>Scattering</answer>"))
+    judged = Judged(sample, Judgement(True, "model", "Scattering"), None)
+    start = time.monotonic()
+    await asyncio.gather(
+        *(one.judge(OPEN, f"Scattering {n}", []) for n in range(3)), *(verifier.verify(judged, []) for _ in range(3))
+    )
+    assert 0.5 <= time.monotonic() - start < 2.0
+    await one.close()
+    await verifier.close()
 
 
 def test_no_judge_is_chosen_silently(server: Server) -> None:

@@ -13,7 +13,8 @@ from typer.testing import CliRunner
 
 from specs_data.errors import UserError
 from specs_data.flags import with_flags
-from specs_data.recipe import DEFAULT_RECIPE, Recipe, dump_recipe, make_recipe
+from specs_data.recipe import DEFAULT_RECIPE, Recipe, dump_recipe, make_recipe, read_settings
+from specs_data.train.settings import GrpoSettings
 
 # A value for every field that is not its default: as a flag, and as the recipe has it.
 FLAGS: dict[str, tuple[list[str], Any]] = {
@@ -192,6 +193,20 @@ def test_what_is_wrong_in_a_recipe_is_said_in_one_sentence(tmp_path: Path, text:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["base_url", "verifier_base_url", "judge_base_url"])
+@pytest.mark.parametrize("url", ["http://me:s3cret@host:8000/v1", "https://s3cret@host", "me:s3cret@host:8000"])
+def test_a_url_with_a_password_is_refused(name: str, url: str) -> None:
+    flag = name.replace("_", "-")
+    with pytest.raises(UserError, match=f"^{flag}.*has a user name or password in it") as caught:
+        make_recipe({name: [url] if name == "base_url" else url})
+    assert "s3cret" not in str(caught.value) and "\n" not in str(caught.value)
+    if name == "judge_base_url":
+        with pytest.raises(UserError, match="has a user name or password in it"):
+            read_settings(GrpoSettings, {"model": "m", "problems": "p.jsonl", "out": "o", name: url})
+    kept = "http://host:8000/v1/@me"
+    assert kept in getattr(make_recipe({name: [kept] if name == "base_url" else kept}), name)
+
+
 def test_a_recipe_that_cannot_be_read_is_said(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"cannot read the recipe nowhere\.toml: No such file"):
         make_recipe({}, Path("nowhere.toml"))
@@ -207,7 +222,8 @@ FIELDS = {
     "columns": st.dictionaries(names, names, max_size=3), "samples": numbers, "seed": st.integers(0, 2**62),
     "top_p": st.floats(0, 1, exclude_min=True), "max_cost": st.floats(1e-6, 1e9), "gemini_batch": st.booleans(),
     "holdout": st.floats(0, 1, exclude_max=True), "verifier": st.sampled_from(["rules", "none", "gemini", "openai"]),
-    "corruption": st.dictionaries(names, st.floats(1e-9, 1e9), max_size=4), "base_url": st.lists(names).map(tuple),
+    "corruption": st.dictionaries(names, st.floats(1e-9, 1e9), max_size=4),
+    "base_url": st.lists(names.filter(lambda name: "@" not in name)).map(tuple),
     "target": numbers, "cache": names.map(Path), "system_prompt": names,
 }  # fmt: skip
 

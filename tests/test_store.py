@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from specs_data.errors import UserError
 from specs_data.records import Judgement, Problem, Response
-from specs_data.store import STAGES, Answers, Stage, Store, digest
+from specs_data.store import STAGES, Answers, Paid, Payment, Stage, Store, digest
 
 texts = st.text(st.characters(codec="utf-8"), max_size=20)
 stages = st.sampled_from(STAGES)
@@ -255,6 +256,18 @@ def test_seconds_add_up_over_runs(tmp_path: Path) -> None:
             store.sync()
     with Store(tmp_path / "store.sqlite") as store:
         assert store.seconds() == {"judge": 1.5}
+
+
+def test_payments_add_up_over_runs_and_in_older_stores(tmp_path: Path) -> None:
+    Store(tmp_path / "store.sqlite").close()
+    with closing(sqlite3.connect(tmp_path / "store.sqlite")) as older:
+        older.execute("DROP TABLE payments")
+    for dollars in (0.5, 0.25, None):
+        with Store(tmp_path / "store.sqlite") as store:
+            store.pay(Payment("verification", "m", "m-1", 10, 2, batch=False, dollars=dollars))
+            store.pay(Payment("judging", "j", "j", 1, 1, batch=False, dollars=1.0))
+    with Store(tmp_path / "store.sqlite") as store:
+        assert store.paid() == {"judging": Paid(3, 3, 3.0, True), "verification": Paid(30, 6, 0.75, False)}
 
 
 def test_answers_are_shared_and_the_first_stays(tmp_path: Path) -> None:

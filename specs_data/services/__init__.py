@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Annotated, Any, Generic, Literal, Protocol, TypeVar
 
 from msgspec import Struct
@@ -119,6 +119,11 @@ class Client(Protocol):
     @property
     def model(self) -> str:
         """The model that is asked for."""
+        ...
+
+    @property
+    def account(self) -> Hashable:
+        """The address and the key: those with the same share the service's limits."""
         ...
 
     @property

@@ -54,12 +54,14 @@ def api_key() -> str | None:
 
 
 class GeminiClient:
-    """A Gemini model. Raises UserError without a key, MissingExtra without google-genai."""
+    """A Gemini model. `role` (verifier, judge) is whose settings errors speak of. Raises UserError without a
+    key, MissingExtra without google-genai."""
 
     service = "gemini"
     max_tokens = MAX_TOKENS
 
-    def __init__(self, model: str = DEFAULT_MODEL) -> None:
+    def __init__(self, model: str = DEFAULT_MODEL, role: str = "verifier") -> None:
+        self._role = role
         self._genai = require("google.genai", "gemini")
         key = api_key()
         if key is None:
@@ -72,6 +74,11 @@ class GeminiClient:
         self._raw_response = _quick(self._genai.types.GenerateContentConfig)(should_return_http_response=True)
         self._session: aiohttp.ClientSession | None = None
         self._live: dict[tuple[str, type[Form]], genai.Client] = {}
+
+    @property
+    def account(self) -> tuple[str, str]:
+        """The service and the key."""
+        return self.service, self._key
 
     @property
     def options(self) -> Mapping[str, str]:
@@ -163,7 +170,7 @@ class GeminiClient:
         message = one_line(str(error.message or error.status or "").replace(self._key, "..."))
         if error.code == 404:
             raise UserError(
-                f"Gemini has no model {self.model!r}: {message}; choose another with --verifier-model"
+                f"Gemini has no model {self.model!r}: {message}; choose another with --{self._role}-model"
             ) from None
         if error.code in (401, 403) or (error.code == 400 and "api key" in message.lower()):
             raise UserError(f"Gemini refuses the key in GOOGLE_API_KEY or GEMINI_API_KEY: {message}") from None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Hashable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, NoReturn
 
@@ -14,9 +14,26 @@ from specs_data.services import Client, Failed, Question, Reason, Reply
 from specs_data.store import Payment
 
 
+class Pace:
+    """How many calls may start per minute, one after another."""
+
+    def __init__(self, per_minute: int | None = None) -> None:
+        self._gap = 60 / per_minute if per_minute else 0.0
+        self._next_start = 0.0
+
+    async def wait(self) -> None:
+        """Wait until the next call may start."""
+        if not self._gap:
+            return
+        now = asyncio.get_running_loop().time()
+        start = max(now, self._next_start)
+        self._next_start = start + self._gap
+        await asyncio.sleep(start - now)
+
+
 class Budget:
-    """What judging services may cost together, in US dollars. `spent` starts with what earlier runs cost;
-    `pay` puts each payment on record.
+    """What judging services may cost together, in US dollars, and how many calls may start per minute at each
+    of them. `spent` starts with what earlier runs cost; `pay` puts each payment on record.
 
     Each call reserves the most it can cost and then settles what it did cost, so that the limit is not
     passed; a call that does not fit waits for those in flight to settle. An attempt that ends without
@@ -28,14 +45,21 @@ class Budget:
         limit: float | None = None,
         spent: float = 0.0,
         pay: Callable[[Payment], None] | None = None,
+        per_minute: int | None = None,
     ) -> None:
         self.prices = prices
         self.limit = limit
         self.spent = spent
         self._pay = pay
+        self._per_minute = per_minute
+        self._paces: dict[Hashable, Pace] = {}
         self._held = 0.0
         self._calls = 0
         self._settled = asyncio.Event()
+
+    def pace(self, account: Hashable) -> Pace:
+        """The pace that all clients of one account share."""
+        return self._paces.setdefault(account, Pace(self._per_minute))
 
     async def reserve(self, dollars: float) -> None:
         """Wait until `dollars` fit. Raises UserError if they cannot."""
@@ -98,7 +122,7 @@ class Spending:
 
 
 class Gate:
-    """How many calls may be in flight, and how many may start per minute.
+    """How many calls of a client may be in flight; they start at the `pace` that it may share with others.
 
     All at first. While the service turns away more than TOLERATED of them, the number is halved and
     everything waits as long as the service says; each round of accepted calls adds one. A few calls
@@ -107,10 +131,10 @@ class Gate:
     TOLERATED = 0.2
     MEMORY = 64
 
-    def __init__(self, most: int, per_minute: int | None = None) -> None:
+    def __init__(self, most: int, pace: Pace | None = None) -> None:
         self.most = most
         self.limit = float(most)
-        self._gap = 60 / per_minute if per_minute else 0.0
+        self._pace = pace or Pace()
         self._flying = 0
         self._freed = asyncio.Condition()
         self._next_start = 0.0
@@ -150,11 +174,9 @@ class Gate:
 
     async def _wait_for_start(self) -> None:
         now = asyncio.get_running_loop().time()
-        start = max(now, self._next_start)
-        if self._gap:
-            self._next_start = start + self._gap
-        if start > now:
-            await asyncio.sleep(start - now)
+        if self._next_start > now:
+            await asyncio.sleep(self._next_start - now)
+        await self._pace.wait()
 
 
 class Health:

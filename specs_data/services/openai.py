@@ -29,17 +29,23 @@ _NAMES = {
 
 
 class OpenAIClient:
-    """A model behind an OpenAI-compatible server at `base_url` (http://host:port or .../v1)."""
+    """A model behind an OpenAI-compatible server at `base_url` (http://host:port or .../v1). `role` (verifier,
+    judge) is whose settings errors speak of."""
 
     service = "openai"
     max_tokens = MAX_TOKENS
 
-    def __init__(self, model: str, base_url: str | None = None) -> None:
+    def __init__(self, model: str, base_url: str | None = None, role: str = "verifier") -> None:
         self.model = model
         self._key = os.environ.get("OPENAI_API_KEY")
-        self._url = f"{_api_root(base_url, self._key)}/chat/completions"
+        self._url = f"{_api_root(base_url, self._key, role)}/chat/completions"
         self._left_out: set[str] = set()
         self._session: aiohttp.ClientSession | None = None
+
+    @property
+    def account(self) -> tuple[str, str | None]:
+        """The server's URL and the key."""
+        return self._url, self._key
 
     @property
     def options(self) -> Mapping[str, str]:
@@ -122,10 +128,10 @@ class OpenAIClient:
         return urlsplit(self._url).hostname or self._url
 
 
-def _api_root(base_url: str | None, key: str | None) -> str:
+def _api_root(base_url: str | None, key: str | None, role: str) -> str:
     url = base_url or os.environ.get("OPENAI_BASE_URL") or (HOSTED if key else None)
     if url is None:
-        raise UserError("an openai model needs its server's URL (as --verifier-base-url), or a key in OPENAI_API_KEY")
+        raise UserError(f"an openai {role} needs its server's URL (--{role}-base-url), or a key in OPENAI_API_KEY")
     if not url.startswith(("http://", "https://")):
         raise UserError(f"{url!r} is not a URL; give the server's as http://HOST:PORT/v1")
     url = url.rstrip("/").removesuffix("/chat/completions")

@@ -19,12 +19,13 @@ Stage = Literal["verification", "judging"]
 
 
 def open_budget(recipe: Recipe, store: Store | None = None) -> Budget:
-    """What the recipe lets judging services cost. With a `store`, what earlier runs paid counts, and what
-    this one pays goes on record there. Raises UserError."""
+    """What the recipe lets judging services cost, and their pace. With a `store`, what earlier runs paid
+    counts, and what this one pays goes on record there. Raises UserError."""
     prices = load_prices(recipe.prices)
     if store is None:
-        return Budget(prices, recipe.max_cost)
-    return Budget(prices, recipe.max_cost, sum(paid.dollars for paid in store.paid().values()), store.pay)
+        return Budget(prices, recipe.max_cost, per_minute=recipe.rpm)
+    spent = sum(paid.dollars for paid in store.paid().values())
+    return Budget(prices, recipe.max_cost, spent, store.pay, recipe.rpm)
 
 
 def open_asker(
@@ -39,10 +40,11 @@ def open_asker(
     """The service ("gemini" or "openai") with the recipe's limits, for the questions of a stage. With a `log`
     and where the recipe asks for it, Gemini works through batch jobs. Raises UserError, and MissingExtra."""
     client: Client
+    role = "judge" if stage == "judging" else "verifier"
     if service == "gemini":
         from specs_data.services.gemini import DEFAULT_MODEL, GeminiClient
 
-        client = GeminiClient(model or DEFAULT_MODEL)
+        client = GeminiClient(model or DEFAULT_MODEL, role)
         if recipe.gemini_batch and log is not None:
             from specs_data.services.gemini_batch import GeminiBatch
 
@@ -52,6 +54,5 @@ def open_asker(
 
         if model is None:
             raise UserError("an openai verifier needs the model's name at its server (--verifier-model)")
-        client = OpenAIClient(model, base_url)
-    mismatch = recipe.allow_model_mismatch
-    return Service(client, budget, stage=stage, per_minute=recipe.rpm, allow_mismatch=mismatch)
+        client = OpenAIClient(model, base_url, role)
+    return Service(client, budget, stage=stage, allow_mismatch=recipe.allow_model_mismatch)

@@ -29,7 +29,6 @@ class Service:
         *,
         stage: str = "verification",
         in_flight: int = 64,
-        per_minute: int | None = None,
         allow_mismatch: bool = False,
         attempts: int = 4,
         timeout: float = 180.0,
@@ -38,7 +37,7 @@ class Service:
     ) -> None:
         self._client = client
         self._spending = Spending(client, budget, stage)
-        self._gate = Gate(in_flight, per_minute)
+        self._gate = Gate(in_flight, budget.pace(client.account))
         self._health = Health(f"{client.service} ({client.model})")
         self._allow_mismatch = allow_mismatch
         self._attempts = attempts

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from specs_data.recipe import Listed, Positive, paired
+from specs_data.recipe import Listed, Positive, Url, paired
 
 ROUNDS_AVERAGED = 5  # of the moving average that ends a brief run
 
@@ -112,7 +112,7 @@ class GrpoSettings(TrainSettings):
         None, gt=0, le=1, description=f"end once this share of responses, over {ROUNDS_AVERAGED} rounds, has the format"
     )
     judge_model: str | None = Field(None, description="judge of open-ended answers: gemini:NAME or openai:NAME")
-    judge_base_url: str | None = Field(None, description="openai judge: the server's URL")
+    judge_base_url: Url | None = Field(None, description="openai judge: the server's URL")
     vllm: Literal["colocate", "server"] | None = Field(None, description="sample with vLLM, here or on a server")
     vllm_server: str | None = Field(None, description="URL of the `trl vllm-serve` server")
     vllm_memory: float = Field(0.3, gt=0, le=1, description="colocate: share of GPU memory for vLLM")
