@@ -208,7 +208,8 @@ def _notes(seen: Mapping[str, int], pairing: str, fmt: ResponseFormat) -> Iterat
             "answers along with the format and is not format-only"
         )
     same, other = seen.get("same text", 0), seen.get("other text", 0)
-    yield f"without markers and labels, both sides say the same in {same:,} of {same + other:,} rows"
+    if same + other:
+        yield f"without markers and labels, both sides say the same in {same:,} of {same + other:,} rows"
     if seen.get("no gold"):
         yield f"{seen['no gold']:,} rows have no gold answer: checked only that both sides give the same answer"
     if seen.get("not judged"):
