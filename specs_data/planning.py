@@ -22,7 +22,7 @@ from specs_data.verifiers import Verifier
 # The shape of what a policy is shown; a change of it makes other samples.
 PROMPT_VERSION = 1
 # The rules of judging; a change of them judges anew.
-JUDGE_VERSION = 1
+JUDGE_VERSION = 2
 # What determines a policy's responses besides the policy, its prompt and the sampling.
 _GENERATION = ("seed", "dtype", "max_model_len", "limit_images", "min_pixels", "max_pixels", "model")
 

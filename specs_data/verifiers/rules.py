@@ -66,7 +66,7 @@ class RulesVerifier:
     concurrency = 1
 
     def __init__(self, fmt: ResponseFormat = THINK_ANSWER) -> None:
-        self.settings: Mapping[str, str] = {"verifier": "rules", "version": "1", "format": fmt.model_dump_json()}
+        self.settings: Mapping[str, str] = {"verifier": "rules", "version": "2", "format": fmt.model_dump_json()}
         self._fmt = fmt
 
     async def verify(self, judged: Judged, images: Sequence[bytes]) -> Verdict:
