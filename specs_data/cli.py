@@ -133,20 +133,22 @@ def init() -> None:
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option("--out", help="folder for everything the demo makes")] = Path("runs/demo"),
+    out: Annotated[
+        Path | None, typer.Option("--out", help="folder for everything the demo makes; runs/demo or runs/demo-full")
+    ] = None,
     full: Annotated[bool, typer.Option("--full", help="close the loop: train before and after, and compare")] = False,
 ) -> None:
     """The main job in miniature, on the shipped tiny checkpoint: no network, GPU or key."""
     if full:
         from specs_data.demo_full import demo_full
 
-        demo_full(out)
+        demo_full(out or Path("runs/demo-full"))
         return
     from specs_data.demo import demo as run
     from specs_data.show import show as show_pairs
     from specs_data.summary import summary
 
-    built = run(out)
+    built = run(out or Path("runs/demo"))
     show_pairs(built.out, 1)
     typer.echo(summary(built.manifest))
     typer.echo(f"{built.pairs} pairs in {built.out / 'dataset'}; specs-data report {built.out} makes a page of them")
