@@ -72,8 +72,6 @@ def main() -> None:
 def build(
     recipe: File = None,
     out: Out = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="try a few problems and print a forecast")] = False,
-    pilot: Annotated[int, typer.Option(min=1, help="problems that a dry run tries")] = 32,
     **settings: Any,
 ) -> None:
     """Turn problems and a policy (or responses) into a preference dataset. The same command resumes."""
@@ -82,8 +80,8 @@ def build(
     from specs_data.summary import summary
 
     made = make_recipe(settings, recipe)
-    if dry_run:
-        typer.echo(forecast(made, out, pilot))
+    if made.dry_run:
+        typer.echo(forecast(made, out, made.pilot))
         return
     built = run(made, out)
     typer.echo(summary(built.manifest))

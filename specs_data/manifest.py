@@ -22,8 +22,8 @@ _PACKAGES = ("specs-data", "transformers", "torch", "vllm", "google-genai", "dat
 
 # Settings that say how a run is carried out, not what comes out of it.
 OPERATIONAL = frozenset({
-    "base_url", "batch_size", "cache", "concurrency", "gpu_memory_utilization", "judge_base_url", "max_cost",
-    "prices", "ray", "replicas", "rpm", "tensor_parallel_size", "verifier_base_url",
+    "base_url", "batch_size", "cache", "concurrency", "dry_run", "gpu_memory_utilization", "judge_base_url",
+    "max_cost", "pilot", "prices", "ray", "replicas", "rpm", "tensor_parallel_size", "verifier_base_url",
 })  # fmt: skip
 
 

@@ -86,6 +86,8 @@ class Recipe(BaseModel):
     )
     exclude: Listed = _field((), "evaluation sets whose problems are left out", ["mathvista.parquet"])
     limit: Positive | None = _field(None, "use only the first N problems", 1000)
+    dry_run: bool = _field(False, "the command only tries a few problems and prints a forecast")
+    pilot: Positive = _field(32, "problems that a dry run tries")
 
     # How the policy is sampled.
     engine: Literal["auto", "transformers", "vllm", "openai"] = _field(

@@ -68,6 +68,8 @@ FLAGS: dict[str, tuple[list[str], Any]] = {
     "card": (["mine.md.jinja"], "mine.md.jinja"),
     "license": (["cc-by-4.0"], "cc-by-4.0"),
     "holdout": (["0.1"], 0.1),
+    "dry_run": ([], True),
+    "pilot": (["8"], 8),
 }  # fmt: skip
 
 
