@@ -64,7 +64,7 @@ def test_the_wheel_alone_does_the_job(built: Path, tmp_path: Path) -> None:
     assert "specs_data" in names and not names & {"corruptions", "prompts", "cards", "tests", "mini"}
     assert "torch" not in names
     hint = subprocess.run(
-        [command, "build", "--policy", "x", "--problems", "problems.jsonl", "--verifier", "rules"],
+        [command, "build", "--policy", ".", "--problems", "problems.jsonl", "--verifier", "rules"],
         cwd=tmp_path, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert hint.returncode == 2 and "pip install 'specs-data[transformers]'" in hint.stderr
