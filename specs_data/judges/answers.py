@@ -223,12 +223,8 @@ def _after(text: str, label: int) -> str:
 
 def _last_box(text: str) -> tuple[int, str] | None:
     if text.count("\\boxed") == 1 and "\\fbox" not in text and (only := _ONLY_BOX.search(text)):
-        start, end = only.span()
-        answer = only[1].strip()
-        before = text[max(0, start - 2) : start]
-        if text[end : end + 1] not in _ALONE_AFTER or before[-1:] not in _ALONE_BEFORE or "-" in before:
-            answer = _with_neighbours(text, start, end, answer)
-        return (start, answer) if answer else None
+        answer = _with_neighbours(text, *only.span(), only[1].strip())
+        return (only.start(), answer) if answer else None
     found = boxes(text)
     if not found:
         return None
@@ -260,6 +256,9 @@ def _is_linked(text: str, start: int, end: int, following: int) -> bool:
 
 def _with_neighbours(text: str, start: int, end: int, content: str) -> str:
     """What the box says, with the sign right before it and the unit right after it."""
+    before = text[max(0, start - 2) : start]
+    if text[end : end + 1] in _ALONE_AFTER and before[-1:] in _ALONE_BEFORE and "-" not in before:
+        return content  # so it mostly is, and this tells it fast
     if not content or not _UNSIGNED.fullmatch(content):
         return content
     sign = _SIGN.search(text, max(0, start - 12), start)
