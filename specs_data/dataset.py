@@ -16,7 +16,6 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from specs_data.agenda import first_in_order
 from specs_data.format import strip_stop_tokens
 from specs_data.images import media_type
 from specs_data.parquet import Row, Shard, write_shards
@@ -319,9 +318,8 @@ def _entries(store: Store, plan: Plan) -> Iterator[_Entry]:
     recipe = plan.recipe
     target = None
     if recipe.target is not None:
-        found = store.select(f"SELECT l.position, p.idx {_KEPT} ORDER BY 1, 2", _parameters(plan))
-        kept = [(position, index) for position, index in _first_of_each(found, recipe.pairs_per_problem)]
-        target = first_in_order(kept, recipe.target, recipe.samples_upfront)
+        query = f"SELECT position, idx FROM ({_RANKED}) WHERE place <= :target"
+        target = set(store.select(query, _parameters(plan)))
     for position, index, problem, response, twin in _first_of_each(
         store.select(_ROWS, _parameters(plan)), recipe.pairs_per_problem
     ):

@@ -48,6 +48,11 @@ class PluginFailed(SpecsDataError):
     """A plug-in raised an error or returned something that is not allowed. The message names it."""
 
 
+def first_line(error: Exception) -> str:
+    """What an error of somebody else's says, short enough for a sentence; its kind where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def require(module: str, extra: str) -> ModuleType:
     """Import `module`, or raise MissingExtra with the command that installs `extra`."""
     try:

@@ -10,11 +10,10 @@ from typing import IO, Any, get_args
 
 import msgspec
 
-from specs_data.errors import UserError
 from specs_data.format import THINK_ANSWER, ResponseFormat
 from specs_data.judges.rules import RuleJudge
 from specs_data.records import AnswerType, Judgement
-from specs_data.tables import FIRST_ROWS, SUFFIXES, columns_of, read_rows
+from specs_data.tables import response_rows
 
 COLUMNS = ("response", "gold", "type")
 _AT_ONCE = 256
@@ -43,12 +42,11 @@ def judge_file(file: Path, out: IO[bytes], fmt: ResponseFormat = THINK_ANSWER) -
     judged), `rule` (what decided, or why nothing could) and `answer` (the final answer found). A bad
     row gets a line that says so. Raises UserError if the file cannot be read or lacks a column.
     """
-    if file.suffix not in SUFFIXES or not file.is_file():
-        raise UserError(f"there are no responses at {file}: it should be a .jsonl or .parquet file")
+    rows = response_rows(file, COLUMNS)
     counts = {True: 0, False: 0, None: 0}
     encode = msgspec.json.Encoder().encode
     with RuleJudge() as judge:
-        for number, (row, judgement) in enumerate(_judgements(file, judge, fmt)):
+        for number, (row, judgement) in enumerate(_judgements(rows, judge, fmt)):
             counts[judgement.right] += 1
             name = {"id": row["id"]} if isinstance(row, dict) and "id" in row else {}
             verdict = {"right": judgement.right, "rule": judgement.rule, "answer": judgement.answer}
@@ -56,7 +54,9 @@ def judge_file(file: Path, out: IO[bytes], fmt: ResponseFormat = THINK_ANSWER) -
     return Tally(counts[True], counts[False], counts[None])
 
 
-def _judgements(file: Path, judge: RuleJudge, fmt: ResponseFormat) -> Iterator[tuple[dict[str, Any] | str, Judgement]]:
+def _judgements(
+    rows: Iterator[dict[str, Any] | str], judge: RuleJudge, fmt: ResponseFormat
+) -> Iterator[tuple[dict[str, Any] | str, Judgement]]:
     """Each row with its judgement. Many are judged at once, to keep the judge's processes busy."""
 
     async def judge_row(row: dict[str, Any] | str) -> Judgement:
@@ -68,19 +68,8 @@ def _judgements(file: Path, judge: RuleJudge, fmt: ResponseFormat) -> Iterator[t
     async def judge_rows(rows: list[dict[str, Any] | str]) -> list[Judgement]:
         return await asyncio.gather(*map(judge_row, rows))
 
-    rows = read_rows(file)
-    first = True
     while some := list(islice(rows, _AT_ONCE)):
-        if first:
-            _check_columns(columns_of(some[:FIRST_ROWS]), file)
-        first = False
         yield from zip(some, asyncio.run(judge_rows(some)), strict=True)
-
-
-def _check_columns(columns: list[str], file: Path) -> None:
-    for name in COLUMNS:
-        if columns and name not in columns:
-            raise UserError(f"{file} has no column {name!r}; it has {', '.join(columns)}")
 
 
 def _read(row: dict[str, Any]) -> _Row | str:

@@ -19,7 +19,7 @@ import msgspec
 from msgspec import Struct
 
 from specs_data import tables
-from specs_data.errors import UserError
+from specs_data.errors import UserError, first_line
 from specs_data.tables import FIRST_ROWS, SUFFIXES, columns_of, read_rows
 
 # What --columns can name.
@@ -160,8 +160,9 @@ def _download(name: str) -> Path:
     try:
         return Path(snapshot_download(repo, repo_type="dataset", revision=revision or None, allow_patterns=patterns))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"{name} is no file or folder here, and the Hub does not give it: {reason}") from None
+        raise UserError(
+            f"{name} is no file or folder here, and the Hub does not give it: {first_line(error)}"
+        ) from None
 
 
 def _read(

@@ -141,7 +141,8 @@ def check(recipe: Recipe, engine: Engine | None = None, rival: Engine | None = N
     if recipe.problems is None:
         raise UserError("no problems: give --problems SRC, or problems = ... in specs-data.toml")
     sampled = recipe.responses is None and engine is None
-    served = sampled and engines.engine_name(recipe) == "openai"
+    name = engines.engine_name(recipe)
+    served = sampled and name == "openai"
     if sampled and not served and recipe.policy is None:
         raise UserError(
             "no policy: give --policy CKPT (or policy = ... in specs-data.toml), --base-url URL of a server, "
@@ -151,7 +152,7 @@ def check(recipe: Recipe, engine: Engine | None = None, rival: Engine | None = N
         raise UserError("--rejected-from CKPT needs a policy that can be sampled, so it cannot go with --responses")
     changes: dict[str, Any] = {"verifier": verifier_name(recipe)}
     if sampled:
-        changes["engine"] = engines.engine_name(recipe)
+        changes["engine"] = name
     if served and (recipe.model or not recipe.policy):
         # The policy is what the server is asked for, whatever checkpoint else is named.
         model = recipe.model or run(engines.only_model(recipe))

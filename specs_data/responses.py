@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 from specs_data.errors import UserError
 from specs_data.records import Response
-from specs_data.tables import FIRST_ROWS, SUFFIXES, columns_of, read_rows
+from specs_data.tables import response_rows
 
 
 def read_responses(file: Path) -> Iterator[tuple[str, Response] | str]:
@@ -18,15 +17,7 @@ def read_responses(file: Path) -> Iterator[tuple[str, Response] | str]:
 
     Raises UserError if the file cannot be read or none of its first rows has one of the two columns.
     """
-    if file.suffix not in SUFFIXES or not file.is_file():
-        raise UserError(f"there are no responses at {file}: it should be a .jsonl or .parquet file")
-    rows = read_rows(file)
-    first = list(islice(rows, FIRST_ROWS))
-    columns = columns_of(first)
-    for name in ("problem_id", "response"):
-        if columns and name not in columns:
-            raise UserError(f"{file} has no column {name!r}; it has {', '.join(columns)}")
-    for row in chain(first, rows):
+    for row in response_rows(file, ("problem_id", "response")):
         yield row if isinstance(row, str) else _response(row)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from specs_data.errors import UserError
+from specs_data.errors import UserError, first_line
 from specs_data.format import ResponseFormat
 from specs_data.recipe import Recipe
 from specs_data.records import Problem, Request, Sampling
@@ -81,7 +81,7 @@ def check_policy(policy: str) -> None:
     except Exception as error:  # of whatever HTTP library the Hub's client is made
         if _cached_commit(policy) is None:
             raise UserError(
-                f"no policy at {policy}: there is no such folder here, and the Hub says: {_first_line(error)}"
+                f"no policy at {policy}: there is no such folder here, and the Hub says: {first_line(error)}"
             ) from None
 
 
@@ -100,7 +100,3 @@ def _cached_commit(policy: str) -> str | None:
     except ValueError:  # characters that no id has
         return None
     return Path(found).parent.name if isinstance(found, str) else None
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

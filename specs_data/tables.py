@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from codecs import BOM_UTF8
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,20 @@ def read_rows(file: Path, unread: Collection[str] = ()) -> Iterator[dict[str, An
 def columns_of(rows: Iterable[dict[str, Any] | str]) -> list[str]:
     """Every column that one of `rows` has. Rows of JSONL differ; one of Parquet has them all."""
     return list(dict.fromkeys(name for row in rows if isinstance(row, dict) for name in row))
+
+
+def response_rows(file: Path, needed: Sequence[str]) -> Iterator[dict[str, Any] | str]:
+    """The rows of a file of responses, as read_rows has them. Raises UserError if there is no such file,
+    or none of its first rows has one of the columns that are `needed`."""
+    if file.suffix not in SUFFIXES or not file.is_file():
+        raise UserError(f"there are no responses at {file}: it should be a .jsonl or .parquet file")
+    rows = read_rows(file)
+    first = list(islice(rows, FIRST_ROWS))
+    columns = columns_of(first)
+    for name in needed:
+        if columns and name not in columns:
+            raise UserError(f"{file} has no column {name!r}; it has {', '.join(columns)}")
+    return chain(first, rows)
 
 
 def count_rows(file: Path) -> int:

@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from specs_data.errors import UserError, require
+from specs_data.errors import UserError, first_line, require
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
@@ -115,5 +115,4 @@ def _bound_images(
 
 
 def _unloadable(checkpoint: str | Path, error: Exception) -> UserError:
-    first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return UserError(f"cannot load the checkpoint {checkpoint}: {first_line}")
+    return UserError(f"cannot load the checkpoint {checkpoint}: {first_line(error)}")
