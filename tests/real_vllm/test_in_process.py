@@ -18,6 +18,7 @@ from PIL import Image
 from specs_data.engines.vllm import VLLMEngine
 from specs_data.errors import PromptRefused, UserError
 from specs_data.records import Message, Request, Response, Sampling
+from tests.real_vllm.bad_requests import bad_among_good
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 SAMPLING = Sampling(temperature=1.0, max_tokens=200, stop=("</answer>",))
@@ -89,17 +90,7 @@ async def test_the_image_is_seen(engine: VLLMEngine, picture: bytes) -> None:
 
 
 async def test_a_bad_request_disturbs_no_other(engine: VLLMEngine, picture: bytes) -> None:
-    thin = io.BytesIO()
-    Image.new("RGB", (1, 900)).save(thin, "PNG")
-    requests = [
-        ask(0, picture),
-        ask(1, text="very " * 2000),
-        ask(2, picture, picture, picture),
-        ask(3, b"no image"),
-        ask(4, picture[: len(picture) // 2]),
-        ask(5, thin.getvalue()),
-        ask(6, picture),
-    ]
+    requests = bad_among_good(ask, picture)
     found = await asyncio.gather(*map(engine.generate, requests), return_exceptions=True)
     assert isinstance(found[0], Response)
     assert isinstance(found[6], Response)

@@ -14,6 +14,7 @@ from PIL import Image
 from specs_data.engines.openai import OpenAIEngine
 from specs_data.errors import PromptRefused, UserError
 from specs_data.records import Message, Request, Response, Sampling
+from tests.real_vllm.bad_requests import bad_among_good
 
 
 def ask(seed: int, *images: bytes, text: str = "How many circles are red?") -> Request:
@@ -56,17 +57,7 @@ async def test_the_stop_string_stays(server: str) -> None:
 
 
 async def test_a_bad_request_disturbs_no_other(server: str, picture: bytes) -> None:
-    thin = io.BytesIO()
-    Image.new("RGB", (1, 900)).save(thin, "PNG")
-    requests = [
-        ask(0, picture),
-        ask(1, text="very " * 2000),
-        ask(2, picture, picture, picture),
-        ask(3, b"no image"),
-        ask(4, picture[: len(picture) // 2]),
-        ask(5, thin.getvalue()),
-        ask(6, picture),
-    ]
+    requests = bad_among_good(ask, picture)
     async with engine_at(server, Sampling(max_tokens=32)) as engine, asyncio.timeout(120):
         found = await asyncio.gather(*map(engine.generate, requests), return_exceptions=True)
     assert [type(each) for each in found] == [Response, *[PromptRefused] * 5, Response], found
