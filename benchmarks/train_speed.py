@@ -12,16 +12,18 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import itertools
+import functools
 import logging
 import os
 import re
 import statistics
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 import transformers
@@ -64,7 +66,6 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=30)
     options = parser.parse_args()
     logging.disable(logging.WARNING)
-    ends = _clock_training()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         model = _checkpoint(folder / "model")
@@ -79,11 +80,9 @@ def main() -> None:
             ours_all: list[float] = []
             for number in range(options.rounds):
                 out = folder / f"{method}-{number}"
-                turns = (bare, ours) if number % 2 else (ours, bare)
-                with run.quiet():
-                    seconds = {train: _seconds(ends, train, model, out, options.steps) for train in turns}
-                ratios += [there / here for there, here in zip(seconds[bare], seconds[ours], strict=True)]
-                ours_all += seconds[ours]
+                seconds = _by_turns([functools.partial(train, model, out) for train in (bare, ours)], options.steps)
+                ratios += [there / here for there, here in zip(*seconds, strict=True)]
+                ours_all += seconds[1]
             low, middle, high = statistics.quantiles(ratios)
             print(
                 f"{method}: {1 / statistics.median(ours_all):.3f} steps per CPU second, "
@@ -92,32 +91,50 @@ def main() -> None:
             )
 
 
-def _clock_training() -> list[float]:
-    """Let every Trainer.train note the CPU time at the end of each step in the list that is returned."""
-    ends: list[float] = []
-    train = transformers.Trainer.train
+def _by_turns(trains: list[Callable[[int], Any]], steps: int) -> list[list[float]]:
+    """Run two trainings, an optimizer step of each by turns; return the CPU seconds of their first `steps`."""
+    seconds: list[list[float]] = [[], []]
+    turns = [threading.Semaphore(1), threading.Semaphore(0)]
 
-    class Clock(transformers.TrainerCallback):
+    class Turn(transformers.TrainerCallback):
+        def __init__(self) -> None:
+            self.own = int(threading.current_thread().name)
+
         def on_train_begin(self, *_: Any, **__: Any) -> None:
-            ends.append(time.process_time())
+            random = torch.get_rng_state()
+            turns[1 - self.own].release()
+            turns[self.own].acquire()
+            torch.set_rng_state(random)
+            self.started = time.process_time()
 
         def on_log(self, *_: Any, **__: Any) -> None:  # after all else that belongs to a step
-            ends.append(time.process_time())
+            if len(seconds[self.own]) < steps:
+                seconds[self.own].append(time.process_time() - self.started)
+                self.on_train_begin()
+            else:  # one step more is trained, after which both go on to their ends
+                turns[1 - self.own].release()
 
-    def clocked(self: Any, *args: Any, **kwargs: Any) -> Any:
-        self.add_callback(Clock())
+    def train_by_turns(self: Any, *args: Any, **kwargs: Any) -> Any:
+        self.add_callback(Turn())
         return train(self, *args, **kwargs)
 
-    transformers.Trainer.train = clocked
-    return ends
+    def begin(own: int) -> None:
+        turns[own].acquire()
+        trains[own](steps + 1)
 
-
-def _seconds(ends: list[float], train: Callable[..., Any], model: Path, out: Path, steps: int) -> list[float]:
-    """CPU seconds of each step."""
-    ends.clear()
-    with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere):
-        train(model, out, steps)
-    return [after - before for before, after in itertools.pairwise(ends[: steps + 1])]
+    train = transformers.Trainer.train
+    with (
+        run.quiet(),
+        Path(os.devnull).open("w") as nowhere,
+        contextlib.redirect_stdout(nowhere),
+        mock.patch.object(transformers.Trainer, "train", train_by_turns),
+    ):
+        threads = [threading.Thread(target=begin, args=(own,), name=str(own)) for own in (0, 1)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    return seconds
 
 
 def _checkpoint(folder: Path) -> Path:

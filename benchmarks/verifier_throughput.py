@@ -1,10 +1,10 @@
 """How close the Gemini verifier comes to the ideal throughput of a service with limits.
 
 The real google-genai client, 64 calls in flight, against a loopback server in a process of its own:
-200 ms per call, and 5 % of the calls are turned away with RetryInfo. Ideal is a service that turns
+200 ms per call from its arrival, and 5 % of the calls are turned away with RetryInfo. Ideal is a service that turns
 nobody away and a client that costs nothing: calls * latency / in flight.
 
-    python benchmarks/verifier_throughput.py [--calls 12800]
+    python benchmarks/verifier_throughput.py [--calls 25600]
 
 Prints the ratio to the ideal and exits 1 below 0.95. It needs about one core for the client and half
 a core for the server; on a machine that is busy, --no-http shows what retries and limits alone cost:
@@ -102,7 +102,7 @@ def against_server(latency: float, calls: int, image: bytes) -> tuple[float, flo
 def main() -> int:
     """Run once and compare with the ideal."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--calls", type=int, default=12800)
+    parser.add_argument("--calls", type=int, default=25600)
     parser.add_argument("--latency", type=float, default=0.2)
     parser.add_argument("--image-bytes", type=int, default=30_000)
     parser.add_argument("--no-http", action="store_true")

@@ -1,11 +1,12 @@
 """A build with vLLM against a bare `LLM.chat` call: the same prompts, images, seeds and tokens.
 
-    .venv-vllm/bin/python benchmarks/vllm_ratio.py [--policy DIR] [--problems 512] [--rounds 5] [--gpu]
+    .venv-vllm/bin/python benchmarks/vllm_ratio.py [--policy DIR] [--layers N] [--problems 512] [--rounds 5] [--gpu]
 
 One response per problem. In each round the bare call and the whole build (problems, sampling, judging,
 verification by rules, pairing, store, dataset) take turns over problems that neither has seen; both
-models are loaded before. --gpu is for machines with one; without it the settings are those for a small
-model on a CPU.
+models are loaded before. --layers gives the policy so many by adding some that change nothing: it says
+the same, at the price of a larger model. --gpu is for machines with one; without it the settings are
+those for a small model on a CPU.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ from __future__ import annotations
 import argparse
 import asyncio
 import io
+import json
 import os
+import shutil
 import statistics
 import tempfile
 import time
@@ -21,7 +24,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from specs_data import build
 from specs_data.engines.vllm import VLLMEngine, _messages, _params
@@ -40,6 +45,23 @@ SMALL_CPU = {
     "VLLM_LOGGING_LEVEL": "ERROR",
 }
 SAMPLING = Sampling(max_tokens=200, stop=("</answer>",))
+
+
+def deepened(policy: Path, layers: int, folder: Path) -> Path:
+    """A copy of the checkpoint with so many layers: the further ones add zeros to what goes through them."""
+    shutil.copytree(policy, folder, dirs_exist_ok=True)
+    config = json.loads((folder / "config.json").read_text())
+    shape = config["text_config"]
+    weights = load_file(folder / "model.safetensors")
+    for name, tensor in list(weights.items()):
+        before, found, after = name.partition(".layers.0.")
+        for number in range(shape["num_hidden_layers"], layers if found else 0):
+            silent = after in ("self_attn.o_proj.weight", "mlp.down_proj.weight")
+            weights[f"{before}.layers.{number}.{after}"] = torch.zeros_like(tensor) if silent else tensor.clone()
+    shape |= {"num_hidden_layers": layers, "layer_types": shape["layer_types"][:1] * layers}
+    (folder / "config.json").write_text(json.dumps(config))
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    return folder
 
 
 def requests(count: int, world: int) -> list[Request]:
@@ -98,6 +120,7 @@ def main() -> None:
     """Print one line per round and the medians."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--policy", default="specs_data/mini/grpo-zero")
+    parser.add_argument("--layers", type=int)
     parser.add_argument("--problems", type=int, default=512)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--gpu", action="store_true")
@@ -108,16 +131,23 @@ def main() -> None:
     else:
         os.environ |= SMALL_CPU
         settings |= {"dtype": "float32", "enforce_eager": True, "distributed_executor_backend": "uni"}
+    with tempfile.TemporaryDirectory() as folder:
+        policy = options.policy
+        if options.layers:
+            policy = str(deepened(Path(policy), options.layers, Path(folder)))
+        compare(policy, settings, options.problems, options.rounds)
 
+
+def compare(policy: str, settings: dict[str, Any], problems: int, rounds: int) -> None:
+    """Load the policy twice and let both work by turns."""
     from vllm import LLM
 
-    engine = VLLMEngine(options.policy, SAMPLING, **settings)
-    if not options.gpu:
+    engine = VLLMEngine(policy, SAMPLING, **settings)
+    if "enforce_eager" in settings:
         settings["enable_chunked_prefill"] = False  # as the engine does on a CPU
-    llm = LLM(options.policy, limit_mm_per_prompt={"video": 0}, **settings)
+    llm = LLM(policy, limit_mm_per_prompt={"video": 0}, **settings)
     play(llm, engine, 64, 0)  # both warm up
-    rounds = [play(llm, engine, options.problems, number) for number in range(1, options.rounds + 1)]
-    alone, built = zip(*rounds, strict=True)
+    alone, built = zip(*(play(llm, engine, problems, number) for number in range(1, rounds + 1)), strict=True)
     print(
         f"build over bare: {statistics.median(built) / statistics.median(alone):.3f} of the medians,"
         f" {min(built) / min(alone):.3f} of the best rounds (ms a token: {min(built):.3f} over {min(alone):.3f})"

@@ -47,6 +47,11 @@ class Corruption:
         return hashlib.sha256(content).hexdigest()
 
     @property
+    def built_in(self) -> bool:
+        """Is it one of those that are shipped?"""
+        return str(getattr(self._operator, "__module__", "")).startswith(f"{GROUP}.")
+
+    @property
     def summary(self) -> str:
         """The first line of the operator's docstring."""
         return (inspect.getdoc(self._operator) or "").partition("\n")[0]

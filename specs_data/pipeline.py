@@ -35,7 +35,7 @@ from specs_data.format import load_format
 from specs_data.judges.model import open_judge
 from specs_data.judges.rules import RuleJudge, gold_fault
 from specs_data.manifest import make_manifest, write_manifest
-from specs_data.planning import Parts, make_plan, name_of, rival_recipe
+from specs_data.planning import Parts, check_corruptions, make_plan, name_of, rival_recipe
 from specs_data.prices import load_prices
 from specs_data.problems import Dropped, Incoming, count_problems, read_problems
 from specs_data.progress import Progress, say
@@ -271,6 +271,8 @@ class _Build:
             rival=self.rival,
         )
         self.plan = make_plan(self.store, self.parts)
+        if self.plan.rival is None:  # whose responses may be malformed by themselves
+            check_corruptions(corruptions, fmt)
         self.flow = Flow(self.plan, self.parts, self.store, answers, stack.enter_context(RuleJudge()))
 
     # Searching

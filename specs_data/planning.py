@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,6 +10,7 @@ import msgspec
 
 from specs_data.corruption import Corruption
 from specs_data.engines import Engine
+from specs_data.errors import UserError
 from specs_data.format import ResponseFormat
 from specs_data.judges.model import ModelJudge
 from specs_data.plan import Plan, Source
@@ -40,6 +42,17 @@ class Parts(msgspec.Struct, frozen=True):
     judge: ModelJudge | None
     engine: Engine | None
     rival: Engine | None
+
+
+def check_corruptions(corruptions: Mapping[str, Corruption], fmt: ResponseFormat) -> None:
+    """Raise UserError if no operator can ever apply to a response in this format: every token would be in
+    vain. What a plug-in needs to apply nobody knows beforehand."""
+    response = fmt.render("2 + 3 = 5.", "5")
+    if all(found.built_in and found.apply(response, fmt, random.Random(0)) is None for found in corruptions.values()):
+        raise UserError(
+            f"{', '.join(corruptions)}: none applies to responses in the format {fmt.name!r}, such as {response!r}; "
+            "give another with --corruption, or a ./file.py of your own"
+        )
 
 
 def make_plan(store: Store, parts: Parts) -> Plan:

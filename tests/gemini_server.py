@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Self
 
+import uvloop
 from aiohttp import web
 
 Body = dict[str, Any]
@@ -59,7 +60,7 @@ class Service:
         self.create_faults: deque[str] = deque()
         self.get_faults: deque[str] = deque()
         self._port = port
-        self._loop = asyncio.new_event_loop()
+        self._loop = uvloop.new_event_loop()
         self._random = random.Random(0)
         self._thread = threading.Thread(target=self._serve, daemon=True)
         self._up = threading.Event()
@@ -109,6 +110,7 @@ class Service:
     # Live calls
 
     async def _generate(self, request: web.Request) -> web.StreamResponse:
+        due = self._loop.time() + self.latency
         body = await request.json()
         self.calls.append((request.path, dict(request.headers), body))
         fault = self.faults.popleft() if self.faults else ""
@@ -119,7 +121,7 @@ class Service:
         self.in_flight += 1
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
         try:
-            await asyncio.sleep(self.latency)
+            await asyncio.sleep(due - self._loop.time())
         finally:
             self.in_flight -= 1
         return web.json_response(self._response(request.match_info["model"], body, fault))

@@ -510,6 +510,22 @@ def test_an_operator_in_a_file(tmp_path: Path) -> None:
     assert built.pairs >= 9 and set(built.manifest["corruptions"]) == {"shout"}
 
 
+@pytest.mark.parametrize(
+    ("layout", "operator"),
+    [
+        ('layout = "json"\n[thought]\nopen = "why"\n[answer]\nopen = "answer"', "shift_tags"),
+        ('[answer]\nopen = "<a>"\nclose = "</a>"', "remove_think_tags"),
+    ],
+)
+def test_no_token_is_spent_where_no_operator_can_apply(tmp_path: Path, layout: str, operator: str) -> None:
+    (tmp_path / "mine.toml").write_text(f'name = "mine"\ninstruction = "Answer."\n{layout}\n')
+    settings = {"format": str(tmp_path / "mine.toml"), "corruption": {operator: 1.0}}
+    engine = policy()
+    with pytest.raises(UserError, match=f"^{operator}: none applies to responses in the format 'mine'"):
+        build(recipe(write_sums(tmp_path, 3), **settings), tmp_path / "run", engine=engine, quiet=True)
+    assert engine.calls == 0
+
+
 def test_an_operator_that_crashes_is_named(tmp_path: Path) -> None:
     problems = write_sums(tmp_path, 10)
     operator = tmp_path / "crash.py"
