@@ -49,8 +49,8 @@ class PluginFailed(SpecsDataError):
 
 
 def first_line(error: Exception) -> str:
-    """What an error of somebody else's says, short enough for a sentence; its kind where it says nothing."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    """What an error of somebody else's says, as a part of a sentence; its kind where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(" .")
 
 
 def require(module: str, extra: str) -> ModuleType:

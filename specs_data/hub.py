@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 from msgspec import Struct
 
-from specs_data.errors import UserError
+from specs_data.errors import UserError, first_line
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -117,7 +117,7 @@ def hub_errors_said(repo_id: str) -> Iterator[None]:
     except hub_errors.LocalTokenNotFoundError:
         raise UserError("there is no Hub token on this machine; run: hf auth login") from None
     except hub_errors.HFValidationError as error:
-        raise UserError(f"{repo_id!r} is not a Hub dataset id: {_first_line(error)}") from None
+        raise UserError(f"{repo_id!r} is not a Hub dataset id: {first_line(error)}") from None
     except hub_errors.RepositoryNotFoundError:
         raise UserError(f"the Hub has no dataset {repo_id} that this account may see") from None
     except hub_errors.OfflineModeIsEnabled:
@@ -126,7 +126,7 @@ def hub_errors_said(repo_id: str) -> Iterator[None]:
         raise UserError(_sentence(error.response.status_code, repo_id, error)) from None
     except (hub_errors.HTTPError, RuntimeError, OSError) as error:  # type: ignore[attr-defined]
         raise UserError(
-            f"the connection to the Hub broke off ({_first_line(error)}); run the same command again to go on"
+            f"the connection to the Hub broke off ({first_line(error)}); run the same command again to go on"
         ) from None
 
 
@@ -139,7 +139,7 @@ def _sentence(status: int, repo_id: str, error: Exception) -> str:
         return f"somebody else pushed to {repo_id} meanwhile; look at their commit, then run the same command again"
     if status in _TRANSIENT:
         return f"the Hub is out of order (status {status}); run the same command again to go on"
-    return f"the Hub refused: {_first_line(error)}"
+    return f"the Hub refused: {first_line(error)}"
 
 
 def is_transient(error: Exception) -> bool:
@@ -166,8 +166,3 @@ def _blob_id(source: Path | bytes) -> str:
     """Git's id of a file's content."""
     content = source if isinstance(source, bytes) else source.read_bytes()
     return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0].rstrip(".") if lines else type(error).__name__

@@ -326,10 +326,6 @@ class Answers:
         """Keep a batch job under its name, in place of what was there."""
         self._db.execute("INSERT OR REPLACE INTO jobs VALUES (?, ?)", (name, _encode(record)))
 
-    def remove_job(self, name: str) -> None:
-        """Forget a batch job that is over."""
-        self._db.execute("DELETE FROM jobs WHERE name = ?", (name,))
-
 
 def _connect(path: Path, timeout: int) -> sqlite3.Connection:
     try:

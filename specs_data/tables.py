@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from specs_data.errors import UserError
+from specs_data.errors import UserError, first_line
 
 SUFFIXES = (".jsonl", ".parquet")
 FIRST_ROWS = 100  # among which every column that is needed must occur
@@ -107,5 +107,4 @@ def _open_parquet(file: Path) -> Any:
 
 
 def _unreadable(file: Path, error: Exception) -> UserError:
-    first_line = str(error).partition("\n")[0]
-    return UserError(f"{file} is not a readable Parquet file: {first_line}")
+    return UserError(f"{file} is not a readable Parquet file: {first_line(error)}")
