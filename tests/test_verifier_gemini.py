@@ -90,7 +90,7 @@ async def test_what_is_sent(server: Server) -> None:
     assert headers["x-goog-api-key"] == "k-secret"
     parts = body["contents"][0]["parts"]
     images = [part["inlineData"] for part in parts[:2]]
-    sent = [(image["mime_type"], base64.urlsafe_b64decode(image["data"])) for image in images]
+    sent = [(image["mimeType"], base64.b64decode(image["data"])) for image in images]
     assert sent == [("image/png", PNG), ("image/jpeg", JPEG)]  # not re-encoded, and before the text
     assert "(B) blue" in parts[2]["text"]
     assert "GOLD-7781" not in json.dumps(body)  # the verifier does not know the gold answer

@@ -9,29 +9,27 @@ from __future__ import annotations
 import json
 import os
 import re
+from base64 import b64encode
 from collections.abc import Mapping
 from contextlib import contextmanager
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.request import getproxies
 
 import aiohttp
 
 from specs_data.errors import UserError, require
-from specs_data.services import Failed, Form, Question, Reply, image_type, json_schema, one_line, tokens
+from specs_data.services import Failed, Question, Reply, image_type, json_schema, one_line, tokens
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from google import genai
-    from google.genai import types
     from google.genai.errors import APIError
 
 DEFAULT_MODEL = "gemini-3.8-flash"
 MAX_TOKENS = 4096
 THINKING_BUDGET = 1024
-
-M = TypeVar("M")
 
 # A prompt or an answer was held back, as opposed to broken or cut off.
 _HELD_BACK = {
@@ -68,12 +66,6 @@ class GeminiClient:
             raise UserError("Gemini needs a key in GOOGLE_API_KEY or GEMINI_API_KEY; get one at aistudio.google.com")
         self._key = key
         self.model = model
-        self._content = _quick(self._genai.types.Content)
-        self._part = _quick(self._genai.types.Part)
-        self._blob = _quick(self._genai.types.Blob)
-        self._raw_response = _quick(self._genai.types.GenerateContentConfig)(should_return_http_response=True)
-        self._session: aiohttp.ClientSession | None = None
-        self._live: dict[tuple[str, type[Form]], genai.Client] = {}
 
     @property
     def account(self) -> tuple[str, str]:
@@ -89,44 +81,52 @@ class GeminiClient:
 
     async def ask(self, question: Question[Any]) -> Reply:
         """One attempt. Raises Failed, and UserError where no attempt can succeed."""
-        models = self._client_for(question).aio.models
+        name = self.model if "/" in self.model else f"models/{self.model}"
         with self.failures():
-            response = await models.generate_content(
-                model=self.model, contents=self.content(question), config=self._raw_response
-            )
-            body = json.loads(response.sdk_http_response.body)
+            # What generate_content ends in: it would turn the request into models of its own and back first,
+            # for more than half of the client's CPU time.
+            call = self.sdk._api_client.async_request
+            response = await call("post", f"{name}:generateContent", self.request(question))
+            body = json.loads(response.body)
         return read_response(body)
 
     async def close(self) -> None:
         """Release connections."""
-        clients = [*self._live.values(), *([self.sdk] if "sdk" in vars(self) else [])]
-        for client in clients:
-            await client.aio.aclose()
-            client.close()
-        if self._session:
+        if "sdk" in vars(self):
+            await self.sdk.aio.aclose()
+            self.sdk.close()
             await self._session.close()
 
     @cached_property
     def sdk(self) -> genai.Client:
-        """The client for calls about jobs and files. It makes one attempt per call: without this it
-        repeats a broken connection by itself, seconds later."""
-        return self._make_client()
-
-    def content(self, question: Question[Any]) -> types.Content:
-        """The item: the image files as they are, then the text."""
-        blobs = (self._blob(data=image, mime_type=image_type(image)) for image in question.images)
-        parts = [*(self._part(inline_data=blob) for blob in blobs), self._part(text=question.text)]
-        return self._content(role="user", parts=parts)
+        """The client. It makes one attempt per call: without this it repeats a broken connection by itself,
+        seconds later."""
+        # As the client's own, but with proxies only where there are any: looking for them takes a thread.
+        connector = aiohttp.TCPConnector(limit=0)
+        self._session = aiohttp.ClientSession(connector=connector, trust_env=bool(getproxies()))
+        once = self._genai.types.HttpRetryOptions(attempts=1)
+        options = self._genai.types.HttpOptions(retry_options=once, aiohttp_client=self._session)
+        client: genai.Client = self._genai.Client(api_key=self._key, http_options=options)
+        return client
 
     def request(self, question: Question[Any]) -> dict[str, Any]:
-        """The rubric, the form and the options of a request, in wire format."""
+        """A request in wire format: the rubric, the item (the image files as they are, then the text), the form
+        and the options."""
+        images = [
+            {"inlineData": {"mimeType": image_type(image), "data": b64encode(image).decode()}}
+            for image in question.images
+        ]
         config = {
             "maxOutputTokens": MAX_TOKENS,
             "responseMimeType": "application/json",
             "responseJsonSchema": json_schema(question.form),
             **_generation_options(self.model),
         }
-        return {"systemInstruction": {"parts": [{"text": question.rubric}]}, "generationConfig": config}
+        return {
+            "systemInstruction": {"parts": [{"text": question.rubric}]},
+            "contents": [{"role": "user", "parts": [*images, {"text": question.text}]}],
+            "generationConfig": config,
+        }
 
     @contextmanager
     def failures(self) -> Iterator[None]:
@@ -141,27 +141,6 @@ class GeminiClient:
         except (aiohttp.ClientError, ValueError, TypeError, KeyError, AttributeError) as error:
             # The client trips over bodies that are not what the API promises.
             raise Failed("broken answer", one_line(error)) from None
-
-    def _client_for(self, question: Question[Any]) -> genai.Client:
-        """The client whose every request carries the question's rubric and form.
-
-        Given with each call they would be converted each time, for half of the client's CPU time."""
-        key = (question.rubric, question.form)
-        if key not in self._live:
-            if self._session is None:
-                # As the client's own, but with proxies only where there are any: looking for them takes a thread.
-                connector = aiohttp.TCPConnector(limit=0)
-                self._session = aiohttp.ClientSession(connector=connector, trust_env=bool(getproxies()))
-            self._live[key] = self._make_client(extra_body=self.request(question), aiohttp_client=self._session)
-        return self._live[key]
-
-    def _make_client(self, **options: Any) -> genai.Client:
-        types = self._genai.types
-        once = types.HttpRetryOptions(attempts=1)
-        client: genai.Client = self._genai.Client(
-            api_key=self._key, http_options=types.HttpOptions(retry_options=once, **options)
-        )
-        return client
 
     def _raise(self, error: APIError) -> NoReturn:
         body = error.details if isinstance(error.details, dict) else {}
@@ -182,12 +161,6 @@ class GeminiClient:
         if error.code in (408, 499) or error.code >= 500:
             raise Failed("timeout" if error.code in (408, 504) else "service error", message, wait=wait) from None
         raise Failed("refused", message, final=True) from None
-
-
-def _quick(model: type[M]) -> type[M]:
-    """`model`, quick to say that it contains no key. google-genai asks that of each value for each
-    field it could have, and pydantic would look through all fields each time."""
-    return type(model.__name__, (model,), {"__module__": model.__module__, "__contains__": lambda *_: False})
 
 
 def _generation_options(model: str) -> dict[str, Any]:

@@ -246,11 +246,14 @@ class GeminiBatch:
         client = self._client
         if sum(map(_size, batch.values())) < INLINE_BYTES:
             return [
-                sdk.InlinedRequest(contents=[client.content(question)], config=_config(request), metadata={"key": key})
+                sdk.InlinedRequest(contents=_contents(request), config=_config(request), metadata={"key": key})
                 for key, question in batch.items()
                 for request in [client.request(question)]
             ]
-        lines = b"".join(_line(key, client.request(q), client.content(q)) for key, q in batch.items())
+        lines = b"".join(
+            json.dumps({"key": key, "request": client.request(question)}).encode() + b"\n"
+            for key, question in batch.items()
+        )
         config = sdk.UploadFileConfig(mime_type="jsonl", display_name=label)
         upload = client.sdk.aio.files.upload
         file = await self._patiently(lambda: upload(file=io.BytesIO(lines), config=config))
@@ -360,10 +363,10 @@ def _config(request: Mapping[str, Any]) -> Mapping[str, Any]:
     return {"systemInstruction": request["systemInstruction"], **request["generationConfig"]}
 
 
-def _line(key: str, request: Mapping[str, Any], content: types.Content) -> bytes:
-    """One question as a line of a job's file, in wire format."""
-    item = content.model_dump(mode="json", by_alias=True, exclude_none=True)
-    return json.dumps({"key": key, "request": {**request, "contents": [item]}}).encode() + b"\n"
+def _contents(request: Mapping[str, Any]) -> list[types.Content]:
+    """The item of a request as the client takes it: from JSON, where its bytes are base64."""
+    content = require("google.genai.types", "gemini").Content
+    return [content.model_validate_json(json.dumps(item)) for item in request["contents"]]
 
 
 def _entry(line: str) -> Mapping[str, Any]:
