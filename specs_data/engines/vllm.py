@@ -158,9 +158,11 @@ class VLLMEngine:
             self._fail(waiting)
 
     def _take_in(self, llm: Any, waiting: dict[str, _Job]) -> bool:
-        """Give vLLM what has come in, as long as more keeps coming, but not for longer than TAKE_IN;
-        wait only where the model has nothing to do. False when closed."""
+        """Give vLLM what has come in, as long as more keeps coming and the model has brought nothing out,
+        but not for longer than TAKE_IN; wait only where the model has nothing to do. False when closed."""
         until = time.monotonic() + TAKE_IN
+        # What a core in a process of its own has sent; one in this process makes its steps when it is asked.
+        sent = getattr(llm.llm_engine.engine_core, "outputs_queue", None)
         patience = 0.0 if waiting else None
         while True:
             try:
@@ -170,7 +172,7 @@ class VLLMEngine:
             if job is None:
                 return False
             self._enqueue(llm, job, waiting)
-            if waiting and time.monotonic() > until:
+            if waiting and ((sent is not None and not sent.empty()) or time.monotonic() > until):
                 return True
             patience = LINGER if waiting else None
 
