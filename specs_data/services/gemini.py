@@ -106,7 +106,7 @@ class GeminiClient:
         self._session = aiohttp.ClientSession(connector=connector, trust_env=bool(getproxies()))
         once = self._genai.types.HttpRetryOptions(attempts=1)
         options = self._genai.types.HttpOptions(retry_options=once, aiohttp_client=self._session)
-        client: genai.Client = self._genai.Client(api_key=self._key, http_options=options)
+        client: genai.Client = self._genai.Client(api_key=self._key, vertexai=False, http_options=options)
         return client
 
     def request(self, question: Question[Any]) -> dict[str, Any]:
