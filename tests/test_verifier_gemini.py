@@ -82,10 +82,12 @@ async def test_a_verdict_with_all_that_is_on_record(server: Server) -> None:
     assert (verdict.prompt_tokens, verdict.completion_tokens) == (1000, 200)  # thinking is paid for
 
 
-async def test_what_is_set_for_vertex_is_for_others(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_is_set_for_vertex_is_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GEMINI_API_KEY", "k-secret")
     monkeypatch.setenv("GOOGLE_GENAI_USE_VERTEXAI", "true")
-    await ask_once(make(), judged("5"), [PNG])
-    assert server.calls[0][0].endswith(f"/models/{MODEL}:generateContent")
+    client = GeminiClient(MODEL)
+    assert client.sdk.vertexai is False
+    await client.close()
 
 
 async def test_what_is_sent(server: Server) -> None:
