@@ -2,10 +2,11 @@
 
     OMP_NUM_THREADS=1 python benchmarks/train_speed.py [--rounds 5] [--steps 30]
 
-Both train a new 1.2 million parameter Qwen2.5-VL on the same rows with the same settings, by turns in
-one process. What is timed is every optimizer step, from the end of the one before, in CPU seconds, so
-that other work on the machine counts little. Prints, for each trainer, the median over all steps and
-rounds of the ratio between a step of the bare script and the same step of ours.
+Both train a new 1.2 million parameter Qwen2.5-VL on the same rows with the same settings, in two threads
+of one process that take turns: a step of one, the same step of the other. So the machine's ups and downs,
+which last seconds, meet both. What is timed is every optimizer step, from the end of the one before, in
+CPU seconds. Prints, for each trainer, the median over all steps and rounds of the ratio between a step of
+the bare script and the same step of ours.
 """
 
 from __future__ import annotations
@@ -100,17 +101,20 @@ def _by_turns(trains: list[Callable[[int], Any]], steps: int) -> list[list[float
         def __init__(self) -> None:
             self.own = int(threading.current_thread().name)
 
-        def on_train_begin(self, *_: Any, **__: Any) -> None:
+        def pass_on(self) -> None:
             random = torch.get_rng_state()
             turns[1 - self.own].release()
             turns[self.own].acquire()
             torch.set_rng_state(random)
             self.started = time.process_time()
 
+        def on_train_begin(self, *_: Any, **__: Any) -> None:
+            self.pass_on()
+
         def on_log(self, *_: Any, **__: Any) -> None:  # after all else that belongs to a step
             if len(seconds[self.own]) < steps:
                 seconds[self.own].append(time.process_time() - self.started)
-                self.on_train_begin()
+                self.pass_on()
             else:  # one step more is trained, after which both go on to their ends
                 turns[1 - self.own].release()
 

@@ -131,6 +131,7 @@ def main() -> None:
     else:
         os.environ |= SMALL_CPU
         settings |= {"dtype": "float32", "enforce_eager": True, "distributed_executor_backend": "uni"}
+        settings["enable_chunked_prefill"] = False  # as the engine does by itself on a CPU
     with tempfile.TemporaryDirectory() as folder:
         policy = options.policy
         if options.layers:
@@ -143,8 +144,6 @@ def compare(policy: str, settings: dict[str, Any], problems: int, rounds: int) -
     from vllm import LLM
 
     engine = VLLMEngine(policy, SAMPLING, **settings)
-    if "enforce_eager" in settings:
-        settings["enable_chunked_prefill"] = False  # as the engine does on a CPU
     llm = LLM(policy, limit_mm_per_prompt={"video": 0}, **settings)
     play(llm, engine, 64, 0)  # both warm up
     alone, built = zip(*(play(llm, engine, problems, number) for number in range(1, rounds + 1)), strict=True)

@@ -18,7 +18,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from specs_data.errors import UserError
+from specs_data.errors import UserError, first_line
 from specs_data.images import MAX_BYTES, image_fault
 from specs_data.judges.answers import boxes
 from specs_data.judges.choices import listed_choices
@@ -215,8 +215,7 @@ def _hub_rows(source: str) -> Iterator[dict[str, Any]]:
         )
         yield from found.decode(False)
     except Exception as error:
-        first = str(error).strip().partition("\n")[0]
-        raise UserError(f"cannot read the Hub dataset {source}: {first}") from None
+        raise UserError(f"cannot read the Hub dataset {source}: {first_line(error)}") from None
 
 
 # One row

@@ -243,19 +243,15 @@ class GeminiBatch:
 
     async def _source(self, label: str, batch: Mapping[str, Question[Any]]) -> Any:
         sdk = require("google.genai", "gemini").types
-        client = self._client
+        requests = ((key, self._client.request(question)) for key, question in batch.items())
         if sum(map(_size, batch.values())) < INLINE_BYTES:
             return [
                 sdk.InlinedRequest(contents=_contents(request), config=_config(request), metadata={"key": key})
-                for key, question in batch.items()
-                for request in [client.request(question)]
+                for key, request in requests
             ]
-        lines = b"".join(
-            json.dumps({"key": key, "request": client.request(question)}).encode() + b"\n"
-            for key, question in batch.items()
-        )
+        lines = b"".join(json.dumps({"key": key, "request": request}).encode() + b"\n" for key, request in requests)
         config = sdk.UploadFileConfig(mime_type="jsonl", display_name=label)
-        upload = client.sdk.aio.files.upload
+        upload = self._client.sdk.aio.files.upload
         file = await self._patiently(lambda: upload(file=io.BytesIO(lines), config=config))
         return file.name
 
