@@ -74,9 +74,14 @@ def requests(count: int, world: int) -> list[Request]:
     ]
 
 
+def opened(image: bytes) -> dict[str, Any]:
+    """An image file as a part of a chat."""
+    return {"type": "image_pil", "image_pil": Image.open(io.BytesIO(image))}
+
+
 def bare(llm: Any, asked: list[Request]) -> int:
     """One call of LLM.chat with everything: the number of tokens."""
-    chats = [_messages(request, [Image.open(io.BytesIO(data)) for data in request.images]) for request in asked]
+    chats = [_messages(request, [opened(data) for data in request.images]) for request in asked]
     params = [_params(SAMPLING, request.seed) for request in asked]
     return sum(len(output.outputs[0].token_ids) for output in llm.chat(chats, params, use_tqdm=False))
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import multiprocessing
 import os
 import threading
@@ -20,7 +21,6 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from msgspec import Struct
-from PIL import Image
 
 from specs_data.engines.images import open_image
 from specs_data.engines.refusals import check_images, refusal
@@ -34,12 +34,12 @@ DECODED = 16  # requests whose images are opened ahead: they take megabytes each
 
 
 class _Job(Struct, eq=False):
-    """A request, where its response goes, and its images once they are opened. `id` is vLLM's name for
-    it, once vLLM has taken it."""
+    """A request, where its response goes, and its images as parts of a chat once they are opened. `id` is
+    vLLM's name for it, once vLLM has taken it."""
 
     request: Request
     response: Future[Response]
-    images: list[Image.Image] = []
+    images: list[dict[str, Any]] = []
     id: str = ""
 
 
@@ -116,7 +116,7 @@ class VLLMEngine:
         try:
             if self._failure is not None:
                 raise self._failure
-            job.images = [open_image(data) for data in job.request.images]
+            job.images = [_part(data) for data in job.request.images]
         except (PromptRefused, EngineFailed) as error:
             self._decoded.release()
             _settle(job.response, error)
@@ -242,14 +242,23 @@ def _params(sampling: Sampling, seed: int) -> Any:
     )
 
 
-def _messages(request: Request, images: list[Image.Image]) -> list[dict[str, Any]]:
+def _part(image: bytes) -> dict[str, Any]:
+    """The part of a chat that is this image file. vLLM would name it by its pixels, many times as many bytes,
+    each time that it is asked about."""
+    return {
+        "type": "image_pil",
+        "image_pil": open_image(image),
+        "uuid": hashlib.blake2b(image, digest_size=16).hexdigest(),
+    }
+
+
+def _messages(request: Request, images: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The chat for vLLM, the images before the first user text."""
     messages = []
     for message in request.messages:
         content: str | list[dict[str, Any]] = message.content
         if images and message.role == "user":
-            parts = [{"type": "image_pil", "image_pil": image} for image in images]
-            content = [*parts, {"type": "text", "text": message.content}]
+            content = [*images, {"type": "text", "text": message.content}]
             images = []
         messages.append({"role": message.role, "content": content})
     return messages

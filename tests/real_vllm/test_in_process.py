@@ -17,6 +17,7 @@ from PIL import Image
 
 from specs_data.engines.vllm import VLLMEngine
 from specs_data.errors import PromptRefused, UserError
+from specs_data.mini import world
 from specs_data.records import Message, Request, Response, Sampling
 from tests.real_vllm.bad_requests import bad_among_good
 
@@ -87,6 +88,20 @@ async def test_the_image_is_seen(engine: VLLMEngine, picture: bytes) -> None:
     patches = with_image.prompt_tokens - without.prompt_tokens
     assert patches > 1
     assert with_two.prompt_tokens - with_image.prompt_tokens == patches
+
+
+async def test_pictures_are_told_apart(engine: VLLMEngine) -> None:
+    puzzles = [puzzle for puzzle in (world.draw(5, index) for index in range(200)) if puzzle.kind == "count"]
+    few, many = (
+        next(puzzle for puzzle in puzzles if puzzle.about == ("shape",) and puzzle.answer == answer)
+        for answer in ("1", "5")
+    )
+    for puzzle in (few, many, few):
+        text = "How many shapes are there?"
+        asked = [ask(seed, world.picture(puzzle.things), text=text) for seed in range(20)]
+        responses = await asyncio.gather(*map(engine.generate, asked))
+        right = sum(f"\\boxed{{{puzzle.answer}}}" in response.text for response in responses)
+        assert right > 10, f"{puzzle.answer} shapes, seen by {right} of 20"
 
 
 async def test_a_bad_request_disturbs_no_other(engine: VLLMEngine, picture: bytes) -> None:
