@@ -5,7 +5,8 @@
     python benchmarks/host.py disk               bytes on disk over bytes of pictures of 100 KB
 
 Each size runs in a process of its own. A row is one problem, one response, its judgement, verdict and
-pair, and one row of the dataset. The slope between two sizes leaves out what starting up costs.
+pair, and one row of the dataset. A sampled row is the part of it that other tools do as well: one problem
+and one response. The slope between two sizes leaves out what starting up costs.
 """
 
 from __future__ import annotations
@@ -19,11 +20,14 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from unittest.mock import patch
 
 from PIL import Image
 
 from specs_data import build, make_recipe
+from specs_data.engines import Engine
 from specs_data.engines.scripted import ScriptedEngine
+from specs_data.flow import Flow, Outcome
 from specs_data.records import Request
 
 
@@ -31,6 +35,13 @@ def respond(request: Request) -> str:
     """Always right and well formed."""
     number = int(request.messages[-1].content.split()[2]) + 1
     return f"<think>Adding one to the number gives {number}.</think>\n<answer>\\boxed{{{number}}}</answer>"
+
+
+async def sample_only(flow: Flow, engine: Engine | None, number: int, index: int) -> Outcome:
+    """In place of `Flow.choose`: the response is asked for and stored, and that is all."""
+    problem = flow._unseen.pop(number)
+    await flow._sample(flow._nothing, engine, flow._plan.policy, problem, number, index)
+    return Outcome.OVER
 
 
 def write_problems(folder: Path, count: int, pictures: bool) -> Path:
@@ -50,15 +61,19 @@ def write_problems(folder: Path, count: int, pictures: bool) -> Path:
 
 
 def measure(count: int, verifier: str, pictures: bool = False) -> dict[str, float]:
-    """One build in this process: seconds, CPU seconds, peak memory in MB, bytes on disk and of pictures."""
-    with tempfile.TemporaryDirectory() as name:
+    """One build in this process, "sampled" or with a verifier: seconds, CPU seconds, peak memory in MB, bytes on
+    disk and of pictures."""
+    sampled = verifier == "sampled"
+    choose = sample_only if sampled else Flow.choose
+    with tempfile.TemporaryDirectory() as name, patch.object(Flow, "choose", choose):
         folder = Path(name)
         problems = write_problems(folder, count, pictures)
-        recipe = make_recipe({"problems": str(problems), "verifier": verifier})
+        recipe = make_recipe({"problems": str(problems), "verifier": "none" if sampled else verifier})
         wall, cpu = time.perf_counter(), time.process_time()
         built = build(recipe, folder / "run", engine=ScriptedEngine(respond), quiet=True)
         wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-        assert built.pairs == count
+        assert built.manifest["counts"]["sampled"] == count
+        assert built.pairs == (0 if sampled else count)
         return {
             "wall": wall,
             "cpu": cpu,
@@ -76,15 +91,16 @@ def apart(count: int, verifier: str, pictures: bool = False) -> dict[str, float]
 
 def cost() -> None:
     """ms a row."""
-    for verifier in ("none", "rules"):
+    titles = {"sampled": "sampled rows", "none": "rows without a verifier", "rules": "rows verified by rules"}
+    for verifier, title in titles.items():
         small, large = apart(10_000, verifier), apart(100_000, verifier)
         for key in ("wall", "cpu"):
             slope = (large[key] - small[key]) / 90
             print(
-                f"verifier {verifier}, {key}: 10,000 rows {small[key] / 10:.3f} ms a row, "
+                f"{title}, {key}: 10,000 rows {small[key] / 10:.3f} ms a row, "
                 f"100,000 rows {large[key] / 100:.3f}, slope {slope:.3f}"
             )
-        print(f"verifier {verifier}, peak memory: {small['memory']:.0f} MB and {large['memory']:.0f} MB")
+        print(f"{title}, peak memory: {small['memory']:.0f} MB and {large['memory']:.0f} MB")
 
 
 def memory() -> None:

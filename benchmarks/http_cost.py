@@ -3,8 +3,9 @@
     python benchmarks/http_cost.py [--rows 4000] [--rounds 3]
 
 Prints milliseconds per row, as the slope between a quarter of the rows and all of them, median of the
-rounds: for a bare aiohttp loop, for the openai engine alone, and for a whole build (problems, sampling,
-judging, pairing, store, dataset), without a verifier and with verification by rules. All on uvloop, as a build is.
+rounds: for a bare aiohttp loop, for the openai engine alone, for a build's part that other tools do as well
+(a problem read, its response asked for and stored), and for a whole build (problems, sampling, judging, pairing,
+store, dataset), without a verifier and with verification by rules. All on uvloop, as a build is.
 """
 
 from __future__ import annotations
@@ -19,13 +20,16 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import patch
 
 import aiohttp
 import msgspec
 import uvloop
+from host import sample_only
 
 from specs_data import build
 from specs_data.engines.openai import OpenAIEngine
+from specs_data.flow import Flow
 from specs_data.recipe import Recipe
 from specs_data.records import Message, Request, Sampling
 
@@ -103,8 +107,14 @@ async def engine(url: str, rows: int) -> None:
     await policy.close()
 
 
-def whole(url: str, rows: int, verifier: str) -> None:
-    """A build, from a problems file to Parquet files."""
+def sampled(url: str, rows: int) -> None:
+    """A build that only samples."""
+    with patch.object(Flow, "choose", sample_only):
+        whole(url, rows, "none", pairs=0)
+
+
+def whole(url: str, rows: int, verifier: str, pairs: int | None = None) -> None:
+    """A build, from a problems file to Parquet files; `pairs` are expected, by default one a row."""
     with tempfile.TemporaryDirectory() as folder:
         problems = Path(folder) / "problems.jsonl"
         with problems.open("w") as file:
@@ -116,7 +126,7 @@ def whole(url: str, rows: int, verifier: str) -> None:
         )
         start = time.perf_counter()
         built = build(recipe, Path(folder) / "run", quiet=True)
-        if built.pairs != rows:
+        if built.pairs != (rows if pairs is None else pairs):
             raise SystemExit(f"{built.pairs} pairs from {rows} problems after {time.perf_counter() - start:.1f} s")
 
 
@@ -148,6 +158,7 @@ def main() -> None:
         subjects: dict[str, Callable[[int], object]] = {
             "bare aiohttp loop": lambda rows: uvloop.run(bare(url, rows)),
             "openai engine": lambda rows: uvloop.run(engine(url, rows)),
+            "build, sampling": lambda rows: sampled(url, rows),
             "build, no verifier": lambda rows: whole(url, rows, "none"),
             "build, rules": lambda rows: whole(url, rows, "rules"),
         }
