@@ -1,12 +1,14 @@
-"""A build with vLLM against a bare `LLM.chat` call: the same prompts, images, seeds and tokens.
+"""A build with vLLM against bare `LLM.chat`: the same prompts, images, seeds and tokens.
 
-    .venv-vllm/bin/python benchmarks/vllm_ratio.py [--policy DIR] [--layers N] [--problems 512] [--rounds 5] [--gpu]
+    .venv-vllm/bin/python benchmarks/vllm_ratio.py [--batch 256] [--policy DIR] [--layers N] [--problems 512]
+        [--rounds 5] [--gpu]
 
-One response per problem. In each round the bare call and the whole build (problems, sampling, judging,
+One response per problem. In each round bare vLLM and the whole build (problems, sampling, judging,
 verification by rules, pairing, store, dataset) take turns over problems that neither has seen; both
-models are loaded before. --layers gives the policy so many by adding some that change nothing: it says
-the same, at the price of a larger model. --gpu is for machines with one; without it the settings are
-those for a small model on a CPU.
+models are loaded before. Bare vLLM is a loop of `LLM.chat` over so many prompts at a time; a --batch as
+large as --problems makes it one call with everything. --layers gives the policy so many by adding some
+that change nothing: it says the same, at the price of a larger model. --gpu is for machines with one;
+without it the settings are those for a small model on a CPU.
 """
 
 from __future__ import annotations
@@ -79,11 +81,15 @@ def opened(image: bytes) -> dict[str, Any]:
     return {"type": "image_pil", "image_pil": Image.open(io.BytesIO(image))}
 
 
-def bare(llm: Any, asked: list[Request]) -> int:
-    """One call of LLM.chat with everything: the number of tokens."""
-    chats = [_messages(request, [opened(data) for data in request.images]) for request in asked]
-    params = [_params(SAMPLING, request.seed) for request in asked]
-    return sum(len(output.outputs[0].token_ids) for output in llm.chat(chats, params, use_tqdm=False))
+def bare(llm: Any, asked: list[Request], batch: int) -> int:
+    """A loop of LLM.chat over `batch` prompts at a time: the number of tokens."""
+    tokens = 0
+    for start in range(0, len(asked), batch):
+        some = asked[start : start + batch]
+        chats = [_messages(request, [opened(data) for data in request.images]) for request in some]
+        params = [_params(SAMPLING, request.seed) for request in some]
+        tokens += sum(len(output.outputs[0].token_ids) for output in llm.chat(chats, params, use_tqdm=False))
+    return tokens
 
 
 def whole(engine: VLLMEngine, problems: Path, run: Path) -> dict[str, Any]:
@@ -99,14 +105,14 @@ def timed(work: Callable[[], Any]) -> tuple[float, float, Any]:
     return time.perf_counter() - wall, time.process_time() - cpu, result
 
 
-def play(llm: Any, engine: VLLMEngine, count: int, number: int) -> tuple[float, float]:
-    """One round: milliseconds per token of the bare call and of the build."""
+def play(llm: Any, engine: VLLMEngine, count: int, batch: int, number: int) -> tuple[float, float]:
+    """One round: milliseconds per token of bare vLLM and of the build."""
     world = 1000 + number
     asked = requests(count, world)
     with tempfile.TemporaryDirectory() as folder:
         problems = write_problems(Path(folder), count, world)
         works: list[Callable[[], Any]] = [
-            lambda: bare(llm, asked),
+            lambda: bare(llm, asked, batch),
             lambda: whole(engine, problems, Path(folder) / "run"),
         ]
         first = number % 2
@@ -126,6 +132,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--policy", default="specs_data/mini/grpo-zero")
     parser.add_argument("--layers", type=int)
+    parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--problems", type=int, default=512)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--gpu", action="store_true")
@@ -141,17 +148,18 @@ def main() -> None:
         policy = options.policy
         if options.layers:
             policy = str(deepened(Path(policy), options.layers, Path(folder)))
-        compare(policy, settings, options.problems, options.rounds)
+        compare(policy, settings, options.problems, options.batch, options.rounds)
 
 
-def compare(policy: str, settings: dict[str, Any], problems: int, rounds: int) -> None:
+def compare(policy: str, settings: dict[str, Any], problems: int, batch: int, rounds: int) -> None:
     """Load the policy twice and let both work by turns."""
     from vllm import LLM
 
     engine = VLLMEngine(policy, SAMPLING, **settings)
     llm = LLM(policy, limit_mm_per_prompt={"video": 0}, **settings)
-    play(llm, engine, 64, 0)  # both warm up
-    alone, built = zip(*(play(llm, engine, problems, number) for number in range(1, rounds + 1)), strict=True)
+    play(llm, engine, 64, batch, 0)  # both warm up
+    rates = [play(llm, engine, problems, batch, number) for number in range(1, rounds + 1)]
+    alone, built = zip(*rates, strict=True)
     ratio = statistics.median(whole / part for part, whole in zip(alone, built, strict=True))
     print(
         f"build over bare: {ratio:.3f}, the median of the rounds; {sum(built) / sum(alone):.3f} of all rounds together;"
