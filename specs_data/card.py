@@ -116,14 +116,16 @@ def metadata(manifest: Mapping[str, Any], views: Sequence[View], license: str | 
         size_categories=[size_category(sum(splits.values()))] if splits else None,
         annotations_creators=["machine-generated"],
         tags=[*_TAGS, "image"] if images else _TAGS,
-        configs=[
-            {
-                "config_name": "default",
-                "data_files": [{"split": split, "path": f"data/{split}-*"} for split in splits or ("train",)],
-            }
-        ],
+        configs=[_config(splits, (manifest.get("dataset") or {}).get("fingerprint"))],
     )
     return str(data.to_yaml()).strip()
+
+
+def _config(splits: Mapping[str, int], fingerprint: str | None) -> dict[str, Any]:
+    files = [{"split": split, "path": f"data/{split}-*"} for split in splits or ("train",)]
+    # `datasets` caches a folder by its name and this block alone: another content must be another block.
+    content = {"description": f"content {fingerprint}"} if fingerprint else {}
+    return {"config_name": "default", **content, "data_files": files}
 
 
 def size_category(rows: int) -> str:

@@ -29,6 +29,11 @@ _response = msgspec.json.Decoder(Response).decode
 _twin = msgspec.json.Decoder(Twin).decode
 _json = msgspec.json.Encoder().encode
 
+# Logs of a later stage may hold responses that a stage before it would leave out now: from a run with other settings.
+_IS_JUDGED = """EXISTS (SELECT 1 FROM judgements AS g WHERE g.settings = :judgements AND g.problem = l.problem
+    AND g.idx = {}.idx AND g.reason IS NULL)"""
+_IS_VERIFIED = f"""{_IS_JUDGED} AND EXISTS (SELECT 1 FROM verdicts AS w WHERE w.settings = :verdicts
+    AND w.problem = l.problem AND w.idx = {{}}.idx AND w.reason IS NULL)"""
 # The responses that went all the way, in the order of their problems.
 _KEPT = """
     FROM listing AS l
@@ -74,7 +79,7 @@ _LEFT_OUT = f"""
     UNION ALL
     SELECT 'verify', v.reason, l.name, v.idx, NULL, json_extract(CAST(v.record AS TEXT), '$.reason')
     FROM listing AS l CROSS JOIN verdicts AS v ON v.settings = :verdicts AND v.problem = l.problem
-    WHERE v.reason IS NOT NULL AND v.idx < :samples
+    WHERE v.reason IS NOT NULL AND v.idx < :samples AND {_IS_JUDGED.format("v")}
     UNION ALL
     SELECT 'verify', 'not needed', l.name, j.idx, NULL, NULL
     FROM listing AS l CROSS JOIN judgements AS j ON j.settings = :judgements AND j.problem = l.problem
@@ -82,13 +87,13 @@ _LEFT_OUT = f"""
         SELECT 1 FROM verdicts AS v WHERE v.settings = :verdicts AND v.problem = l.problem AND v.idx = j.idx
     ) AND (l.problem, j.idx) NOT IN (SELECT problem, idx FROM undecided WHERE stage = 'verdicts')
     UNION ALL
-    SELECT CASE u.stage WHEN 'judgements' THEN 'judge' ELSE 'verify' END, 'undecided: ' || u.reason, l.name, u.idx,
-        NULL, NULL
+    SELECT CASE u.stage WHEN 'samples' THEN 'sample' WHEN 'judgements' THEN 'judge' ELSE 'verify' END,
+        'undecided: ' || u.reason, l.name, u.idx, NULL, NULL
     FROM undecided AS u JOIN listing AS l ON l.problem = u.problem
     UNION ALL
     SELECT 'pair', p.reason, l.name, p.idx, NULL, NULL
     FROM listing AS l CROSS JOIN pairs AS p ON p.settings = :pairs AND p.problem = l.problem
-    WHERE p.reason IS NOT NULL AND p.idx < :samples
+    WHERE p.reason IS NOT NULL AND p.idx < :samples AND {_IS_VERIFIED.format("p", "p")}
     UNION ALL
     SELECT 'pair', 'not needed', name, idx, NULL, NULL FROM ({_PAIRED}) WHERE nth > :per_problem
     UNION ALL
@@ -120,7 +125,7 @@ _LEFT_OUT = f"""
         NULL, NULL
     FROM listing AS l CROSS JOIN pairs AS p ON p.settings = :pairs AND p.problem = l.problem,
         json_each(CAST(p.record AS TEXT), '$.refused') AS r
-    WHERE p.idx < :samples
+    WHERE p.idx < :samples AND {_IS_VERIFIED.format("p", "p")}
     UNION ALL
     SELECT 'rejected', s.reason, l.name, s.idx, NULL, json_extract(CAST(s.record AS TEXT), '$')
     FROM listing AS l CROSS JOIN samples AS s ON s.settings = :rival AND s.problem = l.problem
@@ -207,7 +212,7 @@ def count_stages(store: Store, plan: Plan) -> dict[str, int]:
         "sampled": count("samples", "policy", "t.reason IS NULL"),
         "right": count("judgements", "judgements", "(t.reason IS NULL OR t.reason LIKE 'format: %')"),
         "well_formed": count("judgements", "judgements", "t.reason IS NULL"),
-        "verified": count("verdicts", "verdicts", "t.reason IS NULL"),
+        "verified": count("verdicts", "verdicts", f"t.reason IS NULL AND {_IS_JUDGED.format('t')}"),
     }
 
 
@@ -282,11 +287,11 @@ def count_problems_by(store: Store, field: str) -> dict[str, int]:
 
 def count_verdicts(store: Store, plan: Plan) -> dict[str, int]:
     """The verifier's most frequent reasons."""
-    query = """
+    query = f"""
         SELECT coalesce(v.reason || ': ', '') || json_extract(CAST(v.record AS TEXT), '$.reason'), count(*)
         FROM listing AS l CROSS JOIN verdicts AS v ON v.settings = :verdicts AND v.problem = l.problem
-        GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT 20"""
-    return dict(store.select(query, {"verdicts": plan.verdicts}))
+        WHERE {_IS_JUDGED.format("v")} GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT 20"""
+    return dict(store.select(query, _parameters(plan)))
 
 
 def _numbers() -> Any:

@@ -7,7 +7,9 @@ reason there.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
+from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable
 from enum import Enum, auto
 from typing import Any, Self, TypeVar
@@ -26,6 +28,8 @@ from specs_data.planning import Parts
 from specs_data.records import Judged, Judgement, Problem, Rejected, Request, Response, Sample, Twin, Verdict
 from specs_data.sample import make_request
 from specs_data.store import Answers, Stage, Store, digest
+
+logger = logging.getLogger(__name__)
 
 WRONG = "wrong answer"
 # So many refusals without one response are no fault of the prompts.
@@ -88,7 +92,7 @@ class Flow:
         self._asked: dict[bytes, asyncio.Future[Any]] = {}
         self._commit_is_due = False
         self._unseen: dict[int, Problem] = {}
-        self._refused: list[tuple[int, int, int, str]] = []  # not on record yet
+        self._refused: defaultdict[int, list[tuple[int, int, str]]] = defaultdict(list)  # not on record yet
         self._answered = {source.samples for source in (plan.policy, plan.rival) if source and _has_any(store, source)}
 
     def expect(self, number: int, problem: Problem) -> None:
@@ -132,11 +136,24 @@ class Flow:
         return self._paired(log, sample, answer, number, chosen, rival.name)
 
     def settle(self) -> None:
-        """Put on record which prompts were refused."""
-        for settings, number, index, refusal in self._refused:
+        """Put on record which prompts were refused. Raises UserError for a policy that has answered none: that is
+        no fault of the prompts."""
+        for source in (self._plan.policy, self._plan.rival):
+            if source is not None:
+                self._settle(source)
+
+    def _settle(self, source: Source) -> None:
+        refused = self._refused.pop(source.samples, [])
+        if refused and source.samples not in self._answered:
+            number, _, refusal = refused[-1]
+            name = self._store.problem(number).id
+            raise UserError(
+                f"the policy {source.name} refuses every prompt, as with {name!r}: {refusal}; "
+                "nothing is on record: mend its settings or the problems"
+            )
+        for number, index, refusal in refused:
             reason, _, detail = refusal.partition(": ")
-            self._put("samples", settings, number, index, f"refused: {reason}", detail)
-        self._refused.clear()
+            self._put("samples", source.samples, number, index, f"refused: {reason}", detail)
 
     # The stages
 
@@ -153,18 +170,19 @@ class Flow:
             with self.clocks["generate"]:
                 response = await engine.generate(request)
         except PromptRefused as refusal:
-            self._refused.append((source.samples, number, index, str(refusal)))
-            if source.samples in self._answered:
-                self.settle()
-            elif len(self._refused) >= MOST_REFUSALS:
-                raise UserError(
-                    f"the policy {source.name} refuses every prompt, as with {problem.id!r}: {refusal}; "
-                    "nothing is on record: mend its settings or the problems"
-                ) from None
+            refused = self._refused[source.samples]
+            refused.append((number, index, str(refusal)))
+            if source.samples in self._answered or len(refused) >= MOST_REFUSALS:
+                self._settle(source)
+            return None
+        except Undecided as failure:
+            reason, _, detail = str(failure).partition(": ")
+            logger.warning("response %d to %r is left out until the next run: %s", index, problem.id, detail)
+            self._undecided("samples", number, index, Undecided(reason))
             return None
         if source.samples not in self._answered:
             self._answered.add(source.samples)
-            self.settle()
+            self._settle(source)
         self._put("samples", source.samples, number, index, None, response)
         return Sample(problem, index, response)
 

@@ -45,7 +45,7 @@ from specs_data.responses import read_responses
 from specs_data.sample import check_policy, sampling
 from specs_data.services.opening import open_budget
 from specs_data.store import Answers, Store
-from specs_data.texts import system_prompt
+from specs_data.texts import load_card, system_prompt
 from specs_data.verifiers import Verifier, open_verifier, verifier_name
 
 try:
@@ -252,6 +252,7 @@ class _Build:
 
     async def _open(self, stack: AsyncExitStack, answers: Answers) -> None:
         recipe = self.recipe
+        load_card(recipe.card)  # a name that is none should stop the run before it costs anything
         self.before = self.store.seconds()
         budget = open_budget(recipe, self.store)
         verifier = self.verifier
@@ -423,7 +424,6 @@ class _Build:
     def _finish(self) -> Built:
         """Write the recipe, the dataset, what was left out and the manifest, each in one step."""
         store, plan, out = self.store, self.plan, self.out
-        (out / "recipe.toml").write_text(dump_recipe(self.recipe), encoding="utf-8")
         fresh = out / "dataset.part"
         shutil.rmtree(fresh, ignore_errors=True)
         with Clock() as clock:
@@ -440,7 +440,6 @@ class _Build:
             seconds={**store.seconds(), "dataset": clock.seconds},
             started=self.started,
         )
-        (out / "dropped.part").replace(out / "dropped.jsonl")
         if figures.pairs:
             card = render_card(
                 manifest, list(figures.examples.values()), template=self.recipe.card, license=self.recipe.license
@@ -453,6 +452,9 @@ class _Build:
                 f"no test split: problems that share a picture stay together, and none of their groups fits into "
                 f"--holdout {self.recipe.holdout:g} of {figures.pairs} pairs beside a train split"
             )
+        # From here on nothing can fail that a user could mend: the run's files belong together.
+        (out / "recipe.toml").write_text(dump_recipe(self.recipe), encoding="utf-8")
+        (out / "dropped.part").replace(out / "dropped.jsonl")
         _swap(fresh if figures.pairs else None, out / "dataset")
         write_manifest(manifest, out / "manifest.json")
         return Built(out, manifest)

@@ -15,6 +15,7 @@ from specs_data.check import check
 from specs_data.engines.scripted import ScriptedEngine
 from specs_data.errors import EngineFailed, PluginFailed, PromptRefused, Undecided, UserError
 from specs_data.format import THINK_ANSWER
+from specs_data.pipeline import forecast
 from specs_data.recipe import Recipe
 from specs_data.records import Judged, Request, Sampling, Verdict
 from tests.sums import dataset_bytes, policy, recipe, respond, write_sums
@@ -194,8 +195,123 @@ def test_an_engine_that_refuses_everything_stops_the_build(tmp_path: Path) -> No
     assert built.manifest["counts"]["problems"] == 200
     assert "sample" not in built.manifest["dropped"]
 
-    few = build(recipe(problems, limit=5), tmp_path / "few", engine=engine, quiet=True)
-    assert few.pairs == 0 and left_out(tmp_path / "few")["sample", "refused: prompt too long"] == 5
+
+def test_few_problems_that_are_all_refused_are_asked_again(tmp_path: Path) -> None:
+    def script(request: Request) -> str:
+        raise PromptRefused("prompt too long: 9000 tokens")
+
+    few = recipe(write_sums(tmp_path, 5))
+    with pytest.raises(UserError, match="refuses every prompt, as with 'sum-4'"):
+        build(few, tmp_path / "run", engine=ScriptedEngine(script), quiet=True)
+    with pytest.raises(UserError, match="refuses every prompt"):
+        forecast(few, tmp_path / "run", engine=ScriptedEngine(script), quiet=True)
+    built = build(few, tmp_path / "run", engine=ScriptedEngine(respond), quiet=True)
+    assert built.manifest["counts"]["sampled"] >= 5 and "sample" not in built.manifest["dropped"]
+
+
+def test_what_an_engine_gave_up_is_asked_again_by_the_next_run(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked: list[str] = []
+
+    def script(request: Request) -> str:
+        asked.append(request.messages[-1].content)
+        if "What is 3 " in asked[-1] and not healthy:
+            raise Undecided("given up: 3 attempts failed: out of memory")
+        return right(request)
+
+    def right(request: Request) -> str:
+        number = int(request.messages[-1].content.split()[2]) + 1
+        return f"<think>One more is {number}.</think>\n<answer>\\boxed{{{number}}}</answer>"
+
+    healthy, few = False, recipe(write_sums(tmp_path, 10))
+    built = build(few, tmp_path / "run", engine=ScriptedEngine(script), quiet=True)
+    assert built.pairs == 9
+    assert left_out(tmp_path / "run")["sample", "undecided: given up"] == 1
+    assert "'sum-3' is left out until the next run: 3 attempts failed: out of memory" in caplog.text
+    asked.clear()
+    healthy = True
+    assert build(few, tmp_path / "run", engine=ScriptedEngine(script), quiet=True).pairs == 10
+    assert len(asked) == 1
+    assert not left_out(tmp_path / "run")["sample", "undecided: given up"]
+
+
+def test_what_a_run_before_left_out_of_a_later_stage_is_not_left_out_again(tmp_path: Path) -> None:
+    (tmp_path / "picky.py").write_text(
+        '"""Take a tag away, but not from every text."""\n\n'
+        "def picky(text, fmt, rng):\n"
+        "    return None if '99' in text else text.replace('<think>', '')\n"
+    )
+    problems = write_sums(tmp_path, 10)
+    thoughts = "So the answer is 99.", "So the answer is {}."
+    given = write_responses(tmp_path, [f"<think>{each}</think>\n<answer>{{}}</answer>" for each in thoughts])
+    picky = recipe(problems, responses=given, verifier="none", corruption={str(tmp_path / "picky.py"): 1.0})
+    verified = picky.model_copy(update={"verifier": "rules"})
+    _, _, reasons = found = figures_after(tmp_path / "twice", picky, verified)
+    assert found == figures_after(tmp_path / "once", verified)
+    assert reasons == {("verify", "inconsistent"): 10}
+
+
+def test_a_response_that_a_run_before_verified_counts_only_if_it_is_well_formed_now(tmp_path: Path) -> None:
+    problems = write_sums(tmp_path, 10)
+    given = write_responses(tmp_path, [f"<think>So it is.</think>{gap}<answer>{{}}</answer>" for gap in " \n"])
+    (tmp_path / "lines.toml").write_text(
+        'name = "lines"\ninstruction = "think-answer"\n'
+        '[thought]\nopen = "<think>"\nclose = "</think>\\n"\n[answer]\nopen = "<answer>"\nclose = "</answer>"\n'
+    )
+    tags = recipe(problems, responses=given, verifier="none")
+    lines = tags.model_copy(update={"format": str(tmp_path / "lines.toml")})
+    counts, *_ = found = figures_after(tmp_path / "twice", tags, lines)
+    assert found == figures_after(tmp_path / "once", lines)
+    assert counts["well_formed"] == counts["verified"] == 10
+
+
+def write_responses(folder: Path, templates: list[str]) -> str:
+    """responses.jsonl with the right answers to ten sums, each in these words."""
+    rows = [
+        {"problem_id": f"sum-{number}", "response": template.replace("{}", str(number + 1))}
+        for number in range(10)
+        for template in templates
+    ]
+    (folder / "responses.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(folder / "responses.jsonl")
+
+
+def figures_after(out: Path, *recipes: Recipe) -> tuple[dict[str, int], object, object]:
+    """What the last of these builds in one folder says."""
+    for each in recipes:
+        built = build(each, out, quiet=True)
+    return built.manifest["counts"], built.manifest["dropped"], left_out(out)
+
+
+def test_a_card_that_is_not_there_stops_the_build_before_it_costs_anything(tmp_path: Path) -> None:
+    engine = policy()
+    with pytest.raises(UserError, match="no readable file 'nothing'"):
+        build(recipe(write_sums(tmp_path, 5), card="nothing"), tmp_path / "run", engine=engine, quiet=True)
+    assert engine.calls == 0
+
+
+def test_a_card_that_cannot_be_rendered_leaves_the_last_build_whole(tmp_path: Path) -> None:
+    problems = write_sums(tmp_path, 20)
+    build(recipe(problems, samples=16), tmp_path / "run", engine=policy(), quiet=True)
+    before = {
+        name: (tmp_path / "run" / name).read_bytes() for name in ("recipe.toml", "manifest.json", "dropped.jsonl")
+    }
+    (tmp_path / "bad.md").write_text("{{ nothing.of.this }}")
+    with pytest.raises(UserError, match="cannot be rendered"):
+        broken = recipe(problems, samples=16, target=3, card=str(tmp_path / "bad.md"))
+        build(broken, tmp_path / "run", engine=policy(), quiet=True)
+    assert before == {name: (tmp_path / "run" / name).read_bytes() for name in before}
+
+
+def test_a_dataset_that_is_built_again_is_not_taken_from_the_cache(tmp_path: Path) -> None:
+    from datasets import load_dataset
+
+    problems = write_sums(tmp_path, 20)
+    for target in (9, 4):
+        build(recipe(problems, target=target), tmp_path / "run", engine=policy(), quiet=True)
+        rows = load_dataset(str(tmp_path / "run/dataset"), split="train", cache_dir=str(tmp_path / "cache"))
+        assert len(rows) == target
 
 
 def test_an_engine_that_breaks_down_loses_nothing(tmp_path: Path) -> None:
