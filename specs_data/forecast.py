@@ -48,7 +48,7 @@ class Forecast(Struct, frozen=True):
         return "\n".join((
             tried,
             f"expected {whole}: {self.pairs:,.0f} pairs from {self.samples:,.0f} responses",
-            f"tokens: {tokens}",
+            f"tokens: {tokens or 'none'}",
             f"time, at the pilot's speed (a longer run fills the model better): {seconds}",
             f"judging services: {cost}",
         ))  # fmt: skip

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import tomllib
 from functools import cached_property
-from itertools import pairwise
+from itertools import pairwise, permutations
 from pathlib import Path
 from typing import Literal, Self
 
@@ -55,6 +55,9 @@ class ResponseFormat(BaseModel):
             raise ValueError("each part of a JSON format needs a key: open")
         if len(set(marks)) < len(marks):
             raise ValueError(f"a marker stands twice: {', '.join(marks)}")
+        for inner, outer in permutations(self.markers, 2):
+            if inner in outer:
+                raise ValueError(f"the marker {inner} stands inside the marker {outer}: no text could have it once")
         if self.layout == "tags" and self.thought and not (self.thought.close or self.answer.open):
             raise ValueError("nothing parts the thought from the answer: give a marker")
         if not all(mark.strip() for mark in (*marks, *self.labels)):

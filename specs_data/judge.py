@@ -12,6 +12,7 @@ import msgspec
 
 from specs_data.format import THINK_ANSWER, ResponseFormat
 from specs_data.judges.rules import RuleJudge
+from specs_data.loop import run
 from specs_data.records import AnswerType, Judgement
 from specs_data.tables import response_rows
 
@@ -69,7 +70,7 @@ def _judgements(
         return await asyncio.gather(*map(judge_row, rows))
 
     while some := list(islice(rows, _AT_ONCE)):
-        yield from zip(some, asyncio.run(judge_rows(some)), strict=True)
+        yield from zip(some, run(judge_rows(some)), strict=True)
 
 
 def _read(row: dict[str, Any]) -> _Row | str:

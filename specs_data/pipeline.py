@@ -35,6 +35,7 @@ from specs_data.forecast import Forecast, Measured, judging_cost, judging_tokens
 from specs_data.format import load_format
 from specs_data.judges.model import open_judge
 from specs_data.judges.rules import RuleJudge, gold_fault
+from specs_data.loop import run
 from specs_data.manifest import make_manifest, write_manifest
 from specs_data.planning import Parts, check_corruptions, make_plan, name_of, rival_recipe
 from specs_data.prices import load_prices
@@ -47,11 +48,6 @@ from specs_data.services.opening import open_budget
 from specs_data.store import Answers, Store
 from specs_data.texts import load_card, system_prompt
 from specs_data.verifiers import Verifier, open_verifier, verifier_name
-
-try:
-    from uvloop import run  # a fifth less work for a request over HTTP
-except ImportError:  # there is none for Windows
-    from asyncio import run  # type: ignore[assignment]
 
 if TYPE_CHECKING:
     from specs_data.leakage import Leakage

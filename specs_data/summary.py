@@ -17,6 +17,7 @@ _STAGES = {
     "verified": "verified",
     "pairs": "pairs",
 }
+_REASONS = 5  # of each stage; dropped.jsonl has all
 _EXAMPLE = THINK_ANSWER.render("There are 2 red and 3 blue blocks. 2 + 3 = 5.", r"\boxed{5}")
 
 
@@ -25,7 +26,9 @@ def summary(manifest: Mapping[str, Any]) -> str:
     counts, seconds, tokens = manifest["counts"], manifest["seconds"], manifest["tokens"]
     rows = [(label, f"{counts[stage]:,}") for stage, label in _STAGES.items()]
     for stage, reasons in manifest["dropped"].items():
-        rows += [(f"left out, {stage}: {reason}", f"{count:,}") for reason, count in list(reasons.items())[:5]]
+        rows += [(f"left out, {stage}: {reason}", f"{count:,}") for reason, count in list(reasons.items())[:_REASONS]]
+        if rest := list(reasons.values())[_REASONS:]:
+            rows.append((f"left out, {stage}: {len(rest)} other reasons, in dropped.jsonl", f"{sum(rest):,}"))
     rows += [(f"seconds, {stage}", f"{spent:,.1f}") for stage, spent in seconds.items()]
     rows += [
         (f"tokens, {stage}", f"{used['prompt']:,} in, {used['completion']:,} out")

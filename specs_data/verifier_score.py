@@ -15,6 +15,7 @@ from msgspec import Struct
 
 from specs_data.errors import Undecided
 from specs_data.format import THINK_ANSWER, ResponseFormat, load_format
+from specs_data.loop import run
 from specs_data.mini.world import Puzzle, as_problem, conclude, count, draw, picture, thought
 from specs_data.recipe import Recipe
 from specs_data.records import Judged, Judgement, Response, Sample
@@ -74,7 +75,7 @@ def score_verifier(recipe: Recipe, pairs: int = 500) -> Score:
         finally:
             await verifier.close()
 
-    return asyncio.run(scored())
+    return run(scored())
 
 
 async def verifier_score(

@@ -18,6 +18,7 @@ from specs_data.format import THINK_ANSWER
 from specs_data.pipeline import forecast
 from specs_data.recipe import Recipe
 from specs_data.records import Judged, Request, Sampling, Verdict
+from specs_data.summary import summary
 from tests.sums import dataset_bytes, policy, recipe, respond, write_sums
 
 
@@ -264,6 +265,8 @@ def test_a_response_that_a_run_before_verified_counts_only_if_it_is_well_formed_
     counts, *_ = found = figures_after(tmp_path / "twice", tags, lines)
     assert found == figures_after(tmp_path / "once", lines)
     assert counts["well_formed"] == counts["verified"] == 10
+    card = (tmp_path / "once/dataset/README.md").read_text()
+    assert "the responses were given" in card and "at temperature" not in card
 
 
 def write_responses(folder: Path, templates: list[str]) -> str:
@@ -662,6 +665,22 @@ def test_what_is_missing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         build(recipe(problems).model_copy(update={"verifier": None}), tmp_path / "run", engine=policy())
 
 
+async def test_a_build_inside_a_running_loop_as_in_a_notebook(tmp_path: Path) -> None:
+    problems = write_sums(tmp_path, 10)
+    there = build(recipe(problems), tmp_path / "there", engine=policy(), quiet=True)
+    alone = await asyncio.to_thread(build, recipe(problems), tmp_path / "alone", engine=policy(), quiet=True)
+    assert there.pairs and dataset_bytes(there.out) == dataset_bytes(alone.out)
+    with pytest.raises(UserError, match="no problems"):
+        build(Recipe(), tmp_path / "none", engine=policy(), quiet=True)
+    with pytest.raises(EngineFailed, match="broken"):
+        build(recipe(problems), tmp_path / "broken", engine=ScriptedEngine(broken), quiet=True)
+
+
+def broken(request: Request) -> str:
+    """A script of an engine that breaks down."""
+    raise EngineFailed("broken")
+
+
 def test_two_builds_in_one_folder_are_refused(tmp_path: Path) -> None:
     from specs_data.store import Store
 
@@ -705,3 +724,11 @@ def test_the_policy_makes_way_for_its_rival(tmp_path: Path, monkeypatch: pytest.
     events.clear()
     build(settings, tmp_path / "run", quiet=True)
     assert events == []  # nothing to generate, so no model is loaded
+
+
+def test_the_closing_table_adds_up(tmp_path: Path) -> None:
+    built = build(recipe(write_sums(tmp_path, 5)), tmp_path / "run", engine=policy(), quiet=True)
+    many = {"input": {f"reason {number}": 10 for number in range(8)}}
+    lines = summary({**built.manifest, "dropped": many}).splitlines()
+    assert sum(line.startswith("left out, input: reason") for line in lines) == 5
+    assert any(line.split() == "left out, input: 3 other reasons, in dropped.jsonl 30".split() for line in lines)

@@ -170,6 +170,10 @@ def test_a_format_from_a_file(tmp_path: Path) -> None:
         ('name = "x"', "is wrong at 'answer'"),
         ('name = "x"\ninstruction = "y"\n[answer]\nopn = "<a>"', "is wrong at 'answer.opn'"),
         ('name = "x"\ninstruction = "y"\n[answer]\nopen = "<a>"\nclose = "<a>"', "stands twice"),
+        (
+            'name = "x"\ninstruction = "y"\n[thought]\nopen = "##"\n[answer]\nopen = "## Answer"',
+            "the marker ## stands inside",
+        ),
         ('name = "x"\ninstruction = "y"\n[thought]\n[answer]', "nothing parts"),
         ('name = "x"\ninstruction = "y"\nlayout = "json"\n[answer]', "needs a key"),
     ],

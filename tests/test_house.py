@@ -20,7 +20,7 @@ PACKAGE = ROOT / "specs_data"
 FLOORS = {
     0: {"errors", "records"},
     1: {
-        "agenda", "corruption", "diff", "format", "images", "inert", "pairs_io", "parquet", "plan", "prices",
+        "agenda", "corruption", "diff", "format", "images", "inert", "loop", "pairs_io", "parquet", "plan", "prices",
         "figures", "progress", "recipe", "store", "tables", "texts", "view",
     },
     2: {"engines", "hub", "judges", "mini", "private", "services", "verifiers"},
