@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import time
@@ -133,6 +134,15 @@ async def test_retry_after_is_honoured(server: Server) -> None:
     start = time.monotonic()
     await verify(server)
     assert 0.3 <= time.monotonic() - start < 1.0
+
+
+@pytest.mark.parametrize("status", ["429", "503"])
+async def test_nobody_waits_for_a_day(server: Server, status: str) -> None:
+    server.faults.extend([f"{status} 86400"] * 100)
+    async with asyncio.timeout(5):
+        with pytest.raises(Undecided):
+            await verify(server)
+    assert len(server.calls) == 1
 
 
 @pytest.mark.parametrize(
