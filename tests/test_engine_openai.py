@@ -331,8 +331,9 @@ async def test_retry_after_is_obeyed() -> None:
         assert asyncio.get_running_loop().time() - start >= 0.3
 
 
-async def test_a_quota_that_ends_for_the_day_stops_the_run() -> None:
-    fault = Reply("daily quota", status=429, headers={"Retry-After": "80000"})
+@pytest.mark.parametrize("status", [429, 500])
+async def test_a_quota_that_ends_for_the_day_stops_the_run(status: int) -> None:
+    fault = Reply("daily quota", status=status, headers={"Retry-After": "80000"})
     async with serving(lambda _: fault) as (_server, engine):
         with pytest.raises(EngineFailed, match="asks to wait 80000 s: daily quota"):
             await engine.generate(ask())

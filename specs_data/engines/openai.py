@@ -292,17 +292,15 @@ class OpenAIEngine:
     ) -> Exception:
         """What an answer other than 200 means."""
         said = self._clean(_error_text(content))
-        if status in BUSY:
+        if status in BUSY or status >= 500:
             pause = _retry_after(headers)
             long = EngineFailed(f"{server.name} asks to wait {pause:.0f} s: {said}")
             return _Failed(
-                f"{server.name} is busy ({status}): {said}",
-                strike=False,
+                f"{server.name} {'is busy' if status in BUSY else 'failed'} ({status}): {said}",
+                strike=status not in BUSY,
                 pause=pause,
                 fault=long if pause > self._replicas.patience else None,
             )
-        if status >= 500:
-            return _Failed(f"{server.name} failed ({status}): {said}", pause=_retry_after(headers))
         if status in (400, 413, 422):
             if any(re.search(rf"\b{name}\b", said) for name in settings.extras):
                 # A server that knows only OpenAI's parameters would also cut stop strings without a word.
