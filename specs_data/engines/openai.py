@@ -24,11 +24,11 @@ from msgspec import UNSET, Struct, UnsetType
 
 from specs_data.engines.refusals import check_images, refusal
 from specs_data.engines.replicas import FIRST_PAUSE, LONGEST_PAUSE, Replicas, Server
-from specs_data.errors import EngineFailed, PromptRefused, SpecsDataError, UserError
+from specs_data.errors import EngineFailed, SpecsDataError, Undecided, UserError
 from specs_data.images import media_type
 from specs_data.records import Message, Request, Response, Sampling
 
-STRIKES = 8  # failures of one request, each while others were served, until it is refused
+STRIKES = 8  # failures of one request, each while others were served, until it is given up
 BUSY = {408, 409, 425, 429, 503, 529}
 LARGE = 1 << 20  # bytes; a body above this is sent in pieces
 
@@ -168,7 +168,8 @@ class OpenAIEngine:
 
     async def generate(self, request: Request) -> Response:
         """Sample one response, at whichever server is free. Raises PromptRefused, with the server's
-        words, where it is refused; UserError for a wrong key, model or address; EngineFailed."""
+        words, where it is refused; Undecided where it is given up; UserError for a wrong key, model or
+        address; EngineFailed."""
         messages = self._messages(request)
         if self._settings is None:
             await self._open()
@@ -331,7 +332,7 @@ class OpenAIEngine:
         trouble.served = self._served
         trouble.strikes += failed.strike and others_served
         if trouble.strikes >= STRIKES:
-            raise PromptRefused(f"given up: {STRIKES} attempts failed while others were served: {failed}")
+            raise Undecided(f"given up: {STRIKES} attempts failed while others were served: {failed}")
         backoff = min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** (trouble.failures - 1))
         return max(failed.pause * random.uniform(1.0, 1.2), backoff * random.uniform(0.5, 1.0))
 
