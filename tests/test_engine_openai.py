@@ -19,6 +19,7 @@ from specs_data.engines import openai, replicas
 from specs_data.engines.openai import OpenAIEngine
 from specs_data.errors import EngineFailed, PromptRefused, Undecided, UserError
 from specs_data.records import Message, Request, Response, Sampling
+from specs_data.services.openai import OpenAIClient
 
 Answer = Callable[[dict[str, Any]], str | Reply]
 PLAIN = Sampling()
@@ -260,6 +261,15 @@ async def test_a_wrong_key_is_the_users_and_is_not_printed(status: int, monkeypa
             await engine.generate(ask())
     assert "sk-secret" not in str(caught.value)
     assert server.headers[0]["Authorization"] == "Bearer sk-secret"
+
+
+@pytest.mark.parametrize("key", ["sk-sec\nret", "sk-sec\tret", "sk-sécret", "sk-sec\x7fret"])
+def test_a_key_that_no_header_can_carry_is_refused_unprinted(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    for opened in (lambda: OpenAIEngine(["http://h"], "m", PLAIN), lambda: OpenAIClient("m", "http://h")):
+        with pytest.raises(UserError, match="OPENAI_API_KEY has a line break or another character") as caught:
+            opened()
+        assert "sk-s" not in str(caught.value)
 
 
 async def test_an_unknown_model_is_the_users() -> None:

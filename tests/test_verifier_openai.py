@@ -59,7 +59,7 @@ async def test_a_verdict(server: Server, path: str) -> None:
 
 async def test_what_is_sent(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     await verify(server)
-    monkeypatch.setenv("OPENAI_API_KEY", "k-secret")
+    monkeypatch.setenv("OPENAI_API_KEY", "k-secret\n")  # as from a file
     await verify(server)
     (_, open_headers, body), (_, headers, _) = server.calls
     assert "Authorization" not in open_headers and headers["Authorization"] == "Bearer k-secret"

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import io
-import os
 import random
 import re
 import time
@@ -27,6 +26,7 @@ from specs_data.engines.replicas import FIRST_PAUSE, LONGEST_PAUSE, Replicas, Se
 from specs_data.errors import EngineFailed, SpecsDataError, Undecided, UserError
 from specs_data.images import media_type
 from specs_data.records import Message, Request, Response, Sampling
+from specs_data.services.openai import key_in_environment
 
 STRIKES = 8  # failures of one request, each while others were served, until it is given up
 BUSY = {408, 409, 425, 429, 503, 529}
@@ -148,7 +148,7 @@ class OpenAIEngine:
     ) -> None:
         if not base_urls:
             raise UserError("the openai engine needs the address of a server: --base-url http://HOST:PORT/v1")
-        self._key = os.environ.get("OPENAI_API_KEY", "").strip()
+        self._key = key_in_environment()
         headers = {"Content-Type": "application/json"}
         if self._key:
             headers["Authorization"] = f"Bearer {self._key}"
