@@ -169,7 +169,7 @@ async def test_the_only_model_of_a_server_needs_no_name() -> None:
 
 async def test_a_replica_that_lists_nothing_leaves_it_to_the_others() -> None:
     async with (
-        OpenAIServer(lambda _: Reply("no such page", status=404), models=None) as bad,
+        OpenAIServer(lambda _: Reply("no such page", status=404), models=404) as bad,
         OpenAIServer(seed_of, models=("org/one",)) as good,
         engine_at(bad.url, good.url, model=None) as engine,
     ):
@@ -261,6 +261,13 @@ async def test_a_wrong_key_is_the_users_and_is_not_printed(status: int, monkeypa
             await engine.generate(ask())
     assert "sk-secret" not in str(caught.value)
     assert server.headers[0]["Authorization"] == "Bearer sk-secret"
+
+
+@pytest.mark.parametrize("status", [401, 403])
+async def test_a_wrong_key_is_told_when_the_models_are_listed(status: int) -> None:
+    async with serving(seed_of, models=status, model=None) as (_server, engine):
+        with pytest.raises(UserError, match=rf"refuses the key \({status}: no list.*set OPENAI_API_KEY"):
+            await engine.generate(ask())
 
 
 @pytest.mark.parametrize("key", ["sk-sec\nret", "sk-sec\tret", "sk-sécret", "sk-sec\x7fret"])

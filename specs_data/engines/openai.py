@@ -30,6 +30,7 @@ from specs_data.services.openai import key_in_environment
 
 STRIKES = 8  # failures of one request, each while others were served, until it is given up
 BUSY = {408, 409, 425, 429, 503, 529}
+WRONG_KEY = {401, 403}
 LARGE = 1 << 20  # bytes; a body above this is sent in pieces
 
 # What vLLM and SGLang understand beyond OpenAI's parameters: keep the stop string in the text, and
@@ -197,7 +198,9 @@ class OpenAIEngine:
 
     async def only_model(self) -> str:
         """The name of the only model that the servers list. Raises UserError where there is not one."""
-        server, listed = await self._replicas.models()
+        server, status, listed = await self._replicas.models()
+        if status in WRONG_KEY:
+            raise UserError(self._refused_key(server, status, listed))
         try:
             names = [model.id for model in msgspec.json.decode(listed, type=_Models).data]
         except msgspec.DecodeError:
@@ -309,13 +312,16 @@ class OpenAIEngine:
             if self._pixels and "mm_processor_kwargs" in said:
                 return UserError(f"{server.name} takes no pixel limits ({said}): set them where the server is started")
             return refusal(said)
-        if status in (401, 403):
-            mistake = f"{server.name} refuses the key ({status}: {said}): set OPENAI_API_KEY"
+        if status in WRONG_KEY:
+            mistake = self._refused_key(server, status, content)
         elif status == 404:
             mistake = f"{server.name} does not serve {self._model!r} ({said}): check --model and --base-url"
         else:
             mistake = f"{server.name} refuses requests ({status}: {said})"
         return _Failed(mistake, strike=False, fault=UserError(mistake))
+
+    def _refused_key(self, server: Server, status: int, content: bytes) -> str:
+        return f"{server.name} refuses the key ({status}: {self._clean(_error_text(content))}): set OPENAI_API_KEY"
 
     def _pause(self, failed: _Failed, trouble: _Trouble) -> float:
         """Seconds to wait before the next attempt, or the end of the attempts.

@@ -174,18 +174,18 @@ class Replicas:
         self._revivals.add(revival)
         revival.add_done_callback(self._revivals.discard)
 
-    async def models(self) -> tuple[Server, bytes]:
-        """The first server that lists its models, and the list as JSON; where none does, the first that
-        answers, and its answer. Raises UserError where none answers."""
+    async def models(self) -> tuple[Server, int, bytes]:
+        """The first server that lists its models, its status, 200, and the list as JSON; where none does,
+        those of the first that answers. Raises UserError where none answers."""
         deadline = time.monotonic() + FIRST_ANSWER
         while True:
             others = []
             for server in self.servers:
                 status, answer = await self._probe(server)
                 if status == 200:
-                    return server, answer
+                    return server, status, answer
                 if status:
-                    others.append((server, answer))
+                    others.append((server, status, answer))
             if others:
                 return others[0]
             if time.monotonic() > deadline:
