@@ -377,6 +377,20 @@ async def test_a_server_that_only_fails_stops_the_run_and_refuses_nothing(monkey
             await engine.generate(ask())
 
 
+@pytest.mark.parametrize("fault", [Reply("out of memory", status=500), Reply(choice={"message": 3}), Reply(drop=True)])
+async def test_a_server_that_only_fails_is_told_once(fault: Reply, caplog: pytest.LogCaptureFixture) -> None:
+    failing = 6
+
+    def shaky(_: dict[str, Any]) -> str | Reply:
+        nonlocal failing
+        failing -= 1
+        return fault if failing >= 0 else "well"
+
+    async with serving(shaky) as (server, engine):
+        await engine.generate(ask())
+    assert caplog.text.count(f"{server.url}/v1 serves nothing at the moment and is asked again: ") == 1
+
+
 # Several replicas
 
 

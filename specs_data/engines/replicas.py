@@ -43,6 +43,7 @@ class Server:
         self.up = True
         self.down_since = 0.0
         self.failures = 0  # in a row
+        self.told = False  # that it only fails, while there is no other to do its work
         self.pause = 0.0  # seconds of the rest it is having
         self.rest: asyncio.TimerHandle | None = None
         self.on_trial = False  # the next request is to find out whether it serves again
@@ -133,7 +134,12 @@ class Replicas:
             if hope and server.failures >= TOLERATED:
                 server.down_since = time.monotonic()
                 self._rest(server, max(pause, FIRST_PAUSE), reason)
-            elif lost:
+                return hope
+            # Once: a service with a rate limit may turn some away in a row, again and again.
+            if server.failures >= TOLERATED and not lasting and not server.told:
+                server.told = True
+                logger.warning("%s serves nothing at the moment and is asked again: %s", server.name, reason)
+            if lost:
                 self._put_aside(server, reason)
         elif server.trial is not None:
             self._rest(server, max(pause, min(LONGEST_PAUSE, server.pause * 2)), reason)
