@@ -6,7 +6,7 @@ SpecsDataError
 ├── CheckFailed         a check did not hold: exit status 1
 ├── PromptRefused       an engine cannot serve one request: that problem is dropped, with the reason
 ├── EngineFailed        an engine broke down: the run stops, what is stored stays
-├── Undecided           a judging service gave no usable verdict: never a verdict, asked again later
+├── Undecided           a service gave no usable answer: never a verdict or a response, asked again later
 └── PluginFailed        a plug-in raised or returned nonsense: the plug-in is named
 """
 
@@ -41,7 +41,8 @@ class EngineFailed(SpecsDataError):
 
 
 class Undecided(SpecsDataError):
-    """A judging service failed to answer. The reason is counted, and the question is asked again on the next run."""
+    """A service gave no usable answer, a judging one or an engine. The reason is counted, and the same is
+    asked again on the next run."""
 
 
 class PluginFailed(SpecsDataError):

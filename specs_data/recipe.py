@@ -54,6 +54,8 @@ def _without_password(url: str) -> str:
     """A URL that may be written down."""
     if re.match(r"([^/]*//)?[^/?#]*@", url):
         raise ValueError("the URL has a user name or password in it, which the recipe would keep; give it without")
+    if "?" in url or "#" in url:
+        raise ValueError("the URL has a part after ? or #, which no server is sent; a key belongs into OPENAI_API_KEY")
     return url
 
 

@@ -179,7 +179,8 @@ class Service:
                 headers = {"Retry-After": detail} if detail else {}
                 return _error(429, "RESOURCE_EXHAUSTED", "Slow down.", [info] if detail else [], headers)
             case "500" | "502" | "503" | "504":
-                return _error(int(kind), "INTERNAL", "Something broke.")
+                headers = {"Retry-After": detail} if detail else {}
+                return _error(int(kind), "INTERNAL", "Something broke.", [], headers)
             case "html":
                 return web.Response(status=502, text="<html>Bad gateway</html>", content_type="text/html")
             case "badkey":

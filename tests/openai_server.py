@@ -30,11 +30,11 @@ class OpenAIServer:
         async with OpenAIServer(lambda body: "four") as server:
             ... server.url ...
 
-    `models` None lists none. `die` breaks all connections and closes the port; `start` opens it again.
+    `models` that is a status lists none. `die` breaks all connections and closes the port; `start` opens it again.
     """
 
     def __init__(
-        self, answer: Callable[[dict[str, Any]], str | Reply], *, models: tuple[str, ...] | None = ("tiny",)
+        self, answer: Callable[[dict[str, Any]], str | Reply], *, models: tuple[str, ...] | int = ("tiny",)
     ) -> None:
         self.bodies: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
@@ -75,8 +75,8 @@ class OpenAIServer:
             self._runner = None
 
     async def _list(self, _: web.Request) -> web.Response:
-        if self._models is None:
-            return web.json_response({"error": "no such page"}, status=404)
+        if isinstance(self._models, int):
+            return web.json_response({"error": "no list for you"}, status=self._models)
         return web.json_response({"object": "list", "data": [{"id": name} for name in self._models]})
 
     async def _chat(self, request: web.Request) -> web.Response:

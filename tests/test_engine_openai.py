@@ -17,8 +17,9 @@ from PIL import Image
 
 from specs_data.engines import openai, replicas
 from specs_data.engines.openai import OpenAIEngine
-from specs_data.errors import EngineFailed, PromptRefused, UserError
+from specs_data.errors import EngineFailed, PromptRefused, Undecided, UserError
 from specs_data.records import Message, Request, Response, Sampling
+from specs_data.services.openai import OpenAIClient
 
 Answer = Callable[[dict[str, Any]], str | Reply]
 PLAIN = Sampling()
@@ -168,7 +169,7 @@ async def test_the_only_model_of_a_server_needs_no_name() -> None:
 
 async def test_a_replica_that_lists_nothing_leaves_it_to_the_others() -> None:
     async with (
-        OpenAIServer(lambda _: Reply("no such page", status=404), models=None) as bad,
+        OpenAIServer(lambda _: Reply("no such page", status=404), models=404) as bad,
         OpenAIServer(seed_of, models=("org/one",)) as good,
         engine_at(bad.url, good.url, model=None) as engine,
     ):
@@ -262,6 +263,22 @@ async def test_a_wrong_key_is_the_users_and_is_not_printed(status: int, monkeypa
     assert server.headers[0]["Authorization"] == "Bearer sk-secret"
 
 
+@pytest.mark.parametrize("status", [401, 403])
+async def test_a_wrong_key_is_told_when_the_models_are_listed(status: int) -> None:
+    async with serving(seed_of, models=status, model=None) as (_server, engine):
+        with pytest.raises(UserError, match=rf"refuses the key \({status}: no list.*set OPENAI_API_KEY"):
+            await engine.generate(ask())
+
+
+@pytest.mark.parametrize("key", ["sk-sec\nret", "sk-sec\tret", "sk-sécret", "sk-sec\x7fret"])
+def test_a_key_that_no_header_can_carry_is_refused_unprinted(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    for opened in (lambda: OpenAIEngine(["http://h"], "m", PLAIN), lambda: OpenAIClient("m", "http://h")):
+        with pytest.raises(UserError, match="OPENAI_API_KEY has a line break or another character") as caught:
+            opened()
+        assert "sk-s" not in str(caught.value)
+
+
 async def test_an_unknown_model_is_the_users() -> None:
     async with serving(lambda _: Reply("no such model", status=404), model="huge") as (_server, engine):
         with pytest.raises(UserError, match=r"does not serve 'huge'.*--model"):
@@ -331,14 +348,15 @@ async def test_retry_after_is_obeyed() -> None:
         assert asyncio.get_running_loop().time() - start >= 0.3
 
 
-async def test_a_quota_that_ends_for_the_day_stops_the_run() -> None:
-    fault = Reply("daily quota", status=429, headers={"Retry-After": "80000"})
+@pytest.mark.parametrize("status", [429, 500])
+async def test_a_quota_that_ends_for_the_day_stops_the_run(status: int) -> None:
+    fault = Reply("daily quota", status=status, headers={"Retry-After": "80000"})
     async with serving(lambda _: fault) as (_server, engine):
         with pytest.raises(EngineFailed, match="asks to wait 80000 s: daily quota"):
             await engine.generate(ask())
 
 
-async def test_a_request_that_always_breaks_the_server_is_refused_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_request_that_always_breaks_the_server_is_given_up_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(openai, "LONGEST_PAUSE", 0.02)
 
     def poisoned(body: dict[str, Any]) -> Reply:
@@ -348,7 +366,7 @@ async def test_a_request_that_always_breaks_the_server_is_refused_alone(monkeypa
         poison = asyncio.create_task(engine.generate(ask(7)))
         while not poison.done():
             assert (await engine.generate(ask(1))).text == "fine"
-        with pytest.raises(PromptRefused, match=r"while others were served.*illegal memory access"):
+        with pytest.raises(Undecided, match=r"^given up: .*while others were served.*illegal memory access"):
             await poison
 
 
@@ -357,6 +375,20 @@ async def test_a_server_that_only_fails_stops_the_run_and_refuses_nothing(monkey
     async with serving(lambda _: Reply("out of memory", status=500), patience=0.3) as (_server, engine):
         with pytest.raises(EngineFailed, match="out of memory"):
             await engine.generate(ask())
+
+
+@pytest.mark.parametrize("fault", [Reply("out of memory", status=500), Reply(choice={"message": 3}), Reply(drop=True)])
+async def test_a_server_that_only_fails_is_told_once(fault: Reply, caplog: pytest.LogCaptureFixture) -> None:
+    failing = 6
+
+    def shaky(_: dict[str, Any]) -> str | Reply:
+        nonlocal failing
+        failing -= 1
+        return fault if failing >= 0 else "well"
+
+    async with serving(shaky) as (server, engine):
+        await engine.generate(ask())
+    assert caplog.text.count(f"{server.url}/v1 serves nothing at the moment and is asked again: ") == 1
 
 
 # Several replicas
@@ -491,7 +523,7 @@ async def test_a_replica_that_failed_is_tried_until_it_serves(caplog: pytest.Log
         assert len(one.bodies) - before > 10
 
 
-async def test_a_request_that_breaks_every_replica_is_refused_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_request_that_breaks_every_replica_is_given_up_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(openai, "LONGEST_PAUSE", 0.02)
 
     def poisoned(body: dict[str, Any]) -> Reply:
@@ -501,7 +533,7 @@ async def test_a_request_that_breaks_every_replica_is_refused_alone(monkeypatch:
         poison = asyncio.create_task(engine.generate(ask(7)))
         while not poison.done():
             assert (await engine.generate(ask(1))).text == "fine"
-        with pytest.raises(PromptRefused, match=r"while others were served.*illegal memory access"):
+        with pytest.raises(Undecided, match=r"^given up: .*while others were served.*illegal memory access"):
             await poison
 
 

@@ -16,7 +16,7 @@ import pytest_asyncio
 from specs_data.engines import Engine
 from specs_data.engines.ray import RayEngine
 from specs_data.engines.scripted import ScriptedEngine
-from specs_data.errors import EngineFailed, PromptRefused, UserError
+from specs_data.errors import EngineFailed, PromptRefused, Undecided, UserError
 from specs_data.records import Message, Request, Response
 
 ray = pytest.importorskip("ray")
@@ -36,6 +36,8 @@ def script(request: Request) -> Response:
     text = request.messages[0].content
     if text == "too long":
         raise PromptRefused("prompt too long: 9 tokens")
+    if text == "aborted":
+        raise Undecided("given up: vLLM ended it with 'abort'")
     if text == "wrong key":
         raise UserError("set the key")
     if text == "odd":
@@ -124,6 +126,11 @@ async def test_a_refusal_is_the_requests_alone(engine: RayEngine) -> None:
     assert [each.text for each in (found[0], found[2])] == ["1", "3"]
     assert isinstance(found[1], PromptRefused)
     assert str(found[1]) == "prompt too long: 9 tokens"
+
+
+async def test_a_request_that_was_given_up_is_undecided(engine: RayEngine) -> None:
+    with pytest.raises(Undecided, match="^given up: vLLM ended it with 'abort'$"):
+        await engine.generate(ask(1, "aborted"))
 
 
 async def test_what_the_user_must_mend_reaches_the_user(engine: RayEngine) -> None:

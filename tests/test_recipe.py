@@ -209,6 +209,15 @@ def test_a_url_with_a_password_is_refused(name: str, url: str) -> None:
     assert kept in getattr(make_recipe({name: [kept] if name == "base_url" else kept}), name)
 
 
+@pytest.mark.parametrize("name", ["base_url", "verifier_base_url", "judge_base_url"])
+@pytest.mark.parametrize("url", ["http://host/v1?api-key=s3cret", "http://host/v1#s3cret"])
+def test_a_url_with_a_query_or_a_fragment_is_refused(name: str, url: str) -> None:
+    flag = name.replace("_", "-")
+    with pytest.raises(UserError, match=f"^{flag}.*a key belongs into OPENAI_API_KEY") as caught:
+        make_recipe({name: [url] if name == "base_url" else url})
+    assert "s3cret" not in str(caught.value) and "\n" not in str(caught.value)
+
+
 def test_a_recipe_that_cannot_be_read_is_said(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"cannot read the recipe nowhere\.toml: No such file"):
         make_recipe({}, Path("nowhere.toml"))
@@ -225,7 +234,7 @@ FIELDS = {
     "top_p": st.floats(0, 1, exclude_min=True), "max_cost": st.floats(1e-6, 1e9), "gemini_batch": st.booleans(),
     "holdout": st.floats(0, 1, exclude_max=True), "verifier": st.sampled_from(["rules", "none", "gemini", "openai"]),
     "corruption": st.dictionaries(names, st.floats(1e-9, 1e9), max_size=4),
-    "base_url": st.lists(names.filter(lambda name: "@" not in name)).map(tuple),
+    "base_url": st.lists(names.filter(lambda name: not {*"@?#"} & {*name})).map(tuple),
     "target": numbers, "cache": names.map(Path), "system_prompt": names,
 }  # fmt: skip
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -199,6 +200,27 @@ async def test_cancelled_requests_cost_nothing_and_harm_no_one(engine: Transform
     found = await asyncio.gather(*tasks, return_exceptions=True)
     assert all(isinstance(one, asyncio.CancelledError) for one in found[::2])
     assert found[1::2] == await sample(engine, *(ask(index) for index in range(1, 12, 2)))
+
+
+async def test_closing_ends_the_running_batch_and_gives_no_cut_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = TransformersEngine(text_model(tmp_path), Sampling(max_tokens=3000), batch_size=1)
+    started, steps, closing = threading.Event(), 0, engine._closing
+
+    def counted(*arguments: Any, **options: Any) -> Any:
+        nonlocal steps
+        steps += 1
+        started.set()
+        return closing(*arguments, **options)
+
+    monkeypatch.setattr(engine, "_closing", counted)
+    running = asyncio.create_task(engine.generate(Request(ask(0).messages, (), 3)))
+    await asyncio.to_thread(started.wait)
+    await engine.close()
+    with pytest.raises(EngineFailed, match="was closed"):
+        await running
+    assert steps < 500
 
 
 async def test_a_closed_engine_refuses(tmp_path: Path) -> None:

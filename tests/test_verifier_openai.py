@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import time
@@ -58,7 +59,7 @@ async def test_a_verdict(server: Server, path: str) -> None:
 
 async def test_what_is_sent(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     await verify(server)
-    monkeypatch.setenv("OPENAI_API_KEY", "k-secret")
+    monkeypatch.setenv("OPENAI_API_KEY", "k-secret\n")  # as from a file
     await verify(server)
     (_, open_headers, body), (_, headers, _) = server.calls
     assert "Authorization" not in open_headers and headers["Authorization"] == "Bearer k-secret"
@@ -133,6 +134,15 @@ async def test_retry_after_is_honoured(server: Server) -> None:
     start = time.monotonic()
     await verify(server)
     assert 0.3 <= time.monotonic() - start < 1.0
+
+
+@pytest.mark.parametrize("status", ["429", "503"])
+async def test_nobody_waits_for_a_day(server: Server, status: str) -> None:
+    server.faults.extend([f"{status} 86400"] * 100)
+    async with asyncio.timeout(5):
+        with pytest.raises(Undecided):
+            await verify(server)
+    assert len(server.calls) == 1
 
 
 @pytest.mark.parametrize(

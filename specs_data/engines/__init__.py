@@ -29,8 +29,9 @@ class Engine(Protocol):
         ...
 
     async def generate(self, request: Request) -> Response:
-        """Sample one response. Raises PromptRefused where this one request cannot be served (its text
-        starts with a named reason and a colon), and EngineFailed where the engine can serve none."""
+        """Sample one response. Raises PromptRefused where this one request cannot be served, Undecided
+        where it was given up and may be served on the next run (both texts start with a named reason
+        and a colon), and EngineFailed where the engine can serve none."""
         ...
 
     async def close(self) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import io
-import os
 import random
 import re
 import time
@@ -24,12 +23,14 @@ from msgspec import UNSET, Struct, UnsetType
 
 from specs_data.engines.refusals import check_images, refusal
 from specs_data.engines.replicas import FIRST_PAUSE, LONGEST_PAUSE, Replicas, Server
-from specs_data.errors import EngineFailed, PromptRefused, SpecsDataError, UserError
+from specs_data.errors import EngineFailed, SpecsDataError, Undecided, UserError
 from specs_data.images import media_type
 from specs_data.records import Message, Request, Response, Sampling
+from specs_data.services.openai import key_in_environment
 
-STRIKES = 8  # failures of one request, each while others were served, until it is refused
+STRIKES = 8  # failures of one request, each while others were served, until it is given up
 BUSY = {408, 409, 425, 429, 503, 529}
+WRONG_KEY = {401, 403}
 LARGE = 1 << 20  # bytes; a body above this is sent in pieces
 
 # What vLLM and SGLang understand beyond OpenAI's parameters: keep the stop string in the text, and
@@ -148,7 +149,7 @@ class OpenAIEngine:
     ) -> None:
         if not base_urls:
             raise UserError("the openai engine needs the address of a server: --base-url http://HOST:PORT/v1")
-        self._key = os.environ.get("OPENAI_API_KEY", "").strip()
+        self._key = key_in_environment()
         headers = {"Content-Type": "application/json"}
         if self._key:
             headers["Authorization"] = f"Bearer {self._key}"
@@ -168,7 +169,8 @@ class OpenAIEngine:
 
     async def generate(self, request: Request) -> Response:
         """Sample one response, at whichever server is free. Raises PromptRefused, with the server's
-        words, where it is refused; UserError for a wrong key, model or address; EngineFailed."""
+        words, where it is refused; Undecided where it is given up; UserError for a wrong key, model or
+        address; EngineFailed."""
         messages = self._messages(request)
         if self._settings is None:
             await self._open()
@@ -196,7 +198,9 @@ class OpenAIEngine:
 
     async def only_model(self) -> str:
         """The name of the only model that the servers list. Raises UserError where there is not one."""
-        server, listed = await self._replicas.models()
+        server, status, listed = await self._replicas.models()
+        if status in WRONG_KEY:
+            raise UserError(self._refused_key(server, status, listed))
         try:
             names = [model.id for model in msgspec.json.decode(listed, type=_Models).data]
         except msgspec.DecodeError:
@@ -292,17 +296,15 @@ class OpenAIEngine:
     ) -> Exception:
         """What an answer other than 200 means."""
         said = self._clean(_error_text(content))
-        if status in BUSY:
+        if status in BUSY or status >= 500:
             pause = _retry_after(headers)
             long = EngineFailed(f"{server.name} asks to wait {pause:.0f} s: {said}")
             return _Failed(
-                f"{server.name} is busy ({status}): {said}",
-                strike=False,
+                f"{server.name} {'is busy' if status in BUSY else 'failed'} ({status}): {said}",
+                strike=status not in BUSY,
                 pause=pause,
                 fault=long if pause > self._replicas.patience else None,
             )
-        if status >= 500:
-            return _Failed(f"{server.name} failed ({status}): {said}", pause=_retry_after(headers))
         if status in (400, 413, 422):
             if any(re.search(rf"\b{name}\b", said) for name in settings.extras):
                 # A server that knows only OpenAI's parameters would also cut stop strings without a word.
@@ -310,13 +312,16 @@ class OpenAIEngine:
             if self._pixels and "mm_processor_kwargs" in said:
                 return UserError(f"{server.name} takes no pixel limits ({said}): set them where the server is started")
             return refusal(said)
-        if status in (401, 403):
-            mistake = f"{server.name} refuses the key ({status}: {said}): set OPENAI_API_KEY"
+        if status in WRONG_KEY:
+            mistake = self._refused_key(server, status, content)
         elif status == 404:
             mistake = f"{server.name} does not serve {self._model!r} ({said}): check --model and --base-url"
         else:
             mistake = f"{server.name} refuses requests ({status}: {said})"
         return _Failed(mistake, strike=False, fault=UserError(mistake))
+
+    def _refused_key(self, server: Server, status: int, content: bytes) -> str:
+        return f"{server.name} refuses the key ({status}: {self._clean(_error_text(content))}): set OPENAI_API_KEY"
 
     def _pause(self, failed: _Failed, trouble: _Trouble) -> float:
         """Seconds to wait before the next attempt, or the end of the attempts.
@@ -333,7 +338,7 @@ class OpenAIEngine:
         trouble.served = self._served
         trouble.strikes += failed.strike and others_served
         if trouble.strikes >= STRIKES:
-            raise PromptRefused(f"given up: {STRIKES} attempts failed while others were served: {failed}")
+            raise Undecided(f"given up: {STRIKES} attempts failed while others were served: {failed}")
         backoff = min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** (trouble.failures - 1))
         return max(failed.pause * random.uniform(1.0, 1.2), backoff * random.uniform(0.5, 1.0))
 

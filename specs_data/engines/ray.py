@@ -91,8 +91,8 @@ class RayEngine:
         self.concurrency = self._first_ready(gpus) * replicas
 
     async def generate(self, request: Request) -> Response:
-        """Sample one response on some replica. Raises PromptRefused, UserError or EngineFailed as the
-        replicas' engines do; EngineFailed too when all replicas are lost for good."""
+        """Sample one response on some replica. Raises PromptRefused, Undecided, UserError or EngineFailed
+        as the replicas' engines do; EngineFailed too when all replicas are lost for good."""
         self._follow()
         while True:
             handle = await self._least_loaded()

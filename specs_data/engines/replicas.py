@@ -43,6 +43,7 @@ class Server:
         self.up = True
         self.down_since = 0.0
         self.failures = 0  # in a row
+        self.told = False  # that it only fails, while there is no other to do its work
         self.pause = 0.0  # seconds of the rest it is having
         self.rest: asyncio.TimerHandle | None = None
         self.on_trial = False  # the next request is to find out whether it serves again
@@ -133,7 +134,12 @@ class Replicas:
             if hope and server.failures >= TOLERATED:
                 server.down_since = time.monotonic()
                 self._rest(server, max(pause, FIRST_PAUSE), reason)
-            elif lost:
+                return hope
+            # Once: a service with a rate limit may turn some away in a row, again and again.
+            if server.failures >= TOLERATED and not lasting and not server.told:
+                server.told = True
+                logger.warning("%s serves nothing at the moment and is asked again: %s", server.name, reason)
+            if lost:
                 self._put_aside(server, reason)
         elif server.trial is not None:
             self._rest(server, max(pause, min(LONGEST_PAUSE, server.pause * 2)), reason)
@@ -174,18 +180,18 @@ class Replicas:
         self._revivals.add(revival)
         revival.add_done_callback(self._revivals.discard)
 
-    async def models(self) -> tuple[Server, bytes]:
-        """The first server that lists its models, and the list as JSON; where none does, the first that
-        answers, and its answer. Raises UserError where none answers."""
+    async def models(self) -> tuple[Server, int, bytes]:
+        """The first server that lists its models, its status, 200, and the list as JSON; where none does,
+        those of the first that answers. Raises UserError where none answers."""
         deadline = time.monotonic() + FIRST_ANSWER
         while True:
             others = []
             for server in self.servers:
                 status, answer = await self._probe(server)
                 if status == 200:
-                    return server, answer
+                    return server, status, answer
                 if status:
-                    others.append((server, answer))
+                    others.append((server, status, answer))
             if others:
                 return others[0]
             if time.monotonic() > deadline:

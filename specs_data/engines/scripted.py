@@ -11,7 +11,7 @@ from specs_data.records import Request, Response
 class ScriptedEngine:
     """Answers each request with what `script` returns for it, `delay` seconds later.
 
-    The script may raise PromptRefused or EngineFailed, as a real engine would.
+    The script may raise PromptRefused, Undecided or EngineFailed, as a real engine would.
 
         engine = ScriptedEngine(lambda request: f"<think>...</think>\n<answer>{request.seed}</answer>")
     """

@@ -28,6 +28,7 @@ from specs_data.records import Message, Request, Response, Sampling
 if TYPE_CHECKING:
     import torch
 
+WAS_CLOSED = "the transformers engine was closed"
 LINGER = 0.005  # seconds without a new request after which a batch starts unfilled
 SMALL = 50_000_000  # parameters; a smaller model on a CPU is slowed down by more than one thread
 
@@ -91,12 +92,12 @@ class TransformersEngine:
         return await asyncio.wrap_future(job.future)
 
     async def close(self) -> None:
-        """Stop after the running batch; requests that still wait fail."""
+        """Stop at the token that is being made; requests that run or still wait fail."""
         with self._wake:
             self._closed = True
             self._wake.notify()
         await asyncio.to_thread(self._worker.join)
-        _fail(self._waiting, EngineFailed("the transformers engine was closed"))
+        _fail(self._waiting, EngineFailed(WAS_CLOSED))
         self._model = None
 
     def _work(self) -> None:
@@ -151,6 +152,9 @@ class TransformersEngine:
             else:
                 _fail(jobs, EngineFailed(f"the policy failed: {type(error).__name__}: {error}"))
             return
+        if self._closed:  # the rows may be cut anywhere
+            _fail(jobs, EngineFailed(WAS_CLOSED))
+            return
         for job, row, left in zip(jobs, rows, room, strict=True):
             job.future.set_result(self._respond(row[:left], self._context - left))
 
@@ -177,11 +181,17 @@ class TransformersEngine:
         )
         width = inputs["input_ids"].shape[1]
         draw = [_Draw(seeds, self._sampling, most)] if self._sampling.temperature > 0 else []
-        stop = [_Stop(self._tokenizer, self._sampling.stop, self._closers, width)] if self._sampling.stop else []
+        stop: list[Any] = [self._closing]
+        if self._sampling.stop:
+            stop.append(_Stop(self._tokenizer, self._sampling.stop, self._closers, width))
         there = {name: _moved(value, self._model) for name, value in inputs.items()}
         output = self._model.generate(**there, generation_config=config, logits_processor=draw, stopping_criteria=stop)
         rows: list[list[int]] = output[:, width:].tolist()
         return rows
+
+    def _closing(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
+        """A stopping criterion for all rows at once: the engine is closed, and nobody waits for them."""
+        return input_ids[:, -1].bool().fill_(self._closed)
 
     def _respond(self, ids: Sequence[int], prompt_tokens: int) -> Response:
         count = next((number for number, token in enumerate(ids) if token in self._ends), len(ids))

@@ -24,7 +24,7 @@ from msgspec import Struct
 
 from specs_data.engines.images import open_image
 from specs_data.engines.refusals import check_images, refusal
-from specs_data.errors import EngineFailed, PromptRefused, UserError, require
+from specs_data.errors import EngineFailed, PromptRefused, Undecided, UserError, require
 from specs_data.records import Request, Response, Sampling
 
 TAKE_IN = 0.25  # seconds for which requests are taken in between two steps of the model
@@ -89,7 +89,8 @@ class VLLMEngine:
         self.concurrency = started.result() * 3 // 2
 
     async def generate(self, request: Request) -> Response:
-        """Sample one response. Raises PromptRefused, with vLLM's words, or EngineFailed."""
+        """Sample one response. Raises PromptRefused, with vLLM's words, Undecided where vLLM gave it up,
+        or EngineFailed."""
         check_images(len(request.images), self._limit_images)
         if self._failure is not None:
             raise self._failure
@@ -271,7 +272,7 @@ def _deliver(outputs: list[Any], waiting: dict[str, _Job]) -> None:
             continue
         best = output.outputs[0]
         if best.finish_reason in ("abort", "error"):
-            _settle(job.response, PromptRefused(f"given up: vLLM ended it with {best.finish_reason!r}"))
+            _settle(job.response, Undecided(f"given up: vLLM ended it with {best.finish_reason!r}"))
             continue
         tokens = len(output.prompt_token_ids or ()), len(best.token_ids)
         _settle(job.response, Response(best.text, best.finish_reason or "stop", *tokens))

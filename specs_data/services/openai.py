@@ -28,6 +28,14 @@ _NAMES = {
 }
 
 
+def key_in_environment() -> str | None:
+    """The key in OPENAI_API_KEY. Raises UserError, without the key, for one that no HTTP header can carry."""
+    key = os.environ.get("OPENAI_API_KEY", "").strip()
+    if not (key.isascii() and key.isprintable()):
+        raise UserError("OPENAI_API_KEY has a line break or another character that no key has: set it anew")
+    return key or None
+
+
 class OpenAIClient:
     """A model behind an OpenAI-compatible server at `base_url` (http://host:port or .../v1). `role` (verifier,
     judge) is whose settings errors speak of."""
@@ -37,7 +45,7 @@ class OpenAIClient:
 
     def __init__(self, model: str, base_url: str | None = None, role: str = "verifier") -> None:
         self.model = model
-        self._key = os.environ.get("OPENAI_API_KEY")
+        self._key = key_in_environment()
         self._url = f"{_api_root(base_url, self._key, role)}/chat/completions"
         self._left_out: set[str] = set()
         self._session: aiohttp.ClientSession | None = None

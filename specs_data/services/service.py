@@ -18,9 +18,9 @@ class Service:
     """Gets questions answered by a client, one call each, up to `in_flight` at once.
 
     A failed attempt is repeated up to `attempts` times, `pause` seconds later and then twice as long
-    each time. A call that came too soon is repeated when the service says, for up to `patience`
-    seconds. `timeout` is for one attempt; a model that thinks may need a minute. `stage` is what the
-    questions are for; it goes on record with what they cost."""
+    each time. A call that came too soon is repeated when the service says. What the service says to wait
+    is waited for up to `patience` seconds in all. `timeout` is for one attempt; a model that thinks may
+    need a minute. `stage` is what the questions are for; it goes on record with what they cost."""
 
     def __init__(
         self,
@@ -70,7 +70,7 @@ class Service:
                 too_soon = failure.reason == "rate limit"
                 failures += not too_soon
                 wait = wait_after(failure, failures, self._pause)
-                waited += max(wait, self._pause) if too_soon else 0.0
+                waited += max(wait, self._pause) if too_soon or failure.wait is not None else 0.0
                 if failure.final or failures >= self._attempts or waited > self._patience:
                     self._health.undecided(failure)
                 await asyncio.sleep(wait)
@@ -92,7 +92,7 @@ class Service:
             except Failed as failure:
                 replies.append(failure.paid)
                 if failure.reason == "rate limit":
-                    self._gate.turned_away(taken, wait_after(failure, 1, self._pause))
+                    self._gate.turned_away(taken, min(self._patience, wait_after(failure, 1, self._pause)))
                 raise
             else:
                 replies.append(reply)
