@@ -221,6 +221,17 @@ def count_pairs(store: Store, plan: Plan) -> int:
     return sum(1 for _ in _entries(store, plan))
 
 
+def count_rounds(store: Store, plan: Plan) -> list[tuple[int, int]]:
+    """The responses and the pairs of each round of the agenda."""
+    upfront = plan.recipe.samples_upfront
+    query = """
+        SELECT max(0, t.idx - :upfront + 1), count(*) FROM listing AS l CROSS JOIN samples AS t
+        ON t.settings = :policy AND t.problem = l.problem
+        WHERE t.reason IS NULL AND t.idx < :samples GROUP BY 1 ORDER BY 1"""
+    pairs = Counter(max(0, entry.index - upfront + 1) for entry in _entries(store, plan))
+    return [(count, pairs[number]) for number, count in store.select(query, _parameters(plan))]
+
+
 def count_tokens(store: Store, plan: Plan) -> dict[str, int]:
     """The prompt and completion tokens of the responses to this run's problems, whenever they were made."""
     sources = {source.samples for source in (plan.policy, plan.rival) if source}

@@ -13,11 +13,13 @@ Served = Mapping[str, Sequence[tuple[str, str, int, int, int]]]
 
 
 class Measured(Struct, frozen=True):
-    """What a pilot gave and took. `read` are the rows of the source, those left out as well. Cost is in US
-    dollars, of judging services; None where a price is not known."""
+    """What a pilot gave and took. `read` are the rows of the source, those left out as well. `rounds` are the
+    responses and the pairs of each round of the agenda. Cost is in US dollars, of judging services; None where a
+    price is not known."""
 
     read: int
     counts: Mapping[str, int]
+    rounds: Sequence[tuple[int, int]]
     tokens: Mapping[str, Mapping[str, int]]
     seconds: Mapping[str, float]
     cost: float | None
@@ -55,22 +57,39 @@ class Forecast(Struct, frozen=True):
 
 
 def scale(pilot: Measured, total: int | None, target: int | None) -> Forecast:
-    """The pilot's yields for `total` problems, or for as many as `target` pairs need."""
+    """The pilot's yields for `total` problems, or for as much of them as `target` pairs need."""
     tried = max(1, pilot.read)
-    problems = total
-    if target is not None and pilot.counts["pairs"]:
-        needed = round(target * tried / pilot.counts["pairs"])
-        problems = needed if total is None else min(total, needed)
-    factor = (1000 if problems is None else problems) / tried
+    share = (1000 if total is None else total) / tried
+    sampled, pairs = pilot.counts["sampled"] * share, pilot.counts["pairs"] * share
+    if target is not None and any(kept for _, kept in pilot.rounds):
+        if total is None:  # no end of problems: the first round that gives pairs will do
+            share = target / next(kept for _, kept in pilot.rounds if kept)
+        sampled, pairs = _until(target, share, pilot.rounds)
+    by_response = sampled / max(1, pilot.counts["sampled"])
+    by_pair = pairs / pilot.counts["pairs"] if pilot.counts["pairs"] else by_response
+    kept = ("verification", "verify", "pair")  # stages that only right responses reach
+    factor = {stage: by_pair if stage in kept else by_response for stage in (*pilot.tokens, *pilot.seconds)}
     return Forecast(
         pilot=pilot,
-        problems=problems,
-        pairs=pilot.counts["pairs"] * factor,
-        samples=pilot.counts["sampled"] * factor,
-        tokens={stage: (used["prompt"] + used["completion"]) * factor for stage, used in pilot.tokens.items()},
-        seconds={stage: spent * factor for stage, spent in pilot.seconds.items()},
-        cost=None if pilot.cost is None else pilot.cost * factor,
+        problems=None if total is None and target is None else round(share * tried),
+        pairs=pairs,
+        samples=sampled,
+        tokens={stage: (used["prompt"] + used["completion"]) * factor[stage] for stage, used in pilot.tokens.items()},
+        seconds={stage: spent * factor[stage] for stage, spent in pilot.seconds.items()},
+        cost=None if pilot.cost is None else pilot.cost * max(by_response, by_pair),
     )
+
+
+def _until(target: int, share: float, rounds: Sequence[tuple[int, int]]) -> tuple[float, float]:
+    """The responses and the pairs of `share` times these rounds, one after the other until the target."""
+    responses = pairs = 0.0
+    for sampled, kept in rounds:
+        part = min(1.0, (target - pairs) / (kept * share)) if kept else 1.0
+        responses += sampled * share * part
+        pairs += kept * share * part
+        if pairs >= target:
+            break
+    return responses, pairs
 
 
 def judging_tokens(served: Served) -> dict[str, Mapping[str, int]]:

@@ -116,7 +116,7 @@ def forecast(
     recipe = check(recipe, engine)
     total = count_problems(recipe.problems or "", recipe.limit)
     # A batch job would keep the pilot waiting for up to a day.
-    small = recipe.model_copy(update={"limit": min(pilot, total or pilot), "target": None, "gemini_batch": False})
+    small = recipe.model_copy(update={"limit": min(pilot, total or pilot), "gemini_batch": False})
     pilot_run = _Build(small, Path(out or default_out(recipe)), engine, None, verifier, quiet)
     measured = run(pilot_run.measure(batch=recipe.gemini_batch and recipe.verifier == "gemini"))
     return scale(measured, total, recipe.target)
@@ -203,6 +203,7 @@ class _Build:
             return Measured(
                 read=dataset.count_read(store),
                 counts={**dataset.count_stages(store, plan), "pairs": dataset.count_pairs(store, plan)},
+                rounds=dataset.count_rounds(store, plan),
                 tokens={"generation": dataset.count_tokens(store, plan), **judging_tokens(served)},
                 seconds=dataset.time_stages(store, plan, self.before),
                 cost=judging_cost(served, load_prices(self.recipe.prices), batch),

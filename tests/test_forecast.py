@@ -12,9 +12,12 @@ from gemini_server import Service as Server
 from sums import policy, recipe, write_sums
 
 from specs_data import build
+from specs_data.engines.scripted import ScriptedEngine
+from specs_data.forecast import Measured, scale
 from specs_data.pipeline import forecast
 from specs_data.prices import load_prices
 from specs_data.recipe import Recipe
+from specs_data.records import Request
 
 pytestmark = pytest.mark.filterwarnings("ignore:Inheritance class Aiohttp:DeprecationWarning")
 
@@ -87,3 +90,39 @@ def test_an_unknown_price_is_said_to_be_unknown(server: Server, tmp_path: Path) 
     assert "judging services: the price is not known" in str(found) and "$" not in str(found)
     by_rules = forecast(recipe(problems), tmp_path / "rules", 4, engine=policy(), quiet=True)
     assert "judging services: $0.00" in str(by_rules)
+
+
+def test_a_target_is_filled_by_first_responses_before_second_ones(tmp_path: Path) -> None:
+    """Half of the problems are always solved and half never, so that later rounds give nothing."""
+
+    def half(request: Request) -> str:
+        number = int(request.messages[-1].content.split()[2])
+        answer = number + 1 if number % 2 else number
+        return f"<think>So the answer is {answer}.</think>\n<answer>\\boxed{{{answer}}}</answer>"
+
+    target = recipe(write_sums(tmp_path, 100), samples=8, target=40)
+    found = forecast(target, tmp_path / "pilot", engine=ScriptedEngine(half), quiet=True)
+    engine = ScriptedEngine(half)
+    build(target, tmp_path / "whole", engine=engine, quiet=True)
+    assert found.pairs == pytest.approx(40)
+    assert found.samples == pytest.approx(engine.calls, rel=0.25)
+    assert found.seconds["pair"] == pytest.approx(found.pilot.seconds["pair"] * 40 / found.pilot.counts["pairs"])
+
+
+def test_a_pilot_ends_where_its_target_is_reached(tmp_path: Path) -> None:
+    target = recipe(write_sums(tmp_path, 100), samples=8, target=5)
+    pilot, whole = policy(), policy()
+    found = forecast(target, tmp_path / "pilot", engine=pilot, quiet=True)
+    build(target, tmp_path / "whole", engine=whole, quiet=True)
+    assert pilot.calls <= whole.calls
+    assert found.pairs == pytest.approx(5) and found.samples == pytest.approx(whole.calls, rel=0.5)
+
+
+def test_where_the_end_of_the_source_is_not_known_a_target_takes_what_first_responses_need() -> None:
+    counts = {"sampled": 40, "pairs": 16}
+    pilot = Measured(read=20, counts=counts, rounds=[(20, 10), (10, 4), (10, 2)], tokens={}, seconds={}, cost=1.0)
+    found = scale(pilot, None, 100)
+    assert (found.pairs, found.samples, found.problems) == (100, 200, 200)
+    assert found.cost == pytest.approx(100 / 16)
+    everything = scale(pilot, 40, 100)
+    assert (everything.pairs, everything.samples, everything.problems) == (32, 80, 40)
