@@ -283,8 +283,10 @@ def _image(image: Any, file: Path, inside: Path | None) -> dict[str, Any]:
     content, path = (image.get("bytes"), image.get("path")) if isinstance(image, Mapping) else (None, image)
     if isinstance(path, bytes):
         return {"bytes": path, "path": None}
+    if isinstance(content, bytes):
+        return {"bytes": content, "path": path if isinstance(path, str) else None}
     if content is not None:
-        return {"bytes": content, "path": path}
+        raise _Bad("has an image whose bytes are not binary; give the path of its file instead")
     if not isinstance(path, str):
         raise _Bad("has an image that is neither bytes nor a path")
     # Links are not followed: the Hub's cache is made of them.
@@ -295,3 +297,5 @@ def _image(image: Any, file: Path, inside: Path | None) -> dict[str, Any]:
         return {"bytes": place.read_bytes(), "path": place.name}
     except OSError as error:
         raise _Bad(f"names the image {path}, which cannot be read: {error.strerror}") from None
+    except ValueError:  # a NUL in it
+        raise _Bad(f"names the image {path!r}, which no file can be called") from None
