@@ -20,6 +20,7 @@ from msgspec import Struct
 
 from specs_data import tables
 from specs_data.errors import UserError, first_line
+from specs_data.figures import read_manifest
 from specs_data.tables import FIRST_ROWS, SUFFIXES, columns_of, read_rows
 
 # What --columns can name.
@@ -42,7 +43,7 @@ class _Bad(Exception):
 
 class Dataset(Struct, frozen=True):
     """A preference dataset on disk. `splits` maps names to data files in order; `manifest` is the
-    run's manifest.json where there is one. Paths of `splits` lie under `root`. `foreign` is one that
+    run's manifest.json where there is one of ours. Paths of `splits` lie under `root`. `foreign` is one that
     came from the Hub: its rows may name no picture outside of it."""
 
     root: Path
@@ -144,9 +145,9 @@ def _manifest(root: Path) -> dict[str, Any] | None:
     if not place.is_file():
         return None
     try:
-        return msgspec.json.decode(place.read_bytes(), type=dict[str, Any])
-    except msgspec.MsgspecError as error:
-        raise UserError(f"{place} is not a valid manifest: {error}") from None
+        return read_manifest(place.read_bytes())
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise UserError(f"{place} is not JSON ({first_line(error)}); repair it, or take it away") from None
 
 
 def _download(name: str) -> Path:

@@ -142,6 +142,15 @@ def test_foreign_rows_get_what_they_lack(tmp_path: Path) -> None:
     assert found[1]["policy"] is None
 
 
+@pytest.mark.parametrize("manifest", [{"dataset": "my-set", "recipe": "v2"}, ["a", "list"]])
+def test_somebody_else_s_manifest_is_as_none(tmp_path: Path, manifest: Any) -> None:
+    a, b = make_run(tmp_path / "a", [row(1)]), make_run(tmp_path / "b", [row(2)])
+    (b / "manifest.json").write_text(json.dumps(manifest))
+    found, told = merged(tmp_path, a, b)
+    assert found == [row(1), row(2)]
+    assert (told["merged"][1]["source"], told["merged"][1]["fingerprint"]) == ("b", None)
+
+
 def test_mistakes_are_said(tmp_path: Path) -> None:
     a = make_run(tmp_path / "a", [row(1)])
     with pytest.raises(UserError, match="at least two"):
