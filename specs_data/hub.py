@@ -17,6 +17,7 @@ import msgspec
 from msgspec import Struct
 
 from specs_data.errors import UserError, first_line
+from specs_data.figures import read_manifest
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -92,11 +93,11 @@ def _published(repo_id: str, path: str, revision: str) -> bytes | None:
 
 
 def published_manifest(repo_id: str, revision: str) -> dict[str, Any] | None:
-    """The manifest that was pushed with a revision, None without a readable one."""
+    """The manifest that was pushed with a revision, None without a readable one of ours."""
     content = _published(repo_id, "manifest.json", revision)
     try:
-        return None if content is None else msgspec.json.decode(content, type=dict[str, Any])
-    except msgspec.MsgspecError:
+        return None if content is None else read_manifest(content)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
 
 

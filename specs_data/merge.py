@@ -12,6 +12,7 @@ import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import islice
+from numbers import Number
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -21,7 +22,7 @@ from msgspec import Struct
 from specs_data.card import render_card
 from specs_data.errors import UserError
 from specs_data.pairs_io import Dataset, open_dataset, rows
-from specs_data.parquet import SCHEMA, Row, Shard, fingerprint, write_shards
+from specs_data.parquet import TEXT_COLUMNS, Row, Shard, fingerprint, write_shards
 
 DUPLICATE = "duplicate problem"
 OTHER_SPLIT = "picture in another split"
@@ -127,7 +128,7 @@ class _Writer:
                 continue
             for row, reason in zip(rows(dataset, split), reasons, strict=True):
                 if reason is None:
-                    self.corruptions[row.get("corruption") or "none"] += 1
+                    self.corruptions[_text(row.get("corruption")) or "none"] += 1
                     yield self._named(row, number)
                 else:
                     note = {"stage": "merge", "reason": reason, "problem_id": row.get("problem_id")}
@@ -138,15 +139,21 @@ class _Writer:
         if (number, problem) not in self._problems:
             self._problems[number, problem] = _free(problem, self._problem_ids)
             self._problem_ids.add(self._problems[number, problem])
-        sides = "\0".join((problem, row["chosen"][-1]["content"], row["rejected"][-1]["content"]))
-        name = _free(str(row.get("id") or hashlib.sha256(sides.encode()).hexdigest()[:16]), self._ids)
+        said = "\0".join((problem, row["chosen"][-1]["content"], row["rejected"][-1]["content"]))
+        name = _free(str(row.get("id") or hashlib.sha256(said.encode()).hexdigest()[:16]), self._ids)
         self._ids.add(name)
         images = [
             {"bytes": image["bytes"], "path": Path(image["path"]).name if image["path"] else None}
             for image in row["images"]
         ]
         changed = {"id": name, "problem_id": self._problems[number, problem], "images": images}
-        return {column: row.get(column) for column in SCHEMA.names} | changed
+        sides = {side: row[side] for side in ("prompt", "chosen", "rejected")}
+        return {column: _text(row.get(column)) for column in TEXT_COLUMNS} | sides | changed
+
+
+def _text(value: object) -> str | None:
+    """What a row of somebody else says in a column of texts: a number in its digits, None for what is neither."""
+    return str(value) if isinstance(value, str | Number) else None
 
 
 def _digests(row: Row) -> list[bytes]:

@@ -20,6 +20,7 @@ from msgspec import Struct
 
 from specs_data import tables
 from specs_data.errors import UserError, first_line
+from specs_data.figures import read_manifest
 from specs_data.tables import FIRST_ROWS, SUFFIXES, columns_of, read_rows
 
 # What --columns can name.
@@ -42,7 +43,7 @@ class _Bad(Exception):
 
 class Dataset(Struct, frozen=True):
     """A preference dataset on disk. `splits` maps names to data files in order; `manifest` is the
-    run's manifest.json where there is one. Paths of `splits` lie under `root`. `foreign` is one that
+    run's manifest.json where there is one of ours. Paths of `splits` lie under `root`. `foreign` is one that
     came from the Hub: its rows may name no picture outside of it."""
 
     root: Path
@@ -144,9 +145,9 @@ def _manifest(root: Path) -> dict[str, Any] | None:
     if not place.is_file():
         return None
     try:
-        return msgspec.json.decode(place.read_bytes(), type=dict[str, Any])
-    except msgspec.MsgspecError as error:
-        raise UserError(f"{place} is not a valid manifest: {error}") from None
+        return read_manifest(place.read_bytes())
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise UserError(f"{place} is not JSON ({first_line(error)}); repair it, or take it away") from None
 
 
 def _download(name: str) -> Path:
@@ -283,8 +284,10 @@ def _image(image: Any, file: Path, inside: Path | None) -> dict[str, Any]:
     content, path = (image.get("bytes"), image.get("path")) if isinstance(image, Mapping) else (None, image)
     if isinstance(path, bytes):
         return {"bytes": path, "path": None}
+    if isinstance(content, bytes):
+        return {"bytes": content, "path": path if isinstance(path, str) else None}
     if content is not None:
-        return {"bytes": content, "path": path}
+        raise _Bad("has an image whose bytes are not binary; give the path of its file instead")
     if not isinstance(path, str):
         raise _Bad("has an image that is neither bytes nor a path")
     # Links are not followed: the Hub's cache is made of them.
@@ -295,3 +298,5 @@ def _image(image: Any, file: Path, inside: Path | None) -> dict[str, Any]:
         return {"bytes": place.read_bytes(), "path": place.name}
     except OSError as error:
         raise _Bad(f"names the image {path}, which cannot be read: {error.strerror}") from None
+    except ValueError:  # a NUL in it
+        raise _Bad(f"names the image {path!r}, which no file can be called") from None

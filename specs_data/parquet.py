@@ -20,7 +20,7 @@ Row = dict[str, Any]
 
 IMAGES = pa.list_(pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
 MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
-_TEXT_COLUMNS = ("problem_id", "answer", "answer_type", "corruption", "rejected_from", "policy", "verifier")
+TEXT_COLUMNS = ("problem_id", "answer", "answer_type", "corruption", "rejected_from", "policy", "verifier")
 _GROUP_ROWS = 10_000
 # As Python objects rows of text take several times their bytes: they become Arrow's in batches.
 _BATCH_ROWS = 500
@@ -57,7 +57,7 @@ def _feature(kind: pa.DataType) -> Any:
 SCHEMA = make_schema(
     {"id": pa.string(), "images": IMAGES}
     | dict.fromkeys(("prompt", "chosen", "rejected"), MESSAGES)
-    | dict.fromkeys(_TEXT_COLUMNS, pa.string())
+    | dict.fromkeys(TEXT_COLUMNS, pa.string())
 )
 
 

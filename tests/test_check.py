@@ -173,6 +173,18 @@ def test_the_recipe_s_format_is_the_default(tmp_path: Path) -> None:
     assert checked(tmp_path / "data", rows, recipe={"format": str(file)}).ok
 
 
+@pytest.mark.parametrize("manifest", [{"dataset": "my-set", "recipe": "v2"}, ["a", "list"]])
+def test_somebody_else_s_manifest_is_as_none(tmp_path: Path, manifest: Any) -> None:
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    assert checked(tmp_path, [row()]).ok
+
+
+def test_a_broken_manifest_is_said(tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text('{"recipe": ')
+    with pytest.raises(UserError, match=r"manifest.json is not JSON \(.*\); repair it, or take it away"):
+        checked(tmp_path, [row()])
+
+
 def test_only_the_first_failures_are_listed_but_all_are_counted(tmp_path: Path) -> None:
     result = checked(tmp_path, [row(rejected=CHOSEN)] * 150)
     assert (result.failed, len(result.failures)) == (150, 100)

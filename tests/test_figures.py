@@ -2,12 +2,46 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
+import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from specs_data.figures import describe_lengths, funnel
+from specs_data.figures import describe_lengths, funnel, read_manifest
 
 COUNTS = {"problems": 9, "sampled": 100, "right": 50, "well_formed": 40, "verified": 30, "pairs": 30}
+
+
+@pytest.mark.parametrize(
+    "foreign",
+    [
+        [],
+        "v2",
+        {"dataset": "my-set", "recipe": "v2"},
+        {"dataset": None},
+        {"dataset": {"splits": ["train"]}},
+        {"name": 5},
+        {"counts": [1]},
+        {"models": {"policy": "some-lab/some-model"}},
+        {"response_format": "json"},
+    ],
+)
+def test_somebody_else_s_manifest_is_none(foreign: Any) -> None:
+    assert read_manifest(json.dumps(foreign).encode()) is None
+
+
+def test_our_manifest_is_read_whole() -> None:
+    ours = {"name": "tiny", "counts": COUNTS, "recipe": {"format": "think-answer", "samples": 8}, "merged": []}
+    assert read_manifest(json.dumps(ours).encode()) == ours
+
+
+@pytest.mark.parametrize("broken", [b"", b"{", b'{"recipe": "v2", ', b"\xff"])
+def test_what_is_not_json_is_no_manifest(broken: bytes) -> None:
+    with pytest.raises(msgspec.DecodeError):
+        read_manifest(broken)
 
 
 def test_each_stage_and_its_share_of_the_one_before() -> None:

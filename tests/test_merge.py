@@ -142,6 +142,27 @@ def test_foreign_rows_get_what_they_lack(tmp_path: Path) -> None:
     assert found[1]["policy"] is None
 
 
+@pytest.mark.parametrize("column", ["answer", "answer_type", "corruption", "rejected_from", "policy", "verifier"])
+def test_columns_of_texts_hold_texts(tmp_path: Path, column: str) -> None:
+    """A number is its digits; what is neither text nor number is left out."""
+    values = [5, 2.5, True, ["a"], {"a": 1}, None, "text"]
+    lines = [{"prompt": f"Q{n}", "chosen": "good", "rejected": "bad", column: value} for n, value in enumerate(values)]
+    (tmp_path / "p.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    found, manifest = merged(tmp_path, make_run(tmp_path / "a", [row(1)]), tmp_path / "p.jsonl")
+    assert [r[column] for r in found[1:]] == ["5", "2.5", "True", None, None, None, "text"]
+    if column == "corruption":
+        assert manifest["corruptions"] == {"2.5": 1, "5": 1, "True": 1, "none": 3, "remove_all_tags": 1, "text": 1}
+
+
+@pytest.mark.parametrize("manifest", [{"dataset": "my-set", "recipe": "v2"}, ["a", "list"]])
+def test_somebody_else_s_manifest_is_as_none(tmp_path: Path, manifest: Any) -> None:
+    a, b = make_run(tmp_path / "a", [row(1)]), make_run(tmp_path / "b", [row(2)])
+    (b / "manifest.json").write_text(json.dumps(manifest))
+    found, told = merged(tmp_path, a, b)
+    assert found == [row(1), row(2)]
+    assert (told["merged"][1]["source"], told["merged"][1]["fingerprint"]) == ("b", None)
+
+
 def test_mistakes_are_said(tmp_path: Path) -> None:
     a = make_run(tmp_path / "a", [row(1)])
     with pytest.raises(UserError, match="at least two"):

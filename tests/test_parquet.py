@@ -168,6 +168,19 @@ def test_foreign_jsonl_gives_the_same_rows(tmp_path: Path, line: str) -> None:
         ('{"prompt": "Q", "chosen": [1], "rejected": "b"}', "neither text nor a list"),
         ('{"prompt": "Q", "chosen": "a", "rejected": "b", "images": ["no.png"]}', "names the image no.png"),
         ('{"prompt": "Q", "chosen": "a", "rejected": "b", "images": [3]}', "neither bytes nor a path"),
+        (
+            '{"prompt": "Q", "chosen": "a", "rejected": "b", "images": [{"bytes": "aGVsbG8="}]}',
+            "row 1 of .* has an image whose bytes are not binary",
+        ),
+        ('{"prompt": "Q", "chosen": "a", "rejected": "b", "images": [{"bytes": [1, 2]}]}', "bytes are not binary"),
+        (
+            '{"prompt": "Q", "chosen": "a", "rejected": "b", "images": [{"bytes": 5, "path": "a.png"}]}',
+            "bytes are not binary",
+        ),
+        (
+            r'{"prompt": "Q", "chosen": "a", "rejected": "b", "images": ["a\u0000.png"]}',
+            r"row 1 of .* names the image 'a.x00.png', which no file",
+        ),
     ],
 )
 def test_a_broken_row_is_named(tmp_path: Path, content: str, sentence: str) -> None:

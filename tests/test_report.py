@@ -97,7 +97,7 @@ class Page(HTMLParser):
         return sum(one == tag and name in [*(attrs.get("class") or "").split(), ""] for one, attrs in self.elements)
 
 
-def report(folder: Path, rows: list[dict[str, Any]], manifest: dict[str, Any] | None = None) -> tuple[Page, str]:
+def report(folder: Path, rows: list[dict[str, Any]], manifest: Any = None) -> tuple[Page, str]:
     write_shards(rows, folder / "dataset", "train")
     if manifest is not None:
         (folder / "manifest.json").write_text(json.dumps(manifest))
@@ -128,6 +128,12 @@ def test_the_manifest_s_figures_are_on_the_page(tmp_path: Path) -> None:
         "All 3.",
     ):
         assert expected in page.text, expected
+
+
+@pytest.mark.parametrize("manifest", [{"dataset": "my-set", "recipe": "v2"}, ["a", "list"]])
+def test_somebody_else_s_manifest_is_as_none(tmp_path: Path, manifest: Any) -> None:
+    _, html = report(tmp_path, [row()])
+    assert report(tmp_path, [row()], manifest)[1] == html
 
 
 def test_a_dataset_without_a_manifest_is_counted(tmp_path: Path) -> None:
