@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -56,6 +57,11 @@ def make_engine() -> Engine:
 
 def make_slow_engine() -> Engine:
     time.sleep(1.5)
+    return make_engine()
+
+
+def make_endless_engine() -> Engine:
+    time.sleep(600)
     return make_engine()
 
 
@@ -177,3 +183,13 @@ async def test_all_replicas_lost_for_good(monkeypatch: pytest.MonkeyPatch) -> No
         with pytest.raises(EngineFailed, match="all replicas are lost"):
             await generate(engine, 20)
     await engine.close()
+
+
+async def test_the_wait_for_a_replica_can_be_given_up() -> None:
+    given_up = threading.Event()
+    opening = asyncio.create_task(asyncio.to_thread(RayEngine, make_endless_engine, given_up=given_up))
+    await asyncio.sleep(2)
+    assert not opening.done()
+    given_up.set()
+    with pytest.raises(EngineFailed, match="given up"):
+        await asyncio.wait_for(opening, 20)

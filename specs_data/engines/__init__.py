@@ -8,6 +8,7 @@ Engine and name it in `open_engine`.
 from __future__ import annotations
 
 import asyncio
+import threading
 from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Literal, Protocol
@@ -58,7 +59,11 @@ async def open_engine(recipe: Recipe, sampling: Sampling) -> Engine:
         raise UserError(f"--base-url belongs to --engine openai, not to {name}")
     # Loading takes seconds to minutes: not in the event loop.
     if recipe.ray is not None:
-        return await asyncio.to_thread(_open_replicas, recipe, sampling)
+        given_up = threading.Event()
+        try:
+            return await asyncio.to_thread(_open_replicas, recipe, sampling, given_up)
+        finally:
+            given_up.set()  # a thread that goes on waiting would keep the interrupted process
     return await asyncio.to_thread(_open_here, recipe, sampling)
 
 
@@ -101,12 +106,13 @@ def _open_here(recipe: Recipe, sampling: Sampling) -> Engine:
     )
 
 
-def _open_replicas(recipe: Recipe, sampling: Sampling) -> Engine:
+def _open_replicas(recipe: Recipe, sampling: Sampling, given_up: threading.Event) -> Engine:
     from specs_data.engines.ray import RayEngine
 
     address = None if recipe.ray == "local" else recipe.ray
     gpus = recipe.tensor_parallel_size
-    return RayEngine(partial(_open_here, recipe, sampling), address, replicas=recipe.replicas or 1, gpus=gpus)
+    make_engine = partial(_open_here, recipe, sampling)
+    return RayEngine(make_engine, address, replicas=recipe.replicas or 1, gpus=gpus, given_up=given_up)
 
 
 def _open_server(recipe: Recipe, sampling: Sampling) -> OpenAIEngine:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -22,6 +23,7 @@ logger = logging.getLogger(__name__)
 
 RESTARTS = 20  # times Ray starts one replica again, until it counts as broken
 NEWS = 60.0  # seconds between two words on replicas that are waited for
+GLANCE = 0.2  # seconds between two looks at whether the wait was given up
 
 
 class _Replica:
@@ -68,11 +70,18 @@ class RayEngine:
     may be shared). `address` is the cluster's; None starts Ray on this machine.
 
     `make_engine` must be picklable, and what it reads (the checkpoint) must be at the same path on
-    every machine. The first replica that is ready starts the work; others join as they come up.
+    every machine. The first replica that is ready starts the work; others join as they come up. Whoever
+    sets `given_up` ends the wait for it: EngineFailed.
     """
 
     def __init__(
-        self, make_engine: Callable[[], Engine], address: str | None = None, *, replicas: int = 1, gpus: float = 0
+        self,
+        make_engine: Callable[[], Engine],
+        address: str | None = None,
+        *,
+        replicas: int = 1,
+        gpus: float = 0,
+        given_up: threading.Event | None = None,
     ) -> None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         self._ray = require("ray", "ray")
@@ -88,7 +97,7 @@ class RayEngine:
         self._changed = asyncio.Event()
         self._failure: SpecsDataError | None = None
         self._followed = False
-        self.concurrency = self._first_ready(gpus) * replicas
+        self.concurrency = self._first_ready(gpus, given_up or threading.Event()) * replicas
 
     async def generate(self, request: Request) -> Response:
         """Sample one response on some replica. Raises PromptRefused, Undecided, UserError or EngineFailed
@@ -125,15 +134,22 @@ class RayEngine:
         if self._connected:
             await asyncio.to_thread(self._ray.shutdown)
 
-    def _first_ready(self, gpus: float) -> int:
+    def _first_ready(self, gpus: float, given_up: threading.Event) -> int:
         """How many requests keep one replica busy, once one is up. A cluster may grow, so there is no
         limit to the wait."""
-        start = time.monotonic()
+        start = told = time.monotonic()
         waiting = {handle.actor.concurrency.remote(): handle for handle in self._handles}
         fault: SpecsDataError | None = None
         while waiting:
-            done, _ = self._ray.wait(list(waiting), num_returns=1, timeout=NEWS)
+            done, _ = self._ray.wait(list(waiting), num_returns=1, timeout=GLANCE)
+            if given_up.is_set():
+                for handle in self._handles:
+                    self._ray.kill(handle.actor)
+                raise EngineFailed("the wait for a replica was given up")
+            if not done and time.monotonic() - told < NEWS:
+                continue
             if not done:
+                told = time.monotonic()
                 there = self._ray.cluster_resources().get("GPU", 0)
                 free = self._ray.available_resources().get("GPU", 0)
                 logger.warning(
