@@ -157,7 +157,7 @@ def _check_columns(
     columns: Collection[str], names: Mapping[str, tuple[str, ...]], needed: set[str], source: str
 ) -> None:
     for field in sorted(needed):
-        if columns and not any(name.partition(".")[0] in columns for name in names[field]):
+        if columns and not any({name, name.partition(".")[0]} & {*columns} for name in names[field]):
             raise UserError(
                 f"{source} has no column {names[field][0]!r} for the {field}; it has {', '.join(columns)}; "
                 f"use --columns {field}=COLUMN or --preset"
@@ -266,7 +266,7 @@ def _with_listed_choices(problem: Problem) -> Problem:
 
 def _value(row: Mapping[str, Any], names: tuple[str, ...]) -> Any:
     for name in names:
-        value = _nested(row, name) if "." in name else row.get(name)
+        value = row.get(name) if name in row or "." not in name else _nested(row, name)
         if value is not None:
             return value
     return None

@@ -166,6 +166,14 @@ def test_a_wrong_column_is_said(tmp_path: Path) -> None:
     assert one(file, columns={"question": "prompt"}).problem.question == "q"
 
 
+def test_a_column_may_have_a_dot_in_its_name(tmp_path: Path) -> None:
+    rows = [{"data.q": "flat", "data": {"q": "nested", "a": "3"}, "answer": "4"}]
+    assert one(jsonl(tmp_path / "p.jsonl", rows), columns={"question": "data.q"}).problem.question == "flat"
+    alone = [{"data.q": "flat", "answer": "4"}]
+    assert one(jsonl(tmp_path / "alone.jsonl", alone), columns={"question": "data.q"}).problem.question == "flat"
+    assert one(jsonl(tmp_path / "p.jsonl", rows), columns={"question": "data.a"}).problem.question == "3"
+
+
 def image(data: bytes, name: str | None = None) -> dict[str, Any]:
     """An image as datasets writes it."""
     return {"bytes": data, "path": name}
