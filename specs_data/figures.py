@@ -38,11 +38,11 @@ class _Yields(Struct, frozen=True):
 
 
 class _Lengths(Struct, frozen=True):
-    min: int = 0
-    median: int = 0
-    p95: int = 0
-    max: int = 0
-    histogram: list[tuple[int, int]] = []
+    min: float = 0
+    median: float = 0
+    p95: float = 0
+    max: float = 0
+    histogram: list[tuple[float, int]] = []
 
 
 class _Model(Struct, frozen=True):
