@@ -14,6 +14,7 @@ from typer.exceptions import TyperException
 
 from specs_data.errors import CheckFailed, SpecsDataError, UserError
 from specs_data.flags import with_flags
+from specs_data.inert import visible
 from specs_data.recipe import Recipe, make_recipe, read_settings
 from specs_data.train.settings import DpoSettings, GrpoSettings, SftSettings
 
@@ -48,10 +49,10 @@ def main() -> None:
         error.show()  # type: ignore[attr-defined]
         status = error.exit_code
     except CheckFailed as error:
-        typer.echo(error, err=True)
+        typer.echo(visible(str(error)), err=True)
         status = 1
     except SpecsDataError as error:
-        typer.echo(f"error: {error}", err=True)
+        typer.echo(f"error: {visible(str(error))}", err=True)
         status = 2
     except BrokenPipeError:
         status = _leave_quietly()

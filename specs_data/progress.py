@@ -6,10 +6,12 @@ import sys
 
 from tqdm import tqdm
 
+from specs_data.inert import visible
+
 
 def say(text: str) -> None:
     """A line for the user, above the bar if there is one."""
-    tqdm.write(text, file=sys.stderr)
+    tqdm.write(visible(text), file=sys.stderr)
 
 
 class Progress:

@@ -118,6 +118,12 @@ def test_a_mistake_is_one_sentence(responses: Path, specs_data: Command, argumen
     assert done.stderr.strip().startswith("error: ") and "\n" not in done.stderr.strip()
 
 
+def test_an_error_drives_no_terminal(tmp_path: Path, specs_data: Command) -> None:
+    done = specs_data("show", "\x1b]0;owned\x07", cwd=tmp_path)
+    assert done.returncode == 2 and "␛]0;owned␇" in done.stderr
+    assert "\x1b" not in done.stderr and "\x07" not in done.stderr
+
+
 def test_an_unknown_key_of_a_recipe_is_refused(responses: Path, specs_data: Command) -> None:
     (responses.parent / "specs-data.toml").write_text("sampels = 3\n")
     done = specs_data("build", cwd=responses.parent)

@@ -555,6 +555,12 @@ async def test_replicas_that_all_fail_stop_the_run(
             await engine.generate(ask())
 
 
+async def test_a_server_s_words_drive_no_terminal() -> None:
+    async with serving(lambda _: Reply("no \x1b[2J\u202e such model", status=404)) as (_server, engine):
+        with pytest.raises(UserError, match="no ␛\\[2J⟨U\\+202E⟩ such model"):
+            await engine.generate(ask())
+
+
 async def test_words_that_only_contain_a_parameter_are_a_refusal() -> None:
     def picky(body: dict[str, Any]) -> str | Reply:
         return Reply("image is smaller than min_pixels", status=400) if body["seed"] == 3 else "whole</answer>"

@@ -25,12 +25,14 @@ from specs_data.engines.refusals import check_images, refusal
 from specs_data.engines.replicas import FIRST_PAUSE, LONGEST_PAUSE, Replicas, Server
 from specs_data.errors import EngineFailed, SpecsDataError, Undecided, UserError
 from specs_data.images import media_type
+from specs_data.inert import one_line
 from specs_data.records import Message, Request, Response, Sampling
 from specs_data.services.openai import key_in_environment
 
 STRIKES = 8  # failures of one request, each while others were served, until it is given up
 BUSY = {408, 409, 425, 429, 503, 529}
 WRONG_KEY = {401, 403}
+LONGEST_WORDS = 300  # of a server's, in characters
 LARGE = 1 << 20  # bytes; a body above this is sent in pieces
 
 # What vLLM and SGLang understand beyond OpenAI's parameters: keep the stop string in the text, and
@@ -206,7 +208,7 @@ class OpenAIEngine:
         except msgspec.DecodeError:
             names = []
         if len(names) != 1:
-            listing = f"it lists {_short(', '.join(names))}" if names else "it lists none"
+            listing = f"it lists {one_line(', '.join(names), LONGEST_WORDS)}" if names else "it lists none"
             raise UserError(f"name the model to use at {server.name} with --model: {listing}")
         return names[0]
 
@@ -344,7 +346,7 @@ class OpenAIEngine:
 
     def _clean(self, text: str) -> str:
         """One short line without the key."""
-        return _short(text.replace(self._key, "***") if self._key else text)
+        return one_line(text.replace(self._key, "***") if self._key else text, LONGEST_WORDS)
 
 
 def _kept_stop(choice: _Choice, stop: tuple[str, ...]) -> str | None:
@@ -387,11 +389,6 @@ def _error_text(content: bytes) -> str:
         if isinstance(body, dict) and body.get(key):
             body = body[key]
     return body if isinstance(body, str) else msgspec.json.encode(body).decode()
-
-
-def _short(text: str) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= 300 else line[:299] + "…"
 
 
 def _retry_after(headers: Mapping[str, str]) -> float:

@@ -17,6 +17,7 @@ from typing import Any
 
 from specs_data.engines import Engine
 from specs_data.errors import EngineFailed, SpecsDataError, UserError, require
+from specs_data.inert import one_line
 from specs_data.records import Request, Response
 
 logger = logging.getLogger(__name__)
@@ -239,5 +240,4 @@ def _one_line(error: Exception) -> str:
     text = str(error).strip()
     if "ray::" in text:  # a remote traceback, which ends with the error
         text = text.rpartition("\n")[2]
-    line = " ".join(text.split()) or type(error).__name__
-    return line if len(line) <= 300 else line[:299] + "…"
+    return one_line(text, 300) or type(error).__name__

@@ -25,6 +25,7 @@ from msgspec import Struct
 from specs_data.engines.images import open_image
 from specs_data.engines.refusals import check_images, refusal
 from specs_data.errors import EngineFailed, PromptRefused, Undecided, UserError, require
+from specs_data.inert import one_line
 from specs_data.records import Request, Response, Sampling
 
 TAKE_IN = 0.25  # seconds for which requests are taken in between two steps of the model
@@ -301,5 +302,4 @@ def _one_line(error: BaseException) -> str:
     """The root of an error; vLLM wraps those of processors in dumps of their input."""
     while error.__cause__ is not None:
         error = error.__cause__
-    line = " ".join(str(error).split()) or type(error).__name__
-    return line if len(line) <= 300 else line[:299] + "…"
+    return one_line(str(error), 300) or type(error).__name__
