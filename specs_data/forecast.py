@@ -61,17 +61,19 @@ def scale(pilot: Measured, total: int | None, target: int | None) -> Forecast:
     tried = max(1, pilot.read)
     share = (1000 if total is None else total) / tried
     sampled, pairs = pilot.counts["sampled"] * share, pilot.counts["pairs"] * share
-    if target is not None and any(kept for _, kept in pilot.rounds):
+    problems, yields = total, [kept for _, kept in pilot.rounds if kept]
+    if target is not None and yields:
         if total is None:  # no end of problems: the first round that gives pairs will do
-            share = target / next(kept for _, kept in pilot.rounds if kept)
+            share = target / yields[0]
+            problems = round(share * tried)
         sampled, pairs = _until(target, share, pilot.rounds)
     by_response = sampled / max(1, pilot.counts["sampled"])
     by_pair = pairs / pilot.counts["pairs"] if pilot.counts["pairs"] else by_response
-    kept = ("verification", "verify", "pair")  # stages that only right responses reach
-    factor = {stage: by_pair if stage in kept else by_response for stage in (*pilot.tokens, *pilot.seconds)}
+    late = ("verification", "verify", "pair")  # stages that only right responses reach
+    factor = {stage: by_pair if stage in late else by_response for stage in (*pilot.tokens, *pilot.seconds)}
     return Forecast(
         pilot=pilot,
-        problems=None if total is None and target is None else round(share * tried),
+        problems=problems,
         pairs=pairs,
         samples=sampled,
         tokens={stage: (used["prompt"] + used["completion"]) * factor[stage] for stage, used in pilot.tokens.items()},

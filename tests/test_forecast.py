@@ -126,3 +126,5 @@ def test_where_the_end_of_the_source_is_not_known_a_target_takes_what_first_resp
     assert found.cost == pytest.approx(100 / 16)
     everything = scale(pilot, 40, 100)
     assert (everything.pairs, everything.samples, everything.problems) == (32, 80, 40)
+    in_vain = Measured(read=20, counts={**counts, "pairs": 0}, rounds=[(40, 0)], tokens={}, seconds={}, cost=0.0)
+    assert scale(in_vain, None, 100).problems is None  # and the figures are those of 1,000
