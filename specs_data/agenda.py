@@ -49,14 +49,14 @@ class Agenda:
         False if its responses are spent."""
         if index >= self._samples:
             return False
-        heapq.heappush(self._owed, _key(self._round(index), position))
+        heapq.heappush(self._owed, _key(round_of(index, self._upfront), position))
         return True
 
     def keep(self, position: int, index: int) -> None:
         """Response `index` of the problem at `position` gave a pair."""
         if self._target is None:
             return
-        heapq.heappush(self._kept, -_key(self._round(index), position))
+        heapq.heappush(self._kept, -_key(round_of(index, self._upfront), position))
         if len(self._kept) > self._target:
             heapq.heappop(self._kept)
 
@@ -68,13 +68,15 @@ class Agenda:
         index = round_ + self._upfront - 1
         return position, range(index, index + 1)
 
-    def _round(self, index: int) -> int:
-        return max(0, index - self._upfront + 1)
+
+def round_of(index: int, upfront: int) -> int:
+    """The round of response `index`, from 0."""
+    return max(0, index - upfront + 1)
 
 
 def first_in_order(kept: Iterable[tuple[int, int]], target: int, upfront: int = 1) -> set[tuple[int, int]]:
     """The `target` first of (position, index) in canonical order."""
-    ordered = heapq.nsmallest(target, kept, key=lambda pair: (max(0, pair[1] - upfront + 1), *pair))
+    ordered = heapq.nsmallest(target, kept, key=lambda pair: (round_of(pair[1], upfront), *pair))
     return set(ordered)
 
 

@@ -49,23 +49,28 @@ def main() -> None:
         error.show()  # type: ignore[attr-defined]
         status = error.exit_code
     except CheckFailed as error:
-        typer.echo(visible(str(error)), err=True)
+        _tell(str(error))
         status = 1
     except SpecsDataError as error:
-        typer.echo(f"error: {visible(str(error))}", err=True)
+        _tell(f"error: {error}")
         status = 2
     except BrokenPipeError:
         status = _leave_quietly()
     except OSError as error:
-        typer.echo(f"error: cannot use {error.filename}: {error.strerror}" if error.filename else error, err=True)
+        _tell(f"error: cannot use {error.filename}: {error.strerror}" if error.filename else str(error))
         status = 2
     except SystemExit as ended:  # how typer and rich take it that nobody reads on
         if not isinstance(ended.__context__, BrokenPipeError):
             raise
         status = _leave_quietly()
     if status == _INTERRUPTED:
-        typer.echo("interrupted; the same command goes on from here", err=True)
+        _tell("interrupted; the same command goes on from here")
     sys.exit(status)
+
+
+def _tell(text: str) -> None:
+    """A line on standard error; what it quotes may be anybody's."""
+    typer.echo(visible(text), err=True)
 
 
 @app.command()

@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from specs_data.agenda import round_of
 from specs_data.format import strip_stop_tokens
 from specs_data.images import media_type
 from specs_data.parquet import Row, Shard, write_shards
@@ -32,8 +33,10 @@ _json = msgspec.json.Encoder().encode
 # Logs of a later stage may hold responses that a stage before it would leave out now: from a run with other settings.
 _IS_JUDGED = """EXISTS (SELECT 1 FROM judgements AS g WHERE g.settings = :judgements AND g.problem = l.problem
     AND g.idx = {}.idx AND g.reason IS NULL)"""
-_IS_VERIFIED = f"""{_IS_JUDGED} AND EXISTS (SELECT 1 FROM verdicts AS w WHERE w.settings = :verdicts
-    AND w.problem = l.problem AND w.idx = {{}}.idx AND w.reason IS NULL)"""
+_PAIR_IS_VERIFIED = f"""{_IS_JUDGED.format("p")} AND EXISTS (SELECT 1 FROM verdicts AS w
+    WHERE w.settings = :verdicts AND w.problem = l.problem AND w.idx = p.idx AND w.reason IS NULL)"""
+# The round of the agenda that a response belongs to.
+_ROUND = "max(0, idx - :upfront + 1)"
 # The responses that went all the way, in the order of their problems.
 _KEPT = """
     FROM listing AS l
@@ -53,7 +56,7 @@ _PAIRED = f"""
     SELECT l.position, l.name, p.idx, row_number() OVER (PARTITION BY l.position ORDER BY p.idx) AS nth {_KEPT}
 """
 _RANKED = f"""
-    SELECT position, name, idx, row_number() OVER (ORDER BY max(0, idx - :upfront + 1), position, idx) AS place
+    SELECT position, name, idx, row_number() OVER (ORDER BY {_ROUND}, position, idx) AS place
     FROM ({_PAIRED}) WHERE :target IS NOT NULL AND nth <= :per_problem
 """
 _LEFT_OUT = f"""
@@ -93,7 +96,7 @@ _LEFT_OUT = f"""
     UNION ALL
     SELECT 'pair', p.reason, l.name, p.idx, NULL, NULL
     FROM listing AS l CROSS JOIN pairs AS p ON p.settings = :pairs AND p.problem = l.problem
-    WHERE p.reason IS NOT NULL AND p.idx < :samples AND {_IS_VERIFIED.format("p", "p")}
+    WHERE p.reason IS NOT NULL AND p.idx < :samples AND {_PAIR_IS_VERIFIED}
     UNION ALL
     SELECT 'pair', 'not needed', name, idx, NULL, NULL FROM ({_PAIRED}) WHERE nth > :per_problem
     UNION ALL
@@ -106,8 +109,8 @@ _LEFT_OUT = f"""
     SELECT iif(asked, 'rejected', 'pair'), iif(asked, 'no rejected response', 'not needed'), name, idx, NULL, NULL
     FROM (
         SELECT name, idx, paired, :rivalled AND nth <= :per_problem AND coalesce(
-            (max(0, idx - :upfront + 1), position, idx)
-            < (SELECT max(0, idx - :upfront + 1), position, idx FROM ({_RANKED}) WHERE place = :target), 1
+            ({_ROUND}, position, idx)
+            < (SELECT {_ROUND}, position, idx FROM ({_RANKED}) WHERE place = :target), 1
         ) AS asked
         FROM (
             SELECT l.position, l.name, v.idx, p.idx IS NOT NULL AS paired,
@@ -125,7 +128,7 @@ _LEFT_OUT = f"""
         NULL, NULL
     FROM listing AS l CROSS JOIN pairs AS p ON p.settings = :pairs AND p.problem = l.problem,
         json_each(CAST(p.record AS TEXT), '$.refused') AS r
-    WHERE p.idx < :samples AND {_IS_VERIFIED.format("p", "p")}
+    WHERE p.idx < :samples AND {_PAIR_IS_VERIFIED}
     UNION ALL
     SELECT 'rejected', s.reason, l.name, s.idx, NULL, json_extract(CAST(s.record AS TEXT), '$')
     FROM listing AS l CROSS JOIN samples AS s ON s.settings = :rival AND s.problem = l.problem
@@ -223,12 +226,11 @@ def count_pairs(store: Store, plan: Plan) -> int:
 
 def count_rounds(store: Store, plan: Plan) -> list[tuple[int, int]]:
     """The responses and the pairs of each round of the agenda."""
-    upfront = plan.recipe.samples_upfront
-    query = """
-        SELECT max(0, t.idx - :upfront + 1), count(*) FROM listing AS l CROSS JOIN samples AS t
+    query = f"""
+        SELECT {_ROUND}, count(*) FROM listing AS l CROSS JOIN samples AS t
         ON t.settings = :policy AND t.problem = l.problem
         WHERE t.reason IS NULL AND t.idx < :samples GROUP BY 1 ORDER BY 1"""
-    pairs = Counter(max(0, entry.index - upfront + 1) for entry in _entries(store, plan))
+    pairs = Counter(round_of(entry.index, plan.recipe.samples_upfront) for entry in _entries(store, plan))
     return [(count, pairs[number]) for number, count in store.select(query, _parameters(plan))]
 
 

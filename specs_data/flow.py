@@ -178,7 +178,7 @@ class Flow:
         except Undecided as failure:
             reason, _, detail = str(failure).partition(": ")
             logger.warning("response %d to %r is left out until the next run: %s", index, problem.id, detail)
-            self._undecided("samples", number, index, Undecided(reason))
+            self._undecided("samples", number, index, reason)
             return None
         if source.samples not in self._answered:
             self._answered.add(source.samples)
@@ -197,7 +197,7 @@ class Flow:
                 try:
                     judgement = await self._by_model(self._judge, problem, text)
                 except Undecided as undecided:
-                    return self._undecided("judgements", number, sample.index, undecided)
+                    return self._undecided("judgements", number, sample.index, str(undecided))
             else:
                 judgement = await self._rules.ajudge(
                     text, problem.answer, problem.answer_type, problem.choices, self._plan.fmt
@@ -230,7 +230,7 @@ class Flow:
             with self.clocks["verify"]:
                 verdict = await self._verdict(judged)
         except Undecided as undecided:
-            self._undecided("verdicts", number, index, undecided)
+            self._undecided("verdicts", number, index, str(undecided))
             return False
         reason = None if verdict.consistent else "inconsistent"
         self._put("verdicts", self._plan.verdicts, number, index, reason, verdict)
@@ -294,8 +294,8 @@ class Flow:
     def _images(self, problem: Problem) -> tuple[bytes, ...]:
         return tuple(map(self._store.image, problem.images))
 
-    def _undecided(self, stage: Stage, number: int, index: int, undecided: Undecided) -> str:
-        self._store.leave_undecided(stage, number, index, str(undecided))
+    def _undecided(self, stage: Stage, number: int, index: int, reason: str) -> str:
+        self._store.leave_undecided(stage, number, index, reason)
         self._commit_soon()
         return "undecided"
 

@@ -31,7 +31,7 @@ def run(work: Coroutine[Any, Any, T]) -> T:
         return await work
 
     with ThreadPoolExecutor(1, "specs-data") as thread:
-        done = thread.submit(lambda: _run(told()))
+        done = thread.submit(_run, told())
         try:
             return done.result()
         except KeyboardInterrupt:

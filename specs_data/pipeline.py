@@ -200,10 +200,11 @@ class _Build:
         async with self._searched():
             store, plan = self.store, self.plan
             served = dataset.count_served(store, plan)
+            rounds = dataset.count_rounds(store, plan)
             return Measured(
                 read=dataset.count_read(store),
-                counts={**dataset.count_stages(store, plan), "pairs": dataset.count_pairs(store, plan)},
-                rounds=dataset.count_rounds(store, plan),
+                counts={**dataset.count_stages(store, plan), "pairs": sum(kept for _, kept in rounds)},
+                rounds=rounds,
                 tokens={"generation": dataset.count_tokens(store, plan), **judging_tokens(served)},
                 seconds=dataset.time_stages(store, plan, self.before),
                 cost=judging_cost(served, load_prices(self.recipe.prices), batch),

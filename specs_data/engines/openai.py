@@ -202,7 +202,7 @@ class OpenAIEngine:
         """The name of the only model that the servers list. Raises UserError where there is not one."""
         server, status, listed = await self._replicas.models()
         if status in WRONG_KEY:
-            raise UserError(self._refused_key(server, status, listed))
+            raise UserError(_refused_key(server, status, self._clean(_error_text(listed))))
         try:
             names = [model.id for model in msgspec.json.decode(listed, type=_Models).data]
         except msgspec.DecodeError:
@@ -315,15 +315,12 @@ class OpenAIEngine:
                 return UserError(f"{server.name} takes no pixel limits ({said}): set them where the server is started")
             return refusal(said)
         if status in WRONG_KEY:
-            mistake = self._refused_key(server, status, content)
+            mistake = _refused_key(server, status, said)
         elif status == 404:
             mistake = f"{server.name} does not serve {self._model!r} ({said}): check --model and --base-url"
         else:
             mistake = f"{server.name} refuses requests ({status}: {said})"
         return _Failed(mistake, strike=False, fault=UserError(mistake))
-
-    def _refused_key(self, server: Server, status: int, content: bytes) -> str:
-        return f"{server.name} refuses the key ({status}: {self._clean(_error_text(content))}): set OPENAI_API_KEY"
 
     def _pause(self, failed: _Failed, trouble: _Trouble) -> float:
         """Seconds to wait before the next attempt, or the end of the attempts.
@@ -347,6 +344,10 @@ class OpenAIEngine:
     def _clean(self, text: str) -> str:
         """One short line without the key."""
         return one_line(text.replace(self._key, "***") if self._key else text, LONGEST_WORDS)
+
+
+def _refused_key(server: Server, status: int, said: str) -> str:
+    return f"{server.name} refuses the key ({status}: {said}): set OPENAI_API_KEY"
 
 
 def _kept_stop(choice: _Choice, stop: tuple[str, ...]) -> str | None:

@@ -147,16 +147,10 @@ class RayEngine:
                 for handle in self._handles:
                     self._ray.kill(handle.actor)
                 raise EngineFailed("the wait for a replica was given up")
-            if not done and time.monotonic() - told < NEWS:
-                continue
             if not done:
-                told = time.monotonic()
-                there = self._ray.cluster_resources().get("GPU", 0)
-                free = self._ray.available_resources().get("GPU", 0)
-                logger.warning(
-                    "no replica is ready after %.0f s: each takes %g GPUs, and of the cluster's %g GPUs %g are free",
-                    *(time.monotonic() - start, gpus, there, free),
-                )
+                if time.monotonic() - told >= NEWS:
+                    told = time.monotonic()
+                    self._tell_of_the_wait(told - start, gpus)
                 continue
             (ready,) = done
             handle = waiting.pop(ready)
@@ -170,6 +164,14 @@ class RayEngine:
             fault = found
             handle.broken = True
         raise fault or UserError("--replicas must be at least 1")
+
+    def _tell_of_the_wait(self, seconds: float, gpus: float) -> None:
+        there = self._ray.cluster_resources().get("GPU", 0)
+        free = self._ray.available_resources().get("GPU", 0)
+        logger.warning(
+            "no replica is ready after %.0f s: each takes %g GPUs, and of the cluster's %g GPUs %g are free",
+            *(seconds, gpus, there, free),
+        )
 
     def _follow(self) -> None:
         """Watch the replicas that were not ready at the start."""
