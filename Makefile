@@ -29,11 +29,11 @@ demo-full: .venv/dev
 	$(BIN)/specs-data demo --full
 
 test: .venv/dev
-	$(BIN)/python -m pytest -n 2 -m "not slow" --ignore tests/loaders --ignore tests/real_vllm
+	$(BIN)/python -m pytest -n 2 -m "not slow" --ignore tests/elsewhere
 
 # Tests that take minutes.
 test-slow: .venv/dev
-	$(BIN)/python -m pytest -m slow --ignore tests/loaders --ignore tests/real_vllm --ignore tests/test_demo_full.py
+	$(BIN)/python -m pytest -m slow --ignore tests/elsewhere --ignore tests/test_demo_full.py
 
 # The closed loop, which trains for a quarter of an hour.
 test-loop: .venv/dev
@@ -42,12 +42,12 @@ test-loop: .venv/dev
 # The real vLLM, on the CPU, in an environment of its own.
 test-vllm: .venv/dev
 	.ci/vllm-env
-	.venv-vllm/bin/python -m pytest tests/real_vllm
+	.venv-vllm/bin/python -m pytest tests/elsewhere/vllm_engine
 
 # The real loaders of LLaMA-Factory and ms-swift, in environments of their own.
 test-loaders: .venv/dev
 	.ci/loaders-env
-	$(BIN)/python -m pytest tests/loaders
+	$(BIN)/python -m pytest tests/elsewhere/loaders
 
 lint: .venv/dev
 	$(BIN)/ruff check .

@@ -28,8 +28,8 @@ import uvloop
 from host import sample_only
 
 from specs_data import build
+from specs_data.build.flow import Flow
 from specs_data.engines.openai import OpenAIEngine
-from specs_data.flow import Flow
 from specs_data.recipe import Recipe
 from specs_data.records import Message, Request, Sampling
 

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from specs_data import Recipe, build
-from specs_data.demo_full import measure
+from specs_data.demo import measure
 from specs_data.mini import checkpoint
 from specs_data.mini.world import write_problems
 from specs_data.train.dpo import train_dpo

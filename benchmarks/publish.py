@@ -52,9 +52,9 @@ def timed(name, start):
 start = time.perf_counter()
 """
 OURS = """
-from specs_data.parquet import write_shards
-from specs_data.publish import carry_out, plan_push
-from specs_data.pairs_io import open_dataset
+from specs_data.pairs.parquet import write_shards
+from specs_data.share.push import carry_out, plan_push
+from specs_data.pairs.rows import open_dataset
 timed("import", start)
 start = time.perf_counter()
 write_shards(rows(), folder, "train")

@@ -30,12 +30,12 @@ import torch
 import transformers
 import trl
 from datasets import Dataset, Image, load_dataset
+from model import new_model, new_processor
 
 from specs_data.engines.checkpoint import load_model, load_processor
 from specs_data.format import THINK_ANSWER
-from specs_data.mini.model import new_model, new_processor
 from specs_data.mini.world import as_problem, draw, picture, thought, write_problems
-from specs_data.parquet import write_shards
+from specs_data.pairs.parquet import write_shards
 from specs_data.texts import chat, load_prompt
 from specs_data.train import run
 from specs_data.train.dpo import train_dpo

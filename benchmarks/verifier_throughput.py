@@ -25,18 +25,18 @@ from typing import Any, ClassVar
 
 import uvloop
 
-from specs_data.prices import load_prices
 from specs_data.records import Judged, Judgement, Problem, Response, Sample
 from specs_data.services import Client, Failed, Question, Reply
 from specs_data.services.gemini import DEFAULT_MODEL, GeminiClient
 from specs_data.services.limits import Budget
+from specs_data.services.prices import load_prices
 from specs_data.services.service import Service
 from specs_data.verifiers.model import ModelVerifier
 
 IN_FLIGHT = 64
 SHARE_429 = 0.05
 RETRY_DELAY = 0.5
-SERVER = Path(__file__).parent.parent / "tests" / "gemini_server.py"
+SERVER = Path(__file__).parent.parent / "tests" / "fakes" / "gemini_server.py"
 
 
 def judged(number: int) -> Judged:

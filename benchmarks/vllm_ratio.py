@@ -35,7 +35,7 @@ from specs_data.engines.vllm import VLLMEngine, _messages, _params
 from specs_data.mini.world import as_problem, draw, picture, write_problems
 from specs_data.recipe import Recipe
 from specs_data.records import Request, Sampling
-from specs_data.sample import make_request
+from specs_data.rollouts.sample import make_request
 from specs_data.texts import load_prompt
 
 SMALL_CPU = {

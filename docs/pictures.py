@@ -12,8 +12,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from specs_data.report import write_report
-from specs_data.show import save_picture
+from specs_data.look.report import report as write_report
+from specs_data.look.show import save_picture
 
 DOCS = Path(__file__).parent
 sys.path.insert(0, str(DOCS.parent / "tests"))

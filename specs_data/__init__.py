@@ -2,22 +2,32 @@
 
 The first open implementation of Metis-SPECS (arXiv 2510.25801). What the command line does is here:
 
-    from specs_data import Recipe, build
+    from specs_data import Recipe, build, check, report
     built = build(Recipe(policy="ckpt/grpo-zero", problems="problems.jsonl", verifier="rules"))
+    assert check(built.out).ok
+    report(built.out)
 """
 
 from __future__ import annotations
 
 from importlib import import_module
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
+import specs_data.build  # noqa: F401 - see below
 from specs_data.errors import SpecsDataError, UserError
 from specs_data.format import ResponseFormat, load_format
 from specs_data.recipe import Recipe, make_recipe
 from specs_data.records import Pair, Problem, Sample
 
 if TYPE_CHECKING:
-    from specs_data.pipeline import Built, build, load_run
+    from specs_data.build.run import Built, build, load_run
+    from specs_data.look.check import check
+    from specs_data.look.report import report
+    from specs_data.look.show import show
+    from specs_data.share.export import export
+    from specs_data.share.merge import merge
+    from specs_data.share.push import push, versions
 
 __all__ = [
     "Built",
@@ -28,17 +38,46 @@ __all__ = [
     "Sample",
     "SpecsDataError",
     "UserError",
+    "__version__",
     "build",
+    "check",
+    "export",
     "load_format",
     "load_run",
     "make_recipe",
+    "merge",
+    "push",
+    "report",
+    "show",
+    "versions",
 ]
 
 # Loaded when first used, so that `import specs_data` stays quick.
-_LAZY = {"Built": "pipeline", "build": "pipeline", "load_run": "pipeline"}
+_LAZY = {
+    "Built": "build.run",
+    "build": "build.run",
+    "check": "look.check",
+    "export": "share.export",
+    "load_run": "build.run",
+    "merge": "share.merge",
+    "push": "share.push",
+    "report": "look.report",
+    "show": "look.show",
+    "versions": "share.push",
+}
+
+# Python binds a subpackage's name in its parent once, when it is first imported. That has happened above, so that
+# from here on the name is free for the function.
+del globals()["build"]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return version("specs-data")
     if name not in _LAZY:
         raise AttributeError(f"module 'specs_data' has no attribute {name!r}")
     return getattr(import_module(f"specs_data.{_LAZY[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -81,9 +81,9 @@ def build(
     **settings: Any,
 ) -> None:
     """Turn problems and a policy (or responses) into a preference dataset. The same command resumes."""
-    from specs_data.pipeline import build as run
-    from specs_data.pipeline import forecast
-    from specs_data.summary import summary
+    from specs_data.build.run import build as run
+    from specs_data.build.run import forecast
+    from specs_data.look.summary import summary
 
     made = make_recipe(settings, recipe)
     if made.dry_run:
@@ -130,7 +130,7 @@ def sft(recipe: File = None, **settings: Any) -> None:
 @app.command()
 def init() -> None:
     """Write a commented specs-data.toml."""
-    from specs_data.init import write_default_recipe
+    from specs_data.build.init import write_default_recipe
 
     typer.echo(f"wrote {write_default_recipe()}")
 
@@ -144,13 +144,13 @@ def demo(
 ) -> None:
     """The main job in miniature, on the shipped tiny checkpoint: no network, GPU or key."""
     if full:
-        from specs_data.demo_full import demo_full
+        from specs_data.demo import demo_full
 
         demo_full(out or Path("runs/demo-full"))
         return
     from specs_data.demo import demo as run
-    from specs_data.show import show as show_pairs
-    from specs_data.summary import summary
+    from specs_data.look.show import show as show_pairs
+    from specs_data.look.summary import summary
 
     built = run(out or Path("runs/demo"))
     show_pairs(built.out, 1)
@@ -161,8 +161,8 @@ def demo(
 @app.command()
 def corruptions() -> None:
     """The corruption operators found, where each comes from, one worked example each."""
-    from specs_data.corruption import find_corruptions
-    from specs_data.summary import describe_corruptions
+    from specs_data.look.summary import describe_corruptions
+    from specs_data.plugins import find_corruptions
 
     typer.echo(describe_corruptions(find_corruptions()))
 
@@ -174,8 +174,8 @@ def show(
     columns: Columns = None,
 ) -> None:
     """Pairs in the terminal, with the difference marked."""
+    from specs_data.look.show import show as show_pairs
     from specs_data.recipe import read_columns
-    from specs_data.show import show as show_pairs
 
     show_pairs(target, count, columns=read_columns(columns))
 
@@ -186,10 +186,9 @@ def report(
     out: Annotated[Path | None, typer.Option("--out", help="the HTML file (default: report.html in the run)")] = None,
 ) -> None:
     """One self-contained HTML page: the funnel, the figures, and the pairs to look at."""
-    from specs_data.report import write_report
+    from specs_data.look.report import report as run
 
-    folder = Path(target) if Path(target).is_dir() else Path()
-    typer.echo(f"wrote {write_report(target, out or folder / 'report.html')}")
+    typer.echo(f"wrote {run(target, out)}")
 
 
 @app.command()
@@ -199,8 +198,8 @@ def check(
     columns: Columns = None,
 ) -> None:
     """Prove, row by row, that a preference dataset is format-only. Exit status 1 if it is not."""
-    from specs_data.check import check as run
     from specs_data.format import load_format
+    from specs_data.look.check import check as run
     from specs_data.recipe import read_columns
 
     result = run(dataset, load_format(response_format) if response_format else None, read_columns(columns))
@@ -218,9 +217,9 @@ def export(
     **settings: Any,
 ) -> None:
     """Write a dataset for another trainer, or problems as its GRPO prompts."""
-    from specs_data.export import describe_export
-    from specs_data.export import export as export_pairs
-    from specs_data.prompt_sets import PROMPT_TARGETS, export_prompts
+    from specs_data.share.export import describe_export
+    from specs_data.share.export import export as export_pairs
+    from specs_data.share.prompt_sets import PROMPT_TARGETS, export_prompts
 
     if to in PROMPT_TARGETS:
         done = export_prompts(read_settings(Recipe, {**settings, "problems": source}), to, out)
@@ -240,7 +239,7 @@ def push(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="show the plan only")] = False,
 ) -> None:
     """Publish a dataset: one guarded commit, a tag on it, and a look at what the Hub holds."""
-    from specs_data.publish import push as run
+    from specs_data.share.push import push as run
 
     run(
         dataset,
@@ -257,8 +256,8 @@ def push(
 @app.command()
 def versions(repo_id: Annotated[str, typer.Argument(metavar="REPO_ID")]) -> None:
     """The tags of a pushed dataset, and what changed between them."""
-    from specs_data.publish import describe_versions
-    from specs_data.publish import versions as run
+    from specs_data.share.push import describe_versions
+    from specs_data.share.push import versions as run
 
     typer.echo(describe_versions(run(repo_id)))
 
@@ -269,8 +268,8 @@ def merge(
     out: Annotated[Path, typer.Option(help="folder for the merged dataset")],
 ) -> None:
     """Several datasets into one, without duplicates by problem and picture."""
-    from specs_data.merge import describe_merge
-    from specs_data.merge import merge as run
+    from specs_data.share.merge import describe_merge
+    from specs_data.share.merge import merge as run
 
     typer.echo(describe_merge(run(datasets, out)))
 
@@ -282,7 +281,7 @@ def judge(
 ) -> None:
     """A verdict per response as JSON lines, and the rule that decided."""
     from specs_data.format import load_format
-    from specs_data.judge import judge_file
+    from specs_data.measure.judge_file import judge_file
 
     tally = judge_file(file, sys.stdout.buffer, load_format(response_format))
     typer.echo(f"{tally.right:,} right, {tally.wrong:,} wrong, {tally.unjudged:,} not to be judged", err=True)
@@ -295,7 +294,7 @@ def verifier_score(
     **settings: Any,
 ) -> None:
     """Precision and recall of a verifier on responses of which it is known whether they reason soundly."""
-    from specs_data.verifier_score import score_verifier
+    from specs_data.measure.verifier_score import score_verifier
 
     typer.echo(str(score_verifier(read_settings(Recipe, settings), pairs)))
 

@@ -19,11 +19,11 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from specs_data.errors import UserError, first_line
+from specs_data.files import FIRST_ROWS, SUFFIXES, columns_of, count_rows, read_rows
 from specs_data.images import MAX_BYTES, image_fault
 from specs_data.judges.answers import boxes
 from specs_data.judges.choices import listed_choices
 from specs_data.records import AnswerType, Problem
-from specs_data.tables import FIRST_ROWS, SUFFIXES, columns_of, count_rows, read_rows
 from specs_data.texts import chat
 
 MAX_TEXT = 100_000

@@ -137,3 +137,26 @@ class Pair(Struct, frozen=True, gc=False):
 
     chosen: Verified
     rejected: Rejected
+
+
+class Payment(Struct, frozen=True):
+    """What one call to a judging service cost, whatever became of its answer. `stage` is what it was for
+    (verification, judging), `model` was asked for and `served` answered; `dollars` are US dollars at the
+    prices of that day, None where no price is known."""
+
+    stage: str
+    model: str
+    served: str
+    prompt_tokens: int
+    completion_tokens: int
+    batch: bool
+    dollars: float | None
+
+
+class Paid(Struct, frozen=True):
+    """What a stage has cost over all runs. `dollars` are those of known price; `priced` says that these are all."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    dollars: float
+    priced: bool

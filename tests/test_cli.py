@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from fakes.sums import write_sums
 
 from specs_data.cli import main
 from specs_data.errors import UserError
 from specs_data.format import THINK_ANSWER
 from specs_data.recipe import Recipe
-from tests.sums import write_sums
 
 
 class Done(NamedTuple):

@@ -16,18 +16,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from specs_data import corruption
-from specs_data.corruption import Corruption, fault, find_corruptions
+from specs_data import plugins
 from specs_data.errors import PluginFailed, UserError
 from specs_data.format import STOP_TOKENS, THINK_ANSWER, Part, ResponseFormat, load_format
 from specs_data.judges.answers import final_answer
-from specs_data.pair import make_twin
+from specs_data.pairs.twin import make_twin
+from specs_data.plugins import Corruption, fault, find_corruptions
 from specs_data.records import Twin
 
 ROOT = Path(__file__).parent.parent
 FIVE = ("remove_all_tags", "remove_answer_tags", "remove_think_tags", "replace_answer_tags", "shift_tags")
 OPERATORS = find_corruptions(dict.fromkeys(FIVE, 1.0))
-SHIPPED = {path.stem: load_format(str(path)) for path in (ROOT / "specs_data" / "mini" / "formats").glob("*.toml")}
+SHIPPED = {path.stem: load_format(str(path)) for path in (ROOT / "specs_data" / "formats").glob("*.toml")}
 TAGGED = {
     "think-answer": THINK_ANSWER,
     "reasoning-solution": SHIPPED["reasoning-solution"],
@@ -189,7 +189,7 @@ def test_long_hostile_texts_take_no_time() -> None:
 # Drawing an operator
 
 
-def named(function: corruption.Operator, name: str = "mine") -> Corruption:
+def named(function: plugins.Operator, name: str = "mine") -> Corruption:
     return Corruption(name, function, "here")
 
 
@@ -330,7 +330,7 @@ def test_a_file_that_is_no_operator_is_said(tmp_path: Path, source: str, kind: t
         (lambda text, fmt, rng: True, r"returned bool, not text"),
     ],
 )
-def test_an_operator_that_breaks_down_is_named(function: corruption.Operator, sentence: str) -> None:
+def test_an_operator_that_breaks_down_is_named(function: plugins.Operator, sentence: str) -> None:
     with pytest.raises(PluginFailed, match=sentence):
         named(function).apply("a", THINK_ANSWER, random.Random(0))
 
@@ -354,15 +354,15 @@ def test_a_file_with_the_name_of_an_installed_operator(tmp_path: Path) -> None:
 
 
 def test_two_packages_that_own_one_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    points = [EntryPoint("mine", value, corruption.GROUP) for value in ("one:mine", "other:mine")]
-    monkeypatch.setattr(corruption, "entry_points", lambda group: points)
+    points = [EntryPoint("mine", value, plugins.GROUP) for value in ("one:mine", "other:mine")]
+    monkeypatch.setattr(plugins, "entry_points", lambda group: points)
     with pytest.raises(UserError, match="two packages own the corruption 'mine': one:mine and other:mine"):
         find_corruptions()
 
 
 def test_an_entry_point_that_does_not_load_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    point = EntryPoint("mine", "nothing_like_this:mine", corruption.GROUP)
-    monkeypatch.setattr(corruption, "entry_points", lambda group: [point])
+    point = EntryPoint("mine", "nothing_like_this:mine", plugins.GROUP)
+    monkeypatch.setattr(plugins, "entry_points", lambda group: [point])
     with pytest.raises(PluginFailed, match=r"corruption 'mine' \(nothing_like_this:mine\) cannot be loaded"):
         find_corruptions()
 
@@ -371,8 +371,8 @@ def test_the_digest_of_an_installed_operator_is_of_its_module(tmp_path: Path, mo
     """Not of the file that its wrapper is from."""
     file = tmp_path / "an_installed_operator.py"
     monkeypatch.syspath_prepend(tmp_path)
-    point = EntryPoint("mine", "an_installed_operator:mine", corruption.GROUP)
-    monkeypatch.setattr(corruption, "entry_points", lambda group: [point])
+    point = EntryPoint("mine", "an_installed_operator:mine", plugins.GROUP)
+    monkeypatch.setattr(plugins, "entry_points", lambda group: [point])
     digests = []
     for source in (FILES["partial"], FILES["partial"].replace("!", "??")):
         file.write_text(source)
@@ -383,7 +383,7 @@ def test_the_digest_of_an_installed_operator_is_of_its_module(tmp_path: Path, mo
 
 LISTING = """
 import random
-from specs_data.corruption import find_corruptions
+from specs_data.plugins import find_corruptions
 from specs_data.format import THINK_ANSWER
 found = find_corruptions()
 print(sorted(found))

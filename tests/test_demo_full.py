@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from specs_data.demo_full import Stage, demo_full, table
+from specs_data.demo import Stage, demo_full, table
 
 
 @pytest.mark.slow

@@ -67,6 +67,8 @@ def test_the_keys_of_a_store_stay(folder: Path) -> None:
         recipe = {key: CHECKPOINTS.get(str(value), value) for key, value in wanted["recipe"].items()}
         build(make_recipe(recipe), folder / "run", quiet=True)
     with sqlite3.connect(folder / "run" / "store.sqlite") as store:
-        keys = sorted(f"{stage} {digest.hex()}" for stage, digest in store.execute("SELECT stage, digest FROM settings"))
+        keys = sorted(
+            f"{stage} {digest.hex()}" for stage, digest in store.execute("SELECT stage, digest FROM settings")
+        )
     store.close()
     assert keys == EXPECTED["keys"]

@@ -11,9 +11,9 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from fakes.sums import write_sums
 
 from specs_data.format import THINK_ANSWER
-from tests.sums import write_sums
 
 ROOT = Path(__file__).parent.parent
 OPERATORS = ("remove_all_tags", "remove_answer_tags", "remove_think_tags", "replace_answer_tags", "shift_tags")

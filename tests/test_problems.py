@@ -19,18 +19,18 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hub_server import File, Hub, Repo
+from fakes.hub_server import File, Hub, Repo
+from fakes.sums import picture
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from sums import picture
 
 from specs_data.errors import UserError
-from specs_data.parquet import IMAGES, make_schema
+from specs_data.files import read_rows
+from specs_data.pairs.parquet import IMAGES, make_schema
 from specs_data.problems import MAX_TEXT, PRESETS, Dropped, Incoming, count_problems, infer_answer_type, read_problems
 from specs_data.records import Problem, Response
-from specs_data.responses import read_responses
-from specs_data.tables import read_rows
+from specs_data.rollouts.responses import read_responses
 from specs_data.texts import chat
 
 RED, BLUE = picture(1), picture(2)

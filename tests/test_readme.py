@@ -16,12 +16,12 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from fakes.gemini_server import Service
+from fakes.hub_server import Hub
+from fakes.openai_server import OpenAIServer
 
 from specs_data.mini import checkpoint
 from specs_data.mini.world import write_problems
-from tests.gemini_server import Service
-from tests.hub_server import Hub
-from tests.openai_server import OpenAIServer
 
 README = Path(__file__).parent.parent / "README.md"
 # The README's commands train for hours on GPUs; here for one step.

@@ -21,8 +21,8 @@ def checkpoint(name: Literal["base", "grpo-zero"]) -> Path:
 
 
 def formats() -> dict[str, ResponseFormat]:
-    """The response formats the base was trained on, by name: think-answer, and the TOML files in formats/."""
-    found = [load_format(str(path)) for path in sorted((_here() / "formats").glob("*.toml"))]
+    """The response formats the base was trained on, by name: think-answer, and the shipped TOML files."""
+    found = [load_format(str(path)) for path in sorted(Path(str(files("specs_data.formats"))).glob("*.toml"))]
     return {fmt.name: fmt for fmt in (THINK_ANSWER, *found)}
 
 

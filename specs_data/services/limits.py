@@ -9,9 +9,9 @@ from contextlib import asynccontextmanager
 from typing import Any, NoReturn
 
 from specs_data.errors import Undecided, UserError
-from specs_data.prices import Prices
+from specs_data.records import Payment
 from specs_data.services import Client, Failed, Question, Reason, Reply
-from specs_data.store import Payment
+from specs_data.services.prices import Prices
 
 
 class Pace:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
 
 from specs_data.errors import UserError
-from specs_data.prices import load_prices
 from specs_data.recipe import Recipe
+from specs_data.records import Payment
 from specs_data.services import Asker, Client
 from specs_data.services.limits import Budget
+from specs_data.services.prices import load_prices
 from specs_data.services.service import Service
-from specs_data.store import Store
 
 if TYPE_CHECKING:
     from specs_data.services.gemini_batch import JobLog
@@ -18,14 +19,10 @@ if TYPE_CHECKING:
 Stage = Literal["verification", "judging"]
 
 
-def open_budget(recipe: Recipe, store: Store | None = None) -> Budget:
-    """What the recipe lets judging services cost, and their pace. With a `store`, what earlier runs paid
-    counts, and what this one pays goes on record there. Raises UserError."""
-    prices = load_prices(recipe.prices)
-    if store is None:
-        return Budget(prices, recipe.max_cost, per_minute=recipe.rpm)
-    spent = sum(paid.dollars for paid in store.paid().values())
-    return Budget(prices, recipe.max_cost, spent, store.pay, recipe.rpm)
+def open_budget(recipe: Recipe, spent: float = 0.0, pay: Callable[[Payment], None] | None = None) -> Budget:
+    """What the recipe lets judging services cost, and their pace. `spent` are the US dollars that earlier runs
+    paid; `pay` puts on record what this one pays. Raises UserError."""
+    return Budget(load_prices(recipe.prices), recipe.max_cost, spent, pay, recipe.rpm)
 
 
 def open_asker(

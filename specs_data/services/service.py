@@ -7,9 +7,9 @@ import random
 from collections.abc import Mapping
 
 from specs_data.errors import UserError
-from specs_data.prices import same_model
 from specs_data.services import Answer, Client, F, Failed, Question, Reply, fill
 from specs_data.services.limits import Budget, Gate, Health, Spending
+from specs_data.services.prices import same_model
 
 LONGEST_PAUSE = 30.0
 

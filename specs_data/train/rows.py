@@ -17,8 +17,8 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from specs_data import pairs_io
 from specs_data.errors import UserError, require
+from specs_data.pairs import rows as pairs_io
 from specs_data.problems import Dropped, read_problems
 from specs_data.records import Message
 from specs_data.texts import Text, chat

@@ -1,0 +1,1 @@
+"""The main job: problems -> samples -> judged -> verified -> pairs -> dataset."""

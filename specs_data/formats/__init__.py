@@ -1,0 +1,1 @@
+"""The response formats that are shipped, a TOML file each."""

@@ -1,0 +1,219 @@
+"""Is a preference dataset format-only? Proved row by row, for our datasets and others'.
+
+A row is format-only if its chosen response passes the format and its rejected one fails it, and both
+give the gold answer. Where the rejected was made from the chosen, the text without markers and
+answer labels, white space folded, must be the same as well. DPO on such rows can learn the format
+and nothing else.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, cast, get_args
+
+from msgspec import Struct
+from pydantic import ValidationError
+
+from specs_data.errors import UserError
+from specs_data.format import THINK_ANSWER, ResponseFormat, load_format
+from specs_data.inert import one_line
+from specs_data.judges.choices import listed_choices, read_letters
+from specs_data.judges.rules import RuleJudge, final_answer
+from specs_data.pairs.rows import Dataset, open_dataset, try_rows
+from specs_data.pairs.view import View, view
+from specs_data.records import AnswerType
+
+_LISTED = 100  # failing rows that a result holds; all are counted
+
+
+class Failure(Struct, frozen=True):
+    """A row that is not format-only. `row` counts from 0 within its split."""
+
+    split: str
+    row: int
+    id: str
+    reasons: tuple[str, ...]
+
+
+class CheckResult(Struct, frozen=True):
+    """What a check found. `failures` are the first hundred of `failed` rows, `reasons` counts every
+    reason in all rows, and `notes` say what could not be checked, and how the dataset differs."""
+
+    rows: int
+    failed: int
+    failures: tuple[Failure, ...]
+    reasons: dict[str, int]
+    notes: tuple[str, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether every row is format-only."""
+        return self.failed == 0
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.rows:,} rows, each of them format-only"
+            if self.ok
+            else f"{self.failed:,} of {self.rows:,} rows are not format-only"
+        ]
+        lines += [f"  {count:,} x {reason}" for reason, count in self.reasons.items()]
+        lines += [
+            f"  {failure.split} row {failure.row}{name}: {'; '.join(failure.reasons)}"
+            for failure in self.failures
+            for name in [f" ({one_line(failure.id, 40)})" if failure.id else ""]
+        ]
+        if self.failed > len(self.failures):
+            lines.append(f"  ... and {self.failed - len(self.failures):,} more")
+        return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
+
+
+def check(path: str | Path, fmt: ResponseFormat | None = None, columns: Mapping[str, str] | None = None) -> CheckResult:
+    """Check the dataset at `path`: a run, a folder, a Parquet or JSONL file, or a Hub dataset id.
+
+    `fmt` is the format it teaches; by default the one in its manifest, else think-answer.
+    `columns` names the dataset's own columns for ours: prompt, chosen, rejected, answer,
+    answer_type. Rows without a gold answer must give the same answer twice; a row that cannot be read
+    fails. Memory holds a few rows at a time. Raises UserError.
+    """
+    dataset = open_dataset(path)
+    fmt = fmt or _format_of(dataset)
+    tally = _Tally()
+    with RuleJudge() as judge:
+        for split in dataset.splits:
+            for number, row in enumerate(try_rows(dataset, split, columns=columns, pictures=False)):
+                if isinstance(row, str):
+                    tally.add(split, number, "", (row,))
+                    continue
+                seen = view(row)
+                tally.add(split, number, seen.id, tuple(_faults(seen, fmt, judge, tally)))
+    if not tally.rows:
+        raise UserError(f"{path} has no rows, so there is nothing to check")
+    return tally.result(_pairing(dataset), fmt)
+
+
+class _Tally:
+    """What is counted on the way."""
+
+    def __init__(self) -> None:
+        self.rows = self.failed = 0
+        self.failures: list[Failure] = []
+        self.reasons: Counter[str] = Counter()
+        self.seen: Counter[str] = Counter()
+
+    def add(self, split: str, number: int, name: str, faults: tuple[str, ...]) -> None:
+        self.rows += 1
+        if not faults:
+            return
+        self.failed += 1
+        self.reasons.update(faults)
+        if len(self.failures) < _LISTED:
+            self.failures.append(Failure(split, number, name, faults))
+
+    def result(self, pairing: str, fmt: ResponseFormat) -> CheckResult:
+        return CheckResult(
+            self.rows,
+            self.failed,
+            tuple(self.failures),
+            dict(self.reasons.most_common()),
+            tuple(_notes(self.seen, pairing, fmt)),
+        )
+
+
+def _faults(seen: View, fmt: ResponseFormat, judge: RuleJudge, tally: _Tally) -> Iterator[str]:
+    """Why a row is not format-only."""
+    broken = fmt.check(seen.chosen)
+    if broken is not None:
+        yield f"chosen breaks the format: {broken}"
+    if fmt.check(seen.rejected) is None:
+        yield "rejected keeps the format"
+    same_text = fmt.content(seen.chosen) == fmt.content(seen.rejected)
+    tally.seen["same text" if same_text else "other text"] += 1
+    if not same_text and seen.rejected_from == "chosen":
+        yield "rejected was made from chosen but says something else"
+    yield from _answer_faults(seen, fmt, judge, tally)
+
+
+def _answer_faults(seen: View, fmt: ResponseFormat, judge: RuleJudge, tally: _Tally) -> Iterator[str]:
+    chosen, rejected = final_answer(seen.chosen, fmt), final_answer(seen.rejected, fmt)
+    if chosen is None:
+        yield "chosen gives no answer"
+        return
+    if rejected is None:
+        yield "rejected gives no answer"
+        return
+    if not seen.answer:
+        tally.seen["no gold"] += 1
+        if chosen != rejected and _is_right(seen, seen.rejected, chosen, fmt, judge) is not True:
+            yield "chosen and rejected give different answers"
+        return
+    right = _is_right(seen, seen.chosen, seen.answer, fmt, judge)
+    if right is None:
+        tally.seen["not judged"] += 1
+        if chosen != rejected and _is_right(seen, seen.rejected, chosen, fmt, judge) is not True:
+            yield "chosen and rejected give different answers"
+        return
+    if not right:
+        yield "chosen does not give the gold answer"
+    also = right if chosen == rejected else _is_right(seen, seen.rejected, seen.answer, fmt, judge)
+    if not also:
+        yield "rejected does not give the gold answer"
+
+
+def _is_right(seen: View, response: str, gold: str, fmt: ResponseFormat, judge: RuleJudge) -> bool | None:
+    """Whether `response` gives `gold`; None where rules cannot say."""
+    kind = _answer_type(seen, gold)
+    choices = listed_choices(seen.question) if kind == "multiple_choice" else ()
+    right = judge.judge(response, gold, kind, choices, fmt).right
+    if right is None and choices:
+        right = judge.judge(response, gold, kind, (), fmt).right
+    if not right and kind == "multiple_choice" and not choices and not read_letters(final_answer(response, fmt) or ""):
+        return None  # an answer in words to choices that the row does not list
+    return right
+
+
+def _answer_type(seen: View, gold: str) -> AnswerType:
+    if seen.answer_type in get_args(AnswerType):
+        return cast(AnswerType, seen.answer_type)
+    return "multiple_choice" if re.fullmatch(r"\(?[A-Z]\)?", gold.strip()) else "math"
+
+
+def _format_of(dataset: Dataset) -> ResponseFormat:
+    """The format in the manifest. A run from before it was kept there names the file alone."""
+    kept = (dataset.manifest or {}).get("response_format")
+    if kept is not None:
+        try:
+            return ResponseFormat.model_validate(kept)
+        except ValidationError:
+            raise UserError(f"the manifest of {dataset.root} holds no valid response format; give --format") from None
+    name = _recipe(dataset).get("format")
+    return load_format(name) if name else THINK_ANSWER
+
+
+def _pairing(dataset: Dataset) -> str:
+    return str(_recipe(dataset).get("pairing") or "")
+
+
+def _recipe(dataset: Dataset) -> Mapping[str, Any]:
+    return (dataset.manifest or {}).get("recipe") or {}
+
+
+def _notes(seen: Mapping[str, int], pairing: str, fmt: ResponseFormat) -> Iterator[str]:
+    yield f"checked against the response format {fmt.name!r}"
+    if pairing == "coupled":
+        yield (
+            "this dataset is coupled on purpose: its rejected responses are wrong and malformed, so it teaches "
+            "answers along with the format and is not format-only"
+        )
+    same, other = seen.get("same text", 0), seen.get("other text", 0)
+    if same + other:
+        yield f"without markers and labels, both sides say the same in {same:,} of {same + other:,} rows"
+    if seen.get("no gold"):
+        yield f"{seen['no gold']:,} rows have no gold answer: checked only that both sides give the same answer"
+    if seen.get("not judged"):
+        yield (
+            f"{seen['not judged']:,} gold answers cannot be judged by rule: checked only that both sides give the "
+            "same answer"
+        )

@@ -1,0 +1,210 @@
+"""Pairs in the terminal: the question, its picture where the terminal can, both responses, the difference marked.
+
+Every mark is a sign as well as a colour: [-taken away-] and {+put in+} read the same without colour,
+in a pipe and in a log.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+import warnings
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Literal
+
+from PIL import Image
+from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from specs_data.errors import UserError
+from specs_data.images import image_fault
+from specs_data.inert import one_line, visible
+from specs_data.pairs.diff import Op
+from specs_data.pairs.rows import open_dataset, try_rows
+from specs_data.pairs.view import View, varied
+
+Protocol = Literal["kitty", "iterm", "blocks", "none"]
+
+_LOOK_AT = 500  # rows among which different operators are looked for
+_WIDE = 110  # columns from which on chosen and rejected stand side by side
+_CELLS = 36  # columns of a picture
+_PIXELS = 800  # longer side of a picture that is sent to the terminal
+_STYLES: dict[Op, str] = {"keep": "", "drop": "bold red", "add": "bold yellow"}
+_SIGNS: dict[Op, tuple[str, str]] = {"keep": ("", ""), "drop": ("[-", "-]"), "add": ("{+", "+}")}
+# Rich's own frame fetches a font from the network.
+_SVG = """\
+<svg viewBox="0 0 {width} {height}" xmlns="http://www.w3.org/2000/svg">
+<style>
+.{unique_id}-matrix {{ font: {char_height}px/{line_height}px ui-monospace, Menlo, Consolas, monospace; }}
+.{unique_id}-title {{ font: 18px sans-serif; }}
+{styles}
+</style>
+<defs>
+<clipPath id="{unique_id}-clip-terminal"><rect width="{terminal_width}" height="{terminal_height}"/></clipPath>
+{lines}
+</defs>
+{chrome}
+<g transform="translate({terminal_x}, {terminal_y})" clip-path="url(#{unique_id}-clip-terminal)">
+{backgrounds}
+<g class="{unique_id}-matrix">
+{matrix}
+</g>
+</g>
+</svg>
+"""
+
+
+def show(
+    path: str | Path, count: int = 3, *, columns: Mapping[str, str] | None = None, console: Console | None = None
+) -> None:
+    """Print `count` pairs of a run or of any preference dataset, of different operators as far as
+    there are. `columns` names the dataset's own columns for ours. Raises UserError."""
+    console = console or Console()
+    for seen in _pick(path, count, columns):
+        show_pair(seen, console)
+
+
+def show_pair(seen: View, console: Console) -> None:
+    """Print one pair."""
+    protocol = _protocol(console)
+    pictures = [image for image in seen.images if image_fault(image) is None]
+    if protocol in ("kitty", "iterm"):
+        for image in pictures:
+            console.file.write(_inline(image, protocol) + "\n")
+    drawn = [_blocks(image) for image in pictures] if protocol == "blocks" else []
+    console.print(_panel(seen, drawn, console.width))
+
+
+def save_picture(path: str | Path, out: Path, *, width: int = 100) -> Path:
+    """Save what `show` prints of one pair as the SVG file `out`, `width` columns wide. Raises UserError."""
+    (seen,) = _pick(path, 1)
+    console = Console(record=True, width=width, file=io.StringIO(), force_terminal=True, color_system="truecolor")
+    show_pair(seen, console)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(console.export_svg(title="specs-data show", code_format=_SVG, unique_id="pair"), encoding="utf-8")
+    return out
+
+
+def _pick(path: str | Path, count: int, columns: Mapping[str, str] | None = None) -> list[View]:
+    rows = (row for row in try_rows(open_dataset(path), columns=columns) if not isinstance(row, str))
+    found = varied(islice(rows, _LOOK_AT), count)
+    if not found:
+        raise UserError(f"{path} has no rows that can be shown")
+    return found
+
+
+def _panel(seen: View, pictures: list[Text], width: int) -> Panel:
+    about = Table.grid(padding=(0, 3))
+    texts = [Text(visible(seen.question)), Text()]
+    if seen.answer:
+        texts += [Text.assemble(("answer  ", "dim"), (one_line(seen.answer), "bold"))]
+    if len(seen.images) > len(pictures):
+        hidden = len(seen.images) - len(pictures)
+        texts += [Text(f"{hidden} picture{'s' if hidden > 1 else ''}, not drawn here", "dim")]
+    about.add_row(*pictures, Group(*texts))
+    sides = [_side("chosen", "green", _chosen(seen)), _side("rejected", "red", _rejected(seen))]
+    body: list[RenderableType] = [about]
+    if width >= _WIDE:
+        grid = Table.grid(padding=(0, 3), expand=True)
+        grid.add_column(ratio=1)
+        grid.add_column(ratio=1)
+        grid.add_row(*sides)
+        body.append(grid)
+    else:
+        body += sides
+    labels = [seen.id, seen.kind, seen.answer_type]
+    if seen.rejected_from not in ("", "chosen"):
+        labels.append(f"rejected from {seen.rejected_from}")
+    title = Text(" · ".join(one_line(label, 40) for label in labels if label), "bold")
+    return Panel(Group(*body), title=title, title_align="left", border_style="dim", padding=(1, 2))
+
+
+def _side(name: str, colour: str, text: Text) -> Padding:
+    return Padding(Group(Text(name, f"bold {colour}"), text), (1, 0, 0, 0))
+
+
+def _chosen(seen: View) -> Text:
+    """The chosen response as it is; what the rejected one lacks is green."""
+    text = Text(overflow="fold")
+    for op, piece in seen.difference:
+        if op != "add":
+            text.append(visible(piece), "bold green" if op == "drop" else "")
+    return text
+
+
+def _rejected(seen: View) -> Text:
+    """The rejected response, with what it lacks and what it adds in signs and colours."""
+    text = Text(overflow="fold")
+    for op, piece in seen.difference:
+        before, after = _SIGNS[op]
+        text.append(before + visible(piece) + after, _STYLES[op])
+    return text
+
+
+def _protocol(console: Console) -> Protocol:
+    """How this terminal shows pictures."""
+    if not console.is_terminal or console.color_system not in ("256", "truecolor"):
+        return "none"
+    if console.record or "TMUX" in os.environ or "STY" in os.environ:  # multiplexers swallow pictures
+        return "blocks"
+    program = os.environ.get("TERM_PROGRAM", "")
+    if "KITTY_WINDOW_ID" in os.environ or program == "ghostty":
+        return "kitty"
+    return "iterm" if program in ("iTerm.app", "WezTerm") else "blocks"
+
+
+def _inline(image: bytes, protocol: Protocol) -> str:
+    """The escape sequence that shows a picture: kitty's graphics protocol, or iTerm2's inline images."""
+    file = io.BytesIO()
+    _decoded(image, _PIXELS).save(file, "png")
+    data = base64.b64encode(file.getvalue()).decode()
+    if protocol == "iterm":
+        return f"\x1b]1337;File=inline=1;width={_CELLS};size={len(file.getvalue())}:{data}\a"
+    chunks = [data[start : start + 4096] for start in range(0, len(data), 4096)]
+    return "".join(_kitty(chunks))
+
+
+def _kitty(chunks: list[str]) -> Iterator[str]:
+    for number, chunk in enumerate(chunks):
+        keys = f"a=T,f=100,c={_CELLS}," if number == 0 else ""
+        yield f"\x1b_G{keys}m={int(number + 1 < len(chunks))};{chunk}\x1b\\"
+
+
+def _blocks(image: bytes) -> Text:
+    """A picture in half blocks: each character is two pixels, one above the other."""
+    picture = _decoded(image, _CELLS)
+    width, height = picture.size
+    pixels = picture.load()
+    if pixels is None:
+        raise ValueError("a decoded picture has pixels")
+    text = Text(no_wrap=True)
+    for row in range(0, height, 2):
+        for column in range(width):
+            upper, lower = pixels[column, row], pixels[column, min(row + 1, height - 1)]
+            text.append("▀", f"{_hex(upper)} on {_hex(lower)}")
+        text.append("\n")
+    text.rstrip()
+    return text
+
+
+def _hex(pixel: object) -> str:
+    red, green, blue = pixel if isinstance(pixel, tuple) else (0, 0, 0)
+    return f"#{red:02x}{green:02x}{blue:02x}"
+
+
+def _decoded(image: bytes, longest: int) -> Image.Image:
+    """The picture in RGB, its longer side at most `longest` pixels, transparency on white."""
+    with warnings.catch_warnings(), Image.open(io.BytesIO(image)) as picture:
+        warnings.simplefilter("ignore")
+        picture.draft("RGB", (longest, longest))
+        layer = picture.convert("RGBA")
+    layer.thumbnail((longest, longest), Image.Resampling.BOX)
+    flat = Image.new("RGBA", layer.size, "white")
+    flat.alpha_composite(layer)
+    return flat.convert("RGB")

@@ -1,0 +1,1 @@
+"""Measures: of answers, of verifiers."""

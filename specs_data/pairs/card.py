@@ -1,0 +1,269 @@
+"""The dataset card: what a reader on the Hub needs to judge and use the dataset, from the manifest.
+
+The card holds no times and no machine's paths: the same recipe and responses give the same bytes.
+Whatever a model wrote stands in code, between fences longer than any in it, so it renders as itself.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from msgspec import Struct
+
+from specs_data.errors import UserError
+from specs_data.inert import one_line, visible
+from specs_data.pairs.diff import Difference
+from specs_data.pairs.figures import funnel
+from specs_data.pairs.view import View, view
+from specs_data.texts import load_card
+
+_TAGS = ["preference", "dpo", "cold-start", "response-format", "specs-data", "arxiv:2510.25801"]
+_SIZES = [
+    (10**3, "n<1K"),
+    (10**4, "1K<n<10K"),
+    (10**5, "10K<n<100K"),
+    (10**6, "100K<n<1M"),
+    (10**7, "1M<n<10M"),
+    (10**8, "10M<n<100M"),
+    (10**9, "100M<n<1B"),
+]
+_NOTHING: dict[str, Any] = dict.fromkeys(
+    ("name", "counts", "tokens", "cost_usd", "versions", "lengths", "dataset", "recipe_fingerprint")
+)
+_AROUND = 60  # characters of unchanged text shown beside a change
+_LONGEST = 4_000  # characters of one text of the sample pair
+
+
+class Ablation(Struct, frozen=True):
+    """One setting that the paper varied: what it is here, and the paper's figures beside it (average
+    of its benchmarks after the cold start / after RL)."""
+
+    question: str
+    here: str
+    paper: str
+
+
+def render_card(
+    manifest: Mapping[str, Any],
+    examples: Sequence[Mapping[str, Any]],
+    *,
+    template: str = "dataset",
+    license: str | None = None,
+) -> str:
+    """The card (README.md) of a dataset, as Markdown with the Hub's YAML head.
+
+    `manifest` is the run's manifest.json; any of its fields may be missing. `examples` are rows of
+    the dataset: the first is shown whole, and the first of each operator as its worked example.
+    `template` is a name in cards/ or a file; `license` a Hub license id, left out if not given.
+    Raises UserError where the template is wrong.
+    """
+    from jinja2 import StrictUndefined, TemplateError
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    text = load_card(template)
+    # Markdown is no HTML: autoescaping would spoil it. The filters below make text inert instead.
+    environment = ImmutableSandboxedEnvironment(
+        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+    )
+    environment.filters |= {
+        "code": code,
+        "cell": cell,
+        "fence": fence,
+        "words": words,
+        "short": public_name,
+        "n": "{:,}".format,
+    }
+    environment.filters["percent"] = "{:.1%}".format
+    views = [view(row) for row in examples]
+    try:
+        card = environment.from_string(text.body).render(
+            head=metadata(manifest, views, license),
+            name=words(manifest.get("name") or "preference dataset"),
+            manifest=_NOTHING | dict(manifest),
+            recipe=manifest.get("recipe") or {},
+            splits=_splits(manifest),
+            funnel=funnel(manifest),
+            types=_yields(manifest),
+            models=_models(manifest),
+            prompts={name: prompt for name, prompt in (manifest.get("prompts") or {}).items() if prompt},
+            operators=_operators(manifest, views),
+            ablations=ablations(manifest.get("recipe") or {}),
+            example=views[0] if views else None,
+            has_images=any(seen.images for seen in views),
+            license=license,
+            longest=_LONGEST,
+        )
+    except TemplateError as error:
+        line = getattr(error, "lineno", None)
+        where = f" (line {line})" if line else ""
+        raise UserError(f"the card template {template!r} cannot be rendered{where}: {error}") from None
+    return re.sub(r"\n{3,}", "\n\n", card).strip() + "\n"
+
+
+def metadata(manifest: Mapping[str, Any], views: Sequence[View], license: str | None) -> str:
+    """The card's YAML head, without its --- lines."""
+    from huggingface_hub import DatasetCardData
+
+    splits = _splits(manifest)
+    images = any(seen.images for seen in views)
+    data = DatasetCardData(
+        license=license,
+        pretty_name=one_line(str(manifest.get("name") or "Preference dataset"), 100),
+        task_categories=["image-text-to-text", "visual-question-answering"] if images else ["text-generation"],
+        size_categories=[size_category(sum(splits.values()))] if splits else None,
+        annotations_creators=["machine-generated"],
+        tags=[*_TAGS, "image"] if images else _TAGS,
+        configs=[_config(splits, (manifest.get("dataset") or {}).get("fingerprint"))],
+    )
+    return str(data.to_yaml()).strip()
+
+
+def _config(splits: Mapping[str, int], fingerprint: str | None) -> dict[str, Any]:
+    files = [{"split": split, "path": f"data/{split}-*"} for split in splits or ("train",)]
+    # `datasets` caches a folder by its name and this block alone: another content must be another block.
+    content = {"description": f"content {fingerprint}"} if fingerprint else {}
+    return {"config_name": "default", **content, "data_files": files}
+
+
+def size_category(rows: int) -> str:
+    """The Hub's size bucket for a number of rows."""
+    bucket = bisect_right(_SIZES, rows, key=lambda size: size[0])
+    return _SIZES[bucket][1] if bucket < len(_SIZES) else "n>1B"
+
+
+def ablations(recipe: Mapping[str, Any]) -> list[Ablation]:
+    """The settings of `recipe` that the paper's ablations vary. Empty if nothing is known of it."""
+    if not recipe:
+        return []
+    coupled = recipe.get("pairing") == "coupled"
+    verifier = recipe.get("verifier")
+    origin = str(recipe.get("rejected_from") or "chosen")
+    return [
+        Ablation(
+            "Is the rejected response right?",
+            "no: coupled, format and content differ" if coupled else "yes: decoupled, only the format differs",
+            "coupled 47.67 / 48.68" if coupled else "decoupled 47.27 / 50.02",
+        ),
+        Ablation(
+            "Are reasoning paths filtered?",
+            "no" if verifier in (None, "none") else f"yes, by {verifier}",
+            "without - / 48.13" if verifier in (None, "none") else "with 47.27 / 50.02 (by Gemini-2.5-flash)",
+        ),
+        Ablation(
+            "Who wrote the chosen responses?",
+            public_name(recipe.get("policy") or "responses that were given"),
+            "GRPO-zero 47.27 / 50.02; base model 45.07 / 48.79; 72B teacher 44.90 / 48.98; 32B teacher 42.89 / 46.43",
+        ),
+        Ablation(
+            "What is corrupted?",
+            "the chosen response" if origin == "chosen" else f"a response of {public_name(origin)}",
+            "not varied",
+        ),
+    ]
+
+
+def public_name(value: object) -> str:
+    """A model's or file's name without the path on the machine that built the dataset."""
+    text = one_line(str(value))
+    is_path = re.match(r"[/~.\\]|\w:[\\/]|file:", text)
+    return re.split(r"[\\/]", text.rstrip("\\/"))[-1] if is_path else text
+
+
+def words(text: object) -> str:
+    """`text` as one line of plain Markdown: every sign that could mean something is escaped."""
+    return re.sub(r"[!-,./:-@\[-`{-~]", r"\\\g<0>", one_line(str(text), 100))
+
+
+def code(text: object, width: int = 200) -> str:
+    """`text` as one line of inline code that ends where it should."""
+    line = one_line(str(text), width) or " "
+    ticks = "`" * (max((len(run) for run in re.findall("`+", line)), default=0) + 1)
+    return f"{ticks} {line} {ticks}" if line[0] in "` " or line[-1] in "` " else f"{ticks}{line}{ticks}"
+
+
+def cell(text: object, width: int = 80) -> str:
+    """`text` as inline code inside a table."""
+    return code(text, width).replace("|", "\\|")
+
+
+def fence(text: str, longest: int | None = None) -> str:
+    """`text` as a block of code, cut at `longest` characters."""
+    shown = visible(text)
+    if longest is not None and len(shown) > longest:
+        shown = f"{shown[:longest]}\n… ({len(shown) - longest:,} more characters)"
+    ticks = "`" * max(3, max((len(run) for run in re.findall("`+", shown)), default=0) + 1)
+    return f"{ticks}text\n{shown}\n{ticks}"
+
+
+def excerpt(difference: Difference) -> str:
+    """The changes with a little of what is around them: [-dropped-] and {+added+}."""
+    pieces = []
+    for number, (op, text) in enumerate(difference):
+        if op == "keep":
+            last = number + 1 == len(difference)
+            pieces.append(_shortened(text, _AROUND if number else 0, 0 if last else _AROUND))
+        else:
+            short = _shortened(text, 2 * _AROUND, 2 * _AROUND)
+            pieces.append(f"[-{short}-]" if op == "drop" else f"{{+{short}+}}")
+    return "".join(pieces).strip()
+
+
+def _shortened(text: str, head: int, tail: int) -> str:
+    """About the first `head` and the last `tail` characters of `text`, cut between words, or all of
+    it where that would save little."""
+    if len(text) <= head + tail + _AROUND:
+        return text
+    start = text[:head].rpartition(" ")[0] or text[:head]
+    end = (text[-tail:].partition(" ")[2] or text[-tail:]) if tail else ""
+    return f"{start} … {end}"
+
+
+def _splits(manifest: Mapping[str, Any]) -> dict[str, int]:
+    splits = (manifest.get("dataset") or {}).get("splits") or {}
+    return {name: splits[name]["rows"] for name in sorted(splits, key=lambda name: (name != "train", name))}
+
+
+def _yields(manifest: Mapping[str, Any]) -> list[tuple[str, int, int]]:
+    """(answer type, problems, pairs)."""
+    found = (manifest.get("yields") or {}).get("answer_type") or {}
+    return [(name, found[name].get("problems", 0), found[name].get("pairs", 0)) for name in sorted(found)]
+
+
+def _models(manifest: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """(role, requested, what is known of who answered)."""
+    models = manifest.get("models") or {}
+    lines = []
+    for role in ("policy", "verifier", "judge"):
+        model = models.get(role)
+        if not model:
+            continue
+        served = ", ".join(f"{public_name(name)} ({count:,})" for name, count in sorted(_served(model).items()))
+        fingerprint = model.get("fingerprint")
+        lines.append(
+            (
+                role,
+                public_name(model.get("requested") or model.get("name") or "not stated"),
+                served or (f"fingerprint {str(fingerprint)[:16]}" if fingerprint else "-"),
+            )
+        )
+    return lines
+
+
+def _served(model: Mapping[str, Any]) -> dict[str, int]:
+    return {str(name): int(count) for name, count in (model.get("served") or {}).items()}
+
+
+def _operators(manifest: Mapping[str, Any], views: Sequence[View]) -> list[tuple[str, str, int | None, str]]:
+    """(operator, what it does, pairs if counted, worked example or nothing), most used first."""
+    told = {name: str((more or {}).get("summary") or "") for name, more in (manifest.get("operators") or {}).items()}
+    told.setdefault("none", "No operator: the response was malformed by itself.")
+    counts: dict[str, int | None] = dict(manifest.get("corruptions") or {})
+    examples: dict[str, str] = {}
+    for seen in views:
+        counts.setdefault(seen.kind, None)
+        examples.setdefault(seen.kind, excerpt(seen.difference))
+    ordered = sorted(counts, key=lambda name: (-(counts[name] or 0), name))
+    return [(name, told.get(name, ""), counts[name], examples.get(name, "")) for name in ordered]

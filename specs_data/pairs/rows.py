@@ -1,0 +1,302 @@
+"""Open any preference dataset and walk over its rows: runs, dataset folders, single files, the Hub.
+
+Whatever the layout on disk, `rows` gives one shape, that of our own datasets:
+`images` is a list of `{"bytes": ..., "path": file name}`, `prompt`, `chosen` and `rejected` are
+lists of `{"role", "content"}` with plain text. Other columns come through as they are. The layouts of
+LLaMA-Factory (conversations) and ms-swift (messages, rejected_response) are read as well.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Collection, Iterator, Mapping
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from specs_data.errors import UserError, first_line
+from specs_data.files import FIRST_ROWS, SUFFIXES, columns_of, read_rows
+from specs_data.files import count_rows as rows_in
+from specs_data.pairs.figures import read_manifest
+
+# What --columns can name.
+COLUMNS = ("prompt", "chosen", "rejected", "images", "id", "answer", "answer_type", "corruption", "rejected_from")
+_SIDES = {"chosen": ("chosen", "messages"), "rejected": ("rejected", "rejected_response", "rejected_messages")}
+_ROLES = {"human": "user", "gpt": "assistant"}
+_SHARD = re.compile(r"(?P<split>[\w.]+?)(?:-\d+-of-\d+)?")
+_KNOWN_SPLITS = {
+    "train": "train",
+    "test": "test",
+    "validation": "validation",
+    "valid": "validation",
+    "dev": "validation",
+}
+
+
+class _Bad(Exception):
+    """Why a row cannot be read."""
+
+
+class Dataset(Struct, frozen=True):
+    """A preference dataset on disk. `splits` maps names to data files in order; `manifest` is the
+    run's manifest.json where there is one of ours. Paths of `splits` lie under `root`. `foreign` is one that
+    came from the Hub: its rows may name no picture outside of it."""
+
+    root: Path
+    splits: dict[str, tuple[Path, ...]]
+    manifest: dict[str, Any] | None = None
+    foreign: bool = False
+
+
+def open_dataset(path: str | Path) -> Dataset:
+    """The dataset at `path`: a RUN, a dataset folder, one Parquet or JSONL file, or else a Hub
+    dataset id `name[@revision]`, which is downloaded. Raises UserError."""
+    place = Path(path)
+    if place.is_file():
+        if place.suffix not in SUFFIXES:
+            raise UserError(f"{place} is neither a .parquet nor a .jsonl file")
+        return Dataset(place.parent, {_split_of(place, alone=True): (place,)}, _manifest(place.parent))
+    if place.is_dir():
+        inside = place / "dataset"
+        if not inside.is_dir() and (place / "dropped.jsonl").is_file():
+            raise UserError(f"{place}: this run has no dataset; {place / 'dropped.jsonl'} says why, line by line")
+        return _open_folder(inside if inside.is_dir() else place)
+    return _open_folder(_download(str(path)), foreign=True)
+
+
+def rows(
+    dataset: Dataset,
+    split: str | None = None,
+    *,
+    columns: Mapping[str, str] | None = None,
+    pictures: bool = True,
+) -> Iterator[dict[str, Any]]:
+    """The rows of `split`, or of every split in order, in the shape this module's docstring states.
+
+    `columns` names the data's own columns for ours (`{"chosen": "preferred"}`). Without `pictures`
+    none is read, and `images` is empty. Memory holds a few rows at a time. Raises UserError that
+    names the file and row that cannot be read.
+    """
+    for file, number, row in _read(dataset, split, columns or {}, pictures):
+        if isinstance(row, str):
+            raise UserError(f"row {number + 1} of {file} {row}")
+        yield row
+
+
+def try_rows(
+    dataset: Dataset,
+    split: str | None = None,
+    *,
+    columns: Mapping[str, str] | None = None,
+    pictures: bool = True,
+) -> Iterator[dict[str, Any] | str]:
+    """As `rows`, but a string stands for a row that cannot be read, and says why."""
+    return (row for _, _, row in _read(dataset, split, columns or {}, pictures))
+
+
+def raw_rows(file: Path) -> Iterator[dict[str, Any]]:
+    """The rows of one Parquet or JSONL file as they are. Raises UserError."""
+    for number, row in enumerate(read_rows(file)):
+        if isinstance(row, str):
+            raise UserError(f"row {number + 1} of {file} is {row}")
+        yield row
+
+
+def count_rows(dataset: Dataset) -> dict[str, int]:
+    """The number of rows of each split."""
+    return {name: sum(map(rows_in, files)) for name, files in dataset.splits.items()}
+
+
+def _open_folder(root: Path, *, foreign: bool = False) -> Dataset:
+    files = sorted(file for suffix in SUFFIXES for file in root.rglob(f"*{suffix}") if not _hidden(file, root))
+    if any(file.suffix == ".parquet" for file in files):
+        files = [file for file in files if file.suffix == ".parquet"]
+    if not files:
+        raise UserError(f"{root} has no .parquet or .jsonl files, so it is not a dataset")
+    splits: dict[str, tuple[Path, ...]] = {}
+    for file in files:
+        name = _split_of(file, alone=len(files) == 1)
+        splits[name] = (*splits.get(name, ()), file)
+    ordered = sorted(splits, key=lambda name: (name != "train", name))
+    return Dataset(root, {name: splits[name] for name in ordered}, _manifest(root), foreign)
+
+
+def _hidden(file: Path, root: Path) -> bool:
+    return any(part.startswith(".") for part in file.relative_to(root).parts)
+
+
+def _split_of(file: Path, alone: bool) -> str:
+    found = _SHARD.fullmatch(file.stem)
+    name = found["split"] if found else file.stem
+    return _KNOWN_SPLITS.get(name, "train" if alone else name)
+
+
+def _manifest(root: Path) -> dict[str, Any] | None:
+    """The manifest inside a dataset folder, or above it where the folder is the data of a dataset or the
+    dataset of a run."""
+    folder = root.resolve()
+    while folder.name in ("data", "dataset") and not (folder / "manifest.json").is_file():
+        folder = folder.parent
+    place = folder / "manifest.json"
+    if not place.is_file():
+        return None
+    try:
+        return read_manifest(place.read_bytes())
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise UserError(f"{place} is not JSON ({first_line(error)}); repair it, or take it away") from None
+
+
+def _download(name: str) -> Path:
+    repo, _, revision = name.partition("@")
+    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", repo):
+        raise UserError(f"{name} does not exist, and it is not a Hub dataset id either")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    patterns = ["README.md", "manifest.json", *(f"*{suffix}" for suffix in SUFFIXES)]
+    try:
+        return Path(snapshot_download(repo, repo_type="dataset", revision=revision or None, allow_patterns=patterns))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise UserError(
+            f"{name} is no file or folder here, and the Hub does not give it: {first_line(error)}"
+        ) from None
+
+
+def _read(
+    dataset: Dataset, split: str | None, columns: Mapping[str, str], pictures: bool
+) -> Iterator[tuple[Path, int, dict[str, Any] | str]]:
+    """Each row, or why it cannot be read, with its file and its number there."""
+    if split is not None and split not in dataset.splits:
+        raise UserError(f"{dataset.root} has no split {split!r}; it has: {', '.join(dataset.splits)}")
+    for name in columns:
+        if name not in COLUMNS:
+            raise UserError(f"--columns knows no column {name!r}; it takes {', '.join(COLUMNS)}")
+    unread = () if pictures else ("image", "images", *(columns[name] for name in ("images",) if name in columns))
+    for name in [split] if split is not None else list(dataset.splits):
+        for file in dataset.splits[name]:
+            for number, row in enumerate(_checked(file, unread, columns)):
+                yield file, number, _tried(row, file, dataset, columns, unread)
+
+
+def _checked(file: Path, unread: Collection[str], columns: Mapping[str, str]) -> Iterator[dict[str, Any] | str]:
+    """The rows of `file`. Raises UserError if none of the first ones has a column that is needed."""
+    rows = read_rows(file, unread)
+    first: list[dict[str, Any] | str] = []
+    missing: list[str] = []
+    for row in islice(rows, FIRST_ROWS):
+        first.append(row)
+        missing = _missing(columns_of(first), columns, unread)
+        if not missing:
+            break
+    there = columns_of(first)
+    if len(first) == FIRST_ROWS and file.suffix == ".jsonl":  # a later row may have what is not in every row
+        missing = [name for name in missing if name in _SIDES]
+    if there and missing:
+        name = missing[0]
+        raise UserError(
+            f"{file} has no column {columns.get(name, name)!r}; it has {', '.join(there)}; a preference dataset has "
+            f"prompt, chosen and rejected: use --columns {name}=COLUMN to name its own"
+        )
+    return chain(first, rows)
+
+
+def _missing(there: Collection[str], columns: Mapping[str, str], unread: Collection[str]) -> list[str]:
+    needed = _SIDES | {ours: (theirs,) for ours, theirs in columns.items() if theirs not in unread}
+    return [ours for ours, names in needed.items() if not any(name in there for name in names)]
+
+
+def _tried(
+    row: dict[str, Any] | str, file: Path, dataset: Dataset, columns: Mapping[str, str], unread: Collection[str]
+) -> dict[str, Any] | str:
+    if isinstance(row, str):
+        return f"is {row}"
+    named = row | {ours: row.get(theirs) for ours, theirs in columns.items()}
+    try:
+        return _normalised({key: value for key, value in named.items() if key not in unread}, file, dataset)
+    except _Bad as bad:
+        return str(bad)
+
+
+def _normalised(row: dict[str, Any], file: Path, dataset: Dataset) -> dict[str, Any]:
+    row = row | _sides(row)
+    for column in ("chosen", "rejected"):
+        if row[column] is None:
+            raise _Bad(f"has no {column!r}")
+    prompt, chosen, rejected = (
+        _messages(row[column] or [], role, column)
+        for column, role in (("prompt", "user"), ("chosen", "assistant"), ("rejected", "assistant"))
+    )
+    if not prompt:  # TRL's implicit prompts: chosen and rejected start with the same turns
+        prompt, chosen, rejected = chosen[:-1], chosen[-1:], rejected[-1:]
+    if not chosen or not rejected:
+        raise _Bad("has an empty chosen or rejected side")
+    images = row.get("images")
+    if images is None:
+        images = [] if row.get("image") is None else [row["image"]]
+    rest = {key: value for key, value in row.items() if key != "image"}
+    inside = dataset.root if dataset.foreign else None
+    images = [_image(image, file, inside) for image in (images if isinstance(images, list) else [images])]
+    return {**rest, "images": images, "prompt": prompt, "chosen": chosen, "rejected": rejected}
+
+
+def _sides(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Prompt, chosen and rejected, each as the row has it, in whatever trainer's layout; None for what it lacks."""
+    prompt, chosen, rejected = (row.get(column) for column in ("prompt", "chosen", "rejected"))
+    if prompt is None:
+        prompt = row.get("conversations")
+    messages, other = row.get("messages"), row.get("rejected_messages")
+    if chosen is None and isinstance(messages, list):
+        prompt, chosen = messages[:-1], messages[-1:]
+    if rejected is None:
+        rejected = other[-1:] if isinstance(other, list) else row.get("rejected_response")
+    return {"prompt": prompt, "chosen": chosen, "rejected": rejected}
+
+
+def _messages(value: Any, role: str, column: str) -> list[dict[str, str]]:
+    """A text, one message, or a list of messages (with plain or block content) as plain messages."""
+    if isinstance(value, str):
+        return [{"role": role, "content": value}]
+    messages = [value] if isinstance(value, Mapping) else value
+    try:
+        return [_message(message) for message in messages]
+    except (TypeError, KeyError, AttributeError):
+        raise _Bad(f"has a {column} that is neither text nor a list of role and content") from None
+
+
+def _message(message: Mapping[str, Any]) -> dict[str, str]:
+    if "role" not in message:  # ShareGPT's words, which LLaMA-Factory uses
+        return {"role": _ROLES.get(message["from"], str(message["from"])), "content": _text(message["value"])}
+    return {"role": str(message["role"]), "content": _text(message["content"])}
+
+
+def _text(content: Any) -> str:
+    if content is None or isinstance(content, str):
+        return content or ""
+    return "".join(block.get("text") or "" for block in content)
+
+
+def _image(image: Any, file: Path, inside: Path | None) -> dict[str, Any]:
+    """`{"bytes", "path"}` of bytes, of a path relative to the file, or of datasets' own dict."""
+    content, path = (image.get("bytes"), image.get("path")) if isinstance(image, Mapping) else (None, image)
+    if isinstance(path, bytes):
+        return {"bytes": path, "path": None}
+    if isinstance(content, bytes):
+        return {"bytes": content, "path": path if isinstance(path, str) else None}
+    if content is not None:
+        raise _Bad("has an image whose bytes are not binary; give the path of its file instead")
+    if not isinstance(path, str):
+        raise _Bad("has an image that is neither bytes nor a path")
+    # Links are not followed: the Hub's cache is made of them.
+    place = Path(os.path.normpath(file.parent / path))
+    if inside is not None and not place.is_relative_to(inside):
+        raise _Bad(f"names the image {path}, which lies outside of the dataset")
+    try:
+        return {"bytes": place.read_bytes(), "path": place.name}
+    except OSError as error:
+        raise _Bad(f"names the image {path}, which cannot be read: {error.strerror}") from None
+    except ValueError:  # a NUL in it
+        raise _Bad(f"names the image {path!r}, which no file can be called") from None

@@ -1,0 +1,1 @@
+"""Out into the world: merge, export, push."""

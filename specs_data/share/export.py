@@ -1,0 +1,330 @@
+"""Preference datasets and problem sets in the layouts of other trainers.
+
+A row that a target would read differently from what it says is left out and counted, and what a
+target does to the data by default is said in the notes. Pictures of preference rows lie as files
+beside, named by their content; problem sets are Parquet with the pictures inside.
+
+Sources: LLaMA-Factory 0.9.5 (data/converter.py, data/mm_plugin.py), ms-swift 4.6 (dataset/preprocessor,
+template/base.py), OpenRLHF (datasets/reward_dataset.py), TRL 1.16, EasyR1 and verl (utils/dataset).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from msgspec import Struct
+
+from specs_data.errors import UserError
+from specs_data.pairs.parquet import IMAGES, MESSAGES, make_schema, write_shards
+from specs_data.pairs.rows import Dataset, open_dataset, rows
+from specs_data.records import Problem
+from specs_data.texts import Text, chat
+
+Row = dict[str, Any]
+
+IMAGE = "<image>"
+_CHARACTERS_PER_TOKEN = 3
+# Words that the loaders read as something else than text, in any turn.
+_SWIFT_WORDS = ("<video>", "<audio>", "<bbox>", "<ref-object>", "<cot-process>", "<start-image>", "<img>")
+_LLAMAFACTORY_WORDS = ("<video>", "<audio>")
+
+
+PROMPT_TARGETS = ("trl", "easyr1", "verl")
+
+
+class Export(Struct, frozen=True):
+    """What an export wrote: the files a trainer is pointed at, rows by split, rows left out by
+    reason, and what to mind when training."""
+
+    files: tuple[Path, ...]
+    rows: dict[str, int]
+    left_out: dict[str, int]
+    notes: tuple[str, ...]
+
+
+class _Refused(Exception):
+    """A row the target cannot take, with the reason."""
+
+
+def export(dataset: str | Path, to: str, out: Path) -> Export:
+    """Write a preference dataset for the trainer `to`: llamafactory, ms-swift or openrlhf. Raises UserError."""
+    targets = {"llamafactory": _llamafactory, "ms-swift": _swift, "openrlhf": _openrlhf}
+    if to not in targets:
+        raise UserError(f"cannot export pairs to {to!r}; choose from: {', '.join(targets)}")
+    opened = open_dataset(dataset)
+    name = _name(opened)
+    out.mkdir(parents=True, exist_ok=True)
+    left_out: Counter[str] = Counter()
+    written: dict[str, int] = {}
+    files: dict[str, Path] = {}
+    longest = 0
+    for split in opened.splits:
+        files[split] = out / f"{name if split == 'train' else f'{name}_{split}'}.jsonl"
+        with files[split].open("w", encoding="utf-8") as lines:
+            for row in rows(opened, split):
+                try:
+                    line = _checked(row, targets[to], out)
+                except _Refused as refused:
+                    left_out[str(refused)] += 1
+                    continue
+                lines.write(json.dumps(line, ensure_ascii=False) + "\n")
+                written[split] = written.get(split, 0) + 1
+                longest = max(longest, _length(row))
+    if not written:
+        raise UserError(f"{to} can take none of the rows of {dataset}: {describe_left_out(left_out) or 'it is empty'}")
+    if to == "llamafactory":
+        files = {"info": _dataset_info(out, files), **files}
+    return Export(tuple(files.values()), written, dict(left_out), _notes(to, name, out, longest))
+
+
+def export_problems(
+    problems: Iterable[tuple[Problem, Sequence[bytes]]], system: Text | None, to: str, out: Path
+) -> Export:
+    """Write a GRPO prompt set for the trainer `to`: trl, easyr1 or verl, as Parquet files in `out`/data.
+
+    `problems` come with their pictures as the bytes of their files. `system` is the system prompt
+    that asks for the response format. Raises UserError.
+    """
+    if to not in PROMPT_TARGETS:
+        raise UserError(f"cannot export problems to {to!r}; choose from: {', '.join(PROMPT_TARGETS)}")
+    make, columns = {"trl": (_trl, _TRL), "easyr1": (_easyr1, _EASYR1), "verl": (_verl, _VERL)}[to]
+    left_out: Counter[str] = Counter()
+
+    def lines() -> Iterator[Row]:
+        for problem, pictures in problems:
+            try:
+                yield make(problem, [_picture(picture) for picture in pictures], system)
+            except _Refused as refused:
+                left_out[str(refused)] += 1
+
+    shards = write_shards(lines(), out, "train", schema=make_schema(columns))
+    if not shards:
+        raise UserError(f"{to} can take none of the problems: {describe_left_out(left_out) or 'there are none'}")
+    files = [out / shard.path for shard in shards]
+    notes = _PROBLEM_NOTES[to]
+    if to == "easyr1" and system is not None:
+        files.append(out / "format_prompt.jinja")
+        files[-1].write_text(f"{{{{ content | trim }}}} {_raw(system.body)}", encoding="utf-8")
+    return Export(tuple(files), {"train": sum(shard.rows for shard in shards)}, dict(left_out), notes)
+
+
+def describe_export(done: Export) -> str:
+    """What an export wrote, as text."""
+    lines = [f"wrote        {file}" for file in done.files]
+    lines += [f"rows         {split} {count:,}" for split, count in done.rows.items()]
+    lines += [f"left out     {count:,}: {reason}" for reason, count in done.left_out.items()]
+    lines += [f"note         {note}" for note in done.notes]
+    return "\n".join(lines)
+
+
+def describe_left_out(left_out: dict[str, int]) -> str:
+    """Reasons with their counts, in one line."""
+    return "; ".join(f"{reason} ({count:,})" for reason, count in left_out.items())
+
+
+def _checked(row: Row, make: Callable[[Row, Path], Row], out: Path) -> Row:
+    if row["chosen"][-1]["content"] == row["rejected"][-1]["content"]:
+        raise _Refused("chosen and rejected are the same")
+    if len(row["chosen"]) != 1 or len(row["rejected"]) != 1:
+        raise _Refused("more than one response turn")
+    roles = [message["role"] for message in row["prompt"] if message["role"] != "system"]
+    if (
+        not roles
+        or any(role != ("user", "assistant")[turn % 2] for turn, role in enumerate(roles))
+        or roles[-1] != "user"
+    ):
+        raise _Refused("the prompt's turns do not alternate and end with the user")
+    return make(row, out)
+
+
+def _llamafactory(row: Row, out: Path) -> Row:
+    _refuse_words(row, _LLAMAFACTORY_WORDS)
+    turns = _marked_turns(row)
+    names = {"system": "system", "user": "human", "assistant": "gpt"}
+    return {
+        "conversations": [{"from": names[turn["role"]], "value": turn["content"]} for turn in turns],
+        "chosen": {"from": "gpt", "value": row["chosen"][0]["content"]},
+        "rejected": {"from": "gpt", "value": row["rejected"][0]["content"]},
+        "images": _save(row["images"], out),
+    }
+
+
+def _swift(row: Row, out: Path) -> Row:
+    _refuse_words(row, _SWIFT_WORDS)
+    return {
+        "messages": [*_marked_turns(row), {"role": "assistant", "content": row["chosen"][0]["content"]}],
+        "rejected_response": row["rejected"][0]["content"],
+        "images": _save(row["images"], out),
+    }
+
+
+def _openrlhf(row: Row, out: Path) -> Row:
+    if row["images"]:
+        raise _Refused("it has pictures, and OpenRLHF's DPO is for text alone")
+    return {side: row[side] for side in ("prompt", "chosen", "rejected")}
+
+
+def _marked_turns(row: Row) -> list[dict[str, str]]:
+    """The prompt's turns, with as many image marks in them as the row has pictures, and none in the responses."""
+    for side in ("chosen", "rejected"):
+        if IMAGE in row[side][0]["content"]:
+            raise _Refused(f"a literal {IMAGE} in a response, which the loader would take for a picture")
+    turns = [dict(turn) for turn in row["prompt"]]
+    marks = sum(turn["content"].count(IMAGE) for turn in turns)
+    first = next(turn for turn in turns if turn["role"] == "user")
+    if marks == 0:
+        first["content"] = IMAGE * len(row["images"]) + first["content"]
+    elif marks != len(row["images"]):
+        raise _Refused(f"{IMAGE} stands in the prompt another number of times than there are pictures")
+    return turns
+
+
+def _refuse_words(row: Row, words: tuple[str, ...]) -> None:
+    texts = [message["content"] for side in ("prompt", "chosen", "rejected") for message in row[side]]
+    for word in words:
+        if any(word in text for text in texts):
+            raise _Refused(f"a literal {word}, which the loader would not take for text")
+
+
+def _save(images: Sequence[Row], out: Path) -> list[str]:
+    """The pictures as files in `out`/images, named by their content; their paths relative to `out`."""
+    paths = []
+    for image in images:
+        content: bytes = image["bytes"]
+        path = Path("images") / f"{hashlib.sha256(content).hexdigest()[:24]}.{_suffix(content)}"
+        if not (out / path).exists():
+            (out / path).parent.mkdir(exist_ok=True)
+            (out / path).write_bytes(content)
+        paths.append(path.as_posix())
+    return paths
+
+
+def _suffix(image: bytes) -> str:
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(image)) as opened:
+            return {"JPEG": "jpg"}.get(opened.format or "", (opened.format or "png").lower())
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        raise _Refused("a picture that cannot be opened") from None
+
+
+def _dataset_info(out: Path, files: dict[str, Path]) -> Path:
+    columns = {"messages": "conversations", "chosen": "chosen", "rejected": "rejected", "images": "images"}
+    info = {
+        file.stem: {"file_name": file.name, "formatting": "sharegpt", "ranking": True, "columns": columns}
+        for file in files.values()
+    }
+    path = out / "dataset_info.json"
+    path.write_text(json.dumps(info, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return path
+
+
+def _notes(to: str, name: str, out: Path, longest: int) -> tuple[str, ...]:
+    tokens = f"about {longest // _CHARACTERS_PER_TOKEN:,} tokens, pictures not counted"
+    length = f"the longest row has {longest:,} characters ({tokens})"
+    if to == "llamafactory":
+        return (
+            f"train with stage: dpo, dataset_dir: {out}, dataset: {name}",
+            "template: qwen2_vl or qwen3_vl_nothink; qwen3_vl puts an empty thought in front of every response without "
+            "<think>, which spoils a rejected response whose fault is its format",
+            f"{length}, and cutoff_len is 2048 unless set: what is longer is cut off",
+        )
+    if to == "ms-swift":
+        return (
+            f"train with: ROOT_IMAGE_DIR={out} swift rlhf --rlhf_type dpo --dataset {out / name}.jsonl",
+            "with a thinking model's template add --add_non_thinking_prefix false: the prefix is an empty thought in "
+            "front of every response without <think>, which spoils a rejected response whose fault is its format",
+            f"{length}: leave --max_length unset or above; longer rows are dropped",
+        )
+    return (
+        f"train with: --dataset {out / name}.jsonl --prompt_key prompt --chosen_key chosen --rejected_key rejected "
+        "--apply_chat_template",
+        f"{length}, and --max_len is 512 unless set: what is longer is cut off",
+    )
+
+
+def _length(row: Row) -> int:
+    prompt = sum(len(message["content"]) for message in row["prompt"])
+    return prompt + max(len(row[side][0]["content"]) for side in ("chosen", "rejected"))
+
+
+def _name(dataset: Dataset) -> str:
+    """A name for files, from the run's name or the folder's."""
+    name = str((dataset.manifest or {}).get("name") or "")
+    name = name or (dataset.root.parent.name if dataset.root.name == "dataset" else dataset.root.name)
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-") or "pairs"
+
+
+_TRL = {"id": pa.string(), "prompt": MESSAGES, "images": IMAGES, "answer": pa.string(), "answer_type": pa.string()}
+_TRL |= {"choices": pa.list_(pa.string())}
+_EASYR1 = {"id": pa.string(), "problem": pa.string(), "images": IMAGES, "answer": pa.string()}
+_VERL = {
+    "data_source": pa.string(),
+    "prompt": MESSAGES,
+    "images": IMAGES,
+    "ability": pa.string(),
+    "reward_model": pa.struct([("style", pa.string()), ("ground_truth", pa.string())]),
+    "extra_info": pa.struct([("id", pa.string()), ("answer_type", pa.string()), ("choices", pa.list_(pa.string()))]),
+}
+_PROBLEM_NOTES = {
+    "trl": ("load_dataset(OUT) gives GRPOTrainer's rows; answer, answer_type and choices reach the reward functions",),
+    "easyr1": (
+        "data.train_files=OUT/data, data.prompt_key=problem, data.answer_key=answer, data.image_key=images; "
+        "data.format_prompt=OUT/format_prompt.jinja asks for the response format",
+    ),
+    "verl": ("data.train_files=OUT/data, data.image_key=images; the gold answer is reward_model.ground_truth",),
+}
+
+
+def _trl(problem: Problem, images: list[Row], system: Text | None) -> Row:
+    return {
+        "id": problem.id,
+        "prompt": _messages(problem, system),
+        "images": images,
+        "answer": problem.answer,
+        "answer_type": problem.answer_type,
+        "choices": list(problem.choices),
+    }
+
+
+def _easyr1(problem: Problem, images: list[Row], system: Text | None) -> Row:
+    [turn] = _marked(_messages(problem, None), images)
+    return {"id": problem.id, "problem": turn["content"], "images": images, "answer": problem.answer}
+
+
+def _verl(problem: Problem, images: list[Row], system: Text | None) -> Row:
+    return {
+        "data_source": problem.source or "specs-data",
+        "prompt": _marked(_messages(problem, system), images),
+        "images": images,
+        "ability": problem.answer_type,
+        "reward_model": {"style": "rule", "ground_truth": problem.answer},
+        "extra_info": {"id": problem.id, "answer_type": problem.answer_type, "choices": list(problem.choices)},
+    }
+
+
+def _messages(problem: Problem, system: Text | None) -> list[dict[str, str]]:
+    return [{"role": message.role, "content": message.content} for message in chat(problem, system)]
+
+
+def _marked(messages: list[dict[str, str]], images: list[Row]) -> list[dict[str, str]]:
+    answered = [{"role": "assistant", "content": ""}]
+    return _marked_turns({"prompt": messages, "images": images, "chosen": answered, "rejected": answered})
+
+
+def _picture(content: bytes) -> Row:
+    return {"bytes": content, "path": f"{hashlib.sha256(content).hexdigest()[:24]}.{_suffix(content)}"}
+
+
+def _raw(text: str) -> str:
+    """`text` as Jinja prints it unchanged."""
+    return "{% raw %}" + text.replace("{% endraw %}", "") + "{% endraw %}"

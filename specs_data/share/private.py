@@ -1,0 +1,169 @@
+"""What must not leave this machine: tokens in any text, local paths, pictures that are only paths."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from specs_data.errors import UserError
+from specs_data.pairs.rows import Dataset, raw_rows
+
+# A token is at least as long as its issuer makes it, and does not go on from a longer word.
+_SECRETS = {
+    "Hugging Face token": rb"hf_[A-Za-z0-9]{30,}",
+    "Google API key": rb"AIza[A-Za-z0-9_-]{35}",
+    "OpenAI or Anthropic API key": rb"sk-[A-Za-z0-9]{40,}|sk-(?:proj|svcacct|admin|ant)-[A-Za-z0-9_-]{20,}",
+    "AWS access key": rb"(?:AKIA|ASIA)[A-Z0-9]{16}(?![A-Z0-9])",
+    "GitHub token": rb"gh[pousr]_[A-Za-z0-9]{36}|github_pat_[A-Za-z0-9_]{60,}",
+    "private key": rb"-----BEGIN (?:[A-Z]+ )?PRIVATE KEY-----",
+}
+_SECRET = re.compile(rb"(?<![A-Za-z0-9])(?:" + b"|".join(b"(%s)" % pattern for pattern in _SECRETS.values()) + b")")
+_STARTS = (b"hf_", b"AIza", b"sk-", b"AKIA", b"ASIA", b"gh", b"-----BEGIN")
+_LOCAL = re.compile(r"[/\\]|^[A-Za-z]:")
+
+
+def find_secret(text: bytes) -> str | None:
+    """What kind of secret `text` holds, or None. The secret itself is never returned."""
+    if not any(start in text for start in _STARTS):
+        return None
+    found = _SECRET.search(text)
+    return None if found is None or found.lastindex is None else list(_SECRETS)[found.lastindex - 1]
+
+
+def refuse_private(dataset: Dataset, texts: dict[str, bytes]) -> None:
+    """Raise UserError if a row or one of the `texts` (content by file name) holds a secret, or if a
+    picture is only a path or names a folder of this machine. Pictures' own bytes are not searched."""
+    for name, text in texts.items():
+        _refuse_secret(text, name)
+    for files in dataset.splits.values():
+        for file in files:
+            if file.suffix == ".parquet":
+                _check_parquet(file)
+            else:
+                _check_jsonl(file)
+
+
+def without_local_paths(value: Any) -> Any:
+    """`value` (as JSON) with every absolute path cut down to its last part."""
+    if isinstance(value, dict):
+        return {key: without_local_paths(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [without_local_paths(item) for item in value]
+    if isinstance(value, str) and re.match(r"[/~\\]|[A-Za-z]:[/\\]", value) and "\n" not in value:
+        return re.split(r"[/\\]", value.rstrip("/\\"))[-1]
+    return value
+
+
+def _refuse_secret(text: bytes, where: str) -> None:
+    kind = find_secret(text)
+    if kind is not None:
+        raise UserError(f"{where} holds what looks like a {kind}; take it out (and revoke it) before publishing")
+
+
+def _check_jsonl(file: Path) -> None:
+    with file.open("rb") as lines:
+        for number, line in enumerate(lines, 1):
+            _refuse_secret(line, f"line {number} of {file}")
+    for number, row in enumerate(raw_rows(file), 1):
+        for column in ("image", "images"):
+            if row.get(column):
+                raise UserError(_only_a_path(column, number, file))
+
+
+def _check_parquet(file: Path) -> None:
+    with pq.ParquetFile(file, pre_buffer=False, buffer_size=1 << 20) as parquet:
+        _refuse_secret(repr(parquet.schema_arrow.metadata).encode(), f"the header of {file}")
+        pictures = [field.name for field in parquet.schema_arrow if _holds_pictures(field)]
+        paths = [leaf for leaf in _leaves(parquet) if not _in_picture(leaf, pictures, "bytes")]
+        first = 0
+        for batch in parquet.iter_batches(4096, columns=paths):
+            for column in batch.schema.names:
+                for text in _buffers(batch.column(column)):
+                    _refuse_secret(text, f"the column {column!r} in rows {first + 1} to {first + len(batch)} of {file}")
+            first += len(batch)
+        for column in pictures:
+            _check_pictures(parquet, column, file)
+
+
+def _holds_pictures(field: pa.Field) -> bool:
+    inner = _inner(field.type)
+    if pa.types.is_struct(inner):
+        return {"bytes", "path"} <= {child.name for child in inner}
+    return field.name in {"image", "images"}
+
+
+def _inner(kind: pa.DataType) -> pa.DataType:
+    while pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        kind = kind.value_type
+    return kind
+
+
+def _leaves(parquet: pq.ParquetFile) -> list[str]:
+    return [parquet.schema.column(number).path for number in range(len(parquet.schema))]
+
+
+def _in_picture(leaf: str, pictures: list[str], part: str) -> bool:
+    return leaf.split(".", maxsplit=1)[0] in pictures and leaf.rsplit(".", 1)[-1] == part
+
+
+def _check_pictures(parquet: pq.ParquetFile, column: str, file: Path) -> None:
+    """Every picture has bytes, and a name without folders if any."""
+    if not pa.types.is_struct(_inner(parquet.schema_arrow.field(column).type)):
+        if not pa.types.is_binary(_inner(parquet.schema_arrow.field(column).type)):
+            raise UserError(_only_a_path(column, 1, file))
+        return
+    leaves = [leaf for leaf in _leaves(parquet) if _in_picture(leaf, [column], "path")]
+    if not _never_null(parquet, column):
+        leaves += [leaf for leaf in _leaves(parquet) if _in_picture(leaf, [column], "bytes")]
+    first = 1
+    for batch in parquet.iter_batches(256, columns=leaves):
+        flat, owners = _flattened(batch.column(0))
+        paths = flat.field("path").to_pylist()
+        empty = flat.field("bytes").is_null().to_pylist() if len(leaves) == 2 else [False] * len(flat)
+        for owner, path, missing in zip(owners, paths, empty, strict=True):
+            if path is not None and _LOCAL.search(path):
+                raise UserError(
+                    f"row {first + owner} of {file} names a local path in the column {column!r}; "
+                    "store the file's name alone"
+                )
+            if path is not None and missing:
+                raise UserError(_only_a_path(column, first + owner, file))
+        first += len(batch)
+
+
+def _never_null(parquet: pq.ParquetFile, column: str) -> bool:
+    """Do the row groups' statistics already prove that every picture has bytes?"""
+    number = next(n for n, leaf in enumerate(_leaves(parquet)) if _in_picture(leaf, [column], "bytes"))
+    groups = (parquet.metadata.row_group(group).column(number) for group in range(parquet.num_row_groups))
+    return all(c.statistics is not None and c.statistics.has_null_count and not c.statistics.null_count for c in groups)
+
+
+def _flattened(column: pa.Array) -> tuple[pa.StructArray, list[int]]:
+    """The structs of a column, and the row each belongs to."""
+    if pa.types.is_struct(column.type):
+        return column, list(range(len(column)))
+    return column.flatten(), pc.list_parent_indices(column).to_pylist()
+
+
+def _only_a_path(column: str, row: int, file: Path) -> str:
+    return (
+        f"row {row} of {file} holds a path instead of a picture in the column {column!r}; embed the bytes: "
+        "specs-data merge writes a dataset with its pictures inside"
+    )
+
+
+def _buffers(array: pa.Array) -> Iterator[bytes]:
+    """The text of every string below `array`, each column of strings as one piece."""
+    if pa.types.is_list(array.type) or pa.types.is_large_list(array.type):
+        yield from _buffers(array.flatten())
+    elif pa.types.is_struct(array.type):
+        for number in range(array.type.num_fields):
+            yield from _buffers(array.field(number))
+    elif pa.types.is_string(array.type) or pa.types.is_large_string(array.type) or pa.types.is_binary(array.type):
+        yield b"\n".join(text for text in array.cast(pa.large_binary()).to_pylist() if text)

@@ -1,0 +1,37 @@
+"""Problems as another trainer's GRPO prompts."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from specs_data.format import load_format
+from specs_data.problems import Dropped, read_problems
+from specs_data.recipe import Recipe
+from specs_data.records import Problem
+from specs_data.share.export import PROMPT_TARGETS, Export, export_problems
+from specs_data.texts import system_prompt
+
+__all__ = ["PROMPT_TARGETS", "export_prompts"]
+
+
+def export_prompts(recipe: Recipe, to: str, out: Path) -> Export:
+    """Write the recipe's problems, with its system prompt, for the trainer `to`; bad rows are counted.
+    Raises UserError."""
+    unread: Counter[str] = Counter()
+
+    def problems() -> Iterator[tuple[Problem, tuple[bytes, ...]]]:
+        for row in read_problems(
+            recipe.problems or "", preset=recipe.preset, columns=recipe.columns, limit=recipe.limit
+        ):
+            if isinstance(row, Dropped):
+                unread[row.reason] += 1
+            else:
+                yield row.problem, row.images
+
+    system = system_prompt(recipe.system_prompt, load_format(recipe.format).instruction)
+    done = export_problems(problems(), system, to, out)
+    return msgspec.structs.replace(done, left_out=dict(unread + Counter(done.left_out)))

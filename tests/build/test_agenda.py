@@ -1,0 +1,313 @@
+"""The search: whatever the timing, the same dataset, and no response is asked for in vain."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import tracemalloc
+from collections import Counter
+from collections.abc import AsyncIterator
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from msgspec import Struct
+
+from specs_data.build.agenda import Agenda, first_in_order
+from specs_data.build.flow import Clock, OnDemand, Outcome, search
+from specs_data.errors import EngineFailed
+from specs_data.records import Request, Response
+
+KEPT, LEFT, OVER = Outcome.KEPT, Outcome.LEFT, Outcome.OVER
+SAMPLES = 5
+
+
+class World(Struct, frozen=True):
+    """What would become of every response to every problem, and how the search is to go."""
+
+    outcomes: tuple[tuple[Outcome, ...], ...]
+    samples: int
+    upfront: int
+    wanted: int
+    target: int | None
+
+
+class Played(Struct):
+    """What a search did: responses asked for in their order, pairs kept, problems done, most rounds at once."""
+
+    asked: list[tuple[int, int]]
+    kept: list[tuple[int, int]]
+    done: dict[int, int]
+    most: int = 0
+
+
+outcomes = st.sampled_from([KEPT, KEPT, LEFT, LEFT, LEFT, LEFT, OVER])
+rows = st.lists(outcomes, min_size=SAMPLES, max_size=SAMPLES).map(tuple)
+
+
+@st.composite
+def worlds(draw: st.DrawFn) -> World:
+    samples = draw(st.integers(1, SAMPLES))
+    return World(
+        outcomes=tuple(draw(st.lists(rows, max_size=8))),
+        samples=samples,
+        upfront=draw(st.integers(1, samples)),
+        wanted=draw(st.integers(1, 2)),
+        target=draw(st.none() | st.integers(1, 4)),
+    )
+
+
+def rounds(world: World) -> list[range]:
+    return [range(world.upfront), *(range(index, index + 1) for index in range(world.upfront, world.samples))]
+
+
+def in_full(world: World) -> Played:
+    """One problem after the other, as if there were no target."""
+    played = Played([], [], {})
+    for position, row in enumerate(world.outcomes):
+        count = 0
+        for indices in rounds(world):
+            played.asked += [(position, index) for index in indices]
+            for index in indices:
+                if row[index] is KEPT and count < world.wanted:
+                    count += 1
+                    played.kept.append((position, index))
+            if count >= world.wanted or OVER in [row[index] for index in indices]:
+                break
+        played.done[position] = count
+    return played
+
+
+def play(world: World, room: int, seed: int | None) -> Played:
+    """Search `world`; responses take random times, or none without a `seed`."""
+    clock = random.Random(seed)
+    played = Played([], [], {})
+    under_way: Counter[int] = Counter()
+
+    async def pause() -> None:
+        for _ in range(clock.choice((0, 0, 1, 5, 80)) if seed is not None else 0):
+            await asyncio.sleep(0)
+
+    async def positions() -> AsyncIterator[int]:
+        for position in range(len(world.outcomes)):
+            await pause()
+            yield position * 3  # places in the source need not be neighbours
+
+    async def attempt(number: int, index: int, count: int) -> Outcome:
+        position = number - 100
+        assert (position, index) not in played.asked
+        assert count == sum(kept == position for kept, _ in played.kept)
+        played.asked.append((position, index))
+        under_way[position] += 1
+        played.most = max(played.most, len(under_way))
+        await pause()
+        under_way[position] -= 1
+        if not under_way[position]:
+            del under_way[position]
+        return world.outcomes[position][index]
+
+    class Watched(Agenda):
+        def keep(self, position: int, index: int) -> None:
+            played.kept.append((position // 3, index))
+            super().keep(position, index)
+
+        def next(self) -> tuple[int, range] | None:
+            following = super().next()
+            if following is not None and world.target is not None and len(played.kept) >= world.target:
+                last = sorted(order(world, *pair) for pair in played.kept)[world.target - 1]
+                assert order(world, following[0] // 3, following[1][0]) < last, "asked for in vain"
+            return following
+
+    async def run() -> None:
+        await search(
+            Watched(world.samples, world.upfront, world.target),
+            positions(),
+            attempt,
+            number=lambda position: position // 3 + 100,
+            wanted=lambda number: world.wanted,
+            room=asyncio.Semaphore(room),
+            done=lambda position, count: played.done.update({position // 3: count}),
+        )
+
+    asyncio.run(asyncio.wait_for(run(), 20))
+    return played
+
+
+def chosen(world: World, kept: list[tuple[int, int]]) -> set[tuple[int, int]]:
+    return set(kept) if world.target is None else first_in_order(kept, world.target, world.upfront)
+
+
+def order(world: World, position: int, index: int) -> tuple[int, int]:
+    return max(0, index - world.upfront + 1), position
+
+
+@settings(max_examples=100, deadline=None)
+@given(world=worlds(), room=st.integers(1, 8), seed=st.integers(0, 2**32))
+def test_the_dataset_does_not_depend_on_timing(world: World, room: int, seed: int) -> None:
+    full, played = in_full(world), play(world, room, seed)
+    assert chosen(world, played.kept) == chosen(world, full.kept)
+    assert played.most <= room
+    assert set(played.asked) <= set(full.asked)
+    if world.target is None:
+        assert sorted(played.asked) == full.asked and sorted(played.kept) == full.kept and played.done == full.done
+
+
+@settings(max_examples=100, deadline=None)
+@given(world=worlds())
+def test_one_at_a_time_asks_for_nothing_beyond_the_target(world: World) -> None:
+    full, played = in_full(world), play(world, 1, None)
+    needed = full.asked
+    if world.target is not None and len(full.kept) >= world.target:
+        last = max(order(world, *pair) for pair in chosen(world, full.kept))
+        needed = [pair for pair in full.asked if order(world, *pair) <= last]
+    assert sorted(played.asked) == needed
+    assert [order(world, *pair) for pair in played.asked] == sorted(order(world, *pair) for pair in played.asked)
+
+
+def test_unsolved_problems_come_last() -> None:
+    hard, easy = (LEFT, LEFT, KEPT, LEFT, LEFT), (KEPT,) * SAMPLES
+    played = play(World((hard, easy, hard, easy), SAMPLES, 1, 1, None), 1, None)
+    assert played.asked == [(0, 0), (1, 0), (2, 0), (3, 0), (0, 1), (2, 1), (0, 2), (2, 2)]
+
+
+async def test_a_slow_problem_is_not_overtaken() -> None:
+    """The second response to problem 0 comes before that to problem 1 in order, though it is asked for after it."""
+    asked = []
+
+    async def attempt(number: int, index: int, count: int) -> Outcome:
+        asked.append((number, index))
+        for _ in range(50 if (number, index) == (0, 0) else 0):
+            await asyncio.sleep(0)
+        return KEPT if index else LEFT
+
+    await search(
+        Agenda(3, 1, target=2), numbers(3), attempt, number=int, wanted=lambda number: 1, room=asyncio.Semaphore(2),
+        done=lambda position, count: None,
+    )  # fmt: skip
+    assert asked == [(0, 0), (1, 0), (2, 0), (1, 1), (0, 1)]
+
+
+async def test_a_target_takes_no_more_at_once_than_it_needs() -> None:
+    asked = []
+
+    async def attempt(number: int, index: int, count: int) -> Outcome:
+        asked.append(number)
+        await asyncio.sleep(0)
+        return KEPT if number % 2 else LEFT
+
+    await search(
+        Agenda(1, target=10), numbers(1000), attempt, number=int, wanted=lambda number: 1, room=asyncio.Semaphore(256),
+        done=lambda position, count: None,
+    )  # fmt: skip
+    assert len(asked) == 20
+
+
+def test_an_attempt_that_fails_ends_the_search_with_its_own_error() -> None:
+    cancelled = []
+
+    async def attempt(number: int, index: int, count: int) -> Outcome:
+        if number == 2:
+            raise EngineFailed("the engine died")
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            cancelled.append(number)
+            raise
+        return LEFT
+
+    async def run() -> None:
+        await search(
+            Agenda(1), numbers(5), attempt, number=int, wanted=lambda number: 1, room=asyncio.Semaphore(8),
+            done=lambda position, count: None,
+        )  # fmt: skip
+
+    with pytest.raises(EngineFailed, match="the engine died"):
+        asyncio.run(run())
+    assert sorted(cancelled) == [0, 1, 3, 4]
+
+
+async def numbers(count: int) -> AsyncIterator[int]:
+    for number in range(count):
+        yield number
+
+
+def test_an_owed_round_is_one_int() -> None:
+    tracemalloc.start()
+    try:
+        agenda = Agenda(8, 1, target=30_000)
+        for position in range(30_000):
+            agenda.owe(position, 1)
+            agenda.keep(position, 0)
+        size, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert size < 30_000 * 2 * 48
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    kept=st.lists(st.tuples(st.integers(0, 2**39), st.integers(0, 9)), unique=True, max_size=20),
+    target=st.integers(1, 25),
+    upfront=st.integers(1, 4),
+)
+def test_the_first_in_order(kept: list[tuple[int, int]], target: int, upfront: int) -> None:
+    first = first_in_order(kept, target, upfront)
+    world = World((), 10, upfront, 1, target)
+    assert len(first) == min(target, len(kept)) and first <= set(kept)
+    ranks = {pair: (*order(world, *pair), pair[1]) for pair in kept}
+    assert all(ranks[taken] < ranks[left] for taken in first for left in set(kept) - first)
+
+
+# What attempts are made with
+
+
+class Engine:
+    concurrency = 5
+
+    def __init__(self) -> None:
+        self.busy = self.most = 0
+
+    async def generate(self, request: Request) -> Response:
+        self.busy += 1
+        self.most = max(self.most, self.busy)
+        await asyncio.sleep(0.001)
+        self.busy -= 1
+        return Response("")
+
+    async def close(self) -> None: ...
+
+
+async def test_an_engine_is_opened_once_by_the_first_request_and_kept_busy() -> None:
+    opened = []
+
+    async def open_engine() -> Engine:
+        await asyncio.sleep(0.001)
+        opened.append(Engine())
+        return opened[-1]
+
+    room = asyncio.Semaphore(2)
+    engine = OnDemand(open_engine, room, 2, lent=True)
+
+    async def attempt(number: int, index: int, count: int) -> Outcome:
+        await engine.generate(Request((), (), 0))
+        return KEPT
+
+    assert not opened
+    done: list[int] = []
+    await search(
+        Agenda(1), numbers(40), attempt, number=int, wanted=lambda number: 1, room=room,
+        done=lambda position, count: done.append(position),
+    )  # fmt: skip
+    assert len(opened) == 1 and sorted(done) == list(range(40))
+    assert opened[0].most == 5
+
+
+async def test_a_clock_counts_time_that_is_shared_once() -> None:
+    clock = Clock()
+
+    async def work() -> None:
+        with clock:
+            await asyncio.sleep(0.05)
+
+    await asyncio.gather(*(work() for _ in range(10)))
+    assert 0.05 <= clock.seconds < 0.4

@@ -1,0 +1,99 @@
+"""The dataset is a function of the recipe and the responses, whatever was built in its folder before."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fakes.sums import dataset_bytes, policy, recipe, write_sums
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+
+from specs_data import build
+
+OPERATORS = ["remove_all_tags", "remove_think_tags", "shift_tags"]
+
+
+SETTINGS: dict[str, st.SearchStrategy[Any]] = {
+    "samples": st.sampled_from([2, 3, 5]),
+    "samples_upfront": st.integers(1, 2),
+    "pairs_per_problem": st.integers(1, 2),
+    "corruption": st.lists(st.sampled_from(OPERATORS), min_size=1, unique=True),
+    "verifier": st.sampled_from(["rules", "none"]),
+    "pairing": st.sampled_from(["decoupled", "coupled"]),
+    "target": st.none() | st.integers(1, 8),
+    "limit": st.none() | st.integers(1, 9),
+    "holdout": st.sampled_from([0.0, 0.4]),
+    "seed": st.integers(0, 1),
+}
+
+
+@st.composite
+def histories(draw: st.DrawFn) -> list[dict[str, Any]]:
+    """Builds of which each differs from the next in a setting or two."""
+    builds = [{name: draw(values) for name, values in SETTINGS.items()}]
+    for _ in range(draw(st.integers(0, 2))):
+        changed = draw(st.lists(st.sampled_from(list(SETTINGS)), min_size=1, max_size=2))
+        builds.append({**builds[-1], **{name: draw(SETTINGS[name]) for name in changed}})
+    return builds
+
+
+def rows(run: Path) -> dict[str, bytes]:
+    return {name: data for name, data in dataset_bytes(run).items() if name.endswith(".parquet")}
+
+
+@settings(max_examples=15, deadline=None, phases=[Phase.generate])  # a build is too slow to shrink
+@given(histories(), st.integers(1, 9))
+def test_no_earlier_build_shows(builds: list[dict[str, Any]], concurrency: int) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        problems = write_sums(folder, 10, pictures=True)
+        for each in builds:
+            build(recipe(problems, **each), folder / "used", engine=policy(concurrency=concurrency), quiet=True)
+        build(recipe(problems, **builds[-1]), folder / "fresh", engine=policy(), quiet=True)
+        assert rows(folder / "used") == rows(folder / "fresh")
+
+
+@pytest.mark.parametrize(
+    ("before", "last"),
+    [
+        ({"pairs_per_problem": 2}, {}),
+        ({"samples_upfront": 4}, {}),
+        ({"samples": 8}, {"samples": 2}),
+        ({"samples": 8, "pairing": "coupled"}, {"samples": 1, "pairing": "coupled"}),
+        (
+            {"verifier": "none", "pairing": "coupled", "pairs_per_problem": 2},
+            {"pairing": "coupled", "pairs_per_problem": 2},
+        ),
+        ({"corruption": OPERATORS}, {"corruption": OPERATORS[::-1]}),
+        ({}, {"target": 5}),
+        ({"pairing": "coupled"}, {"pairing": "coupled", "target": 5, "samples": 2}),
+        ({"limit": 30}, {"limit": 20, "holdout": 0.4}),
+    ],
+)
+def test_an_earlier_build_that_made_more_does_not_show(
+    tmp_path: Path, before: dict[str, Any], last: dict[str, Any]
+) -> None:
+    problems = write_sums(tmp_path, 30, pictures=True)
+    for each in (before, last):
+        build(recipe(problems, **each), tmp_path / "used", engine=policy(), quiet=True)
+    build(recipe(problems, **last), tmp_path / "fresh", engine=policy(), quiet=True)
+    assert rows(tmp_path / "used") == rows(tmp_path / "fresh")
+
+
+@pytest.mark.parametrize("other", [False, True])
+def test_a_target_counts_pairs_also_where_some_chosen_responses_find_no_rejected_one(
+    tmp_path: Path, other: bool
+) -> None:
+    problems = write_sums(tmp_path, 50)
+    each: dict[str, Any] = {"samples": 2, "corruption": ["shift_tags"]}
+    each |= {"rejected_from": "base-model"} if other else {"pairing": "coupled"}
+    pairs = {}
+    for target in (None, 1, 4, 7, 99):
+        settings_ = recipe(problems, **each, target=target)
+        run = tmp_path / str(target)
+        pairs[target] = build(settings_, run, engine=policy(), rival=policy(), quiet=True).pairs
+    assert pairs[None] > 7
+    assert pairs == {None: pairs[None], 1: 1, 4: 4, 7: 7, 99: pairs[None]}

@@ -1,0 +1,60 @@
+"""kill -9 at any moment: the same command finishes the job, and the dataset is the same."""
+
+from __future__ import annotations
+
+import multiprocessing
+import random
+import signal
+import time
+from pathlib import Path
+
+from fakes.sums import build_slowly, dataset_bytes, policy, recipe, write_sums
+
+from specs_data import build
+
+CONCURRENCY = 4  # of build_slowly
+KILLS = 20
+
+
+def test_killed_at_random_moments(tmp_path: Path) -> None:
+    problems = write_sums(tmp_path, 200, pictures=True)
+    whole = policy()
+    build(recipe(problems, samples=6), tmp_path / "whole", engine=whole, quiet=True)
+
+    log, run, moments = tmp_path / "log", tmp_path / "run", random.Random(0)
+    log.touch()
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["specs_data.build.run", "tests.sums"])
+    for _ in range(KILLS):
+        child = context.Process(target=build_slowly, args=(problems, run, log))
+        asked = log.stat().st_size
+        child.start()
+        while child.is_alive() and log.stat().st_size == asked:
+            time.sleep(0.001)
+        time.sleep(moments.uniform(0, 0.04))
+        child.kill()
+        child.join()
+        assert child.exitcode == -signal.SIGKILL  # it was not done yet
+    build_slowly(problems, run, log)
+
+    repeated = len(log.read_text().splitlines()) - whole.calls
+    assert 0 < repeated <= KILLS * CONCURRENCY
+    assert dataset_bytes(run) == dataset_bytes(tmp_path / "whole")
+
+
+def test_killed_while_the_dataset_is_written(tmp_path: Path) -> None:
+    """The moments after the last response, when nothing is left but to write."""
+    problems = write_sums(tmp_path, 200, pictures=True)
+    build(recipe(problems, samples=6), tmp_path / "whole", engine=policy(), quiet=True)
+    log, run, moments = tmp_path / "log", tmp_path / "run", random.Random(1)
+    build_slowly(problems, run, log)
+    context = multiprocessing.get_context("forkserver")
+    for _ in range(5):
+        child = context.Process(target=build_slowly, args=(problems, run, log))
+        child.start()
+        time.sleep(moments.uniform(0.05, 0.5))
+        child.kill()
+        child.join()
+    build_slowly(problems, run, log)
+    assert dataset_bytes(run) == dataset_bytes(tmp_path / "whole")
+    assert not (run / "dataset.old").exists() and not (run / "dataset.part").exists()

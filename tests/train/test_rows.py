@@ -1,0 +1,68 @@
+"""TRL takes the dataset's rows as they are, and makes of them what the chat template says."""
+
+from __future__ import annotations
+
+import io
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from datasets import load_dataset
+from PIL import Image
+
+from specs_data.pairs.parquet import write_shards
+
+PADS = re.compile(r"(<\|image_pad\|>)+")
+SYSTEM = "Reason in <think>, answer in <answer>."
+
+
+def picture(shade: int) -> dict[str, Any]:
+    file = io.BytesIO()
+    Image.new("RGB", (84, 56), (shade, 0, 0)).save(file, "PNG")
+    return {"bytes": file.getvalue(), "path": "a.png"}
+
+
+def row(number: int, images: int) -> dict[str, Any]:
+    asked = {"role": "user", "content": f"Which {number}, <image> or not?"}
+    return {
+        "id": str(number),
+        "images": [picture(number + n) for n in range(images)],
+        "prompt": [{"role": "system", "content": SYSTEM}, asked],
+        "chosen": [{"role": "assistant", "content": f"<think>\nso {number}\n</think>\n<answer>{number}</answer>"}],
+        "rejected": [{"role": "assistant", "content": f"so {number}\n{number}"}],
+    }
+
+
+def blocks(row: dict[str, Any], side: str) -> list[dict[str, Any]]:
+    """The conversation in the form in which a processor takes pictures: before the user's text."""
+    system, user = row["prompt"]
+    asked = [{"type": "image"}] * len(row["images"]) + [{"type": "text", "text": user["content"]}]
+    told = [{"type": "text", "text": row[side][0]["content"]}]
+    return [
+        {"role": "system", "content": [{"type": "text", "text": system["content"]}]},
+        {"role": "user", "content": asked},
+        {"role": "assistant", "content": told},
+    ]
+
+
+@pytest.mark.parametrize("images", [1, 2])
+def test_the_collator_gives_the_chat_templates_text(tmp_path: Path, images: int) -> None:
+    from model import new_processor
+    from trl.trainer.dpo_trainer import DataCollatorForVisionPreference
+
+    processor = new_processor([SYSTEM, "Which one, or not? so 0 1 2 3"], vocabulary=300)
+    written = [row(number, images) for number in range(3)]
+    write_shards(written, tmp_path, "train")
+    loaded = load_dataset(str(tmp_path / "data"), split="train", cache_dir=str(tmp_path / "cache"))
+    kept = loaded.select_columns(["images", "prompt", "chosen", "rejected"])
+    batch = DataCollatorForVisionPreference(processor, max_length=None)([kept[n] for n in range(3)])
+    ends = zip(batch["input_ids"], batch["attention_mask"], batch["completion_mask"], strict=True)
+    texts, completions = [], []
+    for ids, attended, completion in ends:
+        texts.append(PADS.sub("<|image_pad|>", processor.tokenizer.decode(ids[attended.bool()])))
+        completions.append(processor.tokenizer.decode(ids[completion.bool()]))
+    sides = [(side, wanted) for side in ("chosen", "rejected") for wanted in written]
+    assert texts == [processor.apply_chat_template(blocks(wanted, side)) for side, wanted in sides]
+    assert completions == [f"{wanted[side][0]['content']}<|im_end|>\n" for side, wanted in sides]
+    assert len(batch["image_grid_thw"]) == 2 * 3 * images
