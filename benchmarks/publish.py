@@ -20,7 +20,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-from hub_server import Hub
+from fakes.hub_server import Hub
 
 ROWS = """
 import json, random, resource, sys, time

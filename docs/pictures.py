@@ -18,7 +18,7 @@ from specs_data.look.show import save_picture
 DOCS = Path(__file__).parent
 sys.path.insert(0, str(DOCS.parent / "tests"))
 
-from browser import browser  # noqa: E402
+from fakes.browser import browser  # noqa: E402
 
 # The report on a desk and, dark and at its pairs, on a phone.
 FRAME = """<!doctype html><style>
