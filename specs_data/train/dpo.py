@@ -38,7 +38,8 @@ def train_dpo(settings: DpoSettings) -> Path:
     config = trl.DPOConfig(
         **run.arguments(settings),
         beta=settings.beta,
-        loss_type="sigmoid",
+        loss_type=settings.loss,
+        label_smoothing=0.1 if settings.loss == "robust" else 0.0,  # without it, robust is sigmoid
         max_length=None,  # TRL would truncate, even to nothing; rows that do not fit are left out before
     )
     model, processor = run.load(settings)

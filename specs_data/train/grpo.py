@@ -20,9 +20,10 @@ from specs_data.recipe import Recipe
 from specs_data.services.opening import open_budget
 from specs_data.texts import system_prompt
 from specs_data.train import run
-from specs_data.train.rewards import judge_with, reward_function
+from specs_data.train.rewards import RIGHT, judge_with, reward_function
 from specs_data.train.rows import Rows, open_table, problem_rows, shared_rows, whole_rows
 from specs_data.train.settings import ROUNDS_AVERAGED, GrpoSettings
+from specs_data.train.window import fill, further_rows
 
 
 @run.quiet()
@@ -46,6 +47,7 @@ def train_grpo(settings: GrpoSettings) -> Path:
         top_p=settings.top_p,
         epsilon=settings.epsilon,
         epsilon_high=settings.epsilon_high,
+        delta=settings.delta,
         beta=settings.beta,
         use_vllm=settings.vllm is not None,
         vllm_mode=settings.vllm or "colocate",
@@ -65,7 +67,7 @@ def train_grpo(settings: GrpoSettings) -> Path:
     recipe = Recipe.model_validate(settings.model_dump(include={"judge_model", "judge_base_url"}))
     judge = open_judge(recipe, open_budget(recipe))
     with RuleJudge() as rules:
-        trainer = _trainer()(
+        trainer = _trainer(settings)(
             model=model,
             reward_funcs=reward_function(format, judge_with(rules, judge, format)),
             args=config,
@@ -80,8 +82,9 @@ def train_grpo(settings: GrpoSettings) -> Path:
     return settings.out
 
 
-def _trainer() -> type:
-    """TRL's GRPOTrainer with an order of problems that depends on the seed and the epoch alone.
+def _trainer(settings: GrpoSettings) -> type:
+    """TRL's GRPOTrainer with an order of problems that depends on the seed and the epoch alone, and without the
+    groups outside the accuracy window.
 
     TRL's sampler draws each epoch's order from one generator, which starts anew on resuming: the
     second epoch would be in the first one's order. accelerate tells a sampler that listens its epoch.
@@ -93,6 +96,27 @@ def _trainer() -> type:
             sampler = super()._get_train_sampler(dataset)
             sampler.set_epoch = lambda epoch: sampler.generator.manual_seed(sampler.seed + epoch)
             return sampler
+
+        def _generate_and_score_completions(self, inputs: list[Any]) -> dict[str, Any]:
+            batch: dict[str, Any] = super()._generate_and_score_completions(inputs)
+            if settings.accuracy_window == (0.0, 1.0):
+                return batch
+            generate, size = super()._generate_and_score_completions, settings.rollouts
+            drawn = len(inputs) * self.accelerator.num_processes
+
+            def draw(groups: int, number: int) -> dict[str, Any]:
+                nonlocal drawn
+                seed = f"{settings.seed}/{self.state.global_step}/{number}"
+                rows = further_rows(self.train_dataset, groups, size, seed, self.accelerator)
+                drawn = len(rows) * self.accelerator.num_processes
+                return dict(generate(rows))
+
+            def right() -> list[bool | None]:
+                return list(self._logs["extra"][RIGHT])[-drawn:]
+
+            batch, outside = fill(batch, right, draw, settings.accuracy_window, size, self.accelerator)
+            self._metrics["train"]["outside_window"].append(outside)
+            return batch
 
     return OrderedTrainer
 

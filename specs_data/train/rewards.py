@@ -24,6 +24,7 @@ from specs_data.records import Problem
 
 FORMAT_REWARD = 0.5
 ACCURACY_REWARD = 1.0
+RIGHT = "right"  # the column of verdicts in TRL's logs
 _PLAIN = THINK_ANSWER.render("plain", "x")
 
 
@@ -72,18 +73,21 @@ def reward(well_formed: bool, right: bool | None) -> float | None:
 
 
 def reward_function(format: ResponseFormat, judge: Judge) -> Callable[..., Any]:
-    """R as TRL calls it, once per batch of completions; logs the shares `format` and `accuracy`."""
+    """R as TRL calls it, once per batch of completions; logs the shares `format` and `accuracy`,
+    and each verdict as `right`."""
 
     async def specs_reward(
         completions: Sequence[Any],
         problem: Sequence[str],
         log_metric: Callable[[str, float], None],
+        log_extra: Callable[[str, list[bool | None]], None],
         images: Sequence[Sequence[Any]] | None = None,
         **_: Any,
     ) -> list[float | None]:
         texts = [completion[0]["content"] for completion in completions]
         problems = [msgspec.json.decode(text, type=Problem) for text in problem]
         right = await asyncio.gather(*map(judge, problems, texts, images or [()] * len(texts)))
+        log_extra(RIGHT, right)
         well_formed = [format.check(text) is None for text in texts]
         log_metric("format", sum(well_formed) / len(texts))
         if judged := [verdict for verdict in right if verdict is not None]:

@@ -25,6 +25,7 @@ from specs_data.texts import Text, chat
 
 Row = dict[str, Any]
 _BATCH_ROWS = 64
+_BATCH_BYTES = 64 << 20
 
 
 class Rows(Struct, frozen=True):
@@ -201,7 +202,7 @@ def _write(
     file.parent.mkdir(parents=True, exist_ok=True)
     part = file.with_suffix(f".{os.getpid()}")
     with pa.OSFile(str(part), "wb") as sink, pa.ipc.new_stream(sink, features.arrow_schema) as stream:
-        while batch := list(islice(kept, _BATCH_ROWS)):
+        for batch in _batches(kept):
             stream.write_batch(pa.RecordBatch.from_pylist(batch, features.arrow_schema))
             count += len(batch)
     part.replace(file)
@@ -211,6 +212,20 @@ def _write(
     with file.open("rb") as content:
         sha256 = hashlib.file_digest(content, "sha256").hexdigest()
     return Rows(str(file), source, version or sha256[:16], count, sha256, dict(dropped))
+
+
+def _batches(rows: Iterator[Row]) -> Iterator[list[Row]]:
+    """Rows by the number and the bytes that Arrow takes well at once: a column of a batch must not pass 2 GB."""
+    batch: list[Row] = []
+    size = 0
+    for row in rows:
+        batch.append(row)
+        size += sum(len(image["bytes"]) for image in row["images"])
+        if len(batch) >= _BATCH_ROWS or size >= _BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
 
 
 def _kept(rows: Iterable[Row | str], fits: Callable[[Row], None], dropped: Counter[str]) -> Iterator[Row]:

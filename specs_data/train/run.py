@@ -12,7 +12,7 @@
 
 Several GPUs: `accelerate launch` with one of the .yaml files beside this module. Weights are kept in
 float32 and computed in bfloat16, because steps of 1e-6 vanish in bfloat16 weights; the finished
-checkpoint has the type of the one it started from.
+checkpoint has the type of the one it started from, or --save-dtype.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ import logging
 import os
 import re
 import shutil
+import signal
+import threading
 import time
 import tomllib
 import warnings
@@ -43,7 +45,7 @@ from specs_data.train.settings import TrainSettings
 _VISION = r".*(visual|vision|image_encoder|multi_modal_projector|connector).*"
 # Settings that may change when a run is resumed. No loss depends on micro_batch, but for the last batch
 # of an epoch where the rows do not fill it.
-_FREE = {"out", "save_every", "keep_checkpoints", "report_to", "micro_batch"}
+_FREE = {"out", "save_every", "save_minutes", "save_dtype", "keep_checkpoints", "report_to", "micro_batch"}
 
 
 @contextmanager
@@ -176,7 +178,68 @@ def lora(settings: TrainSettings) -> Any:
 
 def callbacks(settings: TrainSettings) -> list[Any]:
     """What watches every run."""
-    return [report.metrics_log(settings.out / "metrics.jsonl"), report.progress(), _epoch_told()]
+    return [report.metrics_log(settings.out / "metrics.jsonl"), report.progress(), _saver(settings), _epoch_told()]
+
+
+class _Terminations:
+    """Whether the process was told to end (SIGTERM: a cluster takes the machine back). The first time the current
+    step is ended and saved; the second time ends at once."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    @contextmanager
+    def caught(self) -> Iterator[None]:
+        """Catch them, where this is the main thread."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = signal.signal(signal.SIGTERM, self._note)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+    def _note(self, number: int, frame: object) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+
+
+_terminations = _Terminations()
+
+
+def _saver(settings: TrainSettings) -> Any:
+    """A TrainerCallback that saves by the clock and on SIGTERM, at a step where nothing is left to resume."""
+    transformers = require("transformers", "train")
+    steps = getattr(settings, "steps_per_round", 1)
+
+    class Saver(transformers.TrainerCallback):  # type: ignore[name-defined, misc]
+        def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            self.saved = time.monotonic()
+
+        def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            self.saved = time.monotonic()
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if state.global_step % steps:
+                return
+            due = settings.save_minutes is not None and time.monotonic() - self.saved >= 60 * settings.save_minutes
+            due, ending = _anywhere(due, _terminations.asked)
+            control.should_save |= due or ending
+            control.should_training_stop |= ending
+
+    return Saver()
+
+
+def _anywhere(*flags: bool) -> list[bool]:
+    """Which flags are up on any process. All must decide alike, or they would wait for each other for ever."""
+    torch, accelerate = require("torch", "train"), require("accelerate", "train")
+    state = accelerate.PartialState()
+    if state.num_processes == 1:
+        return list(flags)
+    here = torch.tensor(flags, dtype=torch.float32, device=state.device)
+    return [bool(flag) for flag in accelerate.utils.reduce(here, "sum").tolist()]
 
 
 def _epoch_told() -> Any:
@@ -199,7 +262,10 @@ def finish(method: str, settings: TrainSettings, trainer: Any, rows: Rows) -> Pa
     transformers = require("transformers", "train")
     trainer.remove_callback(transformers.trainer_callback.PrinterCallback)
     started = time.time()
-    trainer.train(resume_from_checkpoint=_last_checkpoint(settings.out / "checkpoints"))
+    with _terminations.caught():
+        trainer.train(resume_from_checkpoint=_last_checkpoint(settings.out / "checkpoints"))
+    if _terminations.asked:
+        raise KeyboardInterrupt
     raw = settings.out / "checkpoints" / "raw"
     trainer.save_model(str(raw))
     # Or transformers would split what the first process loads below over all processes (DeepSpeed stage 3).
@@ -229,7 +295,8 @@ def _save(settings: TrainSettings, processor: Any, raw: Path) -> None:
     else:
         model = load_model(raw, dtype="float32", device="cpu")
     config = require("transformers", "train").AutoConfig.from_pretrained(settings.model)
-    model.to(config.dtype or torch.float32).save_pretrained(settings.out)
+    kind = config.dtype or torch.float32 if settings.save_dtype == "auto" else getattr(torch, settings.save_dtype)
+    model.to(kind).save_pretrained(settings.out)
     processor.save_pretrained(settings.out)
 
 

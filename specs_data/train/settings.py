@@ -12,6 +12,20 @@ from specs_data.recipe import Listed, Positive, Url, paired
 ROUNDS_AVERAGED = 5  # of the moving average that ends a brief run
 
 
+def _window(value: object) -> object:
+    """`"0.1..0.9"` as its two bounds."""
+    if not isinstance(value, str):
+        return value
+    low, dots, high = value.partition("..")
+    try:
+        bounds = float(low), float(high)
+    except ValueError:
+        bounds = (1.0, 0.0)
+    if not dots or not 0 <= bounds[0] <= bounds[1] <= 1:
+        raise ValueError(f"{value!r} should look like 0.1..0.9")
+    return bounds
+
+
 class TrainSettings(BaseModel):
     """What every trainer is told. Field names are the TOML keys, and the flags with - for _.
 
@@ -41,6 +55,12 @@ class TrainSettings(BaseModel):
     max_pixels: Positive | None = Field(None, description="images are scaled to at most this many pixels")
     seed: int = Field(0, ge=0, description="seed of the order of rows, of sampling and of adapters")
     save_every: Positive = Field(50, description="optimizer steps between checkpoints")
+    save_minutes: float | None = Field(
+        None, gt=0, description="minutes between checkpoints, whatever --save-every says; SIGTERM saves one as well"
+    )
+    save_dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
+        "auto", description="type of the finished weights; auto is that of the checkpoint it starts from"
+    )
     keep_checkpoints: Positive = Field(
         1, description="how many of the latest checkpoints stay; several stay after the end too"
     )
@@ -76,6 +96,9 @@ class DpoSettings(PreferenceSettings):
     """Settings of the hybrid cold start; the defaults are the paper's (batch 64, learning rate 1e-6)."""
 
     sft_weight: float = Field(1.0, ge=0, description="lambda, the weight of the SFT term; 0 is plain DPO")  # paper: 1
+    loss: Literal["sigmoid", "hinge", "ipo", "robust", "apo_zero", "apo_down", "bco_pair", "nca_pair", "sppo_hard"] = (
+        Field("sigmoid", description="TRL's loss on a pair; sigmoid is DPO's, robust takes one label in ten as wrong")
+    )
     beta: float = Field(0.1, gt=0, description="DPO's beta")  # LLaMA-Factory's default, which the paper does not change
     normalise: Literal["per-sequence", "per-token"] = Field("per-sequence", description="how the SFT term is averaged")
 
@@ -99,6 +122,10 @@ class GrpoSettings(TrainSettings):
     batch: Positive = Field(128, description="responses per optimizer step, over all GPUs")  # paper: train batch 128
     epsilon: float = Field(0.2, gt=0, description="how far the ratio may fall")  # DAPO, arXiv 2503.14476
     epsilon_high: float = Field(0.28, gt=0, description="how far the ratio may rise")  # DAPO, arXiv 2503.14476
+    delta: float | None = Field(3.0, gt=1, description="the ratio is clamped here, whatever the advantage")  # MM-EUREKA
+    accuracy_window: Annotated[tuple[float, float], BeforeValidator(_window)] = Field(
+        (0.1, 0.9), description="LO..HI: groups with another share of right answers are replaced; 0..1 keeps all"
+    )  # MM-EUREKA
     beta: float = Field(0.0, ge=0, description="weight of the KL term")  # paper: none
     max_tokens: Positive = Field(10_240, description="longest response in tokens")  # paper: max output 10,240
     max_length: Positive | None = Field(

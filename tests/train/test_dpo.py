@@ -261,6 +261,46 @@ def test_killed_and_resumed_training_has_the_same_curve(nano: Path, pairs: Path,
     assert curves[0] == curves[1] and len(curves[0]) == 5
 
 
+def test_sigterm_saves_the_step_and_the_same_command_goes_on(nano: Path, pairs: Path, tmp_path: Path) -> None:
+    settings = dpo(nano, pairs, tmp_path / "out", batch=4, micro_batch=2, steps=400, epochs=999.0, save_every=999)
+    script = SCRIPT.format(path=sys.path, settings=settings.model_dump(mode="json"))
+    process = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE, text=True)
+    metrics = settings.out / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while not (metrics.exists() and len(metrics.read_text().splitlines()) >= 3):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    process.terminate()
+    _, said = process.communicate(timeout=60)
+    assert process.returncode != 0 and "KeyboardInterrupt" in said
+    (saved,) = settings.out.glob("checkpoints/checkpoint-*")
+    done = int(saved.name.removeprefix("checkpoint-"))
+    assert 3 <= done == len(metrics.read_text().splitlines())
+
+
+def test_checkpoints_come_by_the_clock(nano: Path, pairs: Path, tmp_path: Path) -> None:
+    settings = dpo(nano, pairs, tmp_path / "out", batch=4, micro_batch=2, steps=3, save_every=999, save_minutes=1e-6,
+                   keep_checkpoints=9)  # fmt: skip
+    train_dpo(settings)
+    assert len(list(settings.out.glob("checkpoints/checkpoint-*"))) == 3
+
+
+def test_the_finished_weights_have_the_type_that_is_asked_for(nano: Path, pairs: Path, tmp_path: Path) -> None:
+    settings = dpo(nano, pairs, tmp_path / "out", steps=1, save_dtype="float32")
+    train_dpo(settings)
+    assert json.loads((settings.out / "config.json").read_text())["dtype"] == "float32"
+
+
+@pytest.mark.parametrize("loss", ["ipo", "apo_zero", "robust"])
+def test_other_losses_on_a_pair_train_beside_the_sft_term(nano: Path, pairs: Path, tmp_path: Path, loss: Any) -> None:
+    losses = {}
+    for name in ("sigmoid", loss):
+        settings = dpo(nano, pairs, tmp_path / name, steps=2, loss=name)
+        train_dpo(settings)
+        losses[name] = [row["loss"] for row in read_metrics(settings.out / "metrics.jsonl")]
+    assert losses[loss] != losses["sigmoid"]
+
+
 def test_rows_that_do_not_fit_are_counted_never_cut(nano: Path, tmp_path: Path) -> None:
     rows = list(preference_rows(6))
     rows[0]["chosen"][0]["content"] += " and so on" * 2000

@@ -12,6 +12,7 @@ from datasets import load_dataset
 from PIL import Image
 
 from specs_data.pairs.parquet import write_shards
+from specs_data.train import rows as training_rows
 
 PADS = re.compile(r"(<\|image_pad\|>)+")
 SYSTEM = "Reason in <think>, answer in <answer>."
@@ -66,3 +67,20 @@ def test_the_collator_gives_the_chat_templates_text(tmp_path: Path, images: int)
     assert texts == [processor.apply_chat_template(blocks(wanted, side)) for side, wanted in sides]
     assert completions == [f"{wanted[side][0]['content']}<|im_end|>\n" for side, wanted in sides]
     assert len(batch["image_grid_thw"]) == 2 * 3 * images
+
+
+def test_large_pictures_come_in_batches_that_arrow_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import pyarrow as pa
+
+    limit = 500
+    monkeypatch.setattr(training_rows, "_BATCH_BYTES", limit)
+    write_shards([row(number, 1) for number in range(12)], tmp_path, "train")
+    made = training_rows.preference_rows(str(tmp_path), "train", lambda row: None, None, tmp_path / "rows.arrow")
+    with pa.memory_map(made.file) as file:
+        batches = list(pa.ipc.open_stream(file))
+    sizes = [
+        sum(len(image["bytes"]) for images in batch["images"].to_pylist() for image in images) for batch in batches
+    ]
+    assert made.count == sum(map(len, batches)) == 12
+    one = sum(sizes) / 12
+    assert 1 < len(batches) < 12 and max(sizes) < limit + 2 * one  # a batch ends with what passes the limit
