@@ -21,10 +21,6 @@ from specs_data.train.settings import DpoSettings, GrpoSettings, SftSettings
 _INTERRUPTED = 130  # typer's status after Ctrl-C
 _CLOSED_PIPE = 141  # the shell's for a program whose reader, like head, has seen enough
 
-VERIFIER_SETTINGS = (
-    "verifier", "verifier_model", "verifier_base_url", "allow_model_mismatch", "rpm", "max_cost", "prices",
-)  # fmt: skip
-
 app = typer.Typer(
     name="specs-data",
     help="Self-distilled preference data for the cold start of RL on vision-language models (Metis-SPECS).",
@@ -78,6 +74,8 @@ def _tell(text: str) -> None:
 def build(
     recipe: File = None,
     out: Out = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="only try a few problems and print a forecast")] = False,
+    pilot: Annotated[int, typer.Option(min=1, help="problems that a dry run tries")] = 32,
     **settings: Any,
 ) -> None:
     """Turn problems and a policy (or responses) into a preference dataset. The same command resumes."""
@@ -86,8 +84,8 @@ def build(
     from specs_data.look.summary import summary
 
     made = make_recipe(settings, recipe)
-    if made.dry_run:
-        typer.echo(forecast(made, out, made.pilot))
+    if dry_run:
+        typer.echo(forecast(made, out, pilot))
         return
     built = run(made, out)
     typer.echo(summary(built.manifest))
@@ -130,7 +128,7 @@ def sft(recipe: File = None, **settings: Any) -> None:
 @app.command()
 def init() -> None:
     """Write a commented specs-data.toml."""
-    from specs_data.build.init import write_default_recipe
+    from specs_data.recipe import write_default_recipe
 
     typer.echo(f"wrote {write_default_recipe()}")
 
@@ -209,7 +207,7 @@ def check(
 
 
 @app.command()
-@with_flags(Recipe, only=("preset", "columns", "limit", "format", "system_prompt"))
+@with_flags(Recipe, of="export")
 def export(
     source: Annotated[str, typer.Argument(metavar="DATASET|PROBLEMS")],
     to: Annotated[str, typer.Option(help="llamafactory, ms-swift or openrlhf; for problems trl, easyr1 or verl")],
@@ -288,7 +286,7 @@ def judge(
 
 
 @app.command("verifier-score")
-@with_flags(Recipe, only=VERIFIER_SETTINGS)
+@with_flags(Recipe, of="verifier-score")
 def verifier_score(
     pairs: Annotated[int, typer.Option(min=1, help="consistent responses, each with an inconsistent twin")] = 500,
     **settings: Any,

@@ -12,7 +12,9 @@ SpecsDataError
 
 from __future__ import annotations
 
+import difflib
 import importlib
+from collections.abc import Iterable
 from types import ModuleType
 
 
@@ -47,6 +49,14 @@ class Undecided(SpecsDataError):
 
 class PluginFailed(SpecsDataError):
     """A plug-in raised an error or returned something that is not allowed. The message names it."""
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str], otherwise: str) -> UserError:
+    """The error for a name that nothing has: what there is, what goes `otherwise`, and what was perhaps meant."""
+    listed = sorted(known)
+    near = difflib.get_close_matches(name, listed, 1)
+    meant = f"; did you mean {near[0]!r}?" if near else ""
+    return UserError(f"no {kind} is called {name!r}; there are {', '.join(listed)}, and {otherwise}{meant}")
 
 
 def first_line(error: Exception) -> str:

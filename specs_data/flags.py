@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import types
 from collections.abc import Callable
@@ -12,39 +13,56 @@ import typer
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from specs_data.recipe import says
+
 
 def with_flags(
-    model: type[BaseModel], *, only: tuple[str, ...] = ()
+    model: type[BaseModel], *, of: str | None = None
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command one option per field of `model` (of those in `only`), passed on as keyword arguments.
+    """Give a command one option per field of `model` (with `of`, per field that the verb `of` also takes), passed on
+    as keyword arguments.
 
     An option that is not given is None: the default, or the file's value, is for the model to say.
     """
+    fields = {name: field for name, field in model.model_fields.items() if of is None or of in says(field, "also")}
+    switches = [name for name, field in fields.items() if _plain(field.annotation) is bool]
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(command)
+        def call(**given: Any) -> None:
+            for name in switches:
+                if given.pop(f"no_{name}"):
+                    given[name] = False
+            command(**given)
+
         own = [
             parameter
             for parameter in inspect.signature(command, eval_str=True).parameters.values()
             if parameter.kind is not inspect.Parameter.VAR_KEYWORD
         ]
-        fields = {name: field for name, field in model.model_fields.items() if not only or name in only}
-        options = [
-            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=_annotation(name, field))
-            for name, field in fields.items()
-        ]
-        command.__signature__ = inspect.Signature([*own, *options])  # type: ignore[attr-defined]
-        command.__annotations__ = {parameter.name: parameter.annotation for parameter in (*own, *options)}
-        return command
+        options = [_option(name, _annotation(name, field)) for name, field in fields.items()]
+        options += [_option(f"no_{name}", _off(name)) for name in switches]
+        call.__signature__ = inspect.Signature([*own, *options])  # type: ignore[attr-defined]
+        call.__annotations__ = {parameter.name: parameter.annotation for parameter in (*own, *options)}
+        return call
 
     return decorate
 
 
+def _option(name: str, annotation: Any) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+
+
 def _annotation(name: str, field: FieldInfo) -> Any:
-    kind = _plain(field.annotation)
-    flag = f"--{name.replace('_', '-')}"
-    names = [f"{flag}/--no-{flag[2:]}"] if kind is bool else [flag]
-    option = typer.Option(*names, help=_help(field), show_default=False)
-    return Annotated[kind | None, option]
+    option = typer.Option(
+        f"--{name.replace('_', '-')}", help=_help(field), show_default=False, rich_help_panel=says(field, "panel")
+    )
+    return Annotated[_plain(field.annotation) | None, option]
+
+
+def _off(name: str) -> Any:
+    """What switches off again what a file has switched on. All switches are off by default: the help is silent."""
+    return Annotated[bool | None, typer.Option(f"--no-{name.replace('_', '-')}", hidden=True)]
 
 
 def _plain(annotation: Any) -> Any:

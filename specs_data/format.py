@@ -1,7 +1,7 @@
 """The response format: its only definition.
 
 A format is two parts, a thought and an answer, each between an opening and a closing marker, in
-this order and nothing else. `think-answer` is the paper's. Others come from a TOML file, which may
+this order and nothing else. Each is a TOML file, in formats/ or anywhere; `think-answer` is the paper's. A file may
 leave a marker empty (`Final answer: 5` has an answer that opens with a label and closes at the end
 of the text) or choose the JSON layout.
 """
@@ -11,14 +11,16 @@ from __future__ import annotations
 import json
 import tomllib
 from functools import cached_property
+from importlib.resources import files
 from itertools import pairwise, permutations
 from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
-from specs_data.errors import UserError
+from specs_data.errors import UserError, unknown_name
 
+_SHIPPED = "specs_data.formats"
 STOP_TOKENS = ("<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<end_of_turn>", "</s>", "<eos>")
 
 
@@ -142,11 +144,11 @@ class ResponseFormat(BaseModel):
         inside = False
         for part in self.parts:
             if part.open:
-                pieces.append(None if inside else f"text before {part.open}")
+                pieces.append(None if inside else f"text before {part.open.strip()}")
             inside = not part.close
             if part.close:
                 pieces.append(None)
-        return (*pieces, None if inside else f"text after {self.markers[-1]}")
+        return (*pieces, None if inside else f"text after {self.markers[-1].strip()}")
 
     def _parse_tags(self, text: str) -> tuple[str, ...] | str:
         bodies = []
@@ -155,10 +157,10 @@ class ResponseFormat(BaseModel):
         for marker in self.markers:
             place = text.find(marker)
             if place < 0:
-                return f"no {marker}"
+                return f"no {marker.strip()}"
             end = place + len(marker)
             if text.find(marker, end) >= 0:
-                return f"more than one {marker}"
+                return f"more than one {marker.strip()}"
             if place < start:
                 return "markers out of order"
             cuts.append((place, end))
@@ -186,14 +188,6 @@ class ResponseFormat(BaseModel):
         return bodies
 
 
-THINK_ANSWER = ResponseFormat(
-    name="think-answer",
-    thought=Part(open="<think>", close="</think>"),
-    answer=Part(open="<answer>", close="</answer>"),
-    instruction="think-answer",
-)
-
-
 def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
     """A JSON object; one that has a key twice is refused."""
     found = dict(pairs)
@@ -215,13 +209,19 @@ def strip_stop_tokens(text: str) -> str:
     return text[:end]
 
 
+def shipped_formats() -> tuple[str, ...]:
+    """The names of the formats in formats/."""
+    return tuple(sorted(file.name[:-5] for file in files(_SHIPPED).iterdir() if file.name.endswith(".toml")))
+
+
 def load_format(name: str) -> ResponseFormat:
-    """The built-in format called `name`, or the one in the TOML file `name`. Raises UserError."""
-    if name == THINK_ANSWER.name:
-        return THINK_ANSWER
-    path = Path(name)
-    if path.suffix != ".toml":
-        raise UserError(f"unknown format {name!r}; use {THINK_ANSWER.name!r} or a path to a .toml file")
+    """The shipped format called `name`, or the one in the TOML file `name`. Raises UserError."""
+    if name.endswith(".toml"):
+        path = Path(name)
+    elif name in shipped_formats():
+        path = Path(str(files(_SHIPPED))) / f"{name}.toml"
+    else:
+        raise unknown_name("format", name, shipped_formats(), "a path to a .toml file names one of your own")
     try:
         return ResponseFormat.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
     except OSError as error:
@@ -232,3 +232,6 @@ def load_format(name: str) -> ResponseFormat:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise UserError(f"the format file {path} is wrong at {where!r}: {first['msg']}") from None
+
+
+THINK_ANSWER = load_format("think-answer")

@@ -1,30 +1,238 @@
-"""The contract of a corruption operator, and how operators are found.
+"""Every contract that an author of a plug-in meets, and how a name is found.
 
-An operator is one callable: it gets the response, its format and a seeded random generator, and
-returns the corrupted text, or None where it does not apply. It is registered under the entry-point
-group `specs_data.corruptions` or named by the path of its file. `corrupt` checks every result,
-whoever wrote the operator.
+    what            given to the build as    its group of entry points    what stands there
+    an operator     --corruption             specs_data.corruptions       an Operator, or a class that makes one
+    an engine       --engine                 specs_data.engines           a MakeEngine, such as a class
+    a verifier      --verifier               specs_data.verifiers         a MakeVerifier, such as a class
+
+A name is looked for in one way, whichever of the three it is: `./file.py` is that file, any other name is what is
+built in or registered by an installed package. A name that two packages own is an error that names both. In a
+file stands what has the file's name, or else the only public function or class that is defined there.
+
+What a plug-in raises, if it is none of this package's errors, ends the run with the plug-in's name (PluginFailed);
+so does what it returns, if that is of another type. An operator has SECONDS seconds for a response; of an engine or
+a verifier that waits for longer than PATIENCE seconds a warning says so, for that may be right.
 """
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import importlib.util
 import inspect
+import logging
 import random
+import signal
 import sys
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from types import ModuleType
+from types import FrameType, ModuleType
+from typing import Any, Literal, Protocol, TypeVar
 
-from specs_data.errors import PluginFailed, UserError
+import msgspec
+from msgspec import Struct
+
+from specs_data.errors import PluginFailed, SpecsDataError, UserError, unknown_name
 from specs_data.format import ResponseFormat
+from specs_data.records import Judged, Request, Response, Sampling, Verdict
 
-GROUP = "specs_data.corruptions"
-_CRASHES = (Exception, SystemExit)  # a plug-in that calls sys.exit must not end the build as if it were done
+SECONDS = 10.0
+PATIENCE = 600.0
+
+# An operator gets a response, its format and a seeded random generator, the only one that it may use, and returns
+# the text with its format broken and all else as it was, or None where it does not apply. Every result is checked.
 Operator = Callable[[str, ResponseFormat, random.Random], str | None]
+
+
+class Engine(Protocol):
+    """A policy that can be sampled. It serves many `generate` calls at once and keeps its model busy with them."""
+
+    @property
+    def concurrency(self) -> int:
+        """How many `generate` calls in flight keep the model fully busy."""
+        ...
+
+    async def generate(self, request: Request) -> Response:
+        """Sample one response. Raises PromptRefused where this one request cannot be served, Undecided
+        where it was given up and may be served on the next run (both texts start with a named reason
+        and a colon), and EngineFailed where the engine can serve none."""
+        ...
+
+    async def close(self) -> None:
+        """Release the model. Calls still in flight may fail."""
+        ...
+
+
+class Verifier(Protocol):
+    """A judge of reasoning paths (paper, stage 1b)."""
+
+    @property
+    def concurrency(self) -> int:
+        """How many `verify` calls may be waiting at once: the backlog while the policy generates on."""
+        ...
+
+    @property
+    def settings(self) -> Mapping[str, str]:
+        """All that determines a verdict besides the sample (verifier, version, model, prompt hash ...): part of
+        the verdict's key in the store."""
+        ...
+
+    async def verify(self, judged: Judged, images: Sequence[bytes]) -> Verdict:
+        """Judge one right and well-formed sample. `images` are the files' bytes. Raises Undecided,
+        with the reason, where no usable verdict was had; raises UserError where no call can succeed
+        (a wrong key, an unknown model)."""
+        ...
+
+    async def close(self) -> None:
+        """Release connections."""
+        ...
+
+
+# Called with --policy, with how to sample it, and with what the recipe says of the model (`options.dtype`, `.model`,
+# `.limit_images`, `.min_pixels`, `.max_pixels` ...), in a thread: loading a model may take its time.
+MakeEngine = Callable[[str, Sampling, Any], Engine]
+# Called with the format of the responses.
+MakeVerifier = Callable[[ResponseFormat], Verifier]
+
+# ---- How a name is found ----
+
+Kind = Literal["corruption", "engine", "verifier"]
+_SIGNATURES: Mapping[Kind, str] = {
+    "corruption": "one function called {}(text, fmt, rng)",
+    "engine": "one class or function called {}(policy, sampling, options)",
+    "verifier": "one class or function called {}(fmt)",
+}
+_CRASHES = (Exception, SystemExit)  # a plug-in that calls sys.exit must not end the build as if it were done
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+def group(kind: Kind) -> str:
+    """The group of entry points in which plug-ins of this kind are registered."""
+    return f"specs_data.{kind}s"
+
+
+class Plugin(Struct, frozen=True):
+    """What was found under a name: the object itself, and its owner, a distribution or a file. `file` is its own
+    source file, wherever a decorator or a partial that wraps it is from."""
+
+    kind: Kind
+    name: str
+    origin: str
+    found: Any
+    file: Path | None
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.name!r} ({self.origin})"
+
+    @property
+    def sha256(self) -> str:
+        """The digest of the source file."""
+        try:
+            content = self.file.read_bytes() if self.file else self.origin.encode()
+        except OSError as error:
+            raise UserError(f"cannot read the {self.kind} {self.file}: {error.strerror}") from None
+        return hashlib.sha256(content).hexdigest()
+
+    @contextmanager
+    def named(self, doing: str) -> Iterator[None]:
+        """Give a crash in this block the plug-in's name. This package's own errors pass: they are its contract."""
+        try:
+            yield
+        except SpecsDataError:
+            raise
+        except _CRASHES as error:
+            raise PluginFailed(f"{self} {doing}: {error!r}") from error
+
+
+def label(name: str) -> str:
+    """What a plug-in is called: a file's name without its folder, or the name itself."""
+    return Path(name).stem if name.endswith(".py") else name
+
+
+def check_name(kind: Kind, name: str, built_in: Collection[str]) -> None:
+    """Raise UserError if nothing is called `name`, or if two packages claim it. Nothing is loaded."""
+    if name.endswith(".py"):
+        _check_file(kind, Path(name))
+    elif name not in built_in and name not in _installed(kind):
+        raise unknown_name(kind, name, {*built_in, *_installed(kind)}, "./file.py names one of your own")
+    elif name in built_in and name in _installed(kind):
+        other = _origin(_installed(kind)[name])
+        raise UserError(f"two packages own the {kind} {name!r}: specs-data and {other}; uninstall one")
+
+
+def find_plugin(kind: Kind, name: str) -> Plugin:
+    """The plug-in called `name`: ./file.py, or an installed one. Raises UserError where there is none, PluginFailed
+    where it cannot be loaded."""
+    if name.endswith(".py"):
+        return _from_file(kind, Path(name))
+    installed = _installed(kind)
+    if name in installed:
+        return _from_entry_point(kind, installed[name])
+    raise unknown_name(kind, name, installed, "./file.py names one of your own")
+
+
+def _installed(kind: Kind) -> dict[str, EntryPoint]:
+    found: dict[str, EntryPoint] = {}
+    for point in entry_points(group=group(kind)):
+        other = found.setdefault(point.name, point)
+        if other.value != point.value:
+            raise UserError(
+                f"two packages own the {kind} {point.name!r}: {_origin(other)} and {_origin(point)}; uninstall one"
+            )
+    return found
+
+
+def _origin(point: EntryPoint) -> str:
+    return f"{point.dist.name} {point.dist.version}" if point.dist else point.value
+
+
+def _from_entry_point(kind: Kind, point: EntryPoint) -> Plugin:
+    with Plugin(kind, point.name, _origin(point), None, None).named("cannot be loaded"):
+        found = point.load()
+    file = getattr(sys.modules.get(point.module), "__file__", None)
+    return Plugin(kind, point.name, _origin(point), found, Path(file) if file else None)
+
+
+def _check_file(kind: Kind, path: Path) -> None:
+    if not path.is_file():
+        raise UserError(f"there is no {kind} file {path}")
+
+
+def _from_file(kind: Kind, path: Path) -> Plugin:
+    _check_file(kind, path)
+    spec = importlib.util.spec_from_file_location(f"_{kind}_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise UserError(f"{path} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where inspect and dataclasses look for it
+    try:
+        spec.loader.exec_module(module)
+    except _CRASHES as error:
+        raise PluginFailed(f"{kind} file {path} cannot be loaded: {error!r}") from error
+    return Plugin(kind, path.stem, str(path), _main(kind, module, path), path)
+
+
+def _main(kind: Kind, module: ModuleType, path: Path) -> object:
+    """The plug-in in a file: the callable named like the file, else the only public one it defines."""
+    named = getattr(module, path.stem, None)
+    if callable(named):
+        return named
+    own = [
+        value
+        for name, value in vars(module).items()
+        if not name.startswith("_") and callable(value) and getattr(value, "__module__", None) == module.__name__
+    ]
+    if len(own) != 1:
+        raise UserError(f"{path} should define {_SIGNATURES[kind].format(path.stem)}")
+    return own[0]
+
+
+# ---- Operators ----
 
 
 class Corruption:
@@ -35,21 +243,17 @@ class Corruption:
         self.name = name
         self.origin = origin
         self._operator = operator
-        self._file = file
+        self._plugin = Plugin("corruption", name, origin, operator, file)
 
     @cached_property
     def sha256(self) -> str:
         """The digest of the operator's source file: part of what determines a pair."""
-        try:
-            content = self._file.read_bytes() if self._file else self.origin.encode()
-        except OSError as error:
-            raise UserError(f"cannot read the corruption {self._file}: {error.strerror}") from None
-        return hashlib.sha256(content).hexdigest()
+        return self._plugin.sha256
 
-    @property
+    @cached_property
     def built_in(self) -> bool:
         """Is it one of those that are shipped?"""
-        return str(getattr(self._operator, "__module__", "")).startswith(f"{GROUP}.")
+        return str(getattr(self._operator, "__module__", "")).startswith(f"{group('corruption')}.")
 
     @property
     def summary(self) -> str:
@@ -61,34 +265,31 @@ class Corruption:
         return {"origin": self.origin, "summary": self.summary, "sha256": self.sha256}
 
     def apply(self, text: str, fmt: ResponseFormat, rng: random.Random) -> str | None:
-        """What the operator returns. Raises PluginFailed, which names it, if it raises or returns
-        anything but a string or None."""
+        """What the operator returns. Raises PluginFailed, which names it, if it raises, returns
+        anything but a string or None, or takes more than SECONDS (which is seen in the main thread)."""
+        if self.built_in:
+            return self._operator(text, fmt, rng)
         try:
-            result = self._operator(text, fmt, rng)
+            with _at_most(SECONDS):
+                result = self._operator(text, fmt, rng)
+        except _TooLong:
+            raise PluginFailed(f"{self._plugin} took more than {SECONDS:g} seconds for one response") from None
         except _CRASHES as error:
-            raise PluginFailed(f"corruption {self.name!r} ({self.origin}) failed: {error!r}") from error
+            raise PluginFailed(f"{self._plugin} failed: {error!r}") from error
         if result is not None and not isinstance(result, str):
-            raise PluginFailed(f"corruption {self.name!r} ({self.origin}) returned {type(result).__name__}, not text")
+            raise PluginFailed(f"{self._plugin} returned {type(result).__name__}, not text")
         return result
 
 
-def find_corruptions(names: Mapping[str, float] | None = None) -> dict[str, Corruption]:
+def find_corruptions(names: Collection[str] = ()) -> dict[str, Corruption]:
     """The operators called `names` (entry points or ./file.py), or all that are installed.
 
     Raises UserError if one is unknown or two owners claim one name.
     """
-    installed = _installed()
     found: dict[str, Corruption] = {}
-    for name in names or sorted(installed):
-        if name.endswith(".py"):
-            corruption = _from_file(Path(name))
-        elif name in installed:
-            corruption = _from_entry_point(installed[name])
-        else:
-            raise UserError(
-                f"no corruption is called {name!r}; there are {', '.join(sorted(installed))}, "
-                "and ./file.py names one of your own"
-            )
+    for name in names or sorted(_installed("corruption")):
+        plugin = find_plugin("corruption", name)
+        corruption = Corruption(plugin.name, _operator(plugin), plugin.origin, plugin.file)
         if corruption.name in found:
             raise UserError(
                 f"two corruptions are called {corruption.name!r}: {found[corruption.name].origin} "
@@ -98,77 +299,129 @@ def find_corruptions(names: Mapping[str, float] | None = None) -> dict[str, Corr
     return found
 
 
-def fault(original: str, corrupted: str, fmt: ResponseFormat) -> str | None:
-    """Why `corrupted` is not a format-only corruption of `original`; None if it is one. That the
-    answer is still found is for a judge to say."""
-    if fmt.check(corrupted) is None:
-        return "format not broken"
-    if fmt.content(corrupted) != fmt.content(original):
-        return "content changed"
-    return None
-
-
-def _installed() -> dict[str, EntryPoint]:
-    found: dict[str, EntryPoint] = {}
-    for point in entry_points(group=GROUP):
-        other = found.setdefault(point.name, point)
-        if other.value != point.value:
-            raise UserError(
-                f"two packages own the corruption {point.name!r}: {_origin(other)} and {_origin(point)}; uninstall one"
-            )
-    return found
-
-
-def _origin(point: EntryPoint) -> str:
-    return f"{point.dist.name} {point.dist.version}" if point.dist else point.value
-
-
-def _from_entry_point(point: EntryPoint) -> Corruption:
-    try:
-        operator = point.load()
-    except _CRASHES as error:
-        raise PluginFailed(f"corruption {point.name!r} ({_origin(point)}) cannot be loaded: {error!r}") from error
-    file = getattr(sys.modules.get(point.module), "__file__", None)
-    return Corruption(
-        point.name, _instance(operator, point.name, _origin(point)), _origin(point), Path(file) if file else None
-    )
-
-
-def _from_file(path: Path) -> Corruption:
-    if not path.is_file():
-        raise UserError(f"there is no corruption file {path}")
-    spec = importlib.util.spec_from_file_location(f"_corruption_{path.stem}", path)
-    if spec is None or spec.loader is None:
-        raise UserError(f"{path} is not a Python file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # where inspect and dataclasses look for it
-    try:
-        spec.loader.exec_module(module)
-    except _CRASHES as error:
-        raise PluginFailed(f"corruption file {path} cannot be loaded: {error!r}") from error
-    return Corruption(path.stem, _instance(_main(module, path), path.stem, str(path)), str(path), path)
-
-
-def _main(module: ModuleType, path: Path) -> object:
-    """The operator in a file: the callable named like the file, else the only public one it defines."""
-    named = getattr(module, path.stem, None)
-    if callable(named):
-        return named
-    own = [
-        value
-        for name, value in vars(module).items()
-        if not name.startswith("_") and callable(value) and getattr(value, "__module__", None) == module.__name__
-    ]
-    if len(own) != 1:
-        raise UserError(f"{path} should define one function called {path.stem}(text, fmt, rng)")
-    return own[0]
-
-
-def _instance(operator: object, name: str, origin: str) -> Operator:
-    try:
-        made = operator() if inspect.isclass(operator) else operator
-    except _CRASHES as error:
-        raise PluginFailed(f"corruption {name!r} ({origin}) cannot be made: {error!r}") from error
+def _operator(plugin: Plugin) -> Operator:
+    with plugin.named("cannot be made"):
+        made = plugin.found() if inspect.isclass(plugin.found) else plugin.found
     if not callable(made):
-        raise PluginFailed(f"corruption {name!r} ({origin}) is not callable")
-    return made
+        raise PluginFailed(f"{plugin} is not callable")
+    operator: Operator = made
+    return operator
+
+
+class _TooLong(BaseException):
+    """Raised in an operator that takes too long; none catches it by accident."""
+
+
+@contextmanager
+def _at_most(seconds: float) -> Iterator[None]:
+    """Raise _TooLong in the block after `seconds`, and KeyboardInterrupt at once after a Ctrl-C, which an event loop
+    would keep until the block ends.
+
+    By a signal, which also ends a regular expression that goes back and forth: a thread that waits for another one
+    would wait for it too. Only the main thread has signals; elsewhere nothing is limited.
+    """
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGALRM, signal.SIGINT)}
+    signal.signal(signal.SIGALRM, _ring)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    others = signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)  # again and again, where a bare except swallows it
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, *others)
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
+def _ring(number: int, frame: FrameType | None) -> None:
+    raise _TooLong
+
+
+# ---- Engines and verifiers ----
+
+
+def make_engine(name: str, policy: str, sampling: Sampling, options: Any) -> Engine:
+    """The engine plug-in called `name`, its model loaded. Raises UserError, PluginFailed."""
+    plugin = find_plugin("engine", name)
+    with plugin.named("cannot be made"):
+        engine = plugin.found(policy, sampling, options)
+    _check_members(plugin, engine, "generate", "close")
+    return _OwnedEngine(engine, plugin)
+
+
+def make_verifier(name: str, fmt: ResponseFormat) -> Verifier:
+    """The verifier plug-in called `name`. Raises UserError, PluginFailed."""
+    plugin = find_plugin("verifier", name)
+    with plugin.named("cannot be made"):
+        verifier = plugin.found(fmt)
+    _check_members(plugin, verifier, "verify", "close")
+    return _OwnedVerifier(verifier, plugin)
+
+
+def verifier_label(verifier: Verifier) -> str:
+    """What a verifier that was handed over is called: as its settings say, or else its class."""
+    return verifier.settings.get("verifier") or type(verifier).__name__
+
+
+class _Owned:
+    """An engine or a verifier whose every call has its owner's name on it."""
+
+    def __init__(self, made: Any, plugin: Plugin) -> None:
+        self._made = made
+        self._plugin = plugin
+
+    @property
+    def concurrency(self) -> int:
+        return _checked(self._plugin, "concurrency", self._made.concurrency, int)
+
+    async def close(self) -> None:
+        await self._waited(self._made.close)
+
+    async def _waited(self, call: Callable[..., Awaitable[T]], *arguments: object) -> T:
+        slow = asyncio.get_running_loop().call_later(
+            PATIENCE, logger.warning, "%s has not answered for %g seconds", self._plugin, PATIENCE
+        )
+        try:
+            with self._plugin.named("failed"):
+                return await call(*arguments)
+        finally:
+            slow.cancel()
+
+
+class _OwnedEngine(_Owned):
+    async def generate(self, request: Request) -> Response:
+        return _checked(self._plugin, "generate", await self._waited(self._made.generate, request), Response)
+
+
+class _OwnedVerifier(_Owned):
+    def __init__(self, made: Any, plugin: Plugin) -> None:
+        super().__init__(made, plugin)
+        self.paid = bool(getattr(made, "paid", False))
+
+    @property
+    def settings(self) -> Mapping[str, str]:
+        """As the verifier says, with the digest of its file: while it is written, its verdicts change."""
+        settings = _checked(self._plugin, "settings", dict(self._made.settings), dict[str, str])
+        return {"verifier": self._plugin.name, **settings, "sha256": self._plugin.sha256}
+
+    async def verify(self, judged: Judged, images: Sequence[bytes]) -> Verdict:
+        return _checked(self._plugin, "verify", await self._waited(self._made.verify, judged, images), Verdict)
+
+
+def _check_members(plugin: Plugin, made: object, *methods: str) -> None:
+    settings = ("settings",) if plugin.kind == "verifier" else ()
+    missing = [name for name in ("concurrency", *settings, *methods) if not hasattr(made, name)]
+    if missing:
+        raise PluginFailed(f"{plugin} gave {type(made).__name__}, which has no {', no '.join(missing)}")
+
+
+def _checked(plugin: Plugin, what: str, value: object, kind: type[T]) -> T:
+    """`value`, if it and all that it holds is of the type that the contract says."""
+    try:
+        return msgspec.convert(msgspec.to_builtins(value), kind)
+    except (msgspec.ValidationError, TypeError) as error:
+        raise PluginFailed(
+            f"{plugin}: {what} is {value!r:.80}, where a {kind.__name__} should stand: {error}"
+        ) from None

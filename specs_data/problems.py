@@ -23,6 +23,7 @@ from specs_data.files import FIRST_ROWS, SUFFIXES, columns_of, count_rows, read_
 from specs_data.images import MAX_BYTES, image_fault
 from specs_data.judges.answers import boxes
 from specs_data.judges.choices import listed_choices
+from specs_data.presets import load_preset
 from specs_data.records import AnswerType, Problem
 from specs_data.texts import chat
 
@@ -37,20 +38,6 @@ COLUMNS: Mapping[str, tuple[str, ...]] = {
     "answer_type": ("answer_type",),
     "choices": ("choices",),
     "source": ("source",),
-}
-# A dot looks into a nested column. From the data sets' own cards.
-PRESETS: Mapping[str, Mapping[str, str]] = {
-    "orsta": {
-        "id": "extra_info.id",
-        "question": "prompt",
-        "answer": "reward_model.ground_truth",
-        "answer_type": "reward_model.verifier",
-        "source": "data_source",
-    },
-    "virl39k": {"id": "qid", "images": "image", "source": "source"},
-    "mmk12": {"images": "image", "source": "subject"},
-    "geometry3k": {"question": "problem", "choices": ""},
-    "mathvista": {"id": "pid", "images": "decoded_image", "answer_type": "question_type", "source": "metadata.source"},
 }
 # Other data sets' words for an answer type; None leaves it to inference.
 _TYPES: Mapping[str, AnswerType | None] = {
@@ -139,12 +126,11 @@ def _lists_options(question: str) -> bool:
 
 
 def _column_names(preset: str | None, columns: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
-    if preset is not None and preset not in PRESETS:
-        raise UserError(f"no preset is called {preset!r}; there are {', '.join(PRESETS)}")
-    unknown = set(columns) - set(COLUMNS)
-    if unknown:
-        raise UserError(f"--columns knows no field {sorted(unknown)[0]!r}; the fields are {', '.join(COLUMNS)}")
-    chosen = {**(PRESETS[preset] if preset else {}), **columns}
+    known = load_preset(preset).columns if preset else {}
+    for where, given in ((f"the preset {preset}", known), ("--columns", columns)):
+        for field in sorted(set(given) - set(COLUMNS)):
+            raise UserError(f"{where} knows no field {field!r}; the fields are {', '.join(COLUMNS)}")
+    chosen = {**known, **columns}
     return {field: (chosen[field],) if field in chosen else usual for field, usual in COLUMNS.items()}
 
 

@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 import tomli_w
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic.fields import FieldInfo
 
 from specs_data.errors import UserError
 
 DEFAULT_RECIPE = Path("specs-data.toml")
+# Ways to call a build, which an earlier release wrote into its recipes.
+_NO_SETTINGS = frozenset({"dry_run", "pilot"})
+_HEAD = """\
+# The recipe of a build: `specs-data build` reads it, and a flag of the same name beats it.
+# Uncomment what you need. A setting without a default is shown with an example.
+"""
 Settings = TypeVar("Settings", bound=BaseModel)
 
 
@@ -65,96 +73,246 @@ Listed = Annotated[tuple[str, ...], BeforeValidator(_listed)]
 Url = Annotated[str, AfterValidator(_without_password)]
 
 
-def _field(default: Any, description: str, example: Any = None) -> Any:
-    return Field(default, description=description, examples=None if example is None else [example])
+# The first stage whose results a setting decides. "dataset": which of them become rows, and how it is written;
+# "nothing": how a run is carried out.
+Stage = Literal["samples", "judgements", "verdicts", "pairs", "dataset", "nothing"]
 
 
-class Recipe(BaseModel):
-    """All settings of a build. Field names are the TOML keys, and the flags with - for _."""
+def setting(
+    default: Any,
+    description: str,
+    *,
+    decides: Stage,
+    panel: str,
+    example: Any = None,
+    also: tuple[str, ...] = (),
+    **bounds: Any,
+) -> Any:
+    """A field of a recipe: what it `decides`, the `panel` of the help that shows it, and the other verbs that
+    `also` take it. `bounds` are pydantic's (gt, ge, lt, le)."""
+    said: dict[str, Any] = {"decides": decides, "panel": panel, "also": also}
+    examples = None if example is None else [example]
+    return Field(default, description=description, examples=examples, json_schema_extra=said, **bounds)
+
+
+def says(field: FieldInfo, what: Literal["decides", "panel", "also"]) -> Any:
+    """What `setting` was told of a field; None for a field that another function made."""
+    said = field.json_schema_extra
+    return said.get(what) if isinstance(said, dict) else None
+
+
+class Staged(BaseModel):
+    """Settings each of which says what it decides: the keys of stored results are derived from that, and one that
+    were forgotten there would give old results for new settings."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    # What goes in.
-    policy: str | None = _field(
-        None, "checkpoint of the policy, usually GRPO-zero: a folder or a Hub id", "ckpt/grpo-zero"
-    )
-    responses: Path | None = _field(None, "responses instead of a policy: problem_id and response", "responses.jsonl")
-    problems: str | None = _field(
-        None, "JSONL, Parquet, a folder, or a Hub dataset name[:config][@revision][#split]", "problems.jsonl"
-    )
-    preset: str | None = _field(None, "known columns: orsta, virl39k, mmk12, geometry3k or mathvista", "orsta")
-    columns: Annotated[dict[str, str], BeforeValidator(paired)] = _field(
-        {}, "the source's columns for our fields", {"question": "problem", "images": "picture"}
-    )
-    exclude: Listed = _field((), "evaluation sets whose problems are left out", ["mathvista.parquet"])
-    limit: Positive | None = _field(None, "use only the first N problems", 1000)
-    dry_run: bool = _field(False, "the command only tries a few problems and prints a forecast")
-    pilot: Positive = _field(32, "problems that a dry run tries")
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        super().__pydantic_init_subclass__(**kwargs)
+        for name, field in cls.model_fields.items():
+            if says(field, "decides") not in get_args(Stage):
+                raise TypeError(
+                    f"the setting {name!r} of {cls.__name__} does not say which stage it decides: "
+                    f"make it with setting(..., decides=...), one of {', '.join(get_args(Stage))}"
+                )
 
-    # How the policy is sampled.
-    engine: Literal["auto", "transformers", "vllm", "openai"] = _field(
-        "auto", "auto is vLLM where installed, else transformers; openai is any compatible server"
-    )
-    base_url: Annotated[tuple[Url, ...], BeforeValidator(_listed)] = _field(
-        (), "openai engine: URLs of the server and its replicas", ["http://localhost:8000/v1"]
-    )
-    model: str | None = _field(None, "openai engine: the model's name at the server", "grpo-zero")
-    format: str = _field("think-answer", "response format: think-answer or a TOML file")
-    system_prompt: str | None = _field(
-        None, "a name in prompts/, a file, or none; by default the format's instruction", "none"
-    )
-    samples: Positive = _field(8, "most responses per problem")
-    samples_upfront: Positive = _field(1, "responses asked for in the first round")
-    temperature: float = Field(1.0, ge=0, description="sampling temperature")
-    top_p: float = Field(1.0, gt=0, le=1, description="nucleus sampling")
-    max_tokens: Positive = _field(2048, "most tokens of one response")
-    seed: int = Field(0, ge=0, description="seed of sampling, corruption and holdout")
-    batch_size: Positive | None = _field(None, "transformers engine: responses generated together", 32)
-    concurrency: Positive | None = _field(None, "openai engine: requests in flight per server", 64)
-    tensor_parallel_size: Positive = _field(1, "vllm engine: GPUs per model")
-    max_model_len: Positive | None = _field(None, "vllm engine: longest prompt and response together, in tokens", 16384)
-    gpu_memory_utilization: float | None = Field(
-        None, gt=0, le=1, description="vllm engine: share of the GPU's memory", examples=[0.9]
-    )
-    dtype: str = _field("auto", "the weights' type: auto, bfloat16, float16 or float32")
-    limit_images: Positive | None = _field(None, "most images per problem; problems with more are left out", 4)
-    min_pixels: Positive | None = _field(None, "images are scaled to at least this many pixels", 3136)
-    max_pixels: Positive | None = _field(None, "images are scaled to at most this many pixels", 1003520)
-    ray: str | None = _field(None, "sample on a Ray cluster: its address, or local", "local")
-    replicas: Positive | None = _field(None, "engines on the Ray cluster", 8)
 
-    # What is kept.
-    verifier: Literal["gemini", "openai", "rules", "none"] | None = _field(
-        None, "who checks that the reasoning leads to the answer; gemini where a key is set", "gemini"
-    )
-    verifier_model: str | None = _field(None, "the verifier's model", "gemini-3.8-flash")
-    verifier_base_url: Url | None = _field(None, "openai verifier: the server's URL", "http://localhost:8001/v1")
-    judge_model: str | None = _field(
-        None, "judge of open-ended answers: gemini:MODEL or openai:MODEL", "gemini:gemini-3.8-flash"
-    )
-    judge_base_url: Url | None = _field(None, "openai judge: the server's URL", "http://localhost:8001/v1")
-    allow_model_mismatch: bool = _field(False, "go on if a service answers with another model than asked for")
-    gemini_batch: bool = _field(False, "Gemini's batch API: half the price, within a day")
-    rpm: Positive | None = _field(None, "most requests per minute to a judging service", 1000)
-    max_cost: float | None = Field(
-        None, gt=0, description="stop before judging services have cost this many US dollars", examples=[20.0]
-    )
-    prices: Path | None = _field(None, "TOML file with prices per model, on top of the shipped ones", "prices.toml")
-    cache: Path | None = _field(None, "folder of verdicts that several runs share", "cache")
+_what = partial(setting, panel="What to sample")
+_how = partial(setting, panel="How to sample")
+_engine = partial(setting, panel="The engine")
+_judging = partial(setting, panel="Judging")
+_verifying = partial(setting, panel="Verifying")
+_services = partial(setting, panel="Services that judge and verify")
+_pairing = partial(setting, panel="Pairing")
+_output = partial(setting, panel="Output")
 
-    # How pairs are made.
-    pairs_per_problem: Positive = _field(1, "most pairs per problem")
-    target: Positive | None = _field(None, "stop at N pairs", 9000)
-    rejected_from: str = _field("chosen", "chosen, or a checkpoint whose right responses become the rejected side")
-    pairing: Literal["decoupled", "coupled"] = _field(
-        "decoupled", "decoupled: both sides right; coupled: the rejected side wrong as well (an ablation)"
+
+class Recipe(Staged):
+    """All settings of a build. Field names are the TOML keys, and the flags with - for _."""
+
+    policy: str | None = _what(
+        None,
+        "checkpoint of the policy, usually GRPO-zero: a folder or a Hub id",
+        decides="samples",
+        example="ckpt/grpo-zero",
     )
-    corruption: Annotated[dict[str, Weight], BeforeValidator(_weighted)] = _field(
-        {}, "operators NAME[=WEIGHT] or ./file.py; by default all that are installed", {"shift_tags": 1.0}
+    responses: Path | None = _what(
+        None,
+        "responses instead of a policy: problem_id and response",
+        decides="samples",
+        example="responses.jsonl",
     )
-    holdout: float = Field(0.0, ge=0, lt=1, description="share of the pairs that goes to a test split")
-    card: str = _field("dataset", "template of the dataset card: a name in cards/ or a file")
-    license: str | None = _field(None, "the dataset's license, a Hub license id; none is made up", "cc-by-4.0")
+    problems: str | None = _what(
+        None,
+        "JSONL, Parquet, a folder, or a Hub dataset name[:config][@revision][#split]",
+        decides="dataset",
+        example="problems.jsonl",
+    )
+    preset: str | None = _what(
+        None,
+        "known columns: orsta, virl39k, mmk12, geometry3k, mathvista, or a TOML file",
+        decides="dataset",
+        example="orsta",
+        also=("export",),
+    )
+    columns: Annotated[dict[str, str], BeforeValidator(paired)] = _what(
+        {},
+        "the source's columns for our fields",
+        decides="dataset",
+        example={"question": "problem", "images": "picture"},
+        also=("export",),
+    )
+    exclude: Listed = _what(
+        (), "evaluation sets whose problems are left out", decides="dataset", example=["mathvista.parquet"]
+    )
+    limit: Positive | None = _what(
+        None, "use only the first N problems", decides="dataset", example=1000, also=("export",)
+    )
+
+    format: str = _how(
+        "think-answer",
+        "response format: think-answer, final-answer, reasoning-solution, json, markdown, plain, or a TOML file",
+        decides="samples",
+        also=("export",),
+    )
+    system_prompt: str | None = _how(
+        None,
+        "a name in prompts/, a file, or none; by default the format's instruction",
+        decides="samples",
+        example="none",
+        also=("export",),
+    )
+    samples: Positive = _how(8, "most responses per problem", decides="dataset")
+    samples_upfront: Positive = _how(1, "responses asked for in the first round", decides="dataset")
+    temperature: float = _how(1.0, "sampling temperature", decides="samples", ge=0)
+    top_p: float = _how(1.0, "nucleus sampling", decides="samples", gt=0, le=1)
+    max_tokens: Positive = _how(2048, "most tokens of one response", decides="samples")
+    seed: int = _how(0, "seed of sampling, corruption and holdout", decides="samples", ge=0)
+
+    engine: str = _engine(
+        "auto",
+        "transformers, vllm, openai (any compatible server), an installed one, or ./file.py; "
+        "auto is vllm where installed, else transformers",
+        decides="samples",
+    )
+    base_url: Annotated[tuple[Url, ...], BeforeValidator(_listed)] = _engine(
+        (),
+        "openai engine: URLs of the server and its replicas",
+        decides="nothing",
+        example=["http://localhost:8000/v1"],
+    )
+    model: str | None = _engine(
+        None, "openai engine: the model's name at the server", decides="samples", example="grpo-zero"
+    )
+    batch_size: Positive | None = _engine(
+        None, "transformers engine: responses generated together", decides="nothing", example=32
+    )
+    concurrency: Positive | None = _engine(
+        None, "openai engine: requests in flight per server", decides="nothing", example=64
+    )
+    tensor_parallel_size: Positive = _engine(1, "vllm engine: GPUs per model", decides="nothing")
+    max_model_len: Positive | None = _engine(
+        None, "vllm engine: longest prompt and response together, in tokens", decides="samples", example=16384
+    )
+    gpu_memory_utilization: float | None = _engine(
+        None, "vllm engine: share of the GPU's memory", decides="nothing", example=0.9, gt=0, le=1
+    )
+    dtype: str = _engine("auto", "the weights' type: auto, bfloat16, float16 or float32", decides="samples")
+    limit_images: Positive | None = _engine(
+        None, "most images per problem; problems with more are left out", decides="samples", example=4
+    )
+    min_pixels: Positive | None = _engine(
+        None, "images are scaled to at least this many pixels", decides="samples", example=3136
+    )
+    max_pixels: Positive | None = _engine(
+        None, "images are scaled to at most this many pixels", decides="samples", example=1003520
+    )
+    ray: str | None = _engine(
+        None, "sample on a Ray cluster: its address, or local", decides="nothing", example="local"
+    )
+    replicas: Positive | None = _engine(None, "engines on the Ray cluster", decides="nothing", example=8)
+
+    judge_model: str | None = _judging(
+        None,
+        "judge of open-ended answers: gemini:MODEL or openai:MODEL",
+        decides="judgements",
+        example="gemini:gemini-3.8-flash",
+    )
+    judge_base_url: Url | None = _judging(
+        None, "openai judge: the server's URL", decides="nothing", example="http://localhost:8001/v1"
+    )
+
+    verifier: str | None = _verifying(
+        None,
+        "who checks that the reasoning leads to the answer: gemini (the default where a key is set), openai (any "
+        "compatible server), rules (offline), none, an installed one, or ./file.py",
+        decides="verdicts",
+        example="gemini",
+        also=("verifier-score",),
+    )
+    verifier_model: str | None = _verifying(
+        None, "the verifier's model", decides="verdicts", example="gemini-3.8-flash", also=("verifier-score",)
+    )
+    verifier_base_url: Url | None = _verifying(
+        None,
+        "openai verifier: the server's URL",
+        decides="nothing",
+        example="http://localhost:8001/v1",
+        also=("verifier-score",),
+    )
+
+    allow_model_mismatch: bool = _services(
+        False,
+        "go on if a service answers with another model than asked for",
+        decides="judgements",
+        also=("verifier-score",),
+    )
+    gemini_batch: bool = _services(False, "Gemini's batch API: half the price, within a day", decides="nothing")
+    rpm: Positive | None = _services(
+        None, "most requests per minute to a service", decides="nothing", example=1000, also=("verifier-score",)
+    )
+    max_cost: float | None = _services(
+        None,
+        "stop before the services have cost this many US dollars",
+        decides="nothing",
+        example=20.0,
+        also=("verifier-score",),
+        gt=0,
+    )
+    prices: Path | None = _services(
+        None,
+        "TOML file with prices per model, on top of the shipped ones",
+        decides="nothing",
+        example="prices.toml",
+        also=("verifier-score",),
+    )
+    cache: Path | None = _services(
+        None, "folder of verdicts that several runs share", decides="nothing", example="cache"
+    )
+
+    pairs_per_problem: Positive = _pairing(1, "most pairs per problem", decides="dataset")
+    target: Positive | None = _pairing(None, "stop at N pairs", decides="dataset", example=9000)
+    rejected_from: str = _pairing(
+        "chosen", "chosen, or a checkpoint whose right responses become the rejected side", decides="pairs"
+    )
+    pairing: Literal["decoupled", "coupled"] = _pairing(
+        "decoupled",
+        "decoupled: both sides right; coupled: the rejected side wrong as well (an ablation)",
+        decides="pairs",
+    )
+    corruption: Annotated[dict[str, Weight], BeforeValidator(_weighted)] = _pairing(
+        {},
+        "operators NAME[=WEIGHT] or ./file.py; by default all that are installed",
+        decides="pairs",
+        example={"shift_tags": 1.0},
+    )
+
+    holdout: float = _output(0.0, "share of the pairs that goes to a test split", decides="dataset", ge=0, lt=1)
+    card: str = _output("dataset", "template of the dataset card: a name in cards/ or a file", decides="dataset")
+    license: str | None = _output(
+        None, "the dataset's license, a Hub license id; none is made up", decides="dataset", example="cc-by-4.0"
+    )
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -172,15 +330,21 @@ def make_recipe(settings: dict[str, Any], file: Path | None = None) -> Recipe:
     """
     if file is None and DEFAULT_RECIPE.exists():
         file = DEFAULT_RECIPE
-    return read_settings(Recipe, settings, file)
+    return read_settings(Recipe, settings, file, passed_over=_NO_SETTINGS)
 
 
-def read_settings(kind: type[Settings], values: Mapping[str, Any], file: Path | None = None) -> Settings:
-    """The TOML `file`, if there is one, with `values` on top.
+def read_settings(
+    kind: type[Settings],
+    values: Mapping[str, Any],
+    file: Path | None = None,
+    *,
+    passed_over: Collection[str] = (),
+) -> Settings:
+    """The TOML `file`, if there is one, with `values` on top. Its keys in `passed_over` are not looked at.
 
     A value that is None or empty does not override. Raises UserError with the offending key.
     """
-    merged = _read(file) if file else {}
+    merged = {key: value for key, value in (_read(file) if file else {}).items() if key not in passed_over}
     merged |= {key: value for key, value in values.items() if value not in (None, (), [], {})}
     try:
         return kind.model_validate(merged)
@@ -202,6 +366,11 @@ def dump_recipe(recipe: Recipe) -> str:
     return tomli_w.dumps(recipe.model_dump(mode="json", exclude_none=True))
 
 
+def deciding(*stages: Stage) -> tuple[str, ...]:
+    """The settings of a recipe that decide one of `stages`."""
+    return tuple(name for name, field in Recipe.model_fields.items() if says(field, "decides") in stages)
+
+
 def differences(old: Recipe, new: Recipe) -> list[str]:
     """The settings that are not the same, with both values."""
     return [
@@ -209,6 +378,40 @@ def differences(old: Recipe, new: Recipe) -> list[str]:
         for name in Recipe.model_fields
         if getattr(old, name) != getattr(new, name)
     ]
+
+
+def write_default_recipe(folder: Path = Path()) -> Path:
+    """Write a specs-data.toml with every setting, commented out, into `folder`. Raises UserError if there is one
+    already."""
+    file = folder / DEFAULT_RECIPE
+    try:
+        with file.open("x", encoding="utf-8") as target:
+            target.write(default_recipe())
+    except FileExistsError:
+        raise UserError(f"{file} exists already; edit it, or remove it first") from None
+    return file
+
+
+def default_recipe() -> str:
+    """Every setting of a recipe as a commented line, with its description, panel by panel."""
+    lines = [_HEAD]
+    panel = None
+    for name, field in Recipe.model_fields.items():
+        if says(field, "panel") != panel:
+            panel = says(field, "panel")
+            lines.append(f"# ---- {panel} ----\n")
+        value = field.default if field.default not in (None, (), {}) else (field.examples or [""])[0]
+        lines.append(f"# {field.description}\n# {name} = {_inline(value)}\n")
+    return "\n".join(lines)
+
+
+def _inline(value: object) -> str:
+    """A TOML value on one line."""
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{key} = {_inline(item)}" for key, item in value.items()) + " }"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(_inline, value)) + "]"
+    return tomli_w.dumps({"value": value}).removeprefix("value = ").strip()
 
 
 def _read(file: Path) -> dict[str, Any]:

@@ -20,8 +20,8 @@ from specs_data import plugins
 from specs_data.errors import PluginFailed, UserError
 from specs_data.format import STOP_TOKENS, THINK_ANSWER, Part, ResponseFormat, load_format
 from specs_data.judges.answers import final_answer
-from specs_data.pairs.twin import make_twin
-from specs_data.plugins import Corruption, fault, find_corruptions
+from specs_data.pairs.twin import fault, make_twin
+from specs_data.plugins import Corruption, find_corruptions
 from specs_data.records import Twin
 
 ROOT = Path(__file__).parent.parent
@@ -354,14 +354,14 @@ def test_a_file_with_the_name_of_an_installed_operator(tmp_path: Path) -> None:
 
 
 def test_two_packages_that_own_one_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    points = [EntryPoint("mine", value, plugins.GROUP) for value in ("one:mine", "other:mine")]
+    points = [EntryPoint("mine", value, plugins.group("corruption")) for value in ("one:mine", "other:mine")]
     monkeypatch.setattr(plugins, "entry_points", lambda group: points)
     with pytest.raises(UserError, match="two packages own the corruption 'mine': one:mine and other:mine"):
         find_corruptions()
 
 
 def test_an_entry_point_that_does_not_load_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    point = EntryPoint("mine", "nothing_like_this:mine", plugins.GROUP)
+    point = EntryPoint("mine", "nothing_like_this:mine", plugins.group("corruption"))
     monkeypatch.setattr(plugins, "entry_points", lambda group: [point])
     with pytest.raises(PluginFailed, match=r"corruption 'mine' \(nothing_like_this:mine\) cannot be loaded"):
         find_corruptions()
@@ -371,7 +371,7 @@ def test_the_digest_of_an_installed_operator_is_of_its_module(tmp_path: Path, mo
     """Not of the file that its wrapper is from."""
     file = tmp_path / "an_installed_operator.py"
     monkeypatch.syspath_prepend(tmp_path)
-    point = EntryPoint("mine", "an_installed_operator:mine", plugins.GROUP)
+    point = EntryPoint("mine", "an_installed_operator:mine", plugins.group("corruption"))
     monkeypatch.setattr(plugins, "entry_points", lambda group: [point])
     digests = []
     for source in (FILES["partial"], FILES["partial"].replace("!", "??")):

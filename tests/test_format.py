@@ -187,7 +187,10 @@ def test_a_file_that_is_no_format_is_said(tmp_path: Path, content: str, said: st
 
 
 def test_a_format_that_is_not_there_is_said(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="unknown format 'poem'"):
+    with pytest.raises(
+        UserError,
+        match="no format is called 'poem'; there are final-answer, json, markdown, plain, reasoning-solution, ",
+    ):
         load_format("poem")
     with pytest.raises(UserError, match="cannot read the format file"):
         load_format(str(tmp_path / "missing.toml"))

@@ -28,7 +28,8 @@ from PIL import Image
 from specs_data.errors import UserError
 from specs_data.files import read_rows
 from specs_data.pairs.parquet import IMAGES, make_schema
-from specs_data.problems import MAX_TEXT, PRESETS, Dropped, Incoming, count_problems, infer_answer_type, read_problems
+from specs_data.presets import shipped_presets
+from specs_data.problems import MAX_TEXT, Dropped, Incoming, count_problems, infer_answer_type, read_problems
 from specs_data.records import Problem, Response
 from specs_data.rollouts.responses import read_responses
 from specs_data.texts import chat
@@ -161,7 +162,9 @@ def test_a_wrong_column_is_said(tmp_path: Path) -> None:
         read(file, columns={"question": "prompt", "answer": "gold"})
     with pytest.raises(UserError, match="--columns knows no field 'quest'; the fields are id, question"):
         read(file, columns={"quest": "prompt"})
-    with pytest.raises(UserError, match="no preset is called 'orca'; there are orsta"):
+    with pytest.raises(
+        UserError, match=r"no preset is called 'orca'; there are geometry3k, .*; did you mean 'orsta'\?"
+    ):
         read(file, preset="orca")
     assert one(file, columns={"question": "prompt"}).problem.question == "q"
 
@@ -229,7 +232,7 @@ ROWS: dict[str, tuple[dict[str, Any], Problem]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", shipped_presets())
 def test_presets(tmp_path: Path, preset: str) -> None:
     row, wanted = ROWS[preset]
     (tmp_path / "images").mkdir()

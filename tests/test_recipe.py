@@ -68,8 +68,6 @@ FLAGS: dict[str, tuple[list[str], Any]] = {
     "card": (["mine.md.jinja"], "mine.md.jinja"),
     "license": (["cc-by-4.0"], "cc-by-4.0"),
     "holdout": (["0.1"], 0.1),
-    "dry_run": ([], True),
-    "pilot": (["8"], 8),
 }  # fmt: skip
 
 
@@ -175,7 +173,6 @@ def test_a_corruption_mix_in_toml(tmp_path: Path, text: str) -> None:
         ("samples = 0", "^samples: .*greater than 0"),
         ("samples = 'many'", "^samples: .*valid integer"),
         ("max_tokens = 1.5", "^max-tokens: "),
-        ("engine = 'sglang'", "^engine: .*'auto', 'transformers', 'vllm' or 'openai'"),
         ("holdout = 1", "^holdout: .*less than 1"),
         ("temperature = nan", "^temperature: "),
         ("corruption = ['a=b']", "^corruption: 'a=b' should be NAME or NAME=WEIGHT"),

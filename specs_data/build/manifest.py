@@ -14,18 +14,12 @@ import msgspec
 from specs_data.build import dataset
 from specs_data.pairs.figures import describe_lengths
 from specs_data.pairs.parquet import Shard, fingerprint
+from specs_data.recipe import deciding
 from specs_data.records import Paid
 from specs_data.rollouts.plan import Plan
 from specs_data.rollouts.store import Store, digest
 
 _PACKAGES = ("specs-data", "transformers", "torch", "vllm", "google-genai", "datasets", "pyarrow", "math-verify")
-
-
-# Settings that say how a run is carried out, not what comes out of it.
-OPERATIONAL = frozenset({
-    "base_url", "batch_size", "cache", "concurrency", "dry_run", "gpu_memory_utilization", "judge_base_url",
-    "max_cost", "pilot", "prices", "ray", "replicas", "rpm", "tensor_parallel_size", "verifier_base_url",
-})  # fmt: skip
 
 
 def make_manifest(
@@ -43,7 +37,7 @@ def make_manifest(
     """The manifest of a finished run. `rubric` is the digest of the verifier's prompt."""
     recipe = plan.recipe
     models = _describe_services(dataset.count_served(store, plan))
-    settings = recipe.model_dump(mode="json", exclude_none=True, exclude=set(OPERATIONAL))
+    settings = recipe.model_dump(mode="json", exclude_none=True, exclude=set(deciding("nothing")))
     return {
         "name": plan.policy.name,
         "recipe": settings,

@@ -37,7 +37,7 @@ from specs_data.judges.model import open_judge
 from specs_data.judges.rules import RuleJudge, gold_fault
 from specs_data.loop import run
 from specs_data.pairs.card import render_card
-from specs_data.plugins import find_corruptions
+from specs_data.plugins import find_corruptions, verifier_label
 from specs_data.problems import Dropped, Incoming, count_problems, read_problems
 from specs_data.recipe import Recipe, differences, dump_recipe, make_recipe
 from specs_data.rollouts.planning import Parts, check_corruptions, make_plan, name_of, rival_recipe
@@ -96,7 +96,7 @@ def build(
     recipe names. Raises UserError for what the user must change; what is done by then is kept, and
     the same call goes on from there.
     """
-    recipe = check(recipe, engine, rival)
+    recipe = check(recipe, engine, rival, verifier)
     with _seldom_collected():
         return run(_Build(recipe, Path(out or default_out(recipe)), engine, rival, verifier, quiet).run())
 
@@ -114,7 +114,7 @@ def forecast(
 
     What the pilot generates and verifies goes into the run's store: the build does not repeat it.
     """
-    recipe = check(recipe, engine)
+    recipe = check(recipe, engine, verifier=verifier)
     total = count_problems(recipe.problems or "", recipe.limit)
     # A batch job would keep the pilot waiting for up to a day.
     small = recipe.model_copy(update={"limit": min(pilot, total or pilot), "gemini_batch": False})
@@ -137,12 +137,14 @@ def default_out(recipe: Recipe) -> Path:
     return Path("runs") / name_of(recipe).replace("/", "--")
 
 
-def check(recipe: Recipe, engine: Engine | None = None, rival: Engine | None = None) -> Recipe:
+def check(
+    recipe: Recipe, engine: Engine | None = None, rival: Engine | None = None, verifier: Verifier | None = None
+) -> Recipe:
     """The recipe with its defaults settled. Raises UserError if something is missing."""
     if recipe.problems is None:
         raise UserError("no problems: give --problems SRC, or problems = ... in specs-data.toml")
     sampled = recipe.responses is None and engine is None
-    name = engines.engine_name(recipe)
+    name = engines.engine_name(recipe) if engine is None else type(engine).__name__
     served = sampled and name == "openai"
     if sampled and not served and recipe.policy is None:
         raise UserError(
@@ -151,14 +153,17 @@ def check(recipe: Recipe, engine: Engine | None = None, rival: Engine | None = N
         )
     if recipe.rejected_from != "chosen" and recipe.responses is not None:
         raise UserError("--rejected-from CKPT needs a policy that can be sampled, so it cannot go with --responses")
-    changes: dict[str, Any] = {"verifier": verifier_name(recipe)}
-    if sampled:
+    # What is handed over is what it says it is, whatever the recipe names.
+    judge = verifier_name(recipe) if verifier is None else verifier_label(verifier)
+    changes: dict[str, Any] = {"verifier": judge}
+    if recipe.responses is None:
         changes["engine"] = name
     if served and (recipe.model or not recipe.policy):
         # The policy is what the server is asked for, whatever checkpoint else is named.
         model = recipe.model or run(engines.only_model(recipe))
         changes |= {"policy": model, "model": model}
-    if sampled and not served and recipe.ray in (None, "local"):  # a cluster has folders of its own
+    local = sampled and name in ("transformers", "vllm")
+    if local and recipe.ray in (None, "local"):  # a cluster has folders of its own
         check_policy(recipe.policy or "")
         if recipe.rejected_from != "chosen" and rival is None:
             check_policy(recipe.rejected_from)
@@ -262,7 +267,7 @@ class _Build:
         if judge is not None:
             stack.push_async_callback(judge.close)
         fmt = load_format(recipe.format)
-        corruptions = find_corruptions(recipe.corruption or None)
+        corruptions = find_corruptions(recipe.corruption)
         self.parts = Parts(
             recipe=recipe,
             fmt=fmt,

@@ -1,8 +1,8 @@
 """The engine seam: whatever turns requests into responses.
 
 An engine serves many `generate` calls at once and keeps its model busy with them; the caller keeps
-about `concurrency` calls in flight. To add one, write a module here with a class that satisfies
-Engine and name it in `open_engine`.
+about `concurrency` calls in flight. The contract is in plugins.py. To add one here, write a module with a class that
+satisfies Engine and name it in `open_engine`; others are found by name.
 """
 
 from __future__ import annotations
@@ -11,38 +11,24 @@ import asyncio
 import threading
 from functools import partial
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING
 
 from specs_data.errors import UserError
+from specs_data.plugins import Engine as Engine
+from specs_data.plugins import check_name, make_engine
 from specs_data.recipe import Recipe
-from specs_data.records import Request, Response, Sampling
+from specs_data.records import Sampling
 
 if TYPE_CHECKING:
     from specs_data.engines.openai import OpenAIEngine
 
-
-class Engine(Protocol):
-    """A policy that can be sampled."""
-
-    @property
-    def concurrency(self) -> int:
-        """How many `generate` calls in flight keep the model fully busy."""
-        ...
-
-    async def generate(self, request: Request) -> Response:
-        """Sample one response. Raises PromptRefused where this one request cannot be served, Undecided
-        where it was given up and may be served on the next run (both texts start with a named reason
-        and a colon), and EngineFailed where the engine can serve none."""
-        ...
-
-    async def close(self) -> None:
-        """Release the model. Calls still in flight may fail."""
-        ...
+BUILT_IN = ("auto", "transformers", "vllm", "openai")
 
 
-def engine_name(recipe: Recipe) -> Literal["transformers", "vllm", "openai"]:
+def engine_name(recipe: Recipe) -> str:
     """The engine that the recipe means: for "auto" a server where it names one, else vLLM where that
-    is installed, else transformers."""
+    is installed, else transformers. Raises UserError for a name that nothing has."""
+    check_name("engine", recipe.engine, BUILT_IN)
     if recipe.engine != "auto":
         return recipe.engine
     if recipe.base_url:
@@ -55,6 +41,10 @@ async def open_engine(recipe: Recipe, sampling: Sampling) -> Engine:
     name = engine_name(recipe)
     if name == "openai":
         return _open_server(recipe, sampling)
+    if name not in BUILT_IN:
+        if recipe.ray is not None:
+            raise UserError(f"--ray starts engines of its own, vllm or transformers; it cannot go with {name}")
+        return await asyncio.to_thread(make_engine, name, recipe.policy or "", sampling, recipe)
     if recipe.base_url:
         raise UserError(f"--base-url belongs to --engine openai, not to {name}")
     # Loading takes seconds to minutes: not in the event loop.

@@ -10,7 +10,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Literal
 
-from specs_data.format import THINK_ANSWER, ResponseFormat, load_format
+from specs_data.format import ResponseFormat, load_format
 
 __all__ = ["checkpoint", "formats"]
 
@@ -21,9 +21,8 @@ def checkpoint(name: Literal["base", "grpo-zero"]) -> Path:
 
 
 def formats() -> dict[str, ResponseFormat]:
-    """The response formats the base was trained on, by name: think-answer, and the shipped TOML files."""
-    found = [load_format(str(path)) for path in sorted(Path(str(files("specs_data.formats"))).glob("*.toml"))]
-    return {fmt.name: fmt for fmt in (THINK_ANSWER, *found)}
+    """The response formats that the base was trained on, by name."""
+    return {name: load_format(name) for name in ("think-answer", "final-answer", "json", "plain", "reasoning-solution")}
 
 
 def _here() -> Path:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from specs_data.format import ResponseFormat
 from specs_data.judges.answers import last_stated, plain
-from specs_data.plugins import Corruption, fault
+from specs_data.plugins import Corruption
 from specs_data.records import Rejected, Twin
 
 
@@ -42,3 +42,13 @@ def make_twin(
             return Twin(Rejected(result, name, origin), tuple(refused))
         refused.append((name, reason))
     return Twin(None, tuple(refused))
+
+
+def fault(original: str, corrupted: str, fmt: ResponseFormat) -> str | None:
+    """Why `corrupted` is not a format-only corruption of `original`; None if it is one. That the
+    answer is still found is for a judge to say."""
+    if fmt.check(corrupted) is None:
+        return "format not broken"
+    if fmt.content(corrupted) != fmt.content(original):
+        return "content changed"
+    return None

@@ -12,8 +12,9 @@ from specs_data.engines import Engine
 from specs_data.errors import UserError
 from specs_data.format import ResponseFormat
 from specs_data.judges.model import ModelJudge
-from specs_data.plugins import Corruption
-from specs_data.recipe import Recipe
+from specs_data.plugins import Corruption, label
+from specs_data.recipe import Recipe, deciding
+from specs_data.records import Sampling
 from specs_data.rollouts.plan import Plan, Source
 from specs_data.rollouts.responses import file_digest
 from specs_data.rollouts.sample import policy_fingerprint, policy_name, sampling
@@ -25,8 +26,9 @@ from specs_data.verifiers import Verifier
 PROMPT_VERSION = 1
 # The rules of judging; a change of them judges anew.
 JUDGE_VERSION = 2
-# What determines a policy's responses besides the policy, its prompt and the sampling.
-_GENERATION = ("seed", "dtype", "max_model_len", "limit_images", "min_pixels", "max_pixels", "model")
+# Settings that decide samples and go on record as what they stand for (a checkpoint's fingerprint, a prompt's
+# digest); all others as they are.
+_OPENED = frozenset({"policy", "responses", "engine", "format", "system_prompt", *Sampling.__struct_fields__})
 
 
 class Parts(msgspec.Struct, frozen=True):
@@ -94,7 +96,7 @@ def make_plan(store: Store, parts: Parts) -> Plan:
         system=parts.system,
         policy=source(name, generation),
         rival=source(other, rival) if rival else None,
-        verifier=":".join(filter(None, (recipe.verifier, verifier.get("model")))),
+        verifier=":".join(filter(None, (label(recipe.verifier or ""), verifier.get("model")))),
         verdicts=store.settings("verdicts", {"samples": generation, "verifier": verifier}),
         pairs=store.settings("pairs", pairing),
         samples=recipe.samples if recipe.responses is None else 1 << 30,
@@ -106,7 +108,7 @@ def name_of(recipe: Recipe) -> str:
     """What the dataset calls the policy."""
     if recipe.policy:
         return policy_name(recipe.policy)
-    return recipe.model or (recipe.responses.stem if recipe.responses else "scripted")
+    return recipe.model or (recipe.responses.stem if recipe.responses else label(recipe.engine))
 
 
 def rival_recipe(recipe: Recipe) -> Recipe:
@@ -129,9 +131,9 @@ def _generation(parts: Parts, recipe: Recipe, engine: Engine | None) -> dict[str
         return {"responses": file_digest(recipe.responses)}
     return {
         "policy": policy_fingerprint(recipe.policy or recipe.model or ""),
-        "engine": recipe.engine if engine is None else type(engine).__name__,
+        "engine": label(recipe.engine) if engine is None else type(engine).__name__,
         "system": parts.system.sha256 if parts.system else None,
         "prompt": PROMPT_VERSION,
         "sampling": msgspec.to_builtins(sampling(recipe, parts.fmt)),
-        **{key: getattr(recipe, key) for key in _GENERATION},
+        **{name: getattr(recipe, name) for name in deciding("samples") if name not in _OPENED},
     }
