@@ -74,7 +74,8 @@ class Sample(Struct, frozen=True, gc=False):
 class Judgement(Struct, frozen=True, gc=False):
     """Is the answer right? `right` is None where it cannot be judged; `rule` names what decided.
     `answer` is the final answer that was found in the response, None if there is none.
-    Tokens count only for answers judged by a model."""
+    Tokens count only for answers judged by a model. `gold` and `read` are the values that were read in
+    the gold and in the answer, where they were compared by rule."""
 
     right: bool | None
     rule: str
@@ -83,6 +84,8 @@ class Judgement(Struct, frozen=True, gc=False):
     served: str = ""
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    gold: str = ""
+    read: str = ""
 
 
 class Judged(Struct, frozen=True, gc=False):

@@ -14,13 +14,14 @@ import json
 import re
 
 from specs_data.format import THINK_ANSWER, ResponseFormat, strip_stop_tokens
-from specs_data.judges.units import adjoining_unit
+from specs_data.judges.units import adjoining_unit, in_latin
 
 # A malformed response states its answer near its end; reading more would only cost time.
 READ_AT_MOST = 50_000
 LONGEST_BARE = 200
 LONGEST_LAST_LINE = 60
 
+_BARE_BOX = re.compile(r"\\boxed\s+([A-Za-z\d])(?![\w{])|(?<![\\\w])boxed\s*\{([^{}\\]*)\}")
 _ONLY_BOX = re.compile(r"\\boxed\{([^{}\\]*)\}")
 _BOX_TOKEN = re.compile(r"\\(?:boxed|fbox)\s*\{|\\[{}]|[{}]")
 _LINK = re.compile(
@@ -41,19 +42,54 @@ _ALONE_AFTER = frozenset(("", "\n", "<"))
 _LABEL = re.compile(
     r"(?<!\w)[Aa](?:nswers?|NSWERS?)"
     r"(?:[\s*_]{0,4}:[\s*_]*|\s+(?:is|are|would be|must be|should be)\b[\s*_]*(?::[\s*_]*)?)"
+    r"|[Cc]orrect (?:option|choice)(?:[\s*_]{0,4}:[\s*_]*|\s+is\b[\s*_]*(?::[\s*_]*)?)"
+    r"|(?:答案|正解|正确选项|解答)\s*(?:[为是はを]|[:：])[\s*_:：]*"
 )
-_SENTENCE_END = re.compile(r"\n|\.(?=\s+[A-Z]|\s*$)")
+_LABEL_STEMS = {
+    **{"nswer": 1, "NSWER": 1, "orrect option": 1, "orrect choice": 1},  # with their first letter in either case
+    **{"答案": 0, "正解": 0, "正确选项": 0, "解答": 0},
+}
+_HESITATION = re.compile(r"\b(?:wait|actually|sorry|correction|on second thought|instead)\b|\bno, ", re.IGNORECASE)
+_SENTENCE_END = re.compile(r"\n|。|\.(?=\s+[A-Z]|\s*$)")
+_LEAD = re.compile(
+    r"(?:(?:so|thus|therefore|hence|then|finally|in conclusion|ans|correct|the|final|answer|total|result|we|i|get|have"
+    r"|find|obtain|count|see|found|it|is|are|costs|a total of|in total)\b[,.:]?"
+    r"|[,:=]|=>|[→⇒∴]|\\(?:Rightarrow|therefore|implies)(?![A-Za-z])|#+(?=\s))\s*",
+    re.IGNORECASE,
+)
+_VERB = r"(?:is|are|was|were|be|equals?|remains?|has|have|costs?|gives?|gets?|measures|becomes|makes|counts?|totals)"
 _STATEMENT = re.compile(
-    r"([A-Za-z][A-Za-z' ,]{0,100}?)\s(?:is|are|was|were|equals?|remains?|has|have)\s+(?:equal to\s+)?(\S.*)", re.DOTALL
+    rf"(?=.?[A-Za-z(∠△])[^=<>≈\n]{{1,150}}?\s{_VERB}\s+(?:(?:equal to|that|still|just)\s+)?(?P<said>\S.*)", re.DOTALL
 )
+_LABELLED = re.compile(r"[A-Za-z][A-Za-z' ]{0,40}:\s+(\S.*)", re.DOTALL)
+_SOLUTION = re.compile(
+    r"(.*\S)\s+(?:is|are)\s+(?:the|our|a)?\s*(?:(?:correct|final|required|right) )*"
+    r"(?:answer|solution|result|value|total)s?",
+    re.DOTALL,
+)
+_REASON = re.compile(r",?\s(?:because|since|as|which is|so)\s.*", re.DOTALL | re.IGNORECASE)
 _UNSURE = re.compile(
-    r"\b(?:not|no|never|than|least|most|less|more|if|unless|between|over|under|either|neither|none|maybe)\b|n't", re.I
+    r"\b(?:not|no|never|than|least|most|less|more|if|unless|between|over|under|either|neither|none|maybe|wait|actually"
+    r"|wrong|incorrect)\b|n't|\?",
+    re.IGNORECASE,
 )
 _TEXT_MACRO = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mathit|mathsf|operatorname|mbox)\s*\{([^{}]*)\}")
 _SPACING = re.compile(
     r"(?<!\\)\\[,;:!> ()\[\]]|\\(?:quad|qquad|displaystyle|left|right|big|Big|bigl|bigr)(?![A-Za-z])|~"
 )
+_FONT = re.compile(
+    r"\\(?:bf|it|rm|sf|large|Large|LARGE|huge|Huge|normalsize|small|limits)(?![A-Za-z])\s*"
+    r"|\\(?:text)?color\s*\{[A-Za-z]+\}(?:\s*\{([^{}]*)\})?"
+)
+_OVER = re.compile(r"\{([^{}]*)\\over(?![A-Za-z])([^{}]*)\}")
+_THIN_THOUSANDS = re.compile(r"(?<=\d)(?:,\\!|\{,\}(?:\\!)?|\\,|,\\,)(?=\d{3}(?!\d))")
 _MACROS = (
+    (re.compile(r"\\angle(?![A-Za-z])\s*"), "∠"),
+    (re.compile(r"\\triangle(?![A-Za-z])\s*"), "△"),
+    (re.compile(r"\\colon(?![A-Za-z])"), ":"),
+    (re.compile(r"\\(?:lor|vee)(?![A-Za-z])"), " or "),
+    (re.compile(r"\\overline\s*\{\s*([A-Z]{2})\s*\}"), r"\1"),
+    (re.compile(r"\\tfrac(?![A-Za-z])"), r"\\frac"),
     (re.compile(r"\\[dtc]frac(?![A-Za-z])"), r"\\frac"),
     (re.compile(r"\^\s*(?:\\circ|\{\s*\\circ\s*\})|\\degree(?![A-Za-z])"), "°"),
     (re.compile(r"\\(?:times|cdot)(?![A-Za-z])"), "*"),
@@ -71,7 +107,7 @@ _ODD = str.maketrans(
         **dict.fromkeys("‘’′", "'"),
         **dict.fromkeys("“”″", '"'),
         **{"∞": "\\infty ", "÷": "/", "⁄": "/", "µ": "μ", "\u2126": "Ω", "\u212a": "K", "\u212b": "Å", "º": "°"},
-        **{"。": ".", "、": ","},
+        **{"。": ".", "、": ",", "∶": ":", "或": " or ", "和": " and "},
         **{"½": " 1/2", "⅓": " 1/3", "⅔": " 2/3", "¼": " 1/4", "¾": " 3/4", "⅛": " 1/8"},
         **_WIDE,
     }
@@ -117,12 +153,23 @@ def stated_answers(text: str) -> list[tuple[int, str]]:
     return sorted((start, answer) for start, answer in found if _is_bare(answer))
 
 
+def unboxed(text: str) -> str:
+    """`text`, or what its box says; of several boxes what all of them say: 3, 7."""
+    found = boxes(text)
+    if not found:
+        return text
+    linked = _last_box(text)
+    if len(found) > 1 and linked and linked[1] == found[-1][2].strip():
+        return ", ".join(content for _, _, content in found)
+    return linked[1] if linked else ""
+
+
 def plain(text: str) -> str:
     """`text` without typography: Unicode signs as ASCII, spacing and text macros, math and markdown
     delimiters and a final full stop taken away. What a number or a word looks like afterwards does
     not depend on who typeset it."""
     if not text.isascii():
-        text = _LOWERED.sub(_lowered, _RAISED.sub(_raised, text)).translate(_ODD)
+        text = in_latin(_LOWERED.sub(_lowered, _RAISED.sub(_raised, text)).translate(_ODD))
     text = text.strip(_EDGES)
     if len(text) > 2 and text[0] == text[-1] == "$":
         text = text[1:-1]
@@ -157,9 +204,26 @@ def _lowered(run: re.Match[str]) -> str:
 
 
 def said(answer: str) -> str | None:
-    """What follows the verb of a plain statement, or None where there is no such statement."""
-    sentence = _STATEMENT.fullmatch(answer)
-    return None if sentence is None or _UNSURE.search(answer) else sentence[2]
+    """What a plain sentence says: what follows its verb or its label, without a lead and a reason.
+    None where `answer` is no such sentence, or is not sure."""
+    if _UNSURE.search(answer) or not _has_words(answer):
+        return None
+    text = answer
+    while lead := _LEAD.match(text):
+        text = text[lead.end() :]
+    text = _REASON.sub("", text)
+    if solution := _SOLUTION.fullmatch(text):
+        text = solution[1]
+    elif sentence := _STATEMENT.fullmatch(text):
+        text = sentence["said"]
+    elif label := _LABELLED.fullmatch(text):
+        text = label[1]
+    text = text.strip(_EDGES)
+    return text if text and text != answer else None
+
+
+def _has_words(text: str) -> bool:
+    return any(text[at : at + 2].isalpha() or text[at] in "→⇒∴:" for at in range(len(text) - 1))
 
 
 def boxes(text: str) -> list[tuple[int, int, str]]:
@@ -188,7 +252,8 @@ def _plain_latex(text: str) -> str:
         text, changed = _TEXT_MACRO.subn(r" \1 ", text)
         if not changed:
             break
-    text = text.replace("{,}", ",").replace("\\%", "%").replace("\\$", "$ ")
+    text = _OVER.sub(r"\\frac{\1}{\2}", _FONT.sub(r"\1", text))
+    text = _THIN_THOUSANDS.sub("", text).replace("{,}", ",").replace("\\%", "%").replace("\\$", "$ ")
     for pattern, replacement in _MACROS:
         text = pattern.sub(replacement, text)
     return _SPACING.sub(" ", text)
@@ -209,12 +274,17 @@ def _stated(part: str) -> str | None:
 def _after_label(part: str) -> str | None:
     """The rest of the sentence after the last answer label in `part`."""
     ends = _labels(part)
-    return _after(part, ends[-1]) or None if ends else None
+    return _after_last(part, ends[-1]) or None if ends else None
+
+
+def _after_last(text: str, label: int) -> str:
+    """What the last label announces; all that follows it where that takes it back."""
+    return text[label:].strip() if _HESITATION.search(text, label) else _after(text, label)
 
 
 def _after(text: str, label: int) -> str:
     """What a label that ends at `label` announces: the line after a colon, else the rest of the sentence."""
-    if text[max(0, label - 8) : label].rstrip(" *_").endswith(":"):
+    if text[max(0, label - 8) : label].rstrip(" *_").endswith((":", "：")):
         stop = text.find("\n", label)
         return text[label : stop if stop >= 0 else len(text)].strip()
     found = _SENTENCE_END.search(text, label)
@@ -227,11 +297,12 @@ def _last_box(text: str) -> tuple[int, str] | None:
         return (only.start(), answer) if answer else None
     found = boxes(text)
     if not found:
-        return None
+        *_, bare = (None, *_BARE_BOX.finditer(text)) if "boxed" in text else (None,)
+        return (bare.start(), (bare[1] or bare[2]).strip()) if bare and (bare[1] or bare[2]) else None
     first = last = len(found) - 1
     while first and _is_linked(text, *found[first - 1][:2], found[first][0]):
         first -= 1
-    contents = [_with_neighbours(text, start, end, _unboxed(content)) for start, end, content in found[first:]]
+    contents = [_with_neighbours(text, start, end, _innermost(content)) for start, end, content in found[first:]]
     if first == last or len(set(contents)) == 1:
         answer = contents[0]
     elif text[found[first][1] : found[first + 1][0]].strip(" $") == "}{":
@@ -269,7 +340,7 @@ def _with_neighbours(text: str, start: int, end: int, content: str) -> str:
     return f"{content} {unit}" if unit else content
 
 
-def _unboxed(content: str) -> str:
+def _innermost(content: str) -> str:
     inner = boxes(content)
     while inner and content.strip() == content[inner[0][0] : inner[0][1]]:
         content = inner[0][2]
@@ -321,17 +392,17 @@ def _last_label(text: str, after: int, fmt: ResponseFormat) -> tuple[int, str] |
     ends += [start + len(label) for label in fmt.labels if (start := text.rfind(label, after)) >= 0]
     if not ends:
         return None
-    body = _without_markers(_after(text, max(ends)), fmt).strip().removesuffix(".")
+    body = _without_markers(_after_last(text, max(ends)), fmt).strip().removesuffix(".")
     return (max(ends), body) if _is_bare(body) and "\\boxed" not in body else None
 
 
 def _labels(text: str, after: int = 0) -> list[int]:
     """Where the answer labels from `after` on end. (Looking for the stem is much faster than a regex.)"""
     ends = []
-    for stem in ("nswer", "NSWER"):
-        at = text.find(stem, after + 1)
-        while at > 0:
-            label = _LABEL.match(text, at - 1)
+    for stem, before in _LABEL_STEMS.items():
+        at = text.find(stem, after + before)
+        while at >= 0:
+            label = _LABEL.match(text, at - before) if at >= before else None
             if label:
                 ends.append(label.end())
             at = text.find(stem, at + len(stem))

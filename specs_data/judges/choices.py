@@ -1,57 +1,98 @@
-"""Multiple choice, by letter or by content.
+"""Multiple choice, by letter, by content, or by both.
 
-Worked example, for the choices (A) 30° and (B) 60°: `B`, `(B) 60°`, `b. 60°`, `B (60°)`, `60°`, `60`,
-`B) because A is wrong` and `It is 60°` all choose B; `A or B` chooses nothing, and neither does
-`(A) 60°`, whose letter and content disagree.
+Worked example, for the choices (A) 30° and (B) 60°: `B`, `(B) 60°`, `b. 60°`, `B (60°)`, `60° (option B)`,
+`60°`, `60`, `B) because A is wrong`, `Therefore, B is correct.`, `故选B` and `It is 60°` all choose B;
+`A or B` chooses nothing, and neither does `(A) 60°` or `(A) 45°`, whose letter and content disagree.
+Contents are compared as values: 0.5 is 1/2, and -2 is not 2.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from functools import cache, lru_cache
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
 
-from specs_data.judges.answers import plain, said, without_indices
-from specs_data.judges.numbers import read_quantity, same_quantity
+from msgspec import Struct
 
-_NAMED = re.compile(
-    r"(?:the\s+)?(?:correct\s+)?(?:option|choice|answer|letter)\s*(?:is\b\s*)?:?\s*(?=[(\[]?\s*[A-Za-z]\b)",
+from specs_data.judges.answers import plain, said
+from specs_data.judges.values import (
+    Formula,
+    Meaning,
+    Value,
+    Words,
+    fold,
+    is_structured,
+    read_value,
+    reasoned,
+    same_value,
+    spelling,
+)
+
+__all__ = [
+    "Choice",
+    "chosen_letters",
+    "find_choice",
+    "fold",
+    "gold_letters",
+    "listed_choices",
+    "read_choice",
+    "read_letters",
+]
+
+_LEAD = re.compile(
+    r"(?:(?:so|thus|therefore|hence|finally|then|clearly|in conclusion|ans|correct|solution|i choose|it is|it's"
+    r"|among the (?:options|choices))\b[\s,.:]*"
+    r"|(?:the\s+)?(?:(?:final|correct|right|best|appropriate|most|possible)\s+)*"
+    r"(?:options?|choices?|answers?|letter)\b(?:\s+letter)?(?:\s+to\s+th\w+\s+\w+)?"
+    r"(?:\s+(?:is|are|would be|should be|must be)\b)?[\s:→=>-]*"
+    r"|(?:=>|[→⇒>∴]|\\(?:Rightarrow|therefore)|#+\s|-\s+(?=\(?[A-Z]\b))\s*"
+    r"|[故因此所以综上本题应]*(?:正确)?(?:答案|选项)?(?:应?选择?|[是为])?\s*[,:]?\s*(?<=[\u4e00-\u9fff,: ]))",
     re.IGNORECASE,
 )
+_FORM = r"(?:\(\s*([A-Z])\s*\)|\[\s*([A-Z])\s*\]|([A-Z]))"
 _BARE = re.compile(r"[(\[{]?\s*([A-Za-z])\s*[)\]}]?\s*[.:]?")
 _LETTER = re.compile(
-    r"(?:\(\s*([A-Z])\s*\)|\[\s*([A-Z])\s*\]|([A-Z])(?=\s*[).:\],]|\s+[-]\s))\s*[).:\],-]*\s*(.*)", re.DOTALL
+    r"(?:\(\s*([A-Z])\s*\)|\[\s*([A-Z])\s*\]|([A-Z])(?=\s*[).:\],;]|\s+[-]\s))\s*[).:\],;-]*\s*(.*)", re.DOTALL
 )
 _IN_BRACKETS = re.compile(r"([A-Z])\s*(\([^()]*\))\s*")  # B (blue)
+_RIGHT = re.compile(
+    rf"{_FORM}\s+(?:is|are)\s+(?:the\s+)?(?:only\s+)?(?:correct|right|true|best|answer)\b(.*)", re.DOTALL
+)
 _BOLD = re.compile(r"\*\*\(?([A-Z])[).:]?\*\*[).:]?(?=\s+\S)")
 _MARKED = re.compile(
     r"[(\[]?[ \t]*([A-Za-z])(?![A-Za-z])[ \t]*[)\]]?[ \t]*(?:[.:=-]|\bis\b)?[ \t]*([^ \t].*)", re.DOTALL
 )
+_LAST = re.compile(
+    r"(.*?)[\s,]*(?:\(\s*(?:option |choice |answer )?([A-Z])\s*\)|(?:option|choice|answer)\s+\(?([A-Z])\)?)\s*",
+    re.DOTALL | re.IGNORECASE,
+)
+_INSIDE = re.compile(
+    r"\b(?:option|choice|answer)\s+(?:is\s+)?\(?([A-Z])\b\)?|\b([A-Z]) is (?:the )?(?:correct|right)\b"
+)
 _OPTION = re.compile(r"(?:^|(?<=\s))(?:\(([A-Z])[).:][ \t]*|([A-Z])[).:][ \t]+)", re.MULTILINE)
-_ROOT = re.compile(r"(?:\\sqrt\s*|√\s*)(?:\{\s*(\w+)\s*\}|\(\s*(\w+)\s*\)|(\d+|[A-Za-z]))")
-_RATIO = re.compile(r"\\frac\s*(?:\{([^{}]*)\}\s*\{([^{}]*)\}|(\d)\s*(\d))")
 _SEVERAL = re.compile(r"[(\[]?[A-Z][)\]]?(?:\s*(?:,|;|/|&|\band\b|\s)\s*(?:and\s+)?[(\[]?[A-Z][)\]]?)+")
 _JOINED = re.compile(r"[A-H]{2,8}")
 _ANOTHER = re.compile(r"(?:or|and|,|/|&)?\s*[(\[]?[A-Z](?:[)\].:,]|\s*$|\s+(?:or|and)\b)")
 _PREFIX = re.compile(r"[(\[]?([A-Z])[)\].:]\s*(?=\S)")
-_FOLDED = re.compile(r"[\s\-_,;:'\"`]+")
-_EDGES = " .!?()[]{}*"
+_DENIED = re.compile(
+    r"\b(?i:not|isn't|rather than|instead of)\s+(?i:option\s+|choice\s+)?[(\[]?[A-Z]\b[)\]]?[,;.]?"
+    r"|(?i:because |since |as |and |option |choice )*[(\[]?\b[A-Z][)\]]? (?:is|are)"
+    r" (?:incorrect|wrong|false|not (?:correct|right|true))[,;.]?"
+)
+# Another letter that the rest of an answer commits to.
+_CLAIM = re.compile(
+    r"(?:(?:answer|option|choice|letter)s?(?: letter)?(?: is| are|:)?"
+    r"|\b(?i:it is|it's|rather|but|no,|wait,|choose|select|pick|or))\s*[(\[]?([A-Z])(?![\w'])"
+)
+_NOT_OTHER = re.compile(r",?\s+(?:not|rather than|instead of)\s+.*", re.DOTALL | re.IGNORECASE)
+_WHICH = re.compile(r"(?:which|that|it)\s+(?:is|equals)\s+(.*)|.*[=≈]\s*([^=≈]+)", re.DOTALL | re.IGNORECASE)
 
 
-def fold(text: str) -> str:
-    """A word or phrase without case, punctuation and a leading article: what makes two the same."""
-    text = _FOLDED.sub(" ", without_indices(plain(text)).casefold()).strip(_EDGES)
-    for article in ("the ", "a ", "an "):
-        if text.startswith(article) and len(text) > len(article):
-            return text[len(article) :]
-    return text
+class Choice(Struct, frozen=True):
+    """The letters that an answer chooses, None where it chooses none or contradicts itself, and what it says."""
 
-
-def _mathematics(text: str) -> str:
-    """A formula in one spelling: `2\\sqrt{3}` and `2√3` are the same."""
-    text = _ROOT.sub(lambda root: f"√({root[1] or root[2] or root[3]})", plain(text))
-    text = _RATIO.sub(lambda ratio: f"{ratio[1] or ratio[3]}/{ratio[2] or ratio[4]}", text).replace("\\pi", "π")
-    return re.sub(r"[\s*]|\{(?=\w\})|(?<=\^\{\w)\}", "", re.sub(r"(?<![A-Za-z])pi(?![A-Za-z])", "π", text))
+    letters: frozenset[str] | None
+    said: str = ""
 
 
 def listed_choices(question: str) -> tuple[str, ...]:
@@ -67,11 +108,8 @@ def listed_choices(question: str) -> tuple[str, ...]:
 
 
 def read_letters(text: str) -> tuple[frozenset[str], str] | None:
-    """The letters that `text` chooses and what it says after one, or None where it chooses none."""
-    text = plain(_BOLD.sub(r"\1)", text) if "**" in text else text).replace("*", "")
-    named = _NAMED.match(text)
-    if named:
-        text = text[named.end() :]
+    """The letters that `text` begins with and what it says after them, or None where it chooses none."""
+    text = _without_lead(_plain(text))
     bare = _BARE.fullmatch(text)
     if bare:
         return frozenset(bare[1].upper()), ""
@@ -82,26 +120,20 @@ def read_letters(text: str) -> tuple[frozenset[str], str] | None:
     bracketed = _IN_BRACKETS.fullmatch(text)
     if bracketed and not _ANOTHER.match(bracketed[2]):
         return frozenset(bracketed[1]), bracketed[2]
-    found = _LETTER.match(text)
+    found = _RIGHT.fullmatch(text) or _LETTER.match(text)
     if not found or _ANOTHER.match(found[4]):
         return None
     return frozenset(found[1] or found[2] or found[3]), found[4].strip()
 
 
 def find_choice(text: str, choices: Sequence[str]) -> str | None:
-    """The letter of the one choice whose content is `text`, as words or as a number; None for no one."""
+    """The letter of the one choice whose content is `text`, as words or as a value; None for no one."""
     contents = _contents(tuple(choices))
-    folded = fold(text)
-    found = [letter for letter, content in contents if fold(content) == folded]
-    if not found and folded.endswith(" one"):
-        found = [letter for letter, content in contents if fold(content) == folded.removesuffix(" one")]
-    if not found and any(mark in text for mark in "\\√π"):
-        formula = _mathematics(text)
-        found = [letter for letter, content in contents if _mathematics(content) == formula]
+    written = spelling(text)
+    found = [letter for letter, content in contents if content.spelling == written]
     if not found:
-        number = read_quantity(text)
-        values = [(letter, read_quantity(content)) for letter, content in contents] if number else []
-        found = [letter for letter, value in values if value and number and same_quantity(value, number)]
+        value = read_value(plain(text).removesuffix(" one"), True)
+        found = [letter for letter, content in contents if same_value(content.value, value, _cannot_tell)]
     return found[0] if len(found) == 1 else None
 
 
@@ -113,8 +145,8 @@ def gold_letters(gold: str, choices: Sequence[str]) -> frozenset[str] | str:
         letters = None
     if letters and _JOINED.fullmatch(gold) and sorted(gold) != list(gold):
         letters = None  # a word: BAD
-    if content and letters and letters[0] != {content} and not letters[1]:
-        return "ambiguous gold"
+    if content and letters and letters[0] != {content}:
+        return frozenset(content) if letters[1] else "ambiguous gold"
     if letters:
         return letters[0]
     return frozenset(content) if content else "gold is not a choice"
@@ -122,39 +154,121 @@ def gold_letters(gold: str, choices: Sequence[str]) -> frozenset[str] | str:
 
 def chosen_letters(answer: str, choices: Sequence[str]) -> frozenset[str] | None:
     """The letters that an answer chooses, None where it chooses none or contradicts itself."""
-    found = read_letters(answer)
+    return read_choice(answer, choices).letters
+
+
+def read_choice(answer: str, choices: Sequence[str]) -> Choice:
+    """What an answer chooses, by its letter and its content, which must agree."""
+    text = _DENIED.sub(" ", _plain(answer)).strip(" ,;")
+    bare = _BARE.fullmatch(text)
+    if choices and not (bare and bare[1].upper() in _letters(choices)) and (content := find_choice(text, choices)):
+        return Choice(frozenset(content), f"{content}: {text}")
+    found = read_letters(text)
     if choices and (found is None or found[1]):
-        marked = _MARKED.fullmatch(plain(answer).replace("*", ""))
-        if marked and find_choice(marked[2], choices) == marked[1].upper():
-            return frozenset(marked[1].upper())
+        marked = _MARKED.fullmatch(text)
+        content = find_choice(marked[2], choices) if marked else None
+        if marked and content:
+            same = content == marked[1].upper()
+            return Choice(frozenset(content) if same else None, f"{marked[1].upper()}: {marked[2]}")
     if found is None or (choices and not found[0] <= _letters(choices)):
-        content = find_choice(answer, choices) or _said_choice(answer, choices)
-        return frozenset(content) if content else None
+        found = _letter_inside(text, choices)
+    if found is None:
+        content = _said_choice(text, choices)
+        return Choice(frozenset(content) if content else None, f"{content}: {text}" if content else text)
     letters, rest = found
-    other = find_choice(rest, choices) if rest and choices else None
-    return None if other and other not in letters else letters
+    what = ", ".join(sorted(letters)) + f": {rest}" * bool(rest)
+    return Choice(None if _is_contradicted(letters, rest, choices) else letters, what)
 
 
-def _said_choice(answer: str, choices: Sequence[str]) -> str | None:
-    """The choice that a statement ends in: `The ball is blue`. One about a letter is none."""
-    stated = said(plain(answer)) if choices else None
-    return find_choice(stated, choices) if stated and answer[1:2].isalpha() else None
+def _plain(text: str) -> str:
+    return plain(_BOLD.sub(r"\1)", text) if "**" in text else text).replace("*", "") if "**" in text else plain(text)
+
+
+def _without_lead(text: str) -> str:
+    while (lead := _LEAD.match(text)) and lead.end():
+        text = text[lead.end() :]
+    return text
+
+
+def _letter_inside(text: str, choices: Sequence[str]) -> tuple[frozenset[str], str] | None:
+    """The one letter that a sentence names at its end or as an option: 45° (B), `which is option C`."""
+    last = _LAST.fullmatch(text)
+    if last and (last[2] or last[3]).isupper():
+        found, rest = {last[2] or last[3]}, last[1]
+    else:
+        found, rest = {one or other for one, other in _INSIDE.findall(text)}, ""
+    if len(found) != 1 or (choices and not found <= _letters(choices)) or _ANOTHER.search(rest):
+        return None
+    return frozenset(found), rest
+
+
+def _is_contradicted(letters: frozenset[str], rest: str, choices: Sequence[str]) -> bool:
+    """Does what is said beside the letters name another letter, or the content of no choice or of another?"""
+    if any(claim[1] not in letters for claim in _CLAIM.finditer(rest)):
+        return True
+    if not choices or not rest or len(letters) > 1:
+        return False
+    named = [(content, find_choice(content, choices)) for content in _contents_said(rest)]
+    if any(letter in letters for _, letter in named):
+        return False
+    return any(letter for _, letter in named) or any(_is_value(content, choices) for content, _ in named)
+
+
+def _contents_said(rest: str) -> Iterator[str]:
+    yield rest
+    inner = rest.strip()
+    if inner[:1] == "(" and inner[-1:] == ")":
+        yield inner[1:-1]
+    if which := _WHICH.fullmatch(inner):
+        yield which[1] or which[2]
+    if stated := said(inner):
+        yield stated
+
+
+def _is_value(content: str, choices: Sequence[str]) -> bool:
+    """Is this a value of the choices' kind, or a formula as they are, so that it must be one of them?"""
+    value = read_value(content, True)
+    kinds = {type(choice.value) for _, choice in _contents(tuple(choices))}
+    if isinstance(value, Words | Meaning):
+        return False
+    return type(value) in kinds and (
+        is_structured(value) or not re.search(r"[A-Za-z]{3}", re.sub(r"\\[A-Za-z]+", "", content))
+    )
+
+
+def _said_choice(text: str, choices: Sequence[str]) -> str | None:
+    """The choice that a sentence says: `The ball is blue`, `No, because ...`, `A dog, not a cat`."""
+    if not choices:
+        return None
+    candidates = [_without_lead(text), said(text), said(_without_lead(text)), _NOT_OTHER.sub("", text)]
+    found = {find_choice(candidate, choices) for candidate in candidates if candidate and candidate != text}
+    if meaning := reasoned(text):
+        found.add(find_choice(meaning.said, choices))
+    found.discard(None)
+    return found.pop() if len(found) == 1 else None
+
+
+def _cannot_tell(_gold: Formula, _answer: Formula) -> None:
+    return None
 
 
 def _letters(choices: Sequence[str]) -> frozenset[str]:
-    return _first_letters(min(len(choices), 26))
+    return frozenset(chr(ord("A") + number) for number in range(min(len(choices), 26)))
 
 
-@cache
-def _first_letters(count: int) -> frozenset[str]:
-    return frozenset(chr(ord("A") + number) for number in range(count))
+class _Content(Struct, frozen=True):
+    spelling: str
+    value: Value
 
 
 @lru_cache(maxsize=1024)
-def _contents(choices: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+def _contents(choices: tuple[str, ...]) -> tuple[tuple[str, _Content], ...]:
     """(letter, content) of each choice; a choice may carry its letter: `(A) red`."""
     prefixes = [_PREFIX.match(choice) for choice in choices]
     letters = [chr(ord("A") + number) for number in range(len(choices))]
     if all(prefix and prefix[1] == letter for prefix, letter in zip(prefixes, letters, strict=True)):
         choices = tuple(choice[prefix.end() :] for choice, prefix in zip(choices, prefixes, strict=True) if prefix)
-    return tuple(zip(letters, choices, strict=True))
+    return tuple(
+        (letter, _Content(spelling(choice), read_value(choice, True)))
+        for letter, choice in zip(letters, choices, strict=True)
+    )

@@ -21,37 +21,45 @@ The policy, in full:
 - A percent sign is a unit that only one side may have, and it is also a factor: 50% is 0.5, and
   5% is 5 as well as 0.05. Two percentages are compared as they stand.
 - A comma or a space before groups of three digits separates thousands; a decimal comma is not read.
+- A root or pi makes a number, too (3\\sqrt2, 16\\pi cm^2): it is known to 60 digits and the same where 40 agree.
+- `a - b` of two plain numbers is a range, a score or a date and no number (see `values`).
 """
 
 from __future__ import annotations
 
 import re
+from decimal import Decimal
 from fractions import Fraction
 from functools import cache, lru_cache
 from itertools import pairwise, takewhile
 from typing import Any
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from specs_data.judges.answers import plain
+from specs_data.judges.constants import agree, read_constant, spelled
 from specs_data.judges.units import read_unit, unit_of
 
 LONGEST = 120
 NOISE = Fraction(1, 10**9)
 ENOUGH_DIGITS = 3
 MOST_DIGITS = 400
-MOST_BITS = 20_000
 
 
 class Quantity(Struct, frozen=True):
     """A number. `places` counts the decimal places it shows, None where it is written exactly;
-    `digits` counts its significant digits; `name` is the variable it is assigned to (x = 5)."""
+    `digits` counts its significant digits; `name` is the variable it is assigned to (x = 5). A `surd` is
+    irrational: `value` is within 1e-50 of it. `also` is the same number as it is rounded (2√7 ≈ 5.29)."""
 
     value: Fraction
     places: int | None = None
     digits: int = 0
     unit: str = ""
     name: str = ""
+    surd: bool = False
+    also: Quantity | None = None
+    text: str = ""
 
 
 _INTEGER = re.compile(r"[+-]?\d{1,15}")
@@ -65,21 +73,23 @@ _HEAD = re.compile(
     r"|\s*\\frac\s*(?:\{\s*(?P<ftop>\d{1,9})\s*\}\s*\{\s*(?P<fbelow>\d{1,9})\s*\}|(?P<ft>\d)\s*(?P<fb>\d)))?"
 )
 _FRACTION = re.compile(r"([+-]?)\s*\\frac\s*(?:\{\s*([+-]?\d{1,30})\s*\}\s*\{\s*([+-]?\d{1,30})\s*\}|(\d)\s*(\d))")
+_REPEATING = re.compile(r"([+-]?)\s*(\d{0,20})\.(\d{0,20})\\(?:overline|dot|bar)\s*(?:\{\s*(?=\d)|(?=\d))(\d{1,20})\}?")
 _NAME = re.compile(
-    r"(?P<name>(?:m\s*)?(?:\\angle|\\triangle|∠|△)?\s*[A-Za-z]+(?:_\{?\w{1,8}\}?)?(?: [A-Za-z]+){0,3})\s*[=≈](?!=)\s*"
+    r"\s*(?:(?:m\s*)?[∠△]?\s*[A-Za-z]+'*(?:_\{?[\w△]{1,8}\}?)?(?: [A-Za-z]+){0,3}|[A-Za-z]\([A-Za-z0-9]\)|\|[A-Z]{2}\|"
+    r"|\\frac\s*\{[A-Z]{2}\}\s*\{[A-Z]{2}\}|[A-Z]{2}\s*/\s*[A-Z]{2}|\\(?:sin|cos|tan)\s*∠?\s*[A-Z]{1,3})\s*"
 )
-_NO_NAME = re.compile(r"[a-z]{2}|.*(?:sin|cos|tan|cot|sec|csc|log|ln|exp|sqrt)\b.*")
+_NO_NAME = re.compile(r"[a-z]{2}|(?!\\).*(?:sin|cos|tan|cot|sec|csc|log|ln|exp|sqrt)\b.*")
+_SIDES = re.compile(r"(=|≈)")
+_FORMULA = re.compile(r"(?:\\(?:frac|sqrt|sin|cos|tan)|[A-Z]{1,3}|(?<![a-z])[a-z](?![a-z])|[\d.+\-*/^(){}\sπ∠])+")
+_MOST_SIDES = 8
+_RANGE = re.compile(r"\d[\d.,]*\s*-\s*\d[\d.,]*(?:\s*-\s*\d[\d.,]*)?")
 _ABOUT = re.compile(r"(?:≈|~|=|approximately|approx\.?|about|around|roughly|nearly|exactly|only)\s*", re.IGNORECASE)
 _SCALE = re.compile(r"\s*(hundred|thousand|million|billion|trillion|dozen)s?\b", re.IGNORECASE)
 _SCALES = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12}
 
-_ARITHMETIC = re.compile(r"[\d.+\-*/^(){}\s]+")
-_TOKEN = re.compile(r"\s*(?:(\d+(?:\.\d+)?|\.\d+)|(\*\*|[-+*/^()]))")
-_SIMPLE_FRACTION = re.compile(r"\\frac\s*\{([^{}\\]*)\}\s*\{([^{}\\]*)\}|\\frac\s*(\d)\s*(\d)")
-
-_GAP = re.compile(r"(?<=[\w})])\s+(?=[A-Za-zμΩ]|\\(?:Omega|mu)(?![A-Za-z]))")
-_MACRO = re.compile(r"\\[A-Za-z]+|(?<![A-Za-z])(?:pi|sqrt|e)(?![A-Za-z])")
-_VARIABLE = re.compile(r"[A-Za-z=<>]")
+_CONSTANT_ENDS = re.compile(r"\s*(?:[A-Za-zμΩ°%$€£]|$)")
+_RAISED = re.compile(r"\^\((\d)\)")
+_ALGEBRA = re.compile(r"\s*[A-Za-ln-zΩ](?![A-Za-z]).*")  # also of 2π h, where h may well be a height
 
 _ONES = (
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
@@ -126,10 +136,31 @@ def read_quantity(text: str, letters: bool = True) -> Quantity | None:
     return _remembered(text, letters)
 
 
+def read_term(text: str) -> Quantity | None:
+    """The number that one side of an equation is. There, 9 - 4 is a subtraction."""
+    return _read_value(plain(text), True) if len(text) <= LONGEST else None
+
+
 def same_quantity(gold: Quantity, answer: Quantity) -> bool:
     """Is `answer` the number `gold`? Not symmetric: see the policy above."""
-    if gold.name and answer.name and gold.name != answer.name:
+    if names_differ(gold.name, answer.name):
         return False
+    forms = (one for one in (gold, gold.also) if one), [one for one in (answer, answer.also) if one]
+    return any(_same_form(wanted, found) for wanted in forms[0] for found in forms[1])
+
+
+def names_differ(gold: str, answer: str) -> bool:
+    """Are these the names of two different things? `Area` and `A` may be one."""
+    if not gold or not answer or gold == answer:
+        return False
+    short, long = sorted((gold, answer), key=len)
+    is_word = len(long) > 2 and long.isalpha() and not long.isupper()
+    return not (
+        is_word and long[:1].lower() == short[:1].lower() and (len(short) == 1 or long.lower() == short.lower())
+    )
+
+
+def _same_form(gold: Quantity, answer: Quantity) -> bool:
     if gold.unit == answer.unit:
         return same_number(gold, answer)
     if "%" in (gold.unit, answer.unit) and not (gold.unit and answer.unit):
@@ -142,13 +173,13 @@ def same_quantity(gold: Quantity, answer: Quantity) -> bool:
     scale, offset = factors
     # A converted number shows no decimal place of its own: only the gold's precision counts.
     places = None if answer.places is None and gold.places is None else 10 * MOST_DIGITS
-    return same_number(gold, Quantity(answer.value * scale + offset, places, answer.digits))
+    return same_number(gold, Quantity(answer.value * scale + offset, places, answer.digits, surd=answer.surd))
 
 
 def same_number(gold: Quantity, answer: Quantity) -> bool:
     """Are the numbers the same, units aside?"""
     difference = abs(answer.value - gold.value)
-    if not difference:
+    if not difference or ((gold.surd or answer.surd) and agree(gold.value, answer.value)):
         return True
     if gold.places is None and answer.places is None:
         return False
@@ -156,7 +187,7 @@ def same_number(gold: Quantity, answer: Quantity) -> bool:
         return True
     if gold.places is not None:
         return (answer.places is None or answer.places > gold.places) and rounds_to(answer.value, gold)
-    return answer.places is not None and not _terminates(gold.value) and rounds_to(gold.value, answer)
+    return answer.places is not None and (gold.surd or not _terminates(gold.value)) and rounds_to(gold.value, answer)
 
 
 def rounds_to(value: Fraction, shown: Quantity) -> bool:
@@ -182,19 +213,53 @@ def _remembered(text: str, letters: bool) -> Quantity | None:
 
 
 def _read(text: str, letters: bool) -> Quantity | None:
-    name = ""
     lead = _LEAD.match(text) if text[:1].isalpha() else None
     if lead:
         text = text[lead.end() :]
-    named = _NAME.match(text) if "=" in text or "≈" in text else None
-    if named and "=" not in text[named.end() :] and not _NO_NAME.fullmatch(named["name"]):
-        name = "".join(named["name"].split()).lower()
-        text = text[named.end() :]
     about = None if text[:1].isdigit() else _ABOUT.match(text)
     if about:
         text = text[about.end() :]
-    found = _read_value(text, letters)
-    return found if found is None or not name else Quantity(found.value, found.places, found.digits, found.unit, name)
+    if "=" in text or "≈" in text:
+        return _read_chain(text, letters)
+    return None if _RANGE.fullmatch(text) else _read_value(text, letters)
+
+
+def _read_chain(text: str, letters: bool) -> Quantity | None:
+    """`x = 5`, `AB = 2√7 ≈ 5.29`, `3 + 9 = 12`: a name and sides that are all the same, or nothing."""
+    first, *rest = _SIDES.split(text, maxsplit=_MOST_SIDES)
+    signs, sides = rest[::2], rest[1::2]
+    if _NAME.fullmatch(first) and not _NO_NAME.fullmatch(first.strip()) and read_quantity(first, letters) is None:
+        name = "".join(first.split())
+        if len(sides) == 1 and _RANGE.fullmatch(sides[0].strip()):
+            return None
+    elif len(sides) == 1 and _NAME.fullmatch(sides[0]) and len(sides[0].strip()) == 1:
+        name, sides = sides[0].strip(), [first]  # 3 = x
+    else:
+        name, sides, signs = "", [first, *sides], ["=", *signs]
+    values = [_read_value(side.strip(), letters) for side in sides]
+    if name:  # the formula in S = ab/2 = 12 says nothing that could be wrong
+        known = [
+            at for at, side in enumerate(sides) if values[at] or at == len(sides) - 1 or not _FORMULA.fullmatch(side)
+        ]
+        values, signs = [values[at] for at in known], [signs[at] for at in known]
+    value, *others = (read for read in values if read) if all(values) else (None,)
+    if value is None or not all(_follows(value, other, sign) for other, sign in zip(others, signs[1:], strict=True)):
+        return None
+    unit = next((other.unit for other in (value, *others) if other.unit), "")
+    last = replace(others[-1], unit=unit) if others else None
+    if last and last.places is None:  # the exact one that is written last
+        value, last = last, None
+    return replace(value, unit=unit, name=name, also=last)
+
+
+def _follows(value: Quantity, other: Quantity, sign: str) -> bool:
+    """Is the next side of a chain the same number, or near it where it says so?"""
+    if value.unit and other.unit and value.unit != other.unit:
+        return False
+    if same_number(value, other) or same_number(other, value):
+        return True
+    near = other if other.places is not None else value
+    return sign == "≈" and near.places is not None and abs(value.value - other.value) <= Fraction(10) ** -near.places
 
 
 def _read_value(text: str, letters: bool) -> Quantity | None:
@@ -205,7 +270,7 @@ def _read_value(text: str, letters: bool) -> Quantity | None:
     return (
         _read_literal(text, letters)
         or _read_words(text)
-        or _read_arithmetic(text)
+        or _read_constant(text, letters)
         or _read_twice(text, letters)
         or _read_compound(text)
     )
@@ -238,6 +303,11 @@ def _read_compound(text: str) -> Quantity | None:
 
 def _read_literal(text: str, letters: bool) -> Quantity | None:
     text = text.strip()
+    if "\\" in text and (repeating := _REPEATING.match(text)):
+        sign, whole, decimals, again = repeating.groups()
+        nines = 10 ** len(decimals) * (10 ** len(again) - 1)
+        value = Fraction(int(whole + decimals or 0)) / 10 ** len(decimals) + Fraction(int(again), nines)
+        return _with_unit(-value if sign == "-" else value, None, 0, "", text[repeating.end() :], letters)
     fraction = _FRACTION.match(text) if "\\frac" in text else None
     if fraction:
         sign, top, below, short_top, short_below = fraction.groups()
@@ -291,15 +361,6 @@ def _with_unit(
 
 def _ratio(top: str, below: str) -> Fraction | None:
     return Fraction(int(top), int(below)) if int(below) else None
-
-
-def split_unit(text: str) -> tuple[str, str]:
-    """A constant such as 25\\pi cm^2 without its unit, and the unit; ("text", "") where there is none."""
-    for gap in _GAP.finditer(text):
-        unit = read_unit(text[gap.end() :])
-        if unit and not _VARIABLE.search(_MACRO.sub("", text[: gap.start()])):
-            return text[: gap.start()], unit
-    return text, ""
 
 
 def _singular(unit: str) -> str:
@@ -390,95 +451,20 @@ def _cardinal(words: list[str]) -> Fraction | None:
     return None if last == "and" else Fraction(total + group)
 
 
-def _read_arithmetic(text: str) -> Quantity | None:
-    """The exact value of + - * / ^ over numbers, where it is rational and small enough."""
-    while "\\frac" in text:
-        text, changed = _SIMPLE_FRACTION.subn(_as_division, text)
-        if not changed:
-            return None
-    if not _ARITHMETIC.fullmatch(text):
+def _read_constant(text: str, letters: bool) -> Quantity | None:
+    """A constant with or without a unit: 2+3, 3√2 cm, 9πcm^2."""
+    if text.count("°") > 1:  # 120° - 50°
+        found = _read_constant(text.replace("°", " "), letters)
+        return found and replace(found, unit="degree") if not found or not found.unit else None
+    line = spelled(text)
+    start = _CONSTANT_ENDS.search(line)
+    value = read_constant(line[: start.start()] if start else line)
+    if value is None:
         return None
-    tokens = _tokens(text.replace("{", "(").replace("}", ")"))
-    if tokens is None:
-        return None
-    try:
-        value, end = _sum(tokens, 0, 0)
-    except (ArithmeticError, ValueError):
-        return None
-    return Quantity(value) if end == len(tokens) else None
-
-
-def _as_division(match: re.Match[str]) -> str:
-    top, below = (match[1], match[2]) if match[1] is not None else (match[3], match[4])
-    return f"(({top})/({below}))"
-
-
-def _tokens(text: str) -> list[str] | None:
-    tokens: list[str] = []
-    position = 0
-    text = text.rstrip()
-    while position < len(text):
-        token = _TOKEN.match(text, position)
-        if token is None:
-            return None
-        tokens.append("^" if token[2] == "**" else token[1] or token[2])
-        position = token.end()
-    return tokens
-
-
-def _sum(tokens: list[str], at: int, depth: int) -> tuple[Fraction, int]:
-    value, at = _product(tokens, at, depth)
-    while at < len(tokens) and tokens[at] in "+-":
-        term, after = _product(tokens, at + 1, depth)
-        value, at = (value + term if tokens[at] == "+" else value - term), after
-    return value, at
-
-
-def _product(tokens: list[str], at: int, depth: int) -> tuple[Fraction, int]:
-    value, at = _signed(tokens, at, depth)
-    while at < len(tokens) and tokens[at] in "*/":
-        factor, after = _signed(tokens, at + 1, depth)
-        value, at = (value * factor if tokens[at] == "*" else value / factor), after
-        _bounded(value)
-    return value, at
-
-
-def _signed(tokens: list[str], at: int, depth: int) -> tuple[Fraction, int]:
-    sign = 1
-    while at < len(tokens) and tokens[at] in "+-":
-        sign = -sign if tokens[at] == "-" else sign
-        at += 1
-    value, at = _power(tokens, at, depth)
-    return sign * value, at
-
-
-def _power(tokens: list[str], at: int, depth: int) -> tuple[Fraction, int]:
-    base, at = _atom(tokens, at, depth)
-    if at == len(tokens) or tokens[at] != "^":
-        return base, at
-    exponent, at = _signed(tokens, at + 1, depth + 1)
-    bits = max(base.numerator.bit_length(), base.denominator.bit_length())
-    if exponent.denominator != 1 or abs(exponent) * bits > MOST_BITS:
-        raise ValueError
-    return base ** int(exponent), at
-
-
-def _atom(tokens: list[str], at: int, depth: int) -> tuple[Fraction, int]:
-    if at >= len(tokens) or depth > 20:
-        raise ValueError
-    if tokens[at] == "(":
-        value, at = _sum(tokens, at + 1, depth + 1)
-        if at >= len(tokens) or tokens[at] != ")":
-            raise ValueError
-        return value, at + 1
-    if not tokens[at][0].isdigit():
-        raise ValueError
-    return Fraction(tokens[at]), at + 1
-
-
-def _bounded(value: Fraction) -> None:
-    if max(value.numerator.bit_length(), value.denominator.bit_length()) > MOST_BITS:
-        raise ValueError
+    rest = line[start.start() :] if start else ""
+    rest = _RAISED.sub(r"^\1", rest)
+    unit = read_unit(rest, letters) if letters or not _ALGEBRA.fullmatch(rest) else None
+    return None if unit is None else Quantity(Fraction(value), unit=unit, surd=isinstance(value, Decimal))
 
 
 @lru_cache(maxsize=4096)

@@ -30,11 +30,22 @@ from typing import Self
 from msgspec import Struct
 
 from specs_data.format import THINK_ANSWER, ResponseFormat
-from specs_data.judges.answers import boxes, final_answer, plain, said, without_indices
-from specs_data.judges.choices import chosen_letters, fold, gold_letters
-from specs_data.judges.items import Items, read_items, same_items
-from specs_data.judges.numbers import Quantity, conversion, read_quantity, same_number, same_quantity, split_unit
+from specs_data.judges.answers import final_answer, plain, said, unboxed, without_indices
+from specs_data.judges.choices import gold_letters, read_choice
+from specs_data.judges.numbers import Quantity, conversion
 from specs_data.judges.symbolic import Question, Reply, SymbolicJudge
+from specs_data.judges.values import (
+    Formula,
+    Meaning,
+    Value,
+    Words,
+    formula_text,
+    is_structured,
+    read_value,
+    reasoned,
+    same_value,
+    shown,
+)
 from specs_data.records import AnswerType, Judgement, Problem
 
 __all__ = ["RuleJudge", "final_answer", "gold_fault", "same_answer"]
@@ -45,12 +56,7 @@ LONGEST_TERM = 80  # that is worth computing where the gold is a plain number
 
 _MISSING = frozenset(("nan", "null", "n/a"))
 _ANSWER_TAGS = re.compile(r"\s*<answer>(.*)</answer>\s*", re.DOTALL | re.IGNORECASE)
-_WORDS = re.compile(r"(?=.*[^\W\d_]{3})[^\W\d_]+(?:[\s',.-]+[^\W\d_]+)*")
-_SHORT_WORD = re.compile(r"am|an|as|at|be|by|do|go|he|if|in|is|it|me|my|no|of|ok|on|or|so|to|up|us|we", re.IGNORECASE)
-_MATH_WORD = re.compile(r"\b(?:pi|sin|cos|tan|cot|sec|csc|log|exp|sqrt|inf|infinity|infty)\b", re.IGNORECASE)
 _PROSE = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{3,}\s+[A-Za-z]{2,}(?:\s+[A-Za-z]|\s*[.,]|\s*$)")
-_YES_NO = re.compile(r"(yes|no|true|false)\s*[,.;:-]", re.IGNORECASE)
-_OPPOSITES = {"yes": "no", "no": "yes", "true": "false", "false": "true"}
 
 
 class RuleJudge:
@@ -72,10 +78,11 @@ class RuleJudge:
     ) -> Judgement:
         """Judge one response. `choices` are the contents behind the letters A, B, ..., where known.
         Never raises, whatever the text; blocks for a second at most once a worker is running."""
-        answer, found = _decide(response, gold, answer_type, tuple(choices), fmt)
+        answer, verdict = _decide(response, gold, answer_type, tuple(choices), fmt)
+        found = verdict.found
         if isinstance(found, Question):
             found = self._symbolic.ask(found).result()
-        return Judgement(found.same, found.rule, answer)
+        return Judgement(found.same, found.rule, answer, gold=verdict.gold, read=verdict.read)
 
     async def ajudge(
         self,
@@ -86,10 +93,11 @@ class RuleJudge:
         fmt: ResponseFormat = THINK_ANSWER,
     ) -> Judgement:
         """`judge`, without blocking the event loop."""
-        answer, found = _decide(response, gold, answer_type, tuple(choices), fmt)
+        answer, verdict = _decide(response, gold, answer_type, tuple(choices), fmt)
+        found = verdict.found
         if isinstance(found, Question):
             found = await asyncio.wrap_future(self._symbolic.ask(found))
-        return Judgement(found.same, found.rule, answer)
+        return Judgement(found.same, found.rule, answer, gold=verdict.gold, read=verdict.read)
 
     def close(self) -> None:
         """End the processes."""
@@ -111,13 +119,20 @@ class _Gold(Struct, frozen=True):
     rule: str = "math"
     fault: str = ""
     letters: frozenset[str] = frozenset()
-    quantity: Quantity | None = None
-    items: Items | None = None
+    value: Value | None = None
+
+
+class _Verdict(Struct, frozen=True):
+    """What was found, or what to ask of math-verify; and the values that were read in the gold and in the answer."""
+
+    found: Reply | Question
+    gold: str = ""
+    read: str = ""
 
 
 def same_answer(gold: str, answer: str, answer_type: AnswerType, choices: Sequence[str] = ()) -> bool | None:
     """Do two final answers say the same? By plain rules only: None where those cannot tell."""
-    found = _compare(gold, answer, answer_type, tuple(choices))
+    found = _compare(gold, answer, answer_type, tuple(choices)).found
     return None if isinstance(found, Question) else found.same
 
 
@@ -128,23 +143,22 @@ def gold_fault(problem: Problem) -> str | None:
 
 def _decide(
     response: str, gold: str, answer_type: AnswerType, choices: tuple[str, ...], fmt: ResponseFormat
-) -> tuple[str | None, Reply | Question]:
+) -> tuple[str | None, _Verdict]:
     answer = final_answer(response, fmt)
     if answer is not None and len(answer) > LONGEST:
-        return answer[:LONGEST], Reply(None, "too long")
+        return answer[:LONGEST], _Verdict(Reply(None, "too long"))
     if len(gold) > LONGEST:
-        return answer, Reply(None, "too long")
+        return answer, _Verdict(Reply(None, "too long"))
     if answer is None:
         fault = _read_gold(gold, answer_type, choices).fault
-        return None, Reply(None, fault) if fault else Reply(False, "no answer")
+        return None, _Verdict(Reply(None, fault) if fault else Reply(False, "no answer"))
     return answer, (_remembered if len(answer) < LONGEST_REMEMBERED else _compare)(gold, answer, answer_type, choices)
 
 
 @lru_cache(maxsize=4096)
 def _read_gold(gold: str, answer_type: AnswerType, choices: tuple[str, ...]) -> _Gold:
     tagged = _ANSWER_TAGS.fullmatch(gold)
-    boxed = boxes(tagged[1] if tagged else gold)
-    text = plain(boxed[-1][2] if boxed else tagged[1] if tagged else gold)
+    text = plain(unboxed(tagged[1] if tagged else gold))
     if not text or text.lower() in _MISSING:
         return _Gold(text, fault="empty gold")
     if answer_type == "open":
@@ -155,121 +169,79 @@ def _read_gold(gold: str, answer_type: AnswerType, choices: tuple[str, ...]) -> 
             return _Gold(text, "choice", letters=letters)
         if choices:
             return _Gold(text, fault=letters)
-    quantity = read_quantity(text, letters=answer_type == "numeric")
-    worded = _is_worded(text) or answer_type in ("text", "multiple_choice")
-    if quantity is None and answer_type == "numeric" and worded:
+    value = read_value(text, letters=answer_type == "numeric")
+    worded = isinstance(value, Words) or (answer_type in ("text", "multiple_choice") and not is_structured(value))
+    if answer_type == "numeric" and worded:
         return _Gold(text, fault="unparseable gold")
-    if quantity is None and not worded and not _is_balanced(text):
+    if isinstance(value, Formula) and not worded and not _is_balanced(text):
         return _Gold(text, fault="unparseable gold")
-    rule = "text" if quantity is None and worded else "math"
-    return _Gold(text, rule, quantity=quantity, items=None if quantity else read_items(text))
+    return _Gold(text, "text" if worded else "math", value=value)
 
 
-def _compare(written: str, answer: str, answer_type: AnswerType, choices: tuple[str, ...]) -> Reply | Question:
+def _compare(written: str, answer: str, answer_type: AnswerType, choices: tuple[str, ...]) -> _Verdict:
     gold = _read_gold(written, answer_type, choices)
     if gold.fault:
-        return Reply(None, gold.fault)
-    if gold.rule == "choice":
-        return Reply(chosen_letters(answer, choices) == gold.letters, "choice")
-    if answer == gold.text:
-        return Reply(True, "exact")
+        return _Verdict(Reply(None, gold.fault))
+    if gold.value is None:
+        chosen = read_choice(answer, choices)
+        return _Verdict(Reply(chosen.letters == gold.letters, "choice"), ", ".join(sorted(gold.letters)), chosen.said)
     answer = plain(answer)
+    letters = answer_type == "numeric"
     if answer == gold.text or without_indices(answer) == without_indices(gold.text):
-        return Reply(True, "exact")
-    if gold.rule == "text":
-        return Reply(_same_words(gold, answer), "text")
-    return _compare_math(gold, answer, answer_type)
+        return _verdict(gold.value, read_value(answer, letters), Reply(True, "exact"))
+    value = read_value(answer, letters)
+    verdict = _verdict(gold.value, value, _compare_values(gold, gold.value, value, answer))
+    stated = None if is_structured(value) else said(answer)
+    if stated is None or (isinstance(verdict.found, Reply) and verdict.found.same):
+        return verdict
+    value = read_value(stated, letters)
+    return _verdict(gold.value, value, _compare_values(gold, gold.value, value, stated))
+
+
+def _verdict(gold: Value, value: Value, found: Reply | Question) -> _Verdict:
+    return _Verdict(found, shown(gold), shown(value))
 
 
 # The responses to one problem mostly end in the same few answers.
 _remembered = lru_cache(maxsize=4096)(_compare)
 
 
-def _compare_math(gold: _Gold, answer: str, answer_type: AnswerType) -> Reply | Question:
-    found = _read_number(answer, letters=answer_type == "numeric")
-    if found and gold.quantity:
-        rule = "unit" if found.unit != gold.quantity.unit else "number"
-        return Reply(same_quantity(gold.quantity, found), rule)
-    if found and gold.items and "," in answer:
-        found = None  # of a list of values, 55,104 is two
-    items = None if found else read_items(answer)
-    if (items and gold.quantity) or (found and gold.items and len(gold.items.values) > 1):
-        return Reply(_is_one_value(items, gold, found), "items")
-    if items and gold.items:
-        same = same_items(gold.items, items, _same_value)
-        if same is not None:
-            return Reply(same, "items")
-    too_long = gold.quantity is not None and len(answer) > LONGEST_TERM
-    if too_long or _PROSE.search(answer) or not _is_balanced(answer):
-        return Reply(False, "number" if gold.quantity else "math")
-    return _ask(gold.text, answer)
+def _compare_values(gold: _Gold, wanted: Value, value: Value, text: str) -> Reply | Question:
+    if isinstance(wanted, Meaning) and not is_structured(value):
+        value = reasoned(text) or value
+    same = same_value(wanted, value, _not_here)
+    if same is not None:
+        return Reply(same, _rule(wanted, value))
+    if gold.rule == "text":
+        return Reply(False, "text")
+    too_long = isinstance(wanted, Quantity) and len(text) > LONGEST_TERM
+    if too_long or _PROSE.search(text) or not _is_balanced(text):
+        return Reply(False, "number" if isinstance(wanted, Quantity) else "math")
+    return _ask(gold.text, wanted, value, text)
 
 
-def _ask(gold: str, answer: str) -> Reply | Question:
+def _not_here(_gold: Formula, _answer: Formula) -> None:
+    """Formulas are compared in a process of their own."""
+
+
+def _rule(gold: Value, value: Value) -> str:
+    if isinstance(gold, Quantity) and isinstance(value, Quantity):
+        return "unit" if value.unit != gold.unit else "number"
+    if isinstance(gold, Words | Meaning):
+        return "text"
+    return "items" if is_structured(gold) and is_structured(value) else "math"
+
+
+def _ask(gold: str, wanted: Value, value: Value, text: str) -> Reply | Question:
     """What math-verify is asked: units are settled here, as it would only take them away."""
-    (gold, wanted), (answer, unit) = split_unit(gold), split_unit(answer)
-    if wanted and unit:
-        factors = conversion(unit, wanted)
-        if factors is None or factors[1]:
-            return Reply(False, "unit")
-        if factors[0] != 1:
-            answer = f"({answer})*({factors[0]})"
-    return Question(gold, answer)
-
-
-def _is_one_value(items: Items | None, gold: _Gold, found: Quantity | None) -> bool:
-    """Several values that are all the same one: `4 or 4`, `{4}`."""
-    values = [read_quantity(value) for value in (items or gold.items or Items("", ())).values]
-    if items and gold.quantity:
-        return items.brackets in ("", "{}") and all(value and same_quantity(gold.quantity, value) for value in values)
-    return all(value and found and same_quantity(value, found) for value in values)
-
-
-def _same_value(gold: str, answer: str) -> bool | None:
-    number, other = read_quantity(gold), read_quantity(answer)
-    if number and other:
-        return same_quantity(number, other)
-    if fold(gold) == fold(answer) and fold(gold):
-        return True
-    return None
-
-
-def _same_words(gold: _Gold, answer: str) -> bool:
-    wanted = fold(gold.text)
-    if fold(answer) == wanted and wanted:
-        return True
-    items = read_items(answer) if gold.items else None
-    if gold.items and items:
-        return bool(same_items(gold.items, items, _same_value))
-    yes_no = _YES_NO.match(answer)
-    if yes_no and yes_no[1].lower() == wanted:
-        return _OPPOSITES[wanted] not in answer[yes_no.end() :].lower().split()
-    stated = said(answer)
-    return stated is not None and fold(stated) == wanted
-
-
-def _read_number(answer: str, letters: bool) -> Quantity | None:
-    """The number that an answer is, or that its one sentence says: `There are 5 blocks`, `3 + 9 = 12`."""
-    found = read_quantity(answer, letters)
-    if found is None:
-        stated = said(answer)
-        found = read_quantity(stated, letters) if stated else _computed(answer)
-    return found
-
-
-def _computed(answer: str) -> Quantity | None:
-    """The result of plain arithmetic that is right: 12 of 3 + 9 = 12, nothing of 3 + 9 = 13."""
-    *steps, result = (read_quantity(side) for side in answer.split("=", maxsplit=8))
-    if not steps or not result or not all(step and not step.unit and not step.name for step in steps):
-        return None
-    return result if all(step and (same_number(result, step) or same_number(step, result)) for step in steps) else None
-
-
-def _is_worded(text: str) -> bool:
-    """Is this a word or phrase, and no mathematics?"""
-    if _SHORT_WORD.fullmatch(text):
-        return True
-    return bool(_WORDS.fullmatch(text)) and not _MATH_WORD.search(text)
+    if not isinstance(wanted, Formula | Quantity) or not isinstance(value, Formula | Quantity):
+        return Question(gold, text)
+    if not wanted.unit or not value.unit or wanted.unit == value.unit:
+        return Question(gold, text)
+    factors = conversion(value.unit, wanted.unit)
+    if factors is None or factors[1]:
+        return Reply(False, "unit")
+    return Question(formula_text(wanted), f"({formula_text(value)})*({factors[0]})")
 
 
 def _is_balanced(text: str) -> bool:

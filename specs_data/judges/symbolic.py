@@ -26,9 +26,9 @@ from typing import IO, Any, NoReturn
 
 import msgspec
 
-from specs_data.judges.items import as_set, read_items, same_items
 from specs_data.judges.numbers import Quantity, read_quantity, rounds_to, same_quantity
 from specs_data.judges.units import is_known
+from specs_data.judges.values import Formula, is_structured, read_value, same_value
 
 SECONDS = 0.5  # of processor time: a verdict must not depend on how busy the machine is
 PATIENCE = 5.0  # seconds on the clock
@@ -54,6 +54,7 @@ _PLAIN_MATH = (
     (re.compile("%"), r"\\%"),
     (re.compile("°"), r"^\\circ"),
 )
+_LETTER = re.compile(r"\\[A-Za-z]+|[A-Za-z]")
 _LAST_WORD = re.compile(r"(?<=[\s}])([A-Za-z]+)\s*$")
 # Powers of powers of numbers, and powers and factorials with many digits.
 _LARGE = re.compile(r"\d[\s)}]*\^[\s({]*\d+[\s)}]*\^|\^[\s({]*-?\d{4,}|\d{4,}[\s)}]*!|!\s*\)*\s*!")
@@ -257,16 +258,15 @@ def _reply(question: Question) -> Reply:
 
 
 def _verified(gold: str, answer: str) -> Reply:
-    if _parsed(gold) is None:
+    wanted, found = read_value(gold), read_value(answer)
+    if not is_structured(wanted) and _parsed(gold) is None:
         return Reply(None, "unparseable gold")
-    golds, answers = read_items(gold), read_items(answer)
-    if golds and answers:
-        same = same_items(golds, answers, _same)
-        if same is not None or "∪" not in (golds.brackets, answers.brackets):
-            return Reply(bool(same), "items")
-    gold = as_set(golds) if golds and golds.brackets == "∪" else gold
-    answer = as_set(answers) if answers and answers.brackets == "∪" else answer
-    return Reply(_same(gold, answer), "math")
+    rule = "items" if is_structured(wanted) and is_structured(found) else "math"
+    return Reply(bool(same_value(wanted, found, _formulas_agree)), rule)
+
+
+def _formulas_agree(gold: Formula, answer: Formula) -> bool:
+    return not (gold.unit and answer.unit and gold.unit != answer.unit) and _same(gold.text, answer.text)
 
 
 def _same(gold: str, answer: str) -> bool:
@@ -275,11 +275,15 @@ def _same(gold: str, answer: str) -> bool:
         return same_quantity(shown_gold, shown_answer)
     if gold == answer:
         return True
-    value, other = _parsed(gold), _parsed(answer)
+    value, other = map(_parsed, _cases_apart(gold, answer))
     if value is None or other is None:
         return False
+    if any(str(symbol) == "i" for one in (value, other) for symbol in getattr(one, "free_symbols", ())):
+        value, other = _complex(value), _complex(other)
     if _is_constant(value) and _is_constant(other):
         return _same_constant(value, other, shown_gold, shown_answer)
+    if _is_equation(value) and _is_equation(other):
+        return _same_equation(value, other)
     if _is_equation(value) != _is_equation(other) and not _is_named(value if _is_equation(value) else other):
         return False  # x/2 = 5 is not 5
     if _is_formula(value) and _is_formula(other):
@@ -308,6 +312,50 @@ def _same_constant(gold: Any, answer: Any, shown_gold: Quantity | None, shown_an
     return shown_gold is not None and rounds_to(_fraction(answer), shown_gold)
 
 
+def _cases_apart(gold: str, answer: str) -> tuple[str, str]:
+    """Both texts with another letter for a capital that is there in the other case, too: math-verify reads 2A as 2a."""
+    letters = {found for found in _LETTER.findall(gold + " " + answer) if len(found) == 1}
+    free = iter(sorted(set("zwvutsrqkhgdcba") - {letter.lower() for letter in letters}))
+    others = {
+        letter: next(free, letter) for letter in sorted(letters) if letter.isupper() and letter.lower() in letters
+    }
+    if not others:
+        return gold, answer
+    return _LETTER.sub(lambda found: others.get(found[0], found[0]), gold), _LETTER.sub(
+        lambda found: others.get(found[0], found[0]), answer
+    )
+
+
+def _complex(value: Any) -> Any:
+    """`value` with its letter i as the imaginary unit."""
+    from sympy import I
+
+    if not hasattr(value, "subs"):
+        return value
+    return value.subs({symbol: I for symbol in value.free_symbols if str(symbol) == "i"})
+
+
+def _same_equation(gold: Any, answer: Any) -> bool:
+    """Is one equation the other times a number? Without an unknown, both are true and have the same sides."""
+    first, second = gold.lhs - gold.rhs, answer.lhs - answer.rhs
+    if not first.free_symbols and not second.free_symbols:
+        true = all(_close(one.lhs + 1, one.rhs + 1) for one in (gold, answer))
+        return true and bool(_close(gold.rhs, answer.rhs))
+    if first.free_symbols != second.free_symbols:
+        return False
+    ratios = [(first / second).subs(point).evalf(DIGITS) for point in _points(first.free_symbols)]
+    return all(ratio.is_number and ratio.is_finite and ratio and _close(ratios[0], ratio) for ratio in ratios)
+
+
+def _points(symbols: Any, signs: tuple[int, ...] = (1, 1, 1)) -> list[dict[Any, Fraction]]:
+    """Values for the symbols, one set of them for each sign."""
+    ordered = sorted(symbols, key=str)
+    return [
+        {symbol: Fraction(sign * (37 + 61 * number + 17 * at), 41 + 2 * at) for at, symbol in enumerate(ordered)}
+        for number, sign in enumerate(signs)
+    ]
+
+
 def _is_equation(value: Any) -> bool:
     return getattr(value, "rel_op", "") == "=="
 
@@ -320,11 +368,8 @@ def _same_formula(gold: Any, answer: Any) -> bool | None:
     """Do two formulas have the same values? A tenth of the time that simplifying their difference
     takes, and it settles what simplifying may not. None where they agree for positive values only,
     as ln x^2 and 2 ln x do, or have no values that can be computed."""
-    symbols = sorted(gold.free_symbols | answer.free_symbols, key=str)
-    for number, sign in enumerate((1, 1, 1, -1, -1)):
-        point = {
-            symbol: Fraction(sign * (37 + 61 * number + 17 * at), 41 + 2 * at) for at, symbol in enumerate(symbols)
-        }
+    signs = (1, 1, 1, -1, -1)
+    for sign, point in zip(signs, _points(gold.free_symbols | answer.free_symbols, signs), strict=True):
         same = _close(gold.subs(point), answer.subs(point))
         if same is None or (not same and sign < 0):
             return None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 
+_GAP = re.compile(r"(?<=[\w})π])\s+(?=[A-Za-zμΩ])|(?<=[})π])(?=[A-Za-zμΩ])")
 _SIGNS = "A-Za-zμΩÅ°$€£¥₹¢"
 _POWER = r"(?:\s*\^\s*\{?-?[1-4]\}?|-?[1-4])?(?![\d.])"
 _UNIT = re.compile(rf"[{_SIGNS}]+\.?{_POWER}(?:\s*[/*\s]\s*[A-Za-zμΩÅ°]+\.?{_POWER}){{0,5}}")
@@ -48,6 +49,13 @@ _NO_UNIT = re.compile(
     re.IGNORECASE,
 )
 _COMBINATION = re.compile(r"(?<![A-Za-z])[A-Z]-?\d")  # 9C2
+_CHINESE = {
+    **{"千米": "km", "公里": "km", "厘米": "cm", "毫米": "mm", "分米": "dm", "米": "m"},
+    **{"千克": "kg", "公斤": "kg", "克": "g", "毫升": "mL", "升": "L"},
+    **{"小时": "h", "分钟": "min", "秒": "s", "天": "days", "元": "yuan", "度": "°"},
+}
+_COUNTERS = "个只人条块岁名辆本张次种件棵页支把位头台双根朵倍"  # 23个 counts 23 of something
+_CHINESE_UNIT = re.compile(rf"(平方|立方)?({'|'.join(_CHINESE)})|(?<=\d)[{_COUNTERS}](?!\w)")
 _SAME = {
     "percent": "%",
     "pct": "%",
@@ -119,6 +127,18 @@ def read_unit(text: str, letters: bool = True) -> str | None:
     return re.sub(r"\s*([\^/*])\s*", r"\1", " ".join(text.replace("{", "").replace("}", "").split()))
 
 
+def in_latin(text: str) -> str:
+    """`text` with its Chinese units in symbols: 5平方厘米 is 5 cm^2."""
+    return _CHINESE_UNIT.sub(_latin, text)
+
+
+def _latin(unit: re.Match[str]) -> str:
+    if not unit[2]:
+        return " units "
+    power = {"平方": "^2", "立方": "^3"}.get(unit[1] or "", "")
+    return f" {_CHINESE[unit[2]]}{power}"
+
+
 def is_known(word: str) -> bool:
     """Is this one word the symbol or the name of a unit, and not only a counted noun?"""
     return word in _LETTERS or word in _SYMBOLS or _NAMES.fullmatch(word) is not None
@@ -134,6 +154,16 @@ def adjoining_unit(text: str) -> str:
         end = found.end()
     written = text[:end]
     return "" if written in _ENGLISH and text[end:].lstrip()[:1].isalpha() else written
+
+
+def unit_end(text: str) -> int:
+    """Where the unit at the end of a formula begins: the length of `text` where it has none."""
+    for gap in _GAP.finditer(text):
+        unit = text[gap.end() :]
+        words = _WORD.findall(unit)
+        if words and all(len(word) > 1 and is_known(word) and word not in _PRODUCTS for word in words):
+            return gap.end() if read_unit(" " + unit) is not None else len(text)
+    return len(text)
 
 
 def unit_of(sign: str) -> str:

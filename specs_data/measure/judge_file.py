@@ -40,8 +40,9 @@ def judge_file(file: Path, out: IO[bytes], fmt: ResponseFormat = THINK_ANSWER) -
 
     Rows have `response`, `gold`, `type` (an answer type) and optionally `choices` and `id`; the lines
     have `row` (from 0), `id` where the row has one, `right` (true, false, or null where it cannot be
-    judged), `rule` (what decided, or why nothing could) and `answer` (the final answer found). A bad
-    row gets a line that says so. Raises UserError if the file cannot be read or lacks a column.
+    judged), `rule` (what decided, or why nothing could), `answer` (the final answer found), and
+    `gold_read` and `answer_read` (the two values that were compared). A bad row gets a line that says
+    so. Raises UserError if the file cannot be read or lacks a column.
     """
     rows = response_rows(file, COLUMNS)
     counts = {True: 0, False: 0, None: 0}
@@ -51,6 +52,7 @@ def judge_file(file: Path, out: IO[bytes], fmt: ResponseFormat = THINK_ANSWER) -
             counts[judgement.right] += 1
             name = {"id": row["id"]} if isinstance(row, dict) and "id" in row else {}
             verdict = {"right": judgement.right, "rule": judgement.rule, "answer": judgement.answer}
+            verdict |= {"gold_read": judgement.gold, "answer_read": judgement.read}
             out.write(encode({"row": number, **name, **verdict}) + b"\n")
     return Tally(counts[True], counts[False], counts[None])
 

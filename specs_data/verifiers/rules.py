@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from specs_data.format import THINK_ANSWER, ResponseFormat
 from specs_data.judges.answers import READ_AT_MOST, final_answer, plain, stated_answers
 from specs_data.judges.choices import chosen_letters, fold
-from specs_data.judges.numbers import Quantity, read_quantity, same_quantity
+from specs_data.judges.numbers import Quantity, read_quantity, read_term, same_quantity
 from specs_data.judges.rules import same_answer
 from specs_data.records import Judged, Problem, Verdict
 
@@ -185,7 +185,7 @@ def _adds_up(thought: str) -> bool:
         before = thought[max(0, found.start() - 2) : found.start()].rstrip()[-1:]
         if before and before in "+-*/^)}=\\":  # the end of a longer expression
             continue
-        value, result = read_quantity(found[1]), read_quantity(found[2])
+        value, result = read_term(found[1]), read_term(found[2])
         if value and result:
             sums["".join(found[1].split())] = _rounds(value, result)
     return all(sums.values())

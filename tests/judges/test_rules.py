@@ -542,11 +542,11 @@ def test_any_text_is_judged(judge: RuleJudge, response: str, gold: str, kind: An
 
 # Time limits and processes
 
-ENDLESS = r"x^{99}+y^{98}=\sin(x y)"
+ENDLESS = r"x^{99}+y^{98}>\sin(x y)"
 
 
 def test_an_answer_that_takes_too_long_is_no_verdict_and_harms_no_other(judge: RuleJudge) -> None:
-    found = judge.judge(answered(ENDLESS), r"x^{97}+y^{96}=\cos(x y)", "math")
+    found = judge.judge(answered(ENDLESS), r"x^{97}+y^{96}>\cos(x y)", "math")
     assert (found.right, found.rule) == (None, "out of time")
     assert judge.judge(answered("x(x+3)"), "x^2+3x", "math").right is True
     assert judge.judge(answered("10^{10^{10}}"), "x", "math").rule == "too large"
@@ -575,7 +575,7 @@ def test_kill_9_leaves_no_process_behind(answer: str) -> None:
     script = (
         "import sys\nfrom specs_data.judges.rules import RuleJudge\njudge = RuleJudge(workers=1)\n"
         "judge.judge('<answer>x+x</answer>', '2x', 'math')\nprint('ready', flush=True)\n"
-        "while True: judge.judge(f'<think>a</think><answer>{sys.argv[1]}</answer>', r'x^{97}+y=\\cos(x y)', 'math')\n"
+        "while True: judge.judge(f'<think>a</think><answer>{sys.argv[1]}</answer>', r'x^{97}+y>\\cos(x y)', 'math')\n"
     )
     parent = subprocess.Popen([sys.executable, "-c", script, answer], stdout=subprocess.PIPE)
     assert parent.stdout is not None

@@ -1,0 +1,645 @@
+r"""Answers as values: what a text says is read once, and like is compared with like.
+
+Worked example:
+
+    500 cm, 3\sqrt2, AB = 5     a number, with its unit and its name
+    16-20, 10 to 15             a range: never a subtraction
+    2020-01-05, 3:45, 2:3       a date, a clock time, a ratio
+    (1, 2), [1, 2, 3], {1, 2}   ordered values, and a set
+    2 or -2, ±2, x = 2, x = -2  one list of values, in any order
+    1 < x <= 2, (-\infty, 3)    intervals; x < 1 or x > 2 a union of them
+    yes, no real solution       words that have a meaning, in one spelling
+    red blocks                  words, without case and punctuation
+    2x + 1, y = 2x              formulas: only these are asked of math-verify
+
+The policy where sources differ: a bare list is a tuple `(1, 2)` in the same order and a set in any, never an
+interval; braces are never a tuple; a ratio is the fraction of its terms (2:3, 2/3, 4:6) unless it looks
+like a clock time (3:45), which is told by its digits alone.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from fractions import Fraction
+from functools import lru_cache
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from specs_data.judges.answers import plain, without_indices
+from specs_data.judges.numbers import Quantity, names_differ, read_quantity, same_quantity
+from specs_data.judges.units import unit_end
+
+MOST_ITEMS = 64
+
+FormulasAgree = Callable[["Formula", "Formula"], bool | None]
+
+
+class Range(Struct, frozen=True):
+    """From one number to another: 16-20."""
+
+    low: Quantity
+    high: Quantity
+
+
+class Digits(Struct, frozen=True):
+    """A date or a clock time: nothing but its numbers counts."""
+
+    kind: str
+    numbers: tuple[int, ...]
+
+
+class Ratio(Struct, frozen=True):
+    """2:3 or 1:2:9."""
+
+    terms: tuple[Fraction, ...]
+
+
+class Meaning(Struct, frozen=True):
+    """Words with a meaning of their own: yes, no, true, false, the empty set, all real numbers."""
+
+    said: str
+
+
+class Words(Struct, frozen=True):
+    """Words without case, punctuation and a leading article."""
+
+    folded: str
+
+
+class Formula(Struct, frozen=True):
+    """What only math-verify can compare. `spelling` is the same for two that differ in typography only."""
+
+    text: str
+    spelling: str
+    unit: str = ""
+
+
+class Items(Struct, frozen=True):
+    """Several values and the brackets around them ("" for none). `names` are the variables they belong to."""
+
+    brackets: str
+    values: tuple[Value, ...]
+    names: tuple[str, ...] = ()
+
+
+class Interval(Struct, frozen=True):
+    """What lies between two values, open "(" or closed "[" at each end."""
+
+    brackets: str
+    low: Value
+    high: Value
+    name: str = ""
+
+
+class Union(Struct, frozen=True):
+    """Several intervals in one; `text` is its usual notation."""
+
+    parts: tuple[Interval, ...]
+    text: str
+
+
+Value = Quantity | Range | Digits | Ratio | Meaning | Words | Formula | Items | Interval | Union
+
+_WORDS = re.compile(r"(?=.*[^\W\d_]{3})[^\W\d_]+(?:[\s',.-]+[^\W\d_]+)*[.!?]?")
+_SHORT_WORD = re.compile(r"am|an|as|at|be|by|do|go|he|if|in|is|it|me|my|no|of|ok|on|or|so|to|up|us|we", re.IGNORECASE)
+_MATH_WORD = re.compile(r"\b(?:pi|sin|cos|tan|cot|sec|csc|log|exp|sqrt|inf|infinity|infty)\b", re.IGNORECASE)
+_FOLDED = re.compile(r"[\s_,;:'\"`]+|(?<=\w)-(?=[^\W\d])")
+_EDGES = " .!?()[]{}*"
+_NONE = (
+    r"(?:there (?:is|are) )?no (?:real |such |possible |valid )?(?:solutions?|roots?|values?)(?: exists?)?"
+    r"|(?:the )?empty set|does not exist|DNE|\\(?:emptyset|varnothing)|∅|\\?\{\s*\\?\}"
+)
+_ARTICLE = re.compile(r"(?:the|an|a)\s+(?=\S)")
+_MEANINGS = tuple(
+    (re.compile(pattern, re.IGNORECASE), meaning)
+    for meaning, pattern in (
+        ("none", _NONE),
+        (
+            "reals",
+            r"(?:the set of )?all real numbers|all reals?|the real numbers|\\(?:mathbb|mathbf|Bbb)\s*\{?\s*R\s*\}?|ℝ",
+        ),
+        ("none of these", r"none of (?:the )?(?:above|these|them|others?|(?:given |other )?(?:options|choices))"),
+        ("yes", "yes"),
+        ("no", "no"),
+        ("true", "true"),
+        ("false", "false"),
+    )
+)
+_REASONED = re.compile(r"(yes|no|true|false)\s*[,.;:-]\s*(.*)", re.IGNORECASE | re.DOTALL)
+_OPPOSITES = {"yes": "no", "no": "yes", "true": "false", "false": "true"}
+_NUMBER = r"(?:US)?[$€£¥]?\s*\d+(?:,\d{3})*(?:\.\d+)?\s*(?:[%°]|[a-zA-Z]{1,12}(?:\^\d)?)?"
+_RANGE = re.compile(rf"(?:from |between )?({_NUMBER})\s*(?:-|~|\bto\b|\band\b)\s*({_NUMBER})", re.IGNORECASE)
+_DATE = re.compile(r"(\d{4})[-/.](\d{1,2})[-/.](\d{1,2})")
+_MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+_NAMED_DATE = re.compile(
+    r"(?:(\d{1,2})(?:st|nd|rd|th)? (?:of )?([A-Za-z]{3,9})\.?|([A-Za-z]{3,9})\.? (\d{1,2})(?:st|nd|rd|th)?),? (\d{4})"
+)
+_CLOCK = re.compile(r"(\d{1,2}):([0-5]\d)(?::([0-5]\d))?\s*([AaPp])?\.?(?:[Mm]\.?)?")
+_RATIO = re.compile(r"\d+(?:\.\d+)?(?:\s*:\s*\d+(?:\.\d+)?)+")
+_BETWEEN = re.compile(r"\s*(?:[,;]\s*(?:and|or)\b|[,;]|(?<![A-Za-z])(?:and|or)(?![A-Za-z]))\s*", re.IGNORECASE)
+_AND = re.compile(r"\band\b|\\(?:land|wedge)(?![A-Za-z])|∧", re.IGNORECASE)
+_OR = re.compile(r"\bor\b|∨", re.IGNORECASE)
+_CUP = re.compile(r"\\cup(?![A-Za-z])|∪")
+_THOUSANDS = re.compile(r"(?<![\d,.])\d{1,3}(?:,\d{3})+(?!,?\d)")
+_APART = re.compile(r",\s|;|\b(?:and|or)\b", re.IGNORECASE)
+_OPEN = {"(": ")", "[": "]", "{": "}"}
+_CLOSE = frozenset(_OPEN.values())
+_OF = r"\s*(?:=|\\in(?![A-Za-z])|∈)\s*(?=[^=])"
+_ITEMS_NAME = re.compile(
+    rf"\s*(?:([A-Za-z]\w{{0,3}}){_OF}|\(\s*([a-z](?:\s*,\s*[a-z]){{1,3}})\s*\)\s*=|([A-Z]'*(?:_\d)?)\s*=?\s*(?=\())"
+)
+_ITEM_NAME = re.compile(r"\s*([A-Za-z](?:_\{?\w\}?)?)\s*=\s*(?=[^=])")
+_BUILDER = re.compile(r"\{\s*([A-Za-z])\s*(?:\\in\s*\S+\s*|∈\s*\S+\s*)?(?:\||:|\\mid(?![A-Za-z]))(.*)\}", re.DOTALL)
+_LESS = re.compile(r"<=|≤|\\leqslant|\\leq|\\le(?![a-z])|<|\\lt(?![a-z])")
+_MORE = re.compile(r">=|≥|\\geqslant|\\geq|\\ge(?![a-z])|>|\\gt(?![a-z])")
+_VARIABLE = re.compile(r"\s*[A-Za-z]\s*")
+_INFINITE = re.compile(r"\s*([+-]?)\s*(?:\\infty|infinity|inf|oo)\s*", re.IGNORECASE)
+_INEQUALITY = re.compile(r"[<>≤≥≠]|\\(?:n?leq?|n?geq?|lt|gt|neq?)(?![a-z])|!=")
+_SIMPLE = (
+    (
+        re.compile(
+            r"(?:\\sqrt|√|(?<![A-Za-z])sqrt)\s*(?:\{\s*(\w+)\s*\}|\(\s*(\w+)\s*\)|(?<=t)\s*(\w)|(?<=√)\s*(\d+|[A-Za-z]))"
+        ),
+        r"√(\1\2\3\4)",
+    ),
+    (re.compile(r"\\frac\s*(\d)\s*(\d)"), r"\\frac{\1}{\2}"),
+    (re.compile(r"\\pi(?![A-Za-z])|(?<![A-Za-z\\])pi(?![A-Za-z])"), "π"),
+    (re.compile(r"\\(?:leqslant|leq|le)(?![A-Za-z])|<="), "≤"),
+    (re.compile(r"\\(?:geqslant|geq|ge)(?![A-Za-z])|>="), "≥"),
+    (re.compile(r"(?<=[_^])\{\s*(\w)\s*\}(?!\d)"), r"\1"),
+    (re.compile(r"(?<=\d)\s+(?=\d)"), ","),
+    (re.compile(r"(?<!\d)\s*\*|\*\s*(?!\d|\s)|\s"), ""),
+)
+_PROSE = re.compile(r"(?<![\\A-Za-z])(?!sqrt|sin|cos|tan|log|exp|arc|inf)[A-Za-z]?[a-z]{3}")
+_LETTER_RUN = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}\s+[A-Za-z]{2,}")
+
+
+def fold(text: str) -> str:
+    """A word or phrase without case, punctuation and a leading article: what makes two the same. A minus
+    sign stays, and so does what makes a number another one."""
+    text = _FOLDED.sub(" ", without_indices(plain(text)).casefold()).strip(_EDGES)
+    for article in ("the ", "a ", "an "):
+        if text.startswith(article) and len(text) > len(article):
+            return text[len(article) :]
+    return text
+
+
+def spelling(text: str) -> str:
+    """A formula or a phrase in one spelling; letters keep their case, but for those of a phrase."""
+    text = without_indices(plain(text))
+    if _PROSE.search(text):
+        text = _ARTICLE.sub("", re.sub("[\"'`]", "", text.casefold()).strip(" .!?"))
+    for pattern, sign in _SIMPLE:
+        text = pattern.sub(sign, text)
+    return text
+
+
+@lru_cache(maxsize=4096)
+def read_value(text: str, letters: bool = False) -> Value:
+    """What `text` says. Never fails: what is nothing else is a formula. With `letters`, 5m is five metres."""
+    text = plain(text)
+    number = read_quantity(text, letters)
+    return (
+        (number and replace(number, text=text))
+        or _read_meaning(text)
+        or _read_digits(text)
+        or _read_range(text)
+        or _read_set(text.replace("\\{", "{").replace("\\}", "}").replace("\\lbrace", "{").replace("\\rbrace", "}"))
+        or _read_words(text)
+        or _formula(text)
+    )
+
+
+def is_structured(value: Value) -> bool:
+    """Is this more than words or a formula?"""
+    return not isinstance(value, Words | Formula)
+
+
+def shown(value: Value) -> str:
+    """`value` as a person reads it."""
+    match value:
+        case Quantity():
+            number = str(value.value) if not value.surd else f"{float(value.value):.12g}..."
+            if value.places is not None:
+                number = f"{float(value.value):.{max(value.places, 0)}f}"
+            return f"{value.name} = " * bool(value.name) + f"{number} {value.unit}".strip()
+        case Range():
+            return f"from {shown(value.low)} to {shown(value.high)}"
+        case Digits():
+            return f"{value.kind} " + ("-" if value.kind == "date" else ":").join(f"{n:02}" for n in value.numbers)
+        case Ratio():
+            return " : ".join(map(str, value.terms))
+        case Meaning():
+            return value.said
+        case Words():
+            return value.folded
+        case Formula():
+            return f"{value.text} {value.unit}".strip()
+        case Items():
+            opens, closes = value.brackets[:1], value.brackets[1:]
+            names = [f"{name} = " for name in value.names] if len(value.names) == len(value.values) else []
+            inside = ", ".join((names[at] if names else "") + shown(item) for at, item in enumerate(value.values))
+            return (f"{value.names[0]} = " if value.names and not names else "") + opens + inside + closes
+        case Interval():
+            inside = f"{value.brackets[0]}{shown(value.low)}, {shown(value.high)}{value.brackets[1]}"
+            return f"{value.name} in " * bool(value.name) + inside
+        case Union():
+            return " or ".join(map(shown, value.parts))
+
+
+def same_value(gold: Value, answer: Value, agree: FormulasAgree) -> bool | None:
+    """Does the answer say the gold? `agree` compares (gold, answer) formulas; None where it cannot tell."""
+    match gold, answer:
+        case (Quantity(), Quantity()):
+            return same_quantity(gold, answer)
+        case (Items(), Items()):
+            return _same_items(gold, answer, agree)
+        case (Items(), Quantity()) if "," in answer.text and (found := _read_items(answer.text)):
+            return same_value(gold, found, agree)  # of a list of values, 55,104 is two
+        case (Items(), Quantity()) | (Quantity(), Items()):
+            return _is_one_value(gold, answer)
+        case (Interval(), Interval()):
+            return _same_interval(gold, answer, agree)
+        case (Items(), Interval()) | (Interval(), Items()):
+            wanted, line = _as_interval(gold), _as_interval(answer)
+            return _same_interval(wanted, line, agree) if wanted and line else False
+        case (Union(), Union() | Interval() | Items()) | (Interval() | Items(), Union()):
+            return _same_union(_parts(gold), _parts(answer), agree)
+        case (Meaning("reals"), Interval()) | (Interval(), Meaning("reals")):
+            return all(_is_infinite(end) for part in (*_parts(gold), *_parts(answer)) for end in (part.low, part.high))
+        case (Ratio(), Ratio()):
+            return len(gold.terms) == len(answer.terms) and _in_lowest(gold) == _in_lowest(answer)
+        case (Ratio(), Quantity()) | (Quantity(), Ratio()):
+            ratio, number = (gold, answer) if isinstance(gold, Ratio) else (answer, gold)
+            return _is_fraction(ratio, number)
+        case (Range(), Range()):
+            return same_quantity(gold.low, answer.low) and same_quantity(gold.high, answer.high)
+        case (Formula(), Formula()):
+            return _same_formula(gold, answer, agree)
+        case (Formula(), Quantity()) | (Quantity(), Formula()):
+            return _same_formula(_as_formula(gold), _as_formula(answer), agree)
+        case _:
+            return gold == answer
+
+
+# Reading
+
+
+def _read_meaning(text: str) -> Meaning | None:
+    text = text.strip(".!")
+    return next((Meaning(said) for pattern, said in _MEANINGS if pattern.fullmatch(text)), None)
+
+
+def reasoned(text: str) -> Meaning | None:
+    """`Yes, because ...`: a yes or no with its reason, which must not say the opposite."""
+    found = _REASONED.match(text)
+    if not found:
+        return None
+    said = found[1].lower()
+    unsure = re.search(rf"\b(?:{_OPPOSITES[said]}|wait|actually|maybe)\b", found[2], re.IGNORECASE)
+    return None if unsure else Meaning(said)
+
+
+def _read_digits(text: str) -> Digits | Ratio | None:
+    if date := _DATE.fullmatch(text):
+        return Digits("date", tuple(map(int, date.groups())))
+    if date := _NAMED_DATE.fullmatch(text):
+        month = (date[2] or date[3]).lower()[:3]
+        return (
+            Digits("date", (int(date[5]), _MONTHS.index(month) + 1, int(date[1] or date[4])))
+            if month in _MONTHS
+            else None
+        )
+    if clock := _CLOCK.fullmatch(text):
+        half = {"a": (1,), "p": (2,)}.get((clock[4] or "").lower(), ())
+        return Digits("clock", (*(int(part) for part in clock.groups()[:3] if part), *half))
+    if _RATIO.fullmatch(text):
+        return Ratio(tuple(Fraction(term) for term in text.split(":")))
+    return None
+
+
+def _read_range(text: str) -> Range | None:
+    found = _RANGE.fullmatch(text)
+    if not found:
+        return None
+    if " and " in text and not text.lower().startswith("between "):
+        return None
+    low, high = read_quantity(found[1].strip(), True), read_quantity(found[2].strip(), True)
+    return Range(low, high) if low and high else None
+
+
+def _read_words(text: str) -> Words | None:
+    if _SHORT_WORD.fullmatch(text) or (_WORDS.fullmatch(text) and not _MATH_WORD.search(text)):
+        return Words(fold(text))
+    return None
+
+
+def _formula(text: str) -> Formula:
+    end = unit_end(text)
+    return Formula(text[:end].strip(), spelling(text[:end]), text[end:].strip())
+
+
+def _read_set(text: str) -> Value | None:
+    builder = _BUILDER.fullmatch(text)
+    if builder:
+        text = builder[2].strip().rstrip(",")
+    return (
+        _read_inequality(text) or _read_between(text) or _read_union(text) or (None if builder else _read_items(text))
+    )
+
+
+def _read_items(text: str) -> Value | None:
+    names: tuple[str, ...] = ()
+    named = _ITEMS_NAME.match(text)
+    if named and "=" not in text[named.end() :]:
+        if named[2]:
+            names = tuple(named[2].replace(" ", "").split(","))
+        elif named[1]:
+            names = (named[1],)
+        text = text[named.end() :]
+    text = text.strip()
+    brackets = _outer_brackets(text)
+    values = _split(text[1:-1] if brackets else text)
+    if values is None:
+        return None
+    values = [sign for value in values for sign in _both_signs(value)]
+    if len(values) < 2 and brackets != "{}":
+        return None
+    if not brackets and not names:
+        names, values = _item_names(values)
+    if brackets in ("(]", "[)") or (len(values) == 2 and any(_INFINITE.fullmatch(value) for value in values)):
+        return _interval_of(brackets, values, names[0] if names else "") if brackets else None
+    read = tuple(map(read_value, values))
+    if not brackets and any(isinstance(value, Words) for value in read) and any(map(is_structured, read)):
+        return None
+    if not brackets and any(isinstance(value, Formula) and _LETTER_RUN.search(value.text) for value in read):
+        return None
+    return Items(brackets, read, names)
+
+
+def _item_names(values: list[str]) -> tuple[tuple[str, ...], list[str]]:
+    """The names in `x = 1, y = 2` or `x_1 = 1, x_2 = 2` (which number one variable's values) and what they name."""
+    found = [_ITEM_NAME.match(value) for value in values]
+    names = [name[1].replace("{", "").replace("}", "") for name in found if name]
+    if len(names) < len(values) or any(
+        "=" in value[name.end() :] for value, name in zip(values, found, strict=True) if name
+    ):
+        return (), values
+    bare = {name.partition("_")[0] for name in names}
+    if len(bare) == 1:
+        names = list(bare)
+    return tuple(names), [value[name.end() :] for value, name in zip(values, found, strict=True) if name]
+
+
+def _split(text: str) -> list[str] | None:
+    """The values between commas, semicolons, `and` and `or` outside brackets; None for too many."""
+    if _APART.search(text):
+        text = _THOUSANDS.sub(lambda number: number.group().replace(",", ""), text)
+    cuts = []
+    depth = 0
+    breaks = {match.start(): match.end() for match in _BETWEEN.finditer(text)}
+    position = 0
+    while position < len(text):
+        mark = text[position]
+        if depth == 0 and position in breaks:
+            cuts.append((position, breaks[position]))
+            position = breaks[position]
+            continue
+        depth += (mark in _OPEN) - (mark in _CLOSE)
+        position += 1
+    if len(cuts) >= MOST_ITEMS or depth:
+        return None
+    edges = [0, *(edge for cut in cuts for edge in cut), len(text)]
+    values = [text[start:end].strip() for start, end in zip(edges[::2], edges[1::2], strict=True)]
+    return None if "" in values else values
+
+
+def _both_signs(value: str) -> tuple[str, ...]:
+    return (value.replace("±", "+"), value.replace("±", "-")) if value.count("±") == 1 else (value,)
+
+
+def _outer_brackets(text: str) -> str:
+    """The pair of brackets around all of `text`, or nothing. Half-open intervals are pairs, too."""
+    if len(text) < 2 or text[0] not in _OPEN or text[-1] not in _CLOSE:
+        return ""
+    depth = 0
+    for position, mark in enumerate(text):
+        depth += (mark in _OPEN) - (mark in _CLOSE)
+        if depth == 0:
+            return text[0] + text[-1] if position == len(text) - 1 else ""
+    return ""
+
+
+def _read_inequality(text: str) -> Interval | None:
+    """`1 < x <= 2` as (1, 2], `x > 1` as (1, ∞)."""
+    for sign, flip in ((_LESS, False), (_MORE, True)):
+        marks = list(sign.finditer(text))
+        if not 1 <= len(marks) <= 2 or (_MORE if sign is _LESS else _LESS).search(text):
+            continue
+        edges = [0, *(edge for mark in marks for edge in mark.span()), len(text)]
+        sides = [text[start:end] for start, end in zip(edges[::2], edges[1::2], strict=True)]
+        closed = [mark.group() not in ("<", ">", "\\lt", "\\gt") for mark in marks]
+        if flip:
+            sides, closed = sides[::-1], closed[::-1]
+        return _bounded(sides, closed)
+    return None
+
+
+def _bounded(sides: list[str], closed: list[bool]) -> Interval | None:
+    variables = [bool(_VARIABLE.fullmatch(side)) for side in sides]
+    if variables == [False, True, False]:
+        name, low, high, left, right = sides[1], sides[0], sides[2], closed[0], closed[1]
+    elif variables == [True, False]:
+        name, low, high, left, right = sides[0], "-\\infty", sides[1], False, closed[0]
+    elif variables == [False, True]:
+        name, low, high, left, right = sides[1], sides[0], "\\infty", closed[0], False
+    else:
+        return None
+    if any(mark in low + high for mark in ",;=") or _OR.search(low + high) or _AND.search(low + high):
+        return None
+    return _interval_of(("[" if left else "(") + ("]" if right else ")"), [low, high], name.strip())
+
+
+def _interval_of(brackets: str, ends: Sequence[str], name: str = "") -> Interval | None:
+    if len(ends) != 2:
+        return None
+    low, high = (_formula(_infinite(end)) if _INFINITE.fullmatch(end) else read_value(end) for end in ends)
+    return Interval(brackets, low, high, name)
+
+
+def _infinite(end: str) -> str:
+    return "-\\infty" if "-" in end else "\\infty"
+
+
+def _read_between(text: str) -> Interval | None:
+    """`-1 < x and x <= 3` as (-1, 3]."""
+    sides = _AND.split(text, maxsplit=2)
+    found = [_read_inequality(side) for side in sides] if len(sides) == 2 else []
+    if len(found) != 2 or not found[0] or not found[1] or found[0].name != found[1].name:
+        return None
+    low, high = found if _is_infinite(found[0].high) else found[::-1]
+    if not low or not high or not _is_infinite(low.high) or not _is_infinite(high.low):
+        return None
+    return Interval(low.brackets[0] + high.brackets[1], low.low, high.high, low.name)
+
+
+def _read_union(text: str) -> Union | None:
+    """`x < 2 or x > 3` and `(-∞, 2) ∪ (3, ∞)`, where each part is an interval of the same variable."""
+    named = _ITEMS_NAME.match(text)
+    if named and named[1] and not _INEQUALITY.search(text):
+        text = text[named.end() :]
+    cups = _CUP.search(text) is not None
+    sides = (_CUP if cups else _OR if _INEQUALITY.search(text) else _CUP).split(text, maxsplit=MOST_ITEMS)
+    if not 2 <= len(sides) < MOST_ITEMS:
+        return None
+    found = [_read_part(side) if cups and not _INEQUALITY.search(side) else _read_inequality(side) for side in sides]
+    parts = tuple(part for part in found if part)
+    if len(parts) < len(sides) or len({part.name for part in parts}) > 1:
+        return None
+    return Union(parts, r" \cup ".join(side.strip() for side in sides))
+
+
+def _read_part(text: str) -> Interval | None:
+    text = text.strip()
+    brackets = _outer_brackets(text)
+    values = _split(text[1:-1]) if brackets in ("()", "[]", "(]", "[)") else None
+    return _interval_of(brackets, values) if values else None
+
+
+# Comparing
+
+
+def _same_formula(gold: Formula, answer: Formula, agree: FormulasAgree) -> bool | None:
+    if gold.spelling == answer.spelling and not (gold.unit and answer.unit and gold.unit != answer.unit):
+        return True
+    if _INEQUALITY.search(gold.text) or _INEQUALITY.search(answer.text):
+        return agree(gold, answer) if _signs(gold.text) == _signs(answer.text) else False
+    return agree(gold, answer)
+
+
+def _signs(text: str) -> list[str]:
+    """The relation signs of a text, in order, each with what it turns into when its sides are swapped."""
+    strict = [("<" if sign in "<>" or "t" in sign else "≤") for sign in _INEQUALITY.findall(text)]
+    return sorted(strict)
+
+
+def _same_items(gold: Items, answer: Items, agree: FormulasAgree) -> bool | None:
+    if gold.brackets != answer.brackets and not _may_be_bare(gold, answer):
+        return False
+    gold, answer = _by_name(gold, answer)
+    if len(gold.names) == len(answer.names) and any(map(names_differ, gold.names, answer.names)):
+        return False
+    if gold.brackets in ("", "{}") and answer.brackets in ("", "{}") and len(gold.names) < 2 and len(answer.names) < 2:
+        return _same_set(gold.values, answer.values, lambda one, other: same_value(one, other, agree))
+    if len(gold.values) != len(answer.values):
+        return False
+    return _all(same_value(one, other, agree) for one, other in zip(gold.values, answer.values, strict=True))
+
+
+def _may_be_bare(gold: Items, answer: Items) -> bool:
+    """May the one that has no brackets say the other? Never an interval, and values of one variable never a tuple."""
+    bare, other = (gold, answer) if not gold.brackets else (answer, gold)
+    if bare.brackets or (other.brackets == "[]" and len(other.values) == 2):
+        return False
+    return other.brackets == "{}" or len(bare.names) != 1
+
+
+def _by_name(gold: Items, answer: Items) -> tuple[Items, Items]:
+    """Both in the order of their names, where the names are several."""
+    if len(gold.names) > 1 and not answer.names and not answer.brackets:
+        return gold, answer
+    return _sorted(gold), _sorted(answer)
+
+
+def _sorted(items: Items) -> Items:
+    if len(items.names) != len(items.values) or len(set(items.names)) < 2:
+        return items
+    pairs = sorted(zip(items.names, items.values, strict=True), key=lambda pair: pair[0])
+    return replace(items, names=tuple(name for name, _ in pairs), values=tuple(value for _, value in pairs))
+
+
+def _is_one_value(gold: Value, answer: Value) -> bool:
+    """Several values that are all the same one: `4 or 4`, `{4}`."""
+    items, number = (gold, answer) if isinstance(gold, Items) else (answer, gold)
+    if not isinstance(items, Items) or not isinstance(number, Quantity) or items.brackets not in ("", "{}"):
+        return False
+    pairs = [(value, number) if isinstance(gold, Items) else (number, value) for value in items.values]
+    return all(isinstance(a, Quantity) and isinstance(b, Quantity) and same_quantity(a, b) for a, b in pairs)
+
+
+def _same_interval(gold: Interval, answer: Interval, agree: FormulasAgree) -> bool | None:
+    if gold.brackets != answer.brackets or names_differ(gold.name, answer.name):
+        return False
+    return _all((same_value(gold.low, answer.low, agree), same_value(gold.high, answer.high, agree)))
+
+
+def _as_interval(value: Value) -> Interval | None:
+    if isinstance(value, Items) and value.brackets in ("()", "[]") and len(value.values) == 2:
+        return Interval(value.brackets, *value.values, name=value.names[0] if len(value.names) == 1 else "")
+    return value if isinstance(value, Interval) else None
+
+
+def _is_infinite(end: Value) -> bool:
+    return isinstance(end, Formula) and end.spelling.endswith("\\infty")
+
+
+def _same_union(golds: Sequence[Interval], answers: Sequence[Interval], agree: FormulasAgree) -> bool | None:
+    """The same parts. Other intervals may have the same union, which math-verify tells."""
+    if not golds or not answers:
+        return False
+    if _same_set(golds, answers, lambda one, other: same_value(one, other, agree)):
+        return True
+    return agree(_formula(_usual(golds)), _formula(_usual(answers)))
+
+
+def _parts(value: Value) -> Sequence[Interval]:
+    if isinstance(value, Union):
+        return value.parts
+    line = _as_interval(value)
+    return (line,) if line else ()
+
+
+def _usual(parts: Sequence[Interval]) -> str:
+    """A union in the usual notation."""
+    return r" \cup ".join(f"{p.brackets[0]}{formula_text(p.low)}, {formula_text(p.high)}{p.brackets[1]}" for p in parts)
+
+
+def formula_text(value: Value) -> str:
+    """`value` as math-verify is to read it, without its unit."""
+    return _as_formula(value).text if isinstance(value, Quantity | Formula) else shown(value)
+
+
+def _as_formula(value: Value) -> Formula:
+    if isinstance(value, Quantity):
+        return _formula(value.text or str(value.value))
+    return value if isinstance(value, Formula) else _formula(shown(value))
+
+
+def _in_lowest(ratio: Ratio) -> tuple[Fraction, ...]:
+    last = ratio.terms[-1]
+    return tuple(term / last for term in ratio.terms) if last else ratio.terms
+
+
+def _is_fraction(ratio: Value, number: Value) -> bool:
+    if not isinstance(ratio, Ratio) or not isinstance(number, Quantity) or len(ratio.terms) != 2 or not ratio.terms[1]:
+        return False
+    return not number.unit and number.value == ratio.terms[0] / ratio.terms[1]
+
+
+def _same_set(
+    golds: Sequence[Value], answers: Sequence[Value], same: Callable[[Value, Value], bool | None]
+) -> bool | None:
+    rows = [[same(gold, answer) for answer in answers] for gold in golds]
+    columns = list(zip(*rows, strict=True))
+    if all(True in line for line in (*rows, *columns)):
+        return True
+    return None if all(True in line or None in line for line in (*rows, *columns)) else False
+
+
+def _all(verdicts: Iterable[bool | None]) -> bool | None:
+    found = set(verdicts)
+    if False in found:
+        return False
+    return None if None in found else True
