@@ -29,6 +29,7 @@ from host import sample_only
 
 from specs_data import build
 from specs_data.build.flow import Flow
+from specs_data.engines import ModelOptions
 from specs_data.engines.openai import OpenAIEngine
 from specs_data.recipe import Recipe
 from specs_data.records import Message, Request, Sampling
@@ -97,7 +98,8 @@ async def bare(url: str, rows: int) -> None:
 async def engine(url: str, rows: int) -> None:
     """The engine alone."""
     numbers = iter(range(rows))
-    policy = OpenAIEngine([url], "m", Sampling(max_tokens=256, stop=("</answer>",)), per_server=AT_ONCE)
+    options = ModelOptions(base_url=(url,), concurrency=AT_ONCE)
+    policy = OpenAIEngine("m", Sampling(max_tokens=256, stop=("</answer>",)), options)
 
     async def loop() -> None:
         for number in numbers:

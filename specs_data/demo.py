@@ -21,6 +21,7 @@ from msgspec import Struct
 from tqdm import tqdm
 
 from specs_data.build.run import Built, build
+from specs_data.engines import ModelOptions
 from specs_data.engines.transformers import TransformersEngine
 from specs_data.errors import require
 from specs_data.format import THINK_ANSWER
@@ -122,7 +123,7 @@ def _cold_start(model: Path, data: Path, out: Path) -> Path:
 
 async def measure(policy: Path) -> tuple[float, float]:
     """Shares of well-formed and of right responses of a checkpoint to new problems, at temperature 1."""
-    engine = TransformersEngine(policy, Sampling(max_tokens=MAX_TOKENS), batch_size=64)
+    engine = TransformersEngine(policy, Sampling(max_tokens=MAX_TOKENS), ModelOptions(batch_size=64))
     puzzles = [draw(TEST_WORLD, index) for index in range(MEASURED)]
     problems = [as_problem(puzzle, str(index)) for index, puzzle in enumerate(puzzles)]
     requests = [

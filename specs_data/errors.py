@@ -34,7 +34,19 @@ class CheckFailed(SpecsDataError):
     """A check the user asked for did not hold."""
 
 
-class PromptRefused(SpecsDataError):
+class _Reasoned(SpecsDataError):
+    """`reason` is a name, by which it is counted; `detail` says more of this one."""
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(reason, detail)  # both, or an actor's error would come back without its detail
+        self.reason = reason
+        self.detail = detail
+
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.detail}" if self.detail else self.reason
+
+
+class PromptRefused(_Reasoned):
     """One request cannot be served (too long, too many images, a broken image); others are unharmed."""
 
 
@@ -42,9 +54,8 @@ class EngineFailed(SpecsDataError):
     """The engine broke down. What was stored stays, and the same command resumes."""
 
 
-class Undecided(SpecsDataError):
-    """A service gave no usable answer, a judging one or an engine. The reason is counted, and the same is
-    asked again on the next run."""
+class Undecided(_Reasoned):
+    """A service gave no usable answer, a judging one or an engine. The same is asked again on the next run."""
 
 
 class PluginFailed(SpecsDataError):

@@ -58,8 +58,8 @@ class Engine(Protocol):
 
     async def generate(self, request: Request) -> Response:
         """Sample one response. Raises PromptRefused where this one request cannot be served, Undecided
-        where it was given up and may be served on the next run (both texts start with a named reason
-        and a colon), and EngineFailed where the engine can serve none."""
+        where it was given up and may be served on the next run (both with a reason, by which they are
+        counted, and a detail), and EngineFailed where the engine can serve none."""
         ...
 
     async def close(self) -> None:
@@ -81,6 +81,12 @@ class Verifier(Protocol):
         the verdict's key in the store."""
         ...
 
+    @property
+    def paid(self) -> bool:
+        """Does a verdict cost money or a model's time? Then it is shown the images, and the same question is asked
+        once: other runs with the same `cache` take the verdict too."""
+        ...
+
     async def verify(self, judged: Judged, images: Sequence[bytes]) -> Verdict:
         """Judge one right and well-formed sample. `images` are the files' bytes. Raises Undecided,
         with the reason, where no usable verdict was had; raises UserError where no call can succeed
@@ -92,9 +98,26 @@ class Verifier(Protocol):
         ...
 
 
-# Called with --policy, with how to sample it, and with what the recipe says of the model (`options.dtype`, `.model`,
-# `.limit_images`, `.min_pixels`, `.max_pixels` ...), in a thread: loading a model may take its time.
-MakeEngine = Callable[[str, Sampling, Any], Engine]
+class ModelOptions(Struct, frozen=True):
+    """How a model is to be held and asked: the recipe's settings of the same names. None is the engine's own
+    default, and an engine passes over what has no meaning for it."""
+
+    dtype: str = "auto"
+    min_pixels: int | None = None
+    max_pixels: int | None = None
+    limit_images: int | None = None
+    max_model_len: int | None = None
+    batch_size: int | None = None
+    tensor_parallel_size: int = 1
+    gpu_memory_utilization: float | None = None
+    base_url: tuple[str, ...] = ()
+    model: str | None = None
+    concurrency: int | None = None
+
+
+# Called with --policy (at a server: the model's name), with how to sample it, and with how to hold it, in a thread:
+# loading a model may take its time.
+MakeEngine = Callable[[str, Sampling, ModelOptions], Engine]
 # Called with the format of the responses.
 MakeVerifier = Callable[[ResponseFormat], Verifier]
 
@@ -342,7 +365,7 @@ def _ring(number: int, frame: FrameType | None) -> None:
 # ---- Engines and verifiers ----
 
 
-def make_engine(name: str, policy: str, sampling: Sampling, options: Any) -> Engine:
+def make_engine(name: str, policy: str, sampling: Sampling, options: ModelOptions) -> Engine:
     """The engine plug-in called `name`, its model loaded. Raises UserError, PluginFailed."""
     plugin = find_plugin("engine", name)
     with plugin.named("cannot be made"):

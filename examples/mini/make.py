@@ -28,6 +28,7 @@ from lessons import Lesson, first_lesson, lesson, question
 from model import END, new_model, new_processor
 from PIL import Image
 
+from specs_data.engines import ModelOptions
 from specs_data.engines.checkpoint import load_model, load_processor
 from specs_data.engines.transformers import TransformersEngine
 from specs_data.format import THINK_ANSWER, ResponseFormat
@@ -209,7 +210,7 @@ def accuracy_reward(completions: Sequence[list[dict[str, str]]], gold: Sequence[
 
 async def measure(checkpoint: Path, puzzles: int = 500) -> dict[str, Measured]:
     """Measure a checkpoint under every format's instruction on unseen puzzles, one sample each at temperature 1."""
-    engine = TransformersEngine(checkpoint, Sampling(max_tokens=96), batch_size=64)
+    engine = TransformersEngine(checkpoint, Sampling(max_tokens=96), ModelOptions(batch_size=64))
     drawn = [draw(TEST_WORLD, index) for index in range(puzzles)]
     found = {}
     for name, fmt in formats().items():

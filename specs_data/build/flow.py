@@ -92,7 +92,7 @@ class Flow:
         self._asked: dict[bytes, asyncio.Future[Any]] = {}
         self._commit_is_due = False
         self._unseen: dict[int, Problem] = {}
-        self._refused: defaultdict[int, list[tuple[int, int, str]]] = defaultdict(list)  # not on record yet
+        self._refused: defaultdict[int, list[tuple[int, int, PromptRefused]]] = defaultdict(list)  # not on record yet
         self._answered = {source.samples for source in (plan.policy, plan.rival) if source and _has_any(store, source)}
 
     def expect(self, number: int, problem: Problem) -> None:
@@ -152,8 +152,7 @@ class Flow:
                 "nothing is on record: mend its settings or the problems"
             )
         for number, index, refusal in refused:
-            reason, _, detail = refusal.partition(": ")
-            self._put("samples", source.samples, number, index, f"refused: {reason}", detail)
+            self._put("samples", source.samples, number, index, f"refused: {refusal.reason}", refusal.detail)
 
     # The stages
 
@@ -171,14 +170,13 @@ class Flow:
                 response = await engine.generate(request)
         except PromptRefused as refusal:
             refused = self._refused[source.samples]
-            refused.append((number, index, str(refusal)))
+            refused.append((number, index, refusal))
             if source.samples in self._answered or len(refused) >= MOST_REFUSALS:
                 self._settle(source)
             return None
         except Undecided as failure:
-            reason, _, detail = str(failure).partition(": ")
-            logger.warning("response %d to %r is left out until the next run: %s", index, problem.id, detail)
-            self._undecided("samples", number, index, reason)
+            logger.warning("response %d to %r is left out until the next run: %s", index, problem.id, failure.detail)
+            self._undecided("samples", number, index, failure.reason)
             return None
         if source.samples not in self._answered:
             self._answered.add(source.samples)
@@ -197,7 +195,7 @@ class Flow:
                 try:
                     judgement = await self._by_model(self._judge, problem, text)
                 except Undecided as undecided:
-                    return self._undecided("judgements", number, sample.index, str(undecided))
+                    return self._undecided("judgements", number, sample.index, undecided.reason)
             else:
                 judgement = await self._rules.ajudge(
                     text, problem.answer, problem.answer_type, problem.choices, self._plan.fmt
@@ -230,7 +228,7 @@ class Flow:
             with self.clocks["verify"]:
                 verdict = await self._verdict(judged)
         except Undecided as undecided:
-            self._undecided("verdicts", number, index, str(undecided))
+            self._undecided("verdicts", number, index, undecided.reason)
             return False
         reason = None if verdict.consistent else "inconsistent"
         self._put("verdicts", self._plan.verdicts, number, index, reason, verdict)
@@ -238,7 +236,7 @@ class Flow:
 
     async def _verdict(self, judged: Judged) -> Verdict:
         verifier, problem = self._verifier, judged.sample.problem
-        if "model" not in verifier.settings:  # by rule: nothing to pay for, nothing to wait for
+        if not verifier.paid:  # by rule: nothing to pay for, nothing to wait for
             return await verifier.verify(judged, ())
         text = judged.sample.response.text
         key = digest((verifier.settings, problem.question, problem.choices, problem.images, text))

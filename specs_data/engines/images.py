@@ -19,9 +19,9 @@ def open_image(data: bytes) -> Image.Image:
             warnings.simplefilter("ignore")  # a file's blemishes are no concern of the user's terminal
             return ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB")
     except Exception as error:  # decoders of broken files raise whatever they like
-        raise PromptRefused(f"{BROKEN_IMAGE}: {_reason(error)}") from None
+        raise PromptRefused(BROKEN_IMAGE, _detail(error)) from None
 
 
-def _reason(error: Exception) -> str:
+def _detail(error: Exception) -> str:
     # Pillow's message names the address of the buffer, which says nothing and is never the same.
     return "not an image file" if isinstance(error, UnidentifiedImageError) else str(error)

@@ -9,30 +9,26 @@ from __future__ import annotations
 
 import asyncio
 import io
-import random
 import re
 import time
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
-from email.utils import parsedate_to_datetime
 from typing import Any
 
-import aiohttp
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
+from specs_data import wire
+from specs_data.engines import DEFAULTS, ModelOptions
 from specs_data.engines.refusals import check_images, refusal
-from specs_data.engines.replicas import FIRST_PAUSE, LONGEST_PAUSE, Replicas, Server
+from specs_data.engines.replicas import Replicas, Server
 from specs_data.errors import EngineFailed, SpecsDataError, Undecided, UserError
 from specs_data.images import media_type
 from specs_data.inert import one_line
 from specs_data.records import Message, Request, Response, Sampling
-from specs_data.services.openai import key_in_environment
+from specs_data.wire import Answer, Meaning, NoAnswer, Trouble
 
 STRIKES = 8  # failures of one request, each while others were served, until it is given up
-BUSY = {408, 409, 425, 429, 503, 529}
-WRONG_KEY = {401, 403}
-LONGEST_WORDS = 300  # of a server's, in characters
 LARGE = 1 << 20  # bytes; a body above this is sent in pieces
 
 # What vLLM and SGLang understand beyond OpenAI's parameters: keep the stop string in the text, and
@@ -97,15 +93,15 @@ class _Again(Exception):
 
 
 class _Failed(Exception):
-    """One attempt failed and is worth another, after `pause` seconds. `strike`: the request may be to
-    blame; `lost`: the connection broke; `fault`: what it means if no other server does better."""
+    """One attempt failed and is worth another, in `pause` seconds if the server says so. `strike`: the request
+    may be to blame; `lost`: the connection broke; `fault`: what it means if no other server does better."""
 
     def __init__(
         self,
         reason: str,
         *,
         strike: bool = True,
-        pause: float = 0.0,
+        pause: float | None = None,
         lost: bool = False,
         fault: SpecsDataError | None = None,
     ) -> None:
@@ -116,7 +112,7 @@ class _Failed(Exception):
         self.fault = fault
 
 
-class _Trouble(Struct):
+class _Attempts(Struct):
     """What one request has met so far: `served` is how many others had been served when it last
     failed, and `server` where that was."""
 
@@ -128,39 +124,28 @@ class _Trouble(Struct):
 
 
 class OpenAIEngine:
-    """Samples from the OpenAI-compatible servers at `base_urls` (with or without /v1), at most
-    `per_server` requests in flight at each.
+    """Samples from the OpenAI-compatible servers at `options.base_url` (with or without /v1), at most
+    `options.concurrency` (64) requests in flight at each.
 
-    `model` is the name the servers know the model by; None takes the only one they list. A key, where
+    `model` is the name the servers know the model by; without one, it is the only one they list. A key, where
     one is needed, is read from OPENAI_API_KEY. `min_pixels` and `max_pixels` reach vLLM's image
     processor; a request with more than `limit_images` images is refused. After `patience` seconds
     without any server, or without any response, EngineFailed is raised.
     """
 
     def __init__(
-        self,
-        base_urls: Sequence[str],
-        model: str | None,
-        sampling: Sampling,
-        *,
-        per_server: int = 64,
-        min_pixels: int | None = None,
-        max_pixels: int | None = None,
-        limit_images: int | None = None,
-        patience: float = 600.0,
+        self, model: str, sampling: Sampling, options: ModelOptions = DEFAULTS, *, patience: float = 600.0
     ) -> None:
-        if not base_urls:
+        if not options.base_url:
             raise UserError("the openai engine needs the address of a server: --base-url http://HOST:PORT/v1")
-        self._key = key_in_environment()
-        headers = {"Content-Type": "application/json"}
-        if self._key:
-            headers["Authorization"] = f"Bearer {self._key}"
-        self._replicas = Replicas(base_urls, headers, per_server=per_server, patience=patience)
-        self._per_server = per_server
+        self._key = wire.read_key(wire.OPENAI_KEY)
+        headers = {"Content-Type": "application/json", **self._key.bearer}
+        self._per_server = options.concurrency or 64
+        self._replicas = Replicas(options.base_url, headers, per_server=self._per_server, patience=patience)
         self._sampling = sampling
         self._model = model
-        self._pixels = _pixels(min_pixels, max_pixels)
-        self._limit_images = limit_images
+        self._pixels = _pixels(options.min_pixels, options.max_pixels)
+        self._limit_images = options.limit_images
         self._settings: _Settings | None = None
         self._served = 0
 
@@ -176,14 +161,14 @@ class OpenAIEngine:
         messages = self._messages(request)
         if self._settings is None:
             await self._open()
-        trouble = _Trouble(self._served)
+        attempts = _Attempts(self._served)
         while True:
             try:
-                response = await self._attempt(messages, trouble)
+                response = await self._attempt(messages, attempts)
             except _Again as again:
                 self._settings = again.settings
             except _Failed as failed:
-                await asyncio.sleep(self._pause(failed, trouble))
+                await asyncio.sleep(self._pause(failed, attempts))
             else:
                 self._served += 1
                 return response
@@ -192,25 +177,26 @@ class OpenAIEngine:
         """Close the connections."""
         await self._replicas.close()
 
+    async def only_model(self) -> str:
+        """The name of the only model that the servers list. Raises UserError where there is not one."""
+        server, answer = await self._replicas.models()
+        fault = self._mistake(server, answer)
+        if fault is not None and answer.means is not Meaning.NOT_THERE:  # not every server has such a list
+            raise fault
+        try:
+            names = [model.id for model in msgspec.json.decode(answer.content, type=_Models).data]
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            names = []
+        if len(names) != 1:
+            listing = f"it lists {one_line(', '.join(names), wire.LONGEST_WORDS)}" if names else "it lists none"
+            raise UserError(f"name the model to use at {server.name} with --model: {listing}")
+        return names[0]
+
     async def _open(self) -> None:
-        if self._model is None:
+        if not self._model:
             self._model = await self.only_model()
         if self._settings is None:
             self._settings = self._make_settings(self._sampling.stop, EXTRAS)
-
-    async def only_model(self) -> str:
-        """The name of the only model that the servers list. Raises UserError where there is not one."""
-        server, status, listed = await self._replicas.models()
-        if status in WRONG_KEY:
-            raise UserError(_refused_key(server, status, self._clean(_error_text(listed))))
-        try:
-            names = [model.id for model in msgspec.json.decode(listed, type=_Models).data]
-        except msgspec.DecodeError:
-            names = []
-        if len(names) != 1:
-            listing = f"it lists {one_line(', '.join(names), LONGEST_WORDS)}" if names else "it lists none"
-            raise UserError(f"name the model to use at {server.name} with --model: {listing}")
-        return names[0]
 
     def _make_settings(self, stop: tuple[str, ...], extras: Mapping[str, Any]) -> _Settings:
         sampling = self._sampling
@@ -238,9 +224,9 @@ class OpenAIEngine:
                 messages.append(msgspec.json.encode(message))
         return b'%b],"seed":%d}' % (b",".join(messages), request.seed)
 
-    async def _attempt(self, messages: bytes, trouble: _Trouble) -> Response:
+    async def _attempt(self, messages: bytes, attempts: _Attempts) -> Response:
         """Ask one server once, another than at the last attempt where one is free."""
-        slot = await self._replicas.take(avoid=trouble.server)
+        slot = await self._replicas.take(avoid=attempts.server)
         server = self._replicas.servers[slot[1]]
         try:
             response = await self._ask(server, messages)
@@ -251,10 +237,10 @@ class OpenAIEngine:
             if failed.fault is not None and not hope:
                 raise failed.fault from None
             if hope:
-                failed.pause = 0.0
+                failed.pause = None
             # Where another is up, a server that fails everything must not use up a request's strikes.
-            failed.strike &= server is not trouble.server or not self._replicas.others_up(server)
-            trouble.server = server
+            failed.strike &= server is not attempts.server or not self._replicas.others_up(server)
+            attempts.server = server
             raise
         else:
             self._replicas.served(server)
@@ -265,17 +251,18 @@ class OpenAIEngine:
     async def _ask(self, server: Server, messages: bytes) -> Response:
         settings = self._settings
         assert settings is not None  # noqa: S101 - _open came first
+        body = settings.head + messages
+        data = body if len(body) < LARGE else io.BytesIO(body)
         try:
-            body = settings.head + messages
-            data = body if len(body) < LARGE else io.BytesIO(body)
-            async with self._replicas.session.post(server.chat, data=data, allow_redirects=False) as reply:
-                content = await reply.read()
-        except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            reason = self._clean(str(error) or type(error).__name__)
-            raise _Failed(reason, strike=not isinstance(error, aiohttp.ClientConnectorError), lost=True) from None
-        if reply.status == 200:
-            return self._read(server, settings, content)
-        raise self._fault(server, settings, reply.status, reply.headers, content)
+            answer = await wire.ask(self._replicas.session, server.chat, data)
+        except NoAnswer as none:
+            # A server that is not there is no fault of the request; one that died of it, or that answers
+            # without end, may be.
+            strike, lost = none.trouble is not Trouble.UNREACHED, none.trouble is not Trouble.BROKEN
+            raise _Failed(f"{server.name}: {self._key.hide(none)}", strike=strike, lost=lost) from None
+        if answer.means is Meaning.DONE:
+            return self._read(server, settings, answer.content)
+        raise self._fault(server, settings, answer)
 
     def _read(self, server: Server, settings: _Settings, content: bytes) -> Response:
         try:
@@ -293,61 +280,58 @@ class OpenAIEngine:
         usage = reply.usage or _Usage()
         return Response(text, choice.finish_reason or "stop", usage.prompt_tokens or 0, usage.completion_tokens or 0)
 
-    def _fault(
-        self, server: Server, settings: _Settings, status: int, headers: Mapping[str, str], content: bytes
-    ) -> Exception:
-        """What an answer other than 200 means."""
-        said = self._clean(_error_text(content))
-        if status in BUSY or status >= 500:
-            pause = _retry_after(headers)
-            long = EngineFailed(f"{server.name} asks to wait {pause:.0f} s: {said}")
+    def _fault(self, server: Server, settings: _Settings, answer: Answer) -> Exception:
+        """What an answer without a response means."""
+        means, words = answer.means, self._words(answer)
+        if means.passes or means is Meaning.CONFLICT:
+            pause = wire.asked_wait(answer.headers)
+            long = pause is not None and pause > self._replicas.patience
+            strike = means in (Meaning.BROKEN, Meaning.TIMEOUT)  # perhaps over this request
             return _Failed(
-                f"{server.name} {'is busy' if status in BUSY else 'failed'} ({status}): {said}",
-                strike=status not in BUSY,
+                f"{server.name} {'failed' if strike else 'is busy'} ({answer.status}: {words})",
+                strike=strike,
                 pause=pause,
-                fault=long if pause > self._replicas.patience else None,
+                fault=EngineFailed(f"{server.name} asks to wait {pause:.0f} s: {words}") if long else None,
             )
-        if status in (400, 413, 422):
-            if any(re.search(rf"\b{name}\b", said) for name in settings.extras):
-                # A server that knows only OpenAI's parameters would also cut stop strings without a word.
-                return _Again(self._make_settings((), {}))
-            if self._pixels and "mm_processor_kwargs" in said:
-                return UserError(f"{server.name} takes no pixel limits ({said}): set them where the server is started")
-            return refusal(said)
-        if status in WRONG_KEY:
-            mistake = _refused_key(server, status, said)
-        elif status == 404:
-            mistake = f"{server.name} does not serve {self._model!r} ({said}): check --model and --base-url"
-        else:
-            mistake = f"{server.name} refuses requests ({status}: {said})"
-        return _Failed(mistake, strike=False, fault=UserError(mistake))
+        if means is Meaning.REFUSED:
+            return self._refused(server, settings, words)
+        fault = self._mistake(server, answer)
+        fault = fault or UserError(f"{server.name} refuses requests ({answer.status}: {words})")
+        return _Failed(str(fault), strike=False, fault=fault)
 
-    def _pause(self, failed: _Failed, trouble: _Trouble) -> float:
+    def _refused(self, server: Server, settings: _Settings, said: str) -> Exception:
+        if any(re.search(rf"\b{name}\b", said) for name in settings.extras):
+            # A server that knows only OpenAI's parameters would also cut stop strings without a word.
+            return _Again(self._make_settings((), {}))
+        if self._pixels and "mm_processor_kwargs" in said:
+            return UserError(f"{server.name} takes no pixel limits ({said}): set them where the server is started")
+        return refusal(said)
+
+    def _mistake(self, server: Server, answer: Answer) -> UserError | None:
+        told = {"flags": "--model and --base-url", "key": wire.OPENAI_KEY}
+        said = f"{answer.status}: {self._words(answer)}"
+        return wire.mistake(answer.means, server.name, said, model=self._model, **told)
+
+    def _words(self, answer: Answer) -> str:
+        return self._key.hide(wire.said_in(answer.content))
+
+    def _pause(self, failed: _Failed, attempts: _Attempts) -> float:
         """Seconds to wait before the next attempt, or the end of the attempts.
 
         A failure counts against the request only while others are served: that a service is down is
         no reason to give a request up."""
         now = time.monotonic()
-        trouble.failures += 1
-        others_served = self._served > trouble.served
-        if trouble.failures == 1 or others_served:
-            trouble.since = now
-        elif now - trouble.since > self._replicas.patience:
-            raise EngineFailed(f"no response for {self._replicas.patience:.0f} s: {failed}")
-        trouble.served = self._served
-        trouble.strikes += failed.strike and others_served
-        if trouble.strikes >= STRIKES:
-            raise Undecided(f"given up: {STRIKES} attempts failed while others were served: {failed}")
-        backoff = min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** (trouble.failures - 1))
-        return max(failed.pause * random.uniform(1.0, 1.2), backoff * random.uniform(0.5, 1.0))
-
-    def _clean(self, text: str) -> str:
-        """One short line without the key."""
-        return one_line(text.replace(self._key, "***") if self._key else text, LONGEST_WORDS)
-
-
-def _refused_key(server: Server, status: int, said: str) -> str:
-    return f"{server.name} refuses the key ({status}: {said}): set OPENAI_API_KEY"
+        attempts.failures += 1
+        others_served = self._served > attempts.served
+        if attempts.failures == 1 or others_served:
+            attempts.since = now
+        elif now - attempts.since > self._replicas.patience:
+            raise self._replicas.failure or EngineFailed(f"no response for {self._replicas.patience:.0f} s: {failed}")
+        attempts.served = self._served
+        attempts.strikes += failed.strike and others_served
+        if attempts.strikes >= STRIKES:
+            raise Undecided("given up", f"{STRIKES} attempts failed while others were served: {failed}")
+        return wire.pause(attempts.failures, failed.pause)
 
 
 def _kept_stop(choice: _Choice, stop: tuple[str, ...]) -> str | None:
@@ -378,28 +362,3 @@ def _pixels(min_pixels: int | None, max_pixels: int | None) -> dict[str, Any]:
     limits = {"min_pixels": min_pixels, "max_pixels": max_pixels}
     given = {name: limit for name, limit in limits.items() if limit is not None}
     return {"mm_processor_kwargs": given} if given else {}
-
-
-def _error_text(content: bytes) -> str:
-    """The message in an error body, however the server wraps it."""
-    try:
-        body = msgspec.json.decode(content)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return content.decode(errors="replace")
-    for key in ("error", "message", "detail"):
-        if isinstance(body, dict) and body.get(key):
-            body = body[key]
-    return body if isinstance(body, str) else msgspec.json.encode(body).decode()
-
-
-def _retry_after(headers: Mapping[str, str]) -> float:
-    """Seconds the server asks to wait, 0 if it does not."""
-    value = headers.get("Retry-After", "")
-    try:
-        return max(0.0, float(value))
-    except ValueError:
-        pass
-    try:
-        return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
-    except ValueError:
-        return 0.0

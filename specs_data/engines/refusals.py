@@ -1,4 +1,4 @@
-"""Why an engine refuses a request. A refusal starts with a named reason, by which it is counted."""
+"""Why an engine refuses a request: the named reasons, by which refusals are counted."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ TOO_LONG = "prompt too long"
 TOO_MANY_IMAGES = "too many images"
 BROKEN_IMAGE = "an image cannot be read"
 NO_IMAGES = "the policy takes no images"
+OTHER = "the engine cannot serve it"
 
 # Words by which vLLM, SGLang and hosted services tell what they refuse.
 _TELL = (
@@ -23,11 +24,11 @@ def refusal(words: str) -> PromptRefused:
     lower = words.lower()
     for reason, tell in _TELL:
         if any(each in lower for each in tell):
-            return PromptRefused(f"{reason}: {words}")
-    return PromptRefused(f"the engine cannot serve it: {words}")
+            return PromptRefused(reason, words)
+    return PromptRefused(OTHER, words)
 
 
 def check_images(count: int, limit: int | None) -> None:
     """Raise PromptRefused if there are more than `limit` images."""
     if limit is not None and count > limit:
-        raise PromptRefused(f"{TOO_MANY_IMAGES}: {count}, and the limit is {limit}")
+        raise PromptRefused(TOO_MANY_IMAGES, f"{count}, and the limit is {limit}")

@@ -1,7 +1,15 @@
 """HTTP servers that do the same work: load spread over them, and those that die or only fail put aside.
 
-A server that cannot be reached gets work again once it answers. One that is reached and only fails may
-well list its models: it gets a single request from time to time, and all its work again once it serves one.
+One rule for a server's health:
+
+    UP ──(its connection broke; or it failed TOLERATED times in a row and another may serve)──> ASIDE
+    ASIDE ──(rests, then lists its models)──> UP, or ON_TRIAL where it had failed that often
+    ON_TRIAL ──(one request)──> UP if it was served, else ASIDE, for twice as long
+
+A server that died is proved well by its list of models: it opens its port when the model is loaded, and
+then gets all its work at once. One that was reached and only failed may well list its models, so it has to
+serve a request first. One that fails while no other may serve stays up: it may only be limiting its rate,
+and to put it aside would be to stop. Any request that it serves proves a server well.
 
 There is no limit on how long an answer may take. A machine that vanished is noticed by TCP keepalive.
 """
@@ -10,45 +18,55 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
-import socket
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from enum import Enum, auto
 
 import aiohttp
 from yarl import URL
 
+from specs_data import wire
 from specs_data.errors import EngineFailed, SpecsDataError, UserError
+from specs_data.wire import Answer, Meaning
 
 logger = logging.getLogger(__name__)
 
 FIRST_ANSWER = 15.0  # seconds until a server that never answered counts as a wrong address
-FIRST_PAUSE = 0.5  # seconds between two attempts, doubled up to LONGEST_PAUSE
-LONGEST_PAUSE = 30.0
 TOLERATED = 3  # failures in a row after which a server is put aside, if another may serve
-IDLE = 4  # seconds a connection is kept unused: servers drop theirs after 5 or more
-KEEPALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 15, "TCP_KEEPCNT": 8}  # a dead machine shows after 3 minutes
+PROBE = 30.0  # seconds for a list of models
+MOST_BYTES = 64 << 20  # of one answer
 
 Slot = tuple[int, int]  # a number and a server's place in the list
 
 
+class Standing(Enum):
+    """What a server is given to do: requests, nothing, or one request."""
+
+    UP = auto()
+    ASIDE = auto()
+    ON_TRIAL = auto()
+
+
 class Server:
-    """One replica: its addresses, and whether it is up. It rests while it is aside for its failures."""
+    """One replica: its addresses, and how it stands."""
 
     def __init__(self, root: URL) -> None:
         self.name = str(root)
         self.chat = root / "chat" / "completions"
         self.models = root / "models"
-        self.up = True
-        self.down_since = 0.0
+        self.standing = Standing.UP
         self.failures = 0  # in a row
+        self.rests = 0  # since it was last up
+        self.down_since = 0.0  # when it was last up
         self.told = False  # that it only fails, while there is no other to do its work
-        self.pause = 0.0  # seconds of the rest it is having
-        self.rest: asyncio.TimerHandle | None = None
-        self.on_trial = False  # the next request is to find out whether it serves again
-        self.trial: Slot | None = None  # that request's slot
+        self.trial: Slot | None = None  # the slot of the request that it is tried with
+        self.comeback: asyncio.Task[None] | None = None
         self.parked: list[Slot] = []
+
+    @property
+    def is_up(self) -> bool:
+        """Does it get requests?"""
+        return self.standing is Standing.UP
 
 
 class Replicas:
@@ -58,27 +76,22 @@ class Replicas:
     """
 
     def __init__(self, urls: Sequence[str], headers: Mapping[str, str], *, per_server: int, patience: float) -> None:
-        self.servers = [Server(_api_root(url)) for url in dict.fromkeys(urls)]
+        self.servers = [Server(wire.api_root(url)) for url in dict.fromkeys(urls)]
         self.patience = patience
         self.answered = False
+        self.failure: SpecsDataError | None = None  # none of them will serve any more
         self._headers = headers
         self._opened: aiohttp.ClientSession | None = None
         # The lowest slot number that is free is at the server with the fewest requests in flight.
         self._slots: asyncio.PriorityQueue[Slot] = asyncio.PriorityQueue()
         for slot in ((number, place) for number in range(per_server) for place in range(len(self.servers))):
             self._slots.put_nowait(slot)
-        self._revivals: set[asyncio.Task[None]] = set()
-        self._failure: SpecsDataError | None = None
 
     @property
     def session(self) -> aiohttp.ClientSession:
         """The connections, opened inside the event loop that first asks for them."""
         if self._opened is None:
-            connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=IDLE, socket_factory=_kept_alive)
-            timeout = aiohttp.ClientTimeout(total=None, sock_connect=30)
-            self._opened = aiohttp.ClientSession(
-                connector=connector, timeout=timeout, headers=self._headers, cookie_jar=aiohttp.DummyCookieJar()
-            )
+            self._opened = wire.session(self._headers, most=MOST_BYTES)
         return self._opened
 
     async def take(self, avoid: Server | None = None) -> Slot:
@@ -86,84 +99,133 @@ class Replicas:
         EngineFailed where there is none any more."""
         while True:
             slot = await self._slots.get()
-            if self._failure is not None:
+            if self.failure is not None:
                 self._slots.put_nowait(slot)  # wakes the next who waits
-                raise self._failure
+                raise self.failure
             server = self.servers[slot[1]]
-            if server.up:
+            if server.is_up:
                 return self._elsewhere(slot) if server is avoid else slot
-            if server.on_trial:
-                server.on_trial, server.trial = False, slot
+            if server.standing is Standing.ON_TRIAL and server.trial is None:
+                server.trial = slot
                 return slot
             server.parked.append(slot)
 
     def give_back(self, slot: Slot) -> None:
         """The request in this slot is over."""
         server = self.servers[slot[1]]
-        if slot == server.trial:  # which told neither good nor ill
-            server.on_trial, server.trial = True, None
-        if server.up or server.on_trial or self._failure is not None:
+        if slot == server.trial:  # it told neither good nor ill: the next one shall
+            server.trial = None
+        wanted = server.standing is Standing.ON_TRIAL and server.trial is None
+        if server.is_up or wanted or self.failure is not None:
             self._slots.put_nowait(slot)
         else:
             server.parked.append(slot)
 
     def others_up(self, server: Server) -> bool:
         """Is another server up?"""
-        return any(other.up for other in self.servers if other is not server)
+        return any(other.is_up for other in self.servers if other is not server)
 
     def served(self, server: Server) -> None:
         """`server` has served a request."""
         self.answered = True
         server.failures = 0
-        if server.rest is not None:
-            if server.pause > FIRST_PAUSE:
-                logger.warning("%s serves again", server.name)
-            server.rest.cancel()
-            server.rest, server.pause = None, 0.0
-            server.up, server.on_trial, server.trial = True, False, None
-            self._unpark(server)
+        if not server.is_up:
+            self._bring_back(server)
 
     def failed(
-        self, server: Server, reason: str, *, pause: float = 0.0, lost: bool = False, lasting: bool = False
+        self, server: Server, reason: str, *, pause: float | None = None, lost: bool = False, lasting: bool = False
     ) -> bool:
         """`server` has failed a request, and asks for a `pause`. `lost`: its connection broke; `lasting`:
         another attempt would fail too. True if another server may do better."""
-        hope = any(other.up and other.failures < TOLERATED for other in self.servers if other is not server)
-        if server.up:
+        hope = self._others_well(server)
+        # What was under way when a server was put aside fails with it, and says nothing new.
+        if server.is_up or server.trial is not None:
             server.failures += TOLERATED if lasting else 1
-            if hope and server.failures >= TOLERATED:
-                server.down_since = time.monotonic()
-                self._rest(server, max(pause, FIRST_PAUSE), reason)
-                return hope
-            # Once: a service with a rate limit may turn some away in a row, again and again.
-            if server.failures >= TOLERATED and not lasting and not server.told:
+            broken = server.failures >= TOLERATED
+            if broken and not lasting and not hope and not server.told:
+                # Once: a service with a rate limit may turn some away in a row, again and again.
                 server.told = True
                 logger.warning("%s serves nothing at the moment and is asked again: %s", server.name, reason)
-            if lost:
-                self._put_aside(server, reason)
-        elif server.trial is not None:
-            self._rest(server, max(pause, min(LONGEST_PAUSE, server.pause * 2)), reason)
+            if lost or not server.is_up or (broken and hope):
+                self._put_aside(server, reason, pause)
         return hope
 
-    def _rest(self, server: Server, pause: float, reason: str) -> None:
-        """Give `server` nothing to do for `pause` seconds, and then one request."""
-        if pause > FIRST_PAUSE >= server.pause:
-            logger.warning("%s is put aside until it serves again: %s", server.name, reason)
-        server.up, server.on_trial, server.trial = False, False, None
-        server.pause = pause
-        server.rest = asyncio.get_running_loop().call_later(pause * random.uniform(1.0, 1.2), self._try, server)
+    async def models(self) -> tuple[Server, Answer]:
+        """The first server that lists its models, and the list; where none does, the first that answers, and
+        what it says. Raises UserError where none answers."""
+        deadline = time.monotonic() + FIRST_ANSWER
+        while True:
+            others = []
+            for server in self.servers:
+                answer = await self._probe(server)
+                if answer is not None and answer.means is Meaning.DONE:
+                    return server, answer
+                if answer is not None:
+                    others.append((server, answer))
+            if others:
+                return others[0]
+            if time.monotonic() > deadline:
+                raise self._unreachable("no answer")
+            await asyncio.sleep(wire.FIRST_PAUSE)
 
-    def _try(self, server: Server) -> None:
-        server.on_trial = True
+    async def close(self) -> None:
+        """Close the connections."""
+        for server in self.servers:
+            if server.comeback is not None:
+                server.comeback.cancel()
+        if self._opened is not None:
+            await self._opened.close()
+
+    def _others_well(self, server: Server) -> bool:
+        """Is another server up that does not only fail?"""
+        return any(other.is_up and other.failures < TOLERATED for other in self.servers if other is not server)
+
+    def _put_aside(self, server: Server, reason: str, pause: float | None) -> None:
+        if server.is_up:
+            server.down_since = time.monotonic()
+        server.standing, server.trial = Standing.ASIDE, None
+        # A connection breaks for many reasons, and most servers answer the next one: the first times, it is
+        # asked at once.
+        rest = self._rest(server, reason, pause) if server.failures >= TOLERATED else 0.0
+        server.comeback = asyncio.create_task(self._come_back(server, reason, rest))
+
+    def _rest(self, server: Server, reason: str, asked: float | None = None) -> float:
+        """Seconds of the next rest. The first is no news."""
+        server.rests += 1
+        if server.rests == 2:
+            logger.warning("%s is put aside until it serves again: %s", server.name, reason)
+        return wire.pause(server.rests, asked)
+
+    async def _come_back(self, server: Server, reason: str, rest: float) -> None:
+        """Let `server` rest until it answers, then give it work."""
+        await asyncio.sleep(rest)
+        while await self._probe(server) is None:
+            if self._silence() > (self.patience if self.answered else min(FIRST_ANSWER, self.patience)):
+                self.failure = self._unreachable(reason)
+                self._unpark(*self.servers)
+                return
+            await asyncio.sleep(self._rest(server, reason))
+        if server.failures < TOLERATED or not self._others_well(server):
+            self._bring_back(server)
+            return
+        server.standing = Standing.ON_TRIAL
         if server.parked:  # else the next slot that is given back
             self._slots.put_nowait(server.parked.pop())
+
+    def _bring_back(self, server: Server) -> None:
+        if server.comeback is not None and server.comeback is not asyncio.current_task():
+            server.comeback.cancel()  # it served while it was to rest
+        if server.rests >= 2:
+            logger.warning("%s serves again", server.name)
+        server.standing, server.trial, server.comeback, server.rests = Standing.UP, None, None, 0
+        self._unpark(server)
 
     def _elsewhere(self, slot: Slot) -> Slot:
         """A free slot at another server that is up, if there is one, in exchange for `slot`."""
         passed = [slot]
         while not self._slots.empty():
             other = self._slots.get_nowait()
-            if other[1] != slot[1] and self.servers[other[1]].up:
+            if other[1] != slot[1] and self.servers[other[1]].is_up:
                 slot = other
                 break
             passed.append(other)
@@ -172,68 +234,17 @@ class Replicas:
                 self._slots.put_nowait(each)
         return slot
 
-    def _put_aside(self, server: Server, reason: str) -> None:
-        """Give `server` nothing to do until it answers again."""
-        server.up = False
-        server.down_since = time.monotonic()
-        revival = asyncio.create_task(self._revive(server, reason))
-        self._revivals.add(revival)
-        revival.add_done_callback(self._revivals.discard)
-
-    async def models(self) -> tuple[Server, int, bytes]:
-        """The first server that lists its models, its status, 200, and the list as JSON; where none does,
-        those of the first that answers. Raises UserError where none answers."""
-        deadline = time.monotonic() + FIRST_ANSWER
-        while True:
-            others = []
-            for server in self.servers:
-                status, answer = await self._probe(server)
-                if status == 200:
-                    return server, status, answer
-                if status:
-                    others.append((server, status, answer))
-            if others:
-                return others[0]
-            if time.monotonic() > deadline:
-                raise self._unreachable("no answer")
-            await asyncio.sleep(FIRST_PAUSE)
-
-    async def close(self) -> None:
-        """Close the connections."""
-        for revival in self._revivals:
-            revival.cancel()
-        if self._opened is not None:
-            await self._opened.close()
-
-    async def _revive(self, server: Server, reason: str) -> None:
-        pause = FIRST_PAUSE
-        while not (await self._probe(server))[0]:
-            if pause == FIRST_PAUSE:
-                logger.warning("%s is put aside until it answers: %s", server.name, reason)
-            if self._silence() > (self.patience if self.answered else min(FIRST_ANSWER, self.patience)):
-                self._failure = self._unreachable(reason)
-                self._unpark(*self.servers)
-                return
-            await asyncio.sleep(pause * random.uniform(0.5, 1.0))
-            pause = min(LONGEST_PAUSE, pause * 2)
-        if pause > FIRST_PAUSE:
-            logger.warning("%s answers again", server.name)
-        server.up = True
-        self._unpark(server)
-
-    async def _probe(self, server: Server) -> tuple[int, bytes]:
-        """What a server answers when asked for its models, and the status, 0 where it does not answer."""
+    async def _probe(self, server: Server) -> Answer | None:
+        """What a server answers when asked for its models, None where it does not answer or is out of order."""
         try:
-            timeout = aiohttp.ClientTimeout(total=30)
-            async with self.session.get(server.models, timeout=timeout, allow_redirects=False) as reply:
-                content = await reply.read()
-        except (aiohttp.ClientError, OSError, TimeoutError):
-            return 0, b""
-        return (reply.status, content) if reply.status < 500 else (0, b"")
+            answer = await wire.ask(self.session, server.models, seconds=PROBE)
+        except wire.NoAnswer:
+            return None
+        return answer if answer.status < 500 else None
 
     def _silence(self) -> float:
-        """Seconds for which no server has been up."""
-        if any(server.up for server in self.servers):
+        """Seconds for which no server has had work to do."""
+        if any(server.standing is not Standing.ASIDE for server in self.servers):
             return 0.0
         return time.monotonic() - max(server.down_since for server in self.servers)
 
@@ -248,24 +259,3 @@ class Replicas:
         if self.answered:
             return EngineFailed(f"no server has answered for {self.patience:.0f} s at {where}: {reason}")
         return UserError(f"no server answers at {where} ({reason}): start it or correct --base-url")
-
-
-def _api_root(url: str) -> URL:
-    try:
-        root = URL(url.strip().rstrip("/"))
-        usable = root.scheme in ("http", "https") and bool(root.host)
-    except ValueError:
-        usable = False
-    if not usable:
-        raise UserError(f"{url!r} is not the address of a server; it should look like http://HOST:PORT/v1")
-    return root / "v1" if root.path in ("", "/") else root
-
-
-def _kept_alive(address: tuple[Any, ...]) -> socket.socket:
-    family, kind, protocol, *_ = address
-    made = socket.socket(family, kind, protocol)
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in KEEPALIVE.items():
-        if hasattr(socket, name):
-            made.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
-    return made

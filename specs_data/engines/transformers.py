@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct
 from PIL import Image
 
+from specs_data.engines import DEFAULTS, ModelOptions
 from specs_data.engines.checkpoint import load_model, load_processor, tokenizer_of
 from specs_data.engines.images import open_image
 from specs_data.engines.refusals import NO_IMAGES, TOO_LONG, check_images, refusal
@@ -42,32 +43,22 @@ class _Job(Struct, frozen=True, eq=False):
 
 
 class TransformersEngine:
-    """Samples a checkpoint (folder or Hub id) in batches of up to `batch_size` requests.
+    """Samples a checkpoint (folder or Hub id) in batches of up to `options.batch_size` (32) requests.
 
     `dtype`: see `load_model`. `min_pixels` and `max_pixels` bound the size that images are scaled
     to. A request with more than `limit_images` images, with a broken image, or with a prompt that
     fills the model's context is refused alone. Raises UserError where the checkpoint cannot be loaded.
     """
 
-    def __init__(
-        self,
-        checkpoint: str | Path,
-        sampling: Sampling,
-        *,
-        batch_size: int = 32,
-        dtype: str = "auto",
-        min_pixels: int | None = None,
-        max_pixels: int | None = None,
-        limit_images: int | None = None,
-    ) -> None:
-        self.concurrency = 2 * batch_size  # one batch runs while the next one gathers
-        self._batch_size = batch_size
+    def __init__(self, checkpoint: str | Path, sampling: Sampling, options: ModelOptions = DEFAULTS) -> None:
+        self._batch_size = options.batch_size or 32
+        self.concurrency = 2 * self._batch_size  # one batch runs while the next one gathers
         self._sampling = sampling
-        self._limit_images = limit_images
-        self._processor: Any = load_processor(checkpoint, min_pixels, max_pixels)
+        self._limit_images = options.limit_images
+        self._processor: Any = load_processor(checkpoint, options.min_pixels, options.max_pixels)
         self._tokenizer: Any = tokenizer_of(self._processor)
         self._sees = self._processor is not self._tokenizer
-        self._model: Any = load_model(checkpoint, dtype)
+        self._model: Any = load_model(checkpoint, options.dtype)
         self._context: int = getattr(self._model.config.get_text_config(), "max_position_embeddings", 1 << 30)
         self._ends = _end_tokens(self._model, self._tokenizer)
         self._closers = _closers(self._tokenizer, sampling.stop)
@@ -202,7 +193,7 @@ class TransformersEngine:
         return Response(text[: min(ends, default=None)], "stop" if ended else "length", prompt_tokens, completion)
 
     def _too_long(self) -> PromptRefused:
-        return PromptRefused(f"{TOO_LONG}: it does not fit into the policy's context of {self._context} tokens")
+        return PromptRefused(TOO_LONG, f"it does not fit into the policy's context of {self._context} tokens")
 
 
 class _Draw:

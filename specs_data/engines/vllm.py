@@ -22,6 +22,7 @@ from typing import Any
 
 from msgspec import Struct
 
+from specs_data.engines import DEFAULTS, ModelOptions
 from specs_data.engines.images import open_image
 from specs_data.engines.refusals import check_images, refusal
 from specs_data.errors import EngineFailed, PromptRefused, Undecided, UserError, require
@@ -49,40 +50,35 @@ class VLLMEngine:
 
     `max_model_len` bounds prompt and response together, in tokens; `tensor_parallel_size` is the
     number of GPUs; `gpu_memory_utilization` the share of their memory. `min_pixels` and `max_pixels`
-    bound the size images are scaled to, for models whose processor has such bounds. Further
-    `options` go to `vllm.LLM` as they are. What is None is vLLM's default.
+    bound the size images are scaled to, for models whose processor has such bounds. What is
+    `further` given goes to `vllm.LLM` as they are. What is None is vLLM's default.
     """
 
     def __init__(
         self,
         checkpoint: str | Path,
         sampling: Sampling,
-        *,
-        tensor_parallel_size: int = 1,
-        max_model_len: int | None = None,
-        gpu_memory_utilization: float | None = None,
-        dtype: str = "auto",
-        limit_images: int | None = None,
-        min_pixels: int | None = None,
-        max_pixels: int | None = None,
-        **options: Any,
+        options: ModelOptions = DEFAULTS,
+        **further: Any,
     ) -> None:
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
         require("vllm", "vllm")
         self._sampling = sampling
-        self._limit_images = limit_images
+        self._limit_images = options.limit_images
         self._decoders = ThreadPoolExecutor(DECODERS, "specs-data-images")
         self._decoded = threading.Semaphore(DECODED)
         self._inbox: SimpleQueue[_Job | None] = SimpleQueue()
         self._failure: EngineFailed | None = None
         chosen = {
-            "max_model_len": max_model_len,
-            "gpu_memory_utilization": gpu_memory_utilization,
-            "mm_processor_kwargs": _given(min_pixels=min_pixels, max_pixels=max_pixels) or None,
-            "limit_mm_per_prompt": {"video": 0} | _given(image=limit_images),
+            "tensor_parallel_size": options.tensor_parallel_size,
+            "dtype": options.dtype,
+            "max_model_len": options.max_model_len,
+            "gpu_memory_utilization": options.gpu_memory_utilization,
+            "mm_processor_kwargs": _given(min_pixels=options.min_pixels, max_pixels=options.max_pixels) or None,
+            "limit_mm_per_prompt": {"video": 0} | _given(image=options.limit_images),
         }
-        settings = {"tensor_parallel_size": tensor_parallel_size, "dtype": dtype, **_given(**chosen), **options}
+        settings = _given(**chosen) | further
         started: Future[int] = Future()
         self._thread = threading.Thread(target=self._run, args=(str(checkpoint), settings, started), daemon=True)
         self._thread.start()
@@ -273,7 +269,7 @@ def _deliver(outputs: list[Any], waiting: dict[str, _Job]) -> None:
             continue
         best = output.outputs[0]
         if best.finish_reason in ("abort", "error"):
-            _settle(job.response, Undecided(f"given up: vLLM ended it with {best.finish_reason!r}"))
+            _settle(job.response, Undecided("given up", f"vLLM ended it with {best.finish_reason!r}"))
             continue
         tokens = len(output.prompt_token_ids or ()), len(best.token_ids)
         _settle(job.response, Response(best.text, best.finish_reason or "stop", *tokens))

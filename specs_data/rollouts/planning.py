@@ -89,7 +89,7 @@ def make_plan(store: Store, parts: Parts) -> Plan:
 
     name = name_of(recipe)
     other = name if recipe.rejected_from == "chosen" else policy_name(recipe.rejected_from)
-    asked = {"verification": "model" in verifier, "judging": parts.judge is not None}
+    asked = {"verification": parts.verifier.paid, "judging": parts.judge is not None}
     return Plan(
         recipe=recipe,
         fmt=parts.fmt,

@@ -20,6 +20,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from specs_data.errors import Undecided
 from specs_data.images import media_type
+from specs_data.wire import Key, Meaning, NoAnswer, Trouble
 
 # Why there is no answer: the reasons that are counted.
 Reason = Literal[
@@ -206,9 +207,18 @@ def tokens(count: object) -> int:
     return count if isinstance(count, int) else 0
 
 
-def one_line(text: object) -> str:
-    """A service's explanation, short enough for a sentence and safe to print."""
-    return "".join(filter(str.isprintable, " ".join(str(text).split())))[:200] or "no explanation"
+def no_answer(none: NoAnswer, key: Key) -> Failed:
+    """The failure of an attempt without an answer."""
+    return Failed("broken answer" if none.trouble is Trouble.BROKEN else "no connection", key.hide(none))
+
+
+def turned_down(means: Meaning, said: str, wait: float | None) -> Failed:
+    """The failure of an attempt that the service turned down, and for which it asked to `wait`."""
+    if means is Meaning.TOO_SOON:
+        return Failed("rate limit", said, wait=wait)
+    if means.passes or means is Meaning.CONFLICT:
+        return Failed("timeout" if means is Meaning.TIMEOUT else "service error", said, wait=wait)
+    return Failed("refused", said, final=True)
 
 
 def fill(form: type[F], text: str) -> F:

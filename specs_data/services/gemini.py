@@ -7,19 +7,19 @@ and timeouts are left to the caller: the client's own ignore how long the servic
 from __future__ import annotations
 
 import json
-import os
 import re
 from base64 import b64encode
 from collections.abc import Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NoReturn
-from urllib.request import getproxies
 
 import aiohttp
 
+from specs_data import wire
 from specs_data.errors import UserError, require
-from specs_data.services import Failed, Question, Reply, image_type, json_schema, one_line, tokens
+from specs_data.services import Failed, Question, Reply, image_type, json_schema, no_answer, tokens, turned_down
+from specs_data.wire import Meaning
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 DEFAULT_MODEL = "gemini-3.8-flash"
 MAX_TOKENS = 4096
 THINKING_BUDGET = 1024
+
+_KEYS = ("GOOGLE_API_KEY", "GEMINI_API_KEY")  # in the order in which google-genai looks for them
 
 # A prompt or an answer was held back, as opposed to broken or cut off.
 _HELD_BACK = {
@@ -48,7 +50,7 @@ _HELD_BACK = {
 
 def api_key() -> str | None:
     """The key in the environment, as google-genai looks for it."""
-    return os.environ.get("GOOGLE_API_KEY") or os.environ.get("GEMINI_API_KEY") or None
+    return wire.read_key(*_KEYS).text
 
 
 class GeminiClient:
@@ -61,16 +63,15 @@ class GeminiClient:
     def __init__(self, model: str = DEFAULT_MODEL, role: str = "verifier") -> None:
         self._role = role
         self._genai = require("google.genai", "gemini")
-        key = api_key()
-        if key is None:
+        self._key = wire.read_key(*_KEYS)
+        if self._key.text is None:
             raise UserError("Gemini needs a key in GOOGLE_API_KEY or GEMINI_API_KEY; get one at aistudio.google.com")
-        self._key = key
         self.model = model
 
     @property
-    def account(self) -> tuple[str, str]:
+    def account(self) -> tuple[str, str | None]:
         """The service and the key."""
-        return self.service, self._key
+        return self.service, self._key.text
 
     @property
     def options(self) -> Mapping[str, str]:
@@ -101,12 +102,11 @@ class GeminiClient:
     def sdk(self) -> genai.Client:
         """The client. It makes one attempt per call: without this it repeats a broken connection by itself,
         seconds later."""
-        # As the client's own, but with proxies only where there are any: looking for them takes a thread.
-        connector = aiohttp.TCPConnector(limit=0)
-        self._session = aiohttp.ClientSession(connector=connector, trust_env=bool(getproxies()))
+        # The client's own session would follow redirects, with the key and the question.
+        self._session = wire.session(proxies=True)
         once = self._genai.types.HttpRetryOptions(attempts=1)
         options = self._genai.types.HttpOptions(retry_options=once, aiohttp_client=self._session)
-        client: genai.Client = self._genai.Client(api_key=self._key, vertexai=False, http_options=options)
+        client: genai.Client = self._genai.Client(api_key=self._key.text, vertexai=False, http_options=options)
         return client
 
     def request(self, question: Question[Any]) -> dict[str, Any]:
@@ -135,32 +135,26 @@ class GeminiClient:
             yield
         except self._genai.errors.APIError as error:
             self._raise(error)
-        except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, OSError) as error:
-            cut = isinstance(error, aiohttp.ClientPayloadError)
-            raise Failed("broken answer" if cut else "no connection", one_line(error)) from None
-        except (aiohttp.ClientError, ValueError, TypeError, KeyError, AttributeError) as error:
-            # The client trips over bodies that are not what the API promises.
-            raise Failed("broken answer", one_line(error)) from None
+        except wire.Redirected as away:
+            raise self._turned_down(Meaning.ELSEWHERE, away.status, self._key.hide(away)) from None
+        # Besides what goes wrong on the wire: the client trips over bodies that are not what the API promises.
+        except (aiohttp.ClientError, OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            raise no_answer(wire.NoAnswer(error), self._key) from None
 
     def _raise(self, error: APIError) -> NoReturn:
-        body = error.details if isinstance(error.details, dict) else {}
-        fault = body.get("error") if isinstance(body.get("error"), dict) else body
-        details = [detail for detail in (fault or {}).get("details") or [] if isinstance(detail, dict)]
-        message = one_line(str(error.message or error.status or "").replace(self._key, "..."))
-        if error.code == 404:
-            raise UserError(
-                f"Gemini has no model {self.model!r}: {message}; choose another with --{self._role}-model"
-            ) from None
-        if error.code in (401, 403) or (error.code == 400 and "api key" in message.lower()):
-            raise UserError(f"Gemini refuses the key in GOOGLE_API_KEY or GEMINI_API_KEY: {message}") from None
+        message = self._key.hide(error.message or error.status or "")
+        means = wire.meaning(error.code)
+        if means is Meaning.REFUSED and "api key" in message.lower():
+            means = Meaning.WRONG_KEY
         if error.status == "FAILED_PRECONDITION":
             raise UserError(f"Gemini cannot be used with this key: {message}") from None
-        wait = _retry_delay(details)
-        if error.code == 429:
-            raise Failed("rate limit", message, wait=wait) from None
-        if error.code in (408, 499) or error.code >= 500:
-            raise Failed("timeout" if error.code in (408, 504) else "service error", message, wait=wait) from None
-        raise Failed("refused", message, final=True) from None
+        wait = wire.asked_wait(getattr(error.response, "headers", {}), error.details)
+        raise self._turned_down(means, error.code, message, wait) from None
+
+    def _turned_down(self, means: Meaning, status: int, words: str, wait: float | None = None) -> Exception:
+        told = {"flags": f"--{self._role}-model", "key": " or ".join(_KEYS)}
+        mistake = wire.mistake(means, "Gemini", f"{status}: {words}", model=self.model, **told)
+        return mistake or turned_down(means, words, wait)
 
 
 def _generation_options(model: str) -> dict[str, Any]:
@@ -199,12 +193,3 @@ def read_response(response: Any) -> Reply:
     if not text.strip():
         raise Failed("empty answer", paid=paid)
     return Reply(text, paid.served, paid.prompt_tokens, paid.completion_tokens)
-
-
-def _retry_delay(details: list[dict[str, Any]]) -> float | None:
-    """Seconds that a google.rpc.RetryInfo asks to wait."""
-    for detail in details:
-        found = re.fullmatch(r"(\d+(?:\.\d+)?)s", str(detail.get("retryDelay", "")))
-        if found:
-            return float(found[1])
-    return None

@@ -21,11 +21,12 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from msgspec import Struct
 
+from specs_data import wire
 from specs_data.errors import UserError, require
 from specs_data.services import Answer, F, Failed, Question, Reason, Reply, fill, json_schema
 from specs_data.services.gemini import GeminiClient, read_response
 from specs_data.services.limits import Budget, Health, Spending
-from specs_data.services.service import answer, check_served, client_settings, wait_after
+from specs_data.services.service import answer, check_served, client_settings
 
 if TYPE_CHECKING:
     from google.genai import types
@@ -340,7 +341,7 @@ class GeminiBatch:
             except Failed as failure:
                 if failure.final or attempt == 10:
                     raise
-                await asyncio.sleep(wait_after(failure, attempt, self._pause))
+                await asyncio.sleep(wire.pause(attempt, failure.wait, self._pause))
         raise AssertionError("unreachable")
 
 

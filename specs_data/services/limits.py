@@ -218,7 +218,7 @@ class Health:
                     f"({counts}{last}); see to that, and the same command goes on from here"
                 )
             )
-        raise Undecided(failure.reason)
+        raise Undecided(failure.reason, failure.detail)
 
 
 def _most_prompt_tokens(question: Question[Any]) -> int:

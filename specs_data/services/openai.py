@@ -9,13 +9,16 @@ import base64
 import json
 import os
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any, NoReturn
-from urllib.parse import urlsplit
 
 import aiohttp
+from yarl import URL
 
+from specs_data import wire
 from specs_data.errors import UserError
-from specs_data.services import Failed, Question, Reply, image_type, json_schema, one_line, tokens
+from specs_data.services import Failed, Question, Reply, image_type, json_schema, no_answer, tokens, turned_down
+from specs_data.wire import Answer, Key, Meaning
 
 HOSTED = "https://api.openai.com/v1"
 MAX_TOKENS = 4096
@@ -28,14 +31,6 @@ _NAMES = {
 }
 
 
-def key_in_environment() -> str | None:
-    """The key in OPENAI_API_KEY. Raises UserError, without the key, for one that no HTTP header can carry."""
-    key = os.environ.get("OPENAI_API_KEY", "").strip()
-    if not (key.isascii() and key.isprintable()):
-        raise UserError("OPENAI_API_KEY has a line break or another character that no key has: set it anew")
-    return key or None
-
-
 class OpenAIClient:
     """A model behind an OpenAI-compatible server at `base_url` (http://host:port or .../v1). `role` (verifier,
     judge) is whose settings errors speak of."""
@@ -45,15 +40,15 @@ class OpenAIClient:
 
     def __init__(self, model: str, base_url: str | None = None, role: str = "verifier") -> None:
         self.model = model
-        self._key = key_in_environment()
-        self._url = f"{_api_root(base_url, self._key, role)}/chat/completions"
+        self._role = role
+        self._key = wire.read_key(wire.OPENAI_KEY)
+        self._url = _root(base_url, self._key, role) / "chat" / "completions"
         self._left_out: set[str] = set()
-        self._session: aiohttp.ClientSession | None = None
 
     @property
     def account(self) -> tuple[str, str | None]:
         """The server's URL and the key."""
-        return self._url, self._key
+        return str(self._url), self._key.text
 
     @property
     def options(self) -> Mapping[str, str]:
@@ -64,18 +59,27 @@ class OpenAIClient:
         """One attempt. Raises Failed, and UserError where no attempt can succeed."""
         while True:
             left_out = set(self._left_out)
-            status, headers, body = await self._post(self._payload(question, left_out))
-            if status == 200:
-                return _read(body)
-            refused = _refused_option(status, body) - left_out
+            data = json.dumps(self._payload(question, left_out)).encode()
+            try:
+                answer = await wire.ask(self._session, self._url, data)
+            except wire.NoAnswer as none:
+                raise no_answer(none, self._key) from None
+            if answer.means is Meaning.DONE:
+                return _read(answer.content)
+            refused = _refused_option(answer) - left_out
             if not refused:
-                self._raise(status, headers, body)
+                self._raise(answer)
             self._left_out |= refused
 
     async def close(self) -> None:
         """Release connections."""
-        if self._session:
+        if "_session" in vars(self):
             await self._session.close()
+
+    @cached_property
+    def _session(self) -> aiohttp.ClientSession:
+        # No limits here: the caller decides how many calls are in flight and how long they may take.
+        return wire.session({"Content-Type": "application/json", **self._key.bearer}, proxies=True)
 
     def _payload(self, question: Question[Any], left_out: set[str]) -> dict[str, Any]:
         images = [{"type": "image_url", "image_url": {"url": _data_url(image)}} for image in question.images]
@@ -96,79 +100,33 @@ class OpenAIClient:
             **{name: value for name, value in options.items() if name not in left_out},
         }
 
-    async def _post(self, payload: Mapping[str, Any]) -> tuple[int, Mapping[str, str], str]:
-        if self._session is None:
-            # No limits here: the caller decides how many calls are in flight and how long they may take.
-            connector = aiohttp.TCPConnector(limit=0)
-            self._session = aiohttp.ClientSession(
-                connector=connector, timeout=aiohttp.ClientTimeout(total=None), trust_env=True
-            )
-        headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
-        try:
-            async with self._session.post(self._url, json=payload, headers=headers) as response:
-                return response.status, response.headers, await response.text(errors="replace")
-        except aiohttp.ClientPayloadError:
-            raise Failed("broken answer") from None
-        except aiohttp.InvalidURL:
-            raise UserError(f"{self._url} is not a URL; give the server's as http://HOST:PORT/v1") from None
-        except (aiohttp.ClientConnectionError, OSError):
-            raise Failed("no connection") from None
-        except aiohttp.ClientError:
-            raise Failed("broken answer") from None
-
-    def _raise(self, status: int, headers: Mapping[str, str], body: str) -> NoReturn:
-        message = one_line(body.replace(self._key, "...") if self._key else body)
-        if status in (401, 403):
-            raise UserError(f"{self._host} refuses the key in OPENAI_API_KEY: {message}")
-        if status == 404:
-            raise UserError(f"{self._host} has no model {self.model!r}, or no chat completions at this URL: {message}")
-        if status == 429 and "insufficient_quota" in body:
-            raise UserError(f"{self._host} has no quota left for this key: {message}")
-        wait = _retry_after(headers)
-        if status == 429:
-            raise Failed("rate limit", message, wait=wait)
-        if status in (408, 409, 425) or status >= 500:
-            raise Failed("timeout" if status in (408, 504) else "service error", message, wait=wait)
-        raise Failed("refused", message, final=True)
-
-    @property
-    def _host(self) -> str:
-        return urlsplit(self._url).hostname or self._url
+    def _raise(self, answer: Answer) -> NoReturn:
+        said = self._key.hide(wire.said_in(answer.content))
+        told = {"flags": f"--{self._role}-model and --{self._role}-base-url", "key": wire.OPENAI_KEY}
+        fault = wire.mistake(answer.means, self._url.host or "", f"{answer.status}: {said}", model=self.model, **told)
+        raise fault or turned_down(answer.means, said, wire.asked_wait(answer.headers))
 
 
-def _api_root(base_url: str | None, key: str | None, role: str) -> str:
-    url = base_url or os.environ.get("OPENAI_BASE_URL") or (HOSTED if key else None)
+def _root(base_url: str | None, key: Key, role: str) -> URL:
+    url = base_url or os.environ.get("OPENAI_BASE_URL") or (HOSTED if key.text else None)
     if url is None:
         raise UserError(f"an openai {role} needs its server's URL (--{role}-base-url), or a key in OPENAI_API_KEY")
-    if not url.startswith(("http://", "https://")):
-        raise UserError(f"{url!r} is not a URL; give the server's as http://HOST:PORT/v1")
-    url = url.rstrip("/").removesuffix("/chat/completions")
-    return url if urlsplit(url).path.strip("/") else f"{url}/v1"
+    return wire.api_root(url)
 
 
 def _data_url(image: bytes) -> str:
     return f"data:{image_type(image)};base64,{base64.b64encode(image).decode()}"
 
 
-def _refused_option(status: int, body: str) -> set[str]:
+def _refused_option(answer: Answer) -> set[str]:
     """The options that a complaint names."""
-    if status not in (400, 422):
+    if answer.means is not Meaning.REFUSED:
         return set()
-    body = body.lower()
-    return {option for option, names in _NAMES.items() if any(name in body for name in names)}
+    words = answer.content.decode(errors="replace").lower()
+    return {option for option, names in _NAMES.items() if any(name in words for name in names)}
 
 
-def _retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds that the headers ask to wait."""
-    for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
-        try:
-            return max(0.0, float(headers[name]) * unit)
-        except (KeyError, ValueError):
-            continue
-    return None
-
-
-def _read(body: str) -> Reply:
+def _read(body: bytes) -> Reply:
     """The reply in a chat completion. Raises Failed with the reason there is none."""
     try:
         completion = json.loads(body)

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import Mapping
 
+from specs_data import wire
 from specs_data.errors import UserError
 from specs_data.services import Answer, Client, F, Failed, Question, Reply, fill
 from specs_data.services.limits import Budget, Gate, Health, Spending
 from specs_data.services.prices import same_model
-
-LONGEST_PAUSE = 30.0
 
 
 class Service:
@@ -69,7 +67,7 @@ class Service:
             except Failed as failure:
                 too_soon = failure.reason == "rate limit"
                 failures += not too_soon
-                wait = wait_after(failure, failures, self._pause)
+                wait = wire.pause(failures, failure.wait, self._pause)
                 waited += max(wait, self._pause) if too_soon or failure.wait is not None else 0.0
                 if failure.final or failures >= self._attempts or waited > self._patience:
                     self._health.undecided(failure)
@@ -92,7 +90,7 @@ class Service:
             except Failed as failure:
                 replies.append(failure.paid)
                 if failure.reason == "rate limit":
-                    self._gate.turned_away(taken, min(self._patience, wait_after(failure, 1, self._pause)))
+                    self._gate.turned_away(taken, min(self._patience, wire.pause(1, failure.wait, self._pause)))
                 raise
             else:
                 replies.append(reply)
@@ -114,13 +112,6 @@ def answer(filled: F, paid: list[Reply]) -> Answer[F]:
     prompt_tokens = sum(reply.prompt_tokens for reply in paid)
     completion_tokens = sum(reply.completion_tokens for reply in paid)
     return Answer(filled, paid[-1].served, prompt_tokens, completion_tokens)
-
-
-def wait_after(failure: Failed, failures: int, pause: float) -> float:
-    """Seconds until the next attempt, with some noise, so that not all come back at once."""
-    if failure.wait is not None:
-        return failure.wait * random.uniform(1.0, 1.1)
-    return min(LONGEST_PAUSE, pause * 2.0 ** max(0, failures - 1)) * random.uniform(0.8, 1.2)
 
 
 def check_served(client: Client, served: str) -> None:

@@ -18,13 +18,13 @@ from msgspec import Struct
 
 from specs_data.errors import UserError, first_line
 from specs_data.pairs.figures import read_manifest
+from specs_data.wire import meaning
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
 Gated = Literal["auto", "manual", False]
 State = Literal["new", "changed", "same"]
-_TRANSIENT = {429, 500, 502, 503, 504}
 
 
 class Remote(Struct, frozen=True):
@@ -138,7 +138,7 @@ def _sentence(status: int, repo_id: str, error: Exception) -> str:
         return f"this account may not write to {repo_id}; use a token with write access, or another repository"
     if status == 412:
         return f"somebody else pushed to {repo_id} meanwhile; look at their commit, then run the same command again"
-    if status in _TRANSIENT:
+    if meaning(status).passes:
         return f"the Hub is out of order (status {status}); run the same command again to go on"
     return f"the Hub refused: {first_line(error)}"
 
@@ -146,7 +146,7 @@ def _sentence(status: int, repo_id: str, error: Exception) -> str:
 def is_transient(error: Exception) -> bool:
     """No answer at all, or one that says to come again."""
     status = getattr(getattr(error, "response", None), "status_code", None)
-    return status is None or status in _TRANSIENT
+    return status is None or meaning(status).passes
 
 
 def license_of(card: bytes) -> str | None:

@@ -1,31 +1,65 @@
 """The verifier seam: does the reasoning of a right response lead to its answer?
 
-The contract is in plugins.py. To add a verifier here, write a module with a class that satisfies Verifier and name
-it in `open_verifier`; others are found by name.
+The contract is in plugins.py. To add a verifier here, write a module with a class that satisfies it and name
+in VERIFIERS what makes it; others are found by name.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING
 
+from msgspec import Struct
+
 from specs_data.errors import UserError
-from specs_data.format import load_format
+from specs_data.format import ResponseFormat, load_format
 from specs_data.plugins import Verifier as Verifier
 from specs_data.plugins import check_name, make_verifier
 from specs_data.recipe import Recipe
 
 if TYPE_CHECKING:
+    from specs_data.services import Asker
     from specs_data.services.gemini_batch import JobLog
     from specs_data.services.limits import Budget
 
-BUILT_IN = ("gemini", "openai", "rules", "none")
+
+class VerifierOptions(Struct, frozen=True):
+    """What a verifier may be made from: the format of the responses, the model and the URL that the recipe
+    names for it, and `asker`, which opens a service by name (gemini, openai) within the run's limits."""
+
+    fmt: ResponseFormat
+    model: str | None
+    base_url: str | None
+    asker: Callable[[str], Asker]
+
+
+VerifierFactory = Callable[[VerifierOptions], Verifier]
+
+# Where each verifier is made: a module is imported when its verifier is wanted.
+VERIFIERS: Mapping[str, str] = {
+    "gemini": "specs_data.verifiers.model:open_gemini",
+    "openai": "specs_data.verifiers.model:open_openai",
+    "rules": "specs_data.verifiers.rules:open_rules",
+    "none": "specs_data.verifiers.none:open_none",
+}
+
+
+def verifier_factory(name: str) -> VerifierFactory:
+    """What makes the verifier of this name: one of VERIFIERS, or else a plug-in. Raises UserError where there is
+    none."""
+    check_name("verifier", name, VERIFIERS)
+    if name not in VERIFIERS:
+        return lambda options: make_verifier(name, options.fmt)
+    factory: VerifierFactory = resolve_name(VERIFIERS[name])
+    return factory
 
 
 def verifier_name(recipe: Recipe) -> str:
     """The verifier that `recipe` names; where it names none, Gemini if there is a key for it, and
     otherwise a UserError: none is chosen silently, and a name that nothing has is told."""
     if recipe.verifier is not None:
-        check_name("verifier", recipe.verifier, BUILT_IN)
+        check_name("verifier", recipe.verifier, VERIFIERS)
         return recipe.verifier
     from specs_data.services.gemini import api_key
 
@@ -41,19 +75,12 @@ def verifier_name(recipe: Recipe) -> str:
 def open_verifier(recipe: Recipe, budget: Budget, log: JobLog | None = None) -> Verifier:
     """The verifier of a recipe. `budget` is shared with the other judging services; `log` keeps batch
     jobs. Raises UserError."""
-    name = verifier_name(recipe)
-    if name == "rules":
-        from specs_data.verifiers.rules import RulesVerifier
 
-        return RulesVerifier(load_format(recipe.format))
-    if name == "none":
-        from specs_data.verifiers.none import NoVerifier
+    def asker(service: str) -> Asker:
+        from specs_data.services.opening import open_asker
 
-        return NoVerifier()
-    if name not in BUILT_IN:
-        return make_verifier(name, load_format(recipe.format))
-    from specs_data.services.opening import open_asker
-    from specs_data.verifiers.model import ModelVerifier
+        model, url = recipe.verifier_model, recipe.verifier_base_url
+        return open_asker(service, model, url, recipe, budget, "verification", log)
 
-    url = recipe.verifier_base_url
-    return ModelVerifier(open_asker(name, recipe.verifier_model, url, recipe, budget, "verification", log))
+    options = VerifierOptions(load_format(recipe.format), recipe.verifier_model, recipe.verifier_base_url, asker)
+    return verifier_factory(verifier_name(recipe))(options)

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from specs_data.records import Judged, Verdict
 from specs_data.services import Asker, Form, Words, ask_about, form_sha256
 from specs_data.texts import Text, chat, load_prompt
+from specs_data.verifiers import VerifierOptions
 
 
 class Consistency(Form):
@@ -23,6 +24,8 @@ class Consistency(Form):
 
 class ModelVerifier:
     """Verifies through a service. `model` was asked for; `prompt` is the rubric."""
+
+    paid = True
 
     def __init__(self, asker: Asker, prompt: Text | None = None) -> None:
         self._asker = asker
@@ -57,3 +60,13 @@ class ModelVerifier:
     async def close(self) -> None:
         """Release connections."""
         await self._asker.close()
+
+
+def open_gemini(options: VerifierOptions) -> ModelVerifier:
+    """A Gemini model as verifier."""
+    return ModelVerifier(options.asker("gemini"))
+
+
+def open_openai(options: VerifierOptions) -> ModelVerifier:
+    """A model at an OpenAI-compatible server as verifier."""
+    return ModelVerifier(options.asker("openai"))

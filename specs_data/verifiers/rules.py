@@ -23,6 +23,7 @@ from specs_data.judges.choices import chosen_letters, fold
 from specs_data.judges.numbers import Quantity, read_quantity, read_term, same_quantity
 from specs_data.judges.rules import same_answer
 from specs_data.records import Judged, Problem, Verdict
+from specs_data.verifiers import VerifierOptions
 
 CONSISTENT = "the conclusion is the answer (the picture and the steps were not checked)"
 OTHER_CONCLUSION = "the conclusion is not the answer"
@@ -64,6 +65,7 @@ class RulesVerifier:
     """
 
     concurrency = 1
+    paid = False
 
     def __init__(self, fmt: ResponseFormat = THINK_ANSWER) -> None:
         self.settings: Mapping[str, str] = {"verifier": "rules", "version": "2", "format": fmt.model_dump_json()}
@@ -201,3 +203,8 @@ def _rounds(value: Quantity, shown: Quantity) -> bool:
 def _numbers(text: str) -> list[Quantity]:
     found = (read_quantity(number[0]) for number in _IN_TEXT.finditer(plain(text)))
     return [number for number in found if number]
+
+
+def open_rules(options: VerifierOptions) -> RulesVerifier:
+    """The rules, for responses in the recipe's format."""
+    return RulesVerifier(options.fmt)

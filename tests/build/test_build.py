@@ -142,7 +142,7 @@ def test_samples_upfront_choose_the_first_kept_response(tmp_path: Path) -> None:
 def test_a_refused_prompt_disturbs_no_other(tmp_path: Path) -> None:
     def script(request: Request) -> str:
         if "What is 3 " in request.messages[-1].content:
-            raise PromptRefused("prompt too long: 9000 tokens")
+            raise PromptRefused("prompt too long", "9000 tokens")
         return respond(request)
 
     problems = write_sums(tmp_path, 20)
@@ -185,7 +185,7 @@ def test_an_engine_that_refuses_everything_stops_the_build(tmp_path: Path) -> No
     """What is wrong then is the run: once it is mended, the same command asks for all of it."""
 
     def script(request: Request) -> str:
-        raise PromptRefused("prompt too long: 9000 tokens")
+        raise PromptRefused("prompt too long", "9000 tokens")
 
     problems = write_sums(tmp_path, 200)
     engine = policy()
@@ -199,7 +199,7 @@ def test_an_engine_that_refuses_everything_stops_the_build(tmp_path: Path) -> No
 
 def test_few_problems_that_are_all_refused_are_asked_again(tmp_path: Path) -> None:
     def script(request: Request) -> str:
-        raise PromptRefused("prompt too long: 9000 tokens")
+        raise PromptRefused("prompt too long", "9000 tokens")
 
     few = recipe(write_sums(tmp_path, 5))
     with pytest.raises(UserError, match="refuses every prompt, as with 'sum-4'"):
@@ -218,7 +218,7 @@ def test_what_an_engine_gave_up_is_asked_again_by_the_next_run(
     def script(request: Request) -> str:
         asked.append(request.messages[-1].content)
         if "What is 3 " in asked[-1] and not healthy:
-            raise Undecided("given up: 3 attempts failed: out of memory")
+            raise Undecided("given up", "3 attempts failed: out of memory")
         return right(request)
 
     def right(request: Request) -> str:

@@ -15,7 +15,8 @@ import pytest
 from fakes.openai_server import OpenAIServer, Reply
 from PIL import Image
 
-from specs_data.engines import openai, replicas
+from specs_data import wire
+from specs_data.engines import ModelOptions, replicas
 from specs_data.engines.openai import OpenAIEngine
 from specs_data.errors import EngineFailed, PromptRefused, Undecided, UserError
 from specs_data.records import Message, Request, Response, Sampling
@@ -28,8 +29,7 @@ STOP = Sampling(temperature=0.7, top_p=0.9, max_tokens=50, stop=("</answer>",))
 
 @pytest.fixture(autouse=True)
 def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(replicas, "FIRST_PAUSE", 0.01)
-    monkeypatch.setattr(openai, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(wire, "FIRST_PAUSE", 0.01)
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
 
 
@@ -49,9 +49,10 @@ def picture(form: str) -> bytes:
 
 
 @asynccontextmanager
-async def engine_at(*urls: str, sampling: Sampling = PLAIN, **options: Any) -> AsyncIterator[OpenAIEngine]:
-    options.setdefault("model", "tiny")
-    engine = OpenAIEngine(urls, sampling=sampling, **options)
+async def engine_at(
+    *urls: str, model: str = "tiny", sampling: Sampling = PLAIN, patience: float = 600.0, **options: Any
+) -> AsyncIterator[OpenAIEngine]:
+    engine = OpenAIEngine(model, sampling, ModelOptions(base_url=urls, **options), patience=patience)
     try:
         async with asyncio.timeout(20):
             yield engine
@@ -162,7 +163,7 @@ async def test_empty_content_is_an_empty_response() -> None:
 
 
 async def test_the_only_model_of_a_server_needs_no_name() -> None:
-    async with serving(seed_of, models=("org/one",), model=None) as (server, engine):
+    async with serving(seed_of, models=("org/one",), model="") as (server, engine):
         await answers(engine, 3)
     assert {body["model"] for body in server.bodies} == {"org/one"}
 
@@ -171,14 +172,14 @@ async def test_a_replica_that_lists_nothing_leaves_it_to_the_others() -> None:
     async with (
         OpenAIServer(lambda _: Reply("no such page", status=404), models=404) as bad,
         OpenAIServer(seed_of, models=("org/one",)) as good,
-        engine_at(bad.url, good.url, model=None) as engine,
+        engine_at(bad.url, good.url, model="") as engine,
     ):
         assert await answers(engine, 4) == ["0", "1", "2", "3"]
     assert good.bodies[-1]["model"] == "org/one"
 
 
 async def test_several_models_need_a_name() -> None:
-    async with serving(seed_of, models=("one", "two"), model=None) as (_server, engine):
+    async with serving(seed_of, models=("one", "two"), model="") as (_server, engine):
         with pytest.raises(UserError, match="--model: it lists one, two"):
             await engine.generate(ask())
 
@@ -265,7 +266,7 @@ async def test_a_wrong_key_is_the_users_and_is_not_printed(status: int, monkeypa
 
 @pytest.mark.parametrize("status", [401, 403])
 async def test_a_wrong_key_is_told_when_the_models_are_listed(status: int) -> None:
-    async with serving(seed_of, models=status, model=None) as (_server, engine):
+    async with serving(seed_of, models=status, model="") as (_server, engine):
         with pytest.raises(UserError, match=rf"refuses the key \({status}: no list.*set OPENAI_API_KEY"):
             await engine.generate(ask())
 
@@ -273,7 +274,10 @@ async def test_a_wrong_key_is_told_when_the_models_are_listed(status: int) -> No
 @pytest.mark.parametrize("key", ["sk-sec\nret", "sk-sec\tret", "sk-sécret", "sk-sec\x7fret"])
 def test_a_key_that_no_header_can_carry_is_refused_unprinted(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", key)
-    for opened in (lambda: OpenAIEngine(["http://h"], "m", PLAIN), lambda: OpenAIClient("m", "http://h")):
+    for opened in (
+        lambda: OpenAIEngine("m", PLAIN, ModelOptions(base_url=("http://h",))),
+        lambda: OpenAIClient("m", "http://h"),
+    ):
         with pytest.raises(UserError, match="OPENAI_API_KEY has a line break or another character") as caught:
             opened()
         assert "sk-s" not in str(caught.value)
@@ -281,13 +285,13 @@ def test_a_key_that_no_header_can_carry_is_refused_unprinted(key: str, monkeypat
 
 async def test_an_unknown_model_is_the_users() -> None:
     async with serving(lambda _: Reply("no such model", status=404), model="huge") as (_server, engine):
-        with pytest.raises(UserError, match=r"does not serve 'huge'.*--model"):
+        with pytest.raises(UserError, match=r"has no model 'huge'.*--model"):
             await engine.generate(ask())
 
 
 async def test_an_address_where_nothing_answers(monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
     monkeypatch.setattr(replicas, "FIRST_ANSWER", 0.1)
-    for model in ("tiny", None):
+    for model in ("tiny", ""):
         async with engine_at(closed_port(), model=model) as engine:
             found = await asyncio.gather(*(engine.generate(ask(seed)) for seed in range(200)), return_exceptions=True)
         assert {type(error) for error in found} == {UserError}
@@ -297,12 +301,12 @@ async def test_an_address_where_nothing_answers(monkeypatch: pytest.MonkeyPatch,
 @pytest.mark.parametrize("url", ["localhost:8000", "ftp://host/v1", "http://", "http://[", ""])
 def test_what_is_no_address_is_refused(url: str) -> None:
     with pytest.raises(UserError, match="http://HOST:PORT/v1"):
-        OpenAIEngine([url], "tiny", Sampling())
+        OpenAIEngine("tiny", PLAIN, ModelOptions(base_url=(url,)))
 
 
 def test_no_address_is_refused() -> None:
     with pytest.raises(UserError, match="--base-url"):
-        OpenAIEngine([], "tiny", Sampling())
+        OpenAIEngine("tiny", PLAIN)
 
 
 # Failures that pass
@@ -357,7 +361,7 @@ async def test_a_quota_that_ends_for_the_day_stops_the_run(status: int) -> None:
 
 
 async def test_a_request_that_always_breaks_the_server_is_given_up_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(openai, "LONGEST_PAUSE", 0.02)
+    monkeypatch.setattr(wire, "LONGEST_PAUSE", 0.02)
 
     def poisoned(body: dict[str, Any]) -> Reply:
         return Reply("illegal memory access", status=500) if body["seed"] == 7 else Reply("fine", delay=0.002)
@@ -371,7 +375,7 @@ async def test_a_request_that_always_breaks_the_server_is_given_up_alone(monkeyp
 
 
 async def test_a_server_that_only_fails_stops_the_run_and_refuses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(openai, "LONGEST_PAUSE", 0.02)
+    monkeypatch.setattr(wire, "LONGEST_PAUSE", 0.02)
     async with serving(lambda _: Reply("out of memory", status=500), patience=0.3) as (_server, engine):
         with pytest.raises(EngineFailed, match="out of memory"):
             await engine.generate(ask())
@@ -395,7 +399,7 @@ async def test_a_server_that_only_fails_is_told_once(fault: Reply, caplog: pytes
 
 
 async def test_load_is_spread_and_bounded() -> None:
-    async with two_serving(lambda body: Reply(seed_of(body), delay=0.01), per_server=4) as (one, two, engine):
+    async with two_serving(lambda body: Reply(seed_of(body), delay=0.01), concurrency=4) as (one, two, engine):
         assert engine.concurrency == 8
         assert await answers(engine, 60) == [str(seed) for seed in range(60)]
     assert (one.most_in_flight, two.most_in_flight) == (4, 4)
@@ -406,7 +410,7 @@ async def test_a_slow_replica_gets_less() -> None:
     async with (
         OpenAIServer(lambda body: Reply(seed_of(body), delay=0.2)) as slow,
         OpenAIServer(seed_of) as fast,
-        engine_at(slow.url, fast.url, per_server=8) as engine,
+        engine_at(slow.url, fast.url, concurrency=8) as engine,
     ):
         await answers(engine, 100)
     assert len(slow.bodies) < 20
@@ -414,22 +418,22 @@ async def test_a_slow_replica_gets_less() -> None:
 
 async def test_a_replica_that_dies_loses_nothing_and_comes_back(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING)
-    async with two_serving(lambda body: Reply(seed_of(body), delay=0.02), per_server=4) as (one, _two, engine):
+    async with two_serving(lambda body: Reply(seed_of(body), delay=0.02), concurrency=4) as (one, _two, engine):
         run = asyncio.create_task(answers(engine, 60))
         await until(lambda: len(one.bodies) >= 8)
         await one.die()
         assert await run == [str(seed) for seed in range(60)]
-        assert "is put aside until it answers" in caplog.text
+        assert "is put aside until it serves again" in caplog.text
 
         before = len(one.bodies)
         await one.start()
-        await until(lambda: "answers again" in caplog.text)
+        await until(lambda: "serves again" in caplog.text)
         assert await answers(engine, 20) == [str(seed) for seed in range(20)]
         assert len(one.bodies) > before
 
 
 async def test_a_restart_of_the_only_server_is_waited_for() -> None:
-    async with serving(lambda body: Reply(seed_of(body), delay=0.02), per_server=4) as (server, engine):
+    async with serving(lambda body: Reply(seed_of(body), delay=0.02), concurrency=4) as (server, engine):
         run = asyncio.create_task(answers(engine, 24))
         await until(lambda: len(server.bodies) >= 6)
         await server.die()
@@ -440,8 +444,8 @@ async def test_a_restart_of_the_only_server_is_waited_for() -> None:
 
 
 async def test_all_replicas_dead_for_too_long_stops_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(replicas, "LONGEST_PAUSE", 0.05)
-    async with two_serving(seed_of, per_server=2, patience=0.3) as (one, two, engine):
+    monkeypatch.setattr(wire, "LONGEST_PAUSE", 0.05)
+    async with two_serving(seed_of, concurrency=2, patience=0.3) as (one, two, engine):
         await answers(engine, 4)
         await one.die()
         await two.die()
@@ -455,7 +459,7 @@ async def test_a_cancelled_request_frees_its_slot() -> None:
     def slow_once(body: dict[str, Any]) -> Reply:
         return Reply(seed_of(body), delay=5 if body["seed"] == 1 else 0)
 
-    async with serving(slow_once, per_server=1) as (server, engine):
+    async with serving(slow_once, concurrency=1) as (server, engine):
         slow = asyncio.create_task(engine.generate(ask(1)))
         await until(lambda: len(server.bodies) > 0)
         slow.cancel()
@@ -480,7 +484,7 @@ async def test_a_replica_that_only_fails_costs_nothing(fault: Reply, bad_first: 
     async with (
         OpenAIServer(lambda _: fault) as bad,
         OpenAIServer(lambda body: Reply(seed_of(body), delay=0.005)) as good,
-        engine_at(*((bad.url, good.url) if bad_first else (good.url, bad.url)), per_server=8) as engine,
+        engine_at(*((bad.url, good.url) if bad_first else (good.url, bad.url)), concurrency=8) as engine,
     ):
         start = asyncio.get_running_loop().time()
         assert await answers(engine, 300) == [str(seed) for seed in range(300)]
@@ -489,11 +493,11 @@ async def test_a_replica_that_only_fails_costs_nothing(fault: Reply, bad_first: 
 
 
 async def test_a_replica_that_fails_before_any_has_served(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(replicas, "FIRST_PAUSE", 0.2)
+    monkeypatch.setattr(wire, "FIRST_PAUSE", 0.2)
     async with (
         OpenAIServer(lambda _: Reply("bad gateway", status=502)) as bad,
         OpenAIServer(lambda body: Reply(seed_of(body), delay=0.5)) as slow,
-        engine_at(bad.url, slow.url, per_server=2) as engine,
+        engine_at(bad.url, slow.url, concurrency=2) as engine,
     ):
         assert await answers(engine, 4) == ["0", "1", "2", "3"]
     assert len(bad.bodies) <= 8
@@ -509,7 +513,7 @@ async def test_a_replica_that_failed_is_tried_until_it_serves(caplog: pytest.Log
     async with (
         OpenAIServer(recovering) as one,
         OpenAIServer(lambda body: Reply(seed_of(body), delay=0.005)) as two,
-        engine_at(one.url, two.url, per_server=2) as engine,
+        engine_at(one.url, two.url, concurrency=2) as engine,
     ):
         run = asyncio.create_task(answers(engine, 200))
         await until(lambda: f"{one.url}/v1 is put aside until it serves again" in caplog.text)
@@ -525,7 +529,7 @@ async def test_a_replica_that_failed_is_tried_until_it_serves(caplog: pytest.Log
 
 
 async def test_a_request_that_breaks_every_replica_is_given_up_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(openai, "LONGEST_PAUSE", 0.02)
+    monkeypatch.setattr(wire, "LONGEST_PAUSE", 0.02)
 
     def poisoned(body: dict[str, Any]) -> Reply:
         return Reply("illegal memory access", status=500) if body["seed"] == 7 else Reply("fine", delay=0.002)
@@ -550,7 +554,7 @@ async def test_a_request_that_breaks_every_replica_is_given_up_alone(monkeypatch
 async def test_replicas_that_all_fail_stop_the_run(
     fault: Reply, error: type[Exception], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(openai, "LONGEST_PAUSE", 0.02)
+    monkeypatch.setattr(wire, "LONGEST_PAUSE", 0.02)
     async with two_serving(lambda _: fault, patience=0.3) as (_one, _two, engine):
         with pytest.raises(error, match=fault.text):
             await engine.generate(ask())

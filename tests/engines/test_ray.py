@@ -36,9 +36,9 @@ def script(request: Request) -> Response:
     """Answers with the process that answers; some texts make it fail."""
     text = request.messages[0].content
     if text == "too long":
-        raise PromptRefused("prompt too long: 9 tokens")
+        raise PromptRefused("prompt too long", "9 tokens")
     if text == "aborted":
-        raise Undecided("given up: vLLM ended it with 'abort'")
+        raise Undecided("given up", "vLLM ended it with 'abort'")
     if text == "wrong key":
         raise UserError("set the key")
     if text == "odd":

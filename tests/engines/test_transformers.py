@@ -17,6 +17,7 @@ from model import CHAT_TEMPLATE
 from PIL import Image
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
+from specs_data.engines import ModelOptions
 from specs_data.engines.checkpoint import load_model, load_processor
 from specs_data.engines.transformers import TransformersEngine
 from specs_data.errors import EngineFailed, PromptRefused, UserError
@@ -25,6 +26,7 @@ from specs_data.mini import checkpoint
 from specs_data.mini.world import draw, picture
 from specs_data.records import Message, Request, Response, Sampling
 
+GREEDY = Sampling(temperature=0, max_tokens=48)
 SAMPLING = Sampling(temperature=1.0, max_tokens=48)
 
 
@@ -39,14 +41,14 @@ async def sample(engine: TransformersEngine, *requests: Request) -> list[Respons
 
 @pytest.fixture(scope="module")
 def engine() -> Iterator[TransformersEngine]:
-    engine = TransformersEngine(checkpoint("grpo-zero"), SAMPLING, batch_size=8, limit_images=2)
+    engine = TransformersEngine(checkpoint("grpo-zero"), SAMPLING, ModelOptions(batch_size=8, limit_images=2))
     yield engine
     asyncio.run(engine.close())
 
 
 @pytest.fixture(scope="module")
 def greedy() -> Iterator[TransformersEngine]:
-    engine = TransformersEngine(checkpoint("grpo-zero"), Sampling(temperature=0, max_tokens=48), batch_size=8)
+    engine = TransformersEngine(checkpoint("grpo-zero"), GREEDY, ModelOptions(batch_size=8))
     yield engine
     asyncio.run(engine.close())
 
@@ -91,9 +93,11 @@ async def test_responses_end_by_themselves_without_special_tokens(engine: Transf
 
 async def test_a_stop_string_ends_a_response_and_stays_in_it() -> None:
     engine = TransformersEngine(
-        checkpoint("grpo-zero"), Sampling(temperature=0, max_tokens=48, stop=("</think>", "never")), batch_size=4
+        checkpoint("grpo-zero"),
+        Sampling(temperature=0, max_tokens=48, stop=("</think>", "never")),
+        ModelOptions(batch_size=4),
     )
-    plain = TransformersEngine(checkpoint("grpo-zero"), Sampling(temperature=0, max_tokens=48), batch_size=4)
+    plain = TransformersEngine(checkpoint("grpo-zero"), GREEDY, ModelOptions(batch_size=4))
     stopped, whole = await sample(engine, *map(ask, range(4))), await sample(plain, *map(ask, range(4)))
     await engine.close()
     await plain.close()
@@ -105,7 +109,7 @@ async def test_a_stop_string_ends_a_response_and_stays_in_it() -> None:
 
 
 async def test_a_response_cut_off_says_so() -> None:
-    engine = TransformersEngine(checkpoint("grpo-zero"), Sampling(max_tokens=3), batch_size=4)
+    engine = TransformersEngine(checkpoint("grpo-zero"), Sampling(max_tokens=3), ModelOptions(batch_size=4))
     response = (await sample(engine, ask(0)))[0]
     await engine.close()
     assert (response.finish_reason, response.completion_tokens) == ("length", 3)
@@ -139,7 +143,8 @@ async def test_problems_with_and_without_images_go_together(engine: Transformers
 
 
 async def test_top_p_near_zero_is_greedy(greedy: TransformersEngine) -> None:
-    engine = TransformersEngine(checkpoint("grpo-zero"), Sampling(top_p=1e-6, max_tokens=48), batch_size=8)
+    narrowing = Sampling(top_p=1e-6, max_tokens=48)
+    engine = TransformersEngine(checkpoint("grpo-zero"), narrowing, ModelOptions(batch_size=8))
     narrow = await sample(engine, *map(ask, range(8)))
     await engine.close()
     assert narrow == await sample(greedy, *map(ask, range(8)))
@@ -147,7 +152,7 @@ async def test_top_p_near_zero_is_greedy(greedy: TransformersEngine) -> None:
 
 async def test_samples_follow_the_models_own_chances() -> None:
     """The first token, drawn with many seeds, comes up as often as the model's softmax says."""
-    engine = TransformersEngine(checkpoint("base"), Sampling(max_tokens=1), batch_size=64)
+    engine = TransformersEngine(checkpoint("base"), Sampling(max_tokens=1), ModelOptions(batch_size=64))
     drawn = await sample(engine, *(ask(0, seed) for seed in range(320)))
     await engine.close()
     processor: Any = load_processor(checkpoint("base"))
@@ -184,7 +189,7 @@ def text_model(folder: Path) -> Path:
 
 
 async def test_a_model_without_eyes_serves_text_and_refuses_images(tmp_path: Path) -> None:
-    engine = TransformersEngine(text_model(tmp_path), Sampling(max_tokens=8), batch_size=4)
+    engine = TransformersEngine(text_model(tmp_path), Sampling(max_tokens=8), ModelOptions(batch_size=4))
     text = Request(ask(0).messages, (), 3)
     found = await asyncio.gather(*map(engine.generate, [text, ask(0), text]), return_exceptions=True)
     await engine.close()
@@ -206,7 +211,7 @@ async def test_cancelled_requests_cost_nothing_and_harm_no_one(engine: Transform
 async def test_closing_ends_the_running_batch_and_gives_no_cut_text(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine = TransformersEngine(text_model(tmp_path), Sampling(max_tokens=3000), batch_size=1)
+    engine = TransformersEngine(text_model(tmp_path), Sampling(max_tokens=3000), ModelOptions(batch_size=1))
     started, steps, closing = threading.Event(), 0, engine._closing
 
     def held(*arguments: Any, **options: Any) -> Any:
@@ -238,7 +243,7 @@ def test_a_checkpoint_that_is_not_there_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot load the checkpoint"):
         TransformersEngine(tmp_path / "missing", SAMPLING)
     with pytest.raises(UserError, match="bfloat16, float16, float32"):
-        TransformersEngine(checkpoint("base"), SAMPLING, dtype="int3")
+        TransformersEngine(checkpoint("base"), SAMPLING, ModelOptions(dtype="int3"))
 
 
 def test_what_is_saved_without_torchvision_still_names_the_video_processor(tmp_path: Path) -> None:

@@ -99,7 +99,7 @@ def test_a_judge_is_named_with_its_service(name: str) -> None:
 async def test_errors_speak_of_the_judge(server: Server) -> None:
     server.faults.append("404")
     one = judge(server, "gemini:typo")
-    with pytest.raises(UserError, match=r"no model 'typo': .* with --judge-model$"):
+    with pytest.raises(UserError, match=r"no model 'typo'.* --judge-model$"):
         await one.judge(OPEN, "Scattering.", [])
     await one.close()
     with pytest.raises(UserError, match=r"an openai judge needs its server's URL \(--judge-base-url\)"):

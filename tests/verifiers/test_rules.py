@@ -146,6 +146,7 @@ class Fixed:
     """Keeps, leaves out, or cannot decide, whatever it is shown."""
 
     concurrency = 3
+    paid = True
     settings: Mapping[str, str] = {"verifier": "fixed"}
 
     def __init__(self, keeps: bool | None) -> None:

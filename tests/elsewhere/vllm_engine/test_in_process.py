@@ -15,6 +15,7 @@ import pytest
 import pytest_asyncio
 from PIL import Image
 
+from specs_data.engines import ModelOptions
 from specs_data.engines.vllm import VLLMEngine
 from specs_data.errors import PromptRefused, UserError
 from specs_data.mini import world
@@ -33,7 +34,7 @@ def ask(seed: int, *images: bytes, text: str = "How many circles are red?") -> R
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def engine(checkpoint: str) -> AsyncIterator[VLLMEngine]:
-    made = VLLMEngine(checkpoint, SAMPLING, limit_images=2, **CPU)
+    made = VLLMEngine(checkpoint, SAMPLING, ModelOptions(limit_images=2), **CPU)
     yield made
     await made.close()
 

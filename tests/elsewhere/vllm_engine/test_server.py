@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from specs_data.engines import ModelOptions
 from specs_data.engines.openai import OpenAIEngine
 from specs_data.errors import PromptRefused, UserError
 from specs_data.records import Message, Request, Response, Sampling
@@ -25,7 +26,7 @@ def ask(seed: int, *images: bytes, text: str = "How many circles are red?") -> R
 async def engine_at(
     url: str, sampling: Sampling, model: str | None = None, **options: Any
 ) -> AsyncIterator[OpenAIEngine]:
-    engine = OpenAIEngine([url], model, sampling, **options)
+    engine = OpenAIEngine(model, sampling, ModelOptions(base_url=(url,), **options))
     try:
         yield engine
     finally:
@@ -81,5 +82,5 @@ async def test_pixel_limits_are_obeyed(server: str) -> None:
 
 async def test_an_unknown_model_is_the_users(server: str) -> None:
     async with engine_at(server, Sampling(), model="other") as engine:
-        with pytest.raises(UserError, match="does not serve 'other'"):
+        with pytest.raises(UserError, match="has no model 'other'"):
             await engine.generate(ask(0))
