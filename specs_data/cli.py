@@ -160,9 +160,8 @@ def demo(
 def corruptions() -> None:
     """The corruption operators found, where each comes from, one worked example each."""
     from specs_data.look.summary import describe_corruptions
-    from specs_data.plugins import find_corruptions
 
-    typer.echo(describe_corruptions(find_corruptions()))
+    typer.echo(describe_corruptions())
 
 
 @app.command()

@@ -9,6 +9,7 @@ of the text) or choose the JSON layout.
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from functools import cached_property
 from importlib.resources import files
@@ -20,8 +21,19 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from specs_data.errors import UserError, unknown_name
 
+# Tags that models write in the place of a format's own, by the part they open. They carry no content either.
+THOUGHT_TAGS = ("think", "thinking", "thought", "reason", "reasoning")
+ANSWER_TAGS = ("answer", "final_answer", "solution", "result")
 _SHIPPED = "specs_data.formats"
 STOP_TOKENS = ("<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<end_of_turn>", "</s>", "<eos>")
+
+_FENCE = re.compile(r"^\s*```\w*[ \t]*\n|\n?```\s*$")
+# A quoted string whose end may be missing, or a bare word. Possessive: hostile text must not make it go back.
+_VALUE = r""""(?:[^"\\]|\\.)*+"?|'(?:[^'\\]|\\.)*+'?|[^\s,{}\[\]"']+"""
+# Chinese parts its words by no blank, so one next to it says nothing.
+_CHINESE = r"[\u3000-\u30ff\u4e00-\u9fff\uff00-\uffef]"
+_BY_CHINESE = re.compile(f" (?={_CHINESE})|(?<={_CHINESE}) ")
+_QUOTES = re.compile(r"\\.|\"", re.DOTALL)
 
 
 class Part(BaseModel):
@@ -117,11 +129,51 @@ class ResponseFormat(BaseModel):
 
     def content(self, text: str) -> str:
         """`text` with markers and answer labels taken away and white space folded: what a
-        format-only change must keep."""
-        text = strip_stop_tokens(text)
+        format-only change must keep. Of the JSON layout, whole or broken, the values are left."""
+        text = self.unwrapped(strip_stop_tokens(text))
+        if self.layout == "json":
+            text = self._key_label.sub(" ", text)
         for mark in self._no_content:
             text = text.replace(mark, " ")
-        return " ".join(text.split())
+        return _BY_CHINESE.sub("", " ".join(text.split()))
+
+    def unwrapped(self, text: str) -> str:
+        """`text` without what only stands for the format's markers, a line break in its place: the tags
+        that models write for others. In the JSON layout, the object's syntax and a code fence: each value
+        comes, decoded, on a line after its key, `answer: 5`. The object may be broken anywhere."""
+        if self.layout == "json":
+            return self._member.sub(_labelled, _FENCE.sub("", text))
+        if "<" in text:
+            for tag in self._stand_ins:
+                text = text.replace(tag, "\n")
+        return text
+
+    def members(self, text: str) -> tuple[tuple[str, str], ...]:
+        """(key, value) of every member of a JSON object with the format's keys, decoded, in a text that may be
+        broken anywhere. Other layouts have none."""
+        if self.layout != "json":
+            return ()
+        return tuple((found["key"], _decoded(found["value"])) for found in self._member.finditer(text))
+
+    @cached_property
+    def _stand_ins(self) -> tuple[str, ...]:
+        tags = (f"<{slash}{name}>" for name in (*THOUGHT_TAGS, *ANSWER_TAGS) for slash in ("", "/"))
+        return tuple(tag for tag in tags if not any(tag in marker for marker in self.markers))
+
+    @cached_property
+    def _keys(self) -> str:
+        return "|".join(re.escape(part.open) for part in self.parts)
+
+    @cached_property
+    def _member(self) -> re.Pattern[str]:
+        """A key in quotes and its value, with the braces and the comma around them."""
+        return re.compile(
+            rf"""(?:[{{,]\s*+)?(["'])(?P<key>{self._keys})\1\s*+:\s*+(?P<value>{_VALUE})(?:\s*+[,}}])?""", re.DOTALL
+        )
+
+    @cached_property
+    def _key_label(self) -> re.Pattern[str]:
+        return re.compile(rf"^(?:[ \t]*+(?:{self._keys})[ \t]*+:)++", re.MULTILINE)
 
     def tagged(self, part: Part) -> bool:
         """Whether `part` stands between two markers that can be taken away."""
@@ -186,6 +238,26 @@ class ResponseFormat(BaseModel):
         if not all(isinstance(body, str) for body in bodies):
             return "a JSON value is not a string"
         return bodies
+
+
+def _labelled(member: re.Match[str]) -> str:
+    return f"\n{member['key']}: {_decoded(member['value'])}\n"
+
+
+def _decoded(literal: str) -> str:
+    """What a string literal says, in either kind of quotes and even without its end; a bare word says itself."""
+    quote = literal[0]
+    if quote not in "\"'":
+        return literal
+    body = literal[1:].removesuffix(quote) if len(literal) > 1 else ""
+    if quote == "'":
+        body = _QUOTES.sub(lambda found: {"\\'": "'", '"': '\\"'}.get(found.group(), found.group()), body)
+    try:
+        value = str(json.loads(f'"{body}"', strict=False))
+        value.encode()
+    except ValueError:  # raw LaTeX is no valid escape, and half a surrogate pair cannot be written
+        return body
+    return value
 
 
 def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:

@@ -9,6 +9,10 @@ A name is looked for in one way, whichever of the three it is: `./file.py` is th
 built in or registered by an installed package. A name that two packages own is an error that names both. In a
 file stands what has the file's name, or else the only public function or class that is defined there.
 
+The group of an operator says when it is drawn, whoever wrote it: by default in formats with tags
+(`specs_data.corruptions`), by default in JSON formats (`specs_data.corruptions.json`), or only where --corruption
+names it (`specs_data.corruptions.by_name`).
+
 What a plug-in raises, if it is none of this package's errors, ends the run with the plug-in's name (PluginFailed);
 so does what it returns, if that is of another type. An operator has SECONDS seconds for a response; of an engine or
 a verifier that waits for longer than PATIENCE seconds a warning says so, for that may be right.
@@ -139,6 +143,14 @@ def group(kind: Kind) -> str:
     return f"specs_data.{kind}s"
 
 
+# The groups of operators, by when they are drawn: by default in a layout, or only by name.
+DRAWN = {
+    "tags": group("corruption"),
+    "json": f"{group('corruption')}.json",
+    "by name": f"{group('corruption')}.by_name",
+}
+
+
 class Plugin(Struct, frozen=True):
     """What was found under a name: the object itself, and its owner, a distribution or a file. `file` is its own
     source file, wherever a decorator or a partial that wraps it is from."""
@@ -201,7 +213,8 @@ def find_plugin(kind: Kind, name: str) -> Plugin:
 
 def _installed(kind: Kind) -> dict[str, EntryPoint]:
     found: dict[str, EntryPoint] = {}
-    for point in entry_points(group=group(kind)):
+    groups = DRAWN.values() if kind == "corruption" else (group(kind),)
+    for point in (point for each in groups for point in entry_points(group=each)):
         other = found.setdefault(point.name, point)
         if other.value != point.value:
             raise UserError(
@@ -304,13 +317,14 @@ class Corruption:
         return result
 
 
-def find_corruptions(names: Collection[str] = ()) -> dict[str, Corruption]:
-    """The operators called `names` (entry points or ./file.py), or all that are installed.
+def find_corruptions(names: Collection[str] = (), drawn: str = "tags") -> dict[str, Corruption]:
+    """The operators called `names` (entry points or ./file.py); without names, those installed that are
+    drawn by default in the layout `drawn`, or only `"by name"`.
 
     Raises UserError if one is unknown or two owners claim one name.
     """
     found: dict[str, Corruption] = {}
-    for name in names or sorted(_installed("corruption")):
+    for name in names or sorted({point.name for point in entry_points(group=DRAWN[drawn])}):
         plugin = find_plugin("corruption", name)
         corruption = Corruption(plugin.name, _operator(plugin), plugin.origin, plugin.file)
         if corruption.name in found:

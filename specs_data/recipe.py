@@ -303,7 +303,7 @@ class Recipe(Staged):
     )
     corruption: Annotated[dict[str, Weight], BeforeValidator(_weighted)] = _pairing(
         {},
-        "operators NAME[=WEIGHT] or ./file.py; by default all that are installed",
+        "operators NAME[=WEIGHT] or ./file.py; by default the format's mix, see specs-data corruptions",
         decides="pairs",
         example={"shift_tags": 1.0},
     )

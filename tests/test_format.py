@@ -120,10 +120,20 @@ def test_content_is_settled_and_holds_no_marker(text: str) -> None:
     assert THINK_ANSWER.content(f" \n{text} \t<|im_end|>") == content
 
 
+def folded(text: str) -> str:
+    """`text` with one blank between words, and none next to Chinese, which has no blanks of its own."""
+    found = ""
+    for word in text.split():
+        chinese = any("\u3000" <= sign <= "\u30ff" or "一" <= sign <= "\u9fff" or "\uff00" <= sign <= "\uffef"
+                      for sign in (found[-1:], word[0]))  # fmt: skip
+        found += word if chinese or not found else f" {word}"
+    return found
+
+
 @given(thought=words, answer=words)
 def test_content_is_that_of_the_parts(thought: str, answer: str) -> None:
     assume(not any(mark in thought + answer for mark in (*THINK_ANSWER.markers, *THINK_ANSWER.labels, *STOP_TOKENS)))
-    content = " ".join(f"{thought} {answer}".split())
+    content = folded(f"{thought} {answer}")
     assert THINK_ANSWER.content(THINK_ANSWER.render(thought, answer)) == content
     assert THINK_ANSWER.content(f"{thought}\nAnswer: {answer}") == content
     assert THINK_ANSWER.content(f"{thought}</think> {answer}<answer>") == content

@@ -2,6 +2,9 @@
 
 `golden/` holds the store that six builds of the shipped checkpoints left behind, and what they gave. A change
 that makes other keys would have every user pay for the same tokens again.
+
+Where a change makes other pairs on purpose, `python tests/test_golden.py` writes what the pairs are now. It refuses
+to write if a response, a judgement or a verdict has another key, or if a count is another.
 """
 
 from __future__ import annotations
@@ -11,6 +14,8 @@ import hashlib
 import json
 import shutil
 import sqlite3
+import tempfile
+from contextlib import chdir, closing
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +37,53 @@ def digest_rows(file: Path) -> str:
     return hashlib.sha256(msgspec.json.encode([str(table.schema), table.to_pylist()])).hexdigest()
 
 
+def unpack(folder: Path) -> Path:
+    """The golden files in `folder`, with the store unpacked in its run."""
+    shutil.copytree(GOLDEN, folder, dirs_exist_ok=True)
+    (folder / "run").mkdir()
+    (folder / "run" / "store.sqlite").write_bytes(gzip.decompress((GOLDEN / "store.sqlite.gz").read_bytes()))
+    return folder
+
+
+def rebuild(run: Path, wanted: dict[str, Any]) -> dict[str, Any]:
+    """What a recipe gives now."""
+    recipe = {key: CHECKPOINTS.get(str(value), value) for key, value in wanted["recipe"].items()}
+    built = build(make_recipe(recipe), run, quiet=True)
+    dataset = built.out / "dataset"
+    lines = sorted((built.out / "dropped.jsonl").read_bytes().splitlines(True))
+    return {
+        "parquet": {str(file.relative_to(dataset)): digest_rows(file) for file in sorted(dataset.rglob("*.parquet"))},
+        "counts": built.manifest["counts"],
+        "dropped": built.manifest["dropped"],
+        "dropped.jsonl": hashlib.sha256(b"".join(lines)).hexdigest(),
+    }
+
+
+def keys_of(run: Path) -> list[str]:
+    """The keys of everything in a store: the stage and the digest of what determines it."""
+    with closing(sqlite3.connect(run / "store.sqlite")) as store:
+        found = store.execute("SELECT stage, digest FROM settings").fetchall()
+    return sorted(f"{stage} {digest.hex()}" for stage, digest in found)
+
+
+def regenerate() -> None:
+    """Write what the pairs of every recipe are now; everything else must be as it was."""
+    with tempfile.TemporaryDirectory() as name, chdir(unpack(Path(name))):
+        for wanted in EXPECTED["recipes"].values():
+            found = rebuild(Path("run"), wanted)
+            assert {key: found[key] for key in ("counts", "dropped")} == {
+                key: wanted[key] for key in ("counts", "dropped")
+            }
+            wanted["parquet"] = found["parquet"]
+        keys = keys_of(Path("run"))
+    assert [key for key in keys if "pairs " not in key] == [key for key in EXPECTED["keys"] if "pairs " not in key]
+    EXPECTED["keys"] = keys
+    (GOLDEN / "expected.json").write_text(json.dumps(EXPECTED, indent=1) + "\n")
+
+
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    shutil.copytree(GOLDEN, tmp_path, dirs_exist_ok=True)
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "store.sqlite").write_bytes(gzip.decompress((GOLDEN / "store.sqlite.gz").read_bytes()))
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.chdir(unpack(tmp_path))
     return tmp_path
 
 
@@ -50,25 +96,15 @@ def test_an_old_store_gives_the_same_dataset_without_a_model(
 
     monkeypatch.setattr("specs_data.engines.open_engine", refuse)
     wanted = EXPECTED["recipes"][name]
-    recipe = {key: CHECKPOINTS.get(str(value), value) for key, value in wanted["recipe"].items()}
-    built = build(make_recipe(recipe), folder / "run", quiet=True)
-
-    dataset = built.out / "dataset"
-    found = {str(file.relative_to(dataset)): digest_rows(file) for file in dataset.rglob("*.parquet")}
-    assert found == wanted["parquet"]
-    assert built.manifest["counts"] == wanted["counts"]
-    assert built.manifest["dropped"] == wanted["dropped"]
-    lines = sorted((built.out / "dropped.jsonl").read_bytes().splitlines(True))
-    assert hashlib.sha256(b"".join(lines)).hexdigest() == wanted["dropped.jsonl"]
+    found = rebuild(folder / "run", wanted)
+    assert found == {key: wanted[key] for key in found}
 
 
 def test_the_keys_of_a_store_stay(folder: Path) -> None:
     for wanted in EXPECTED["recipes"].values():
-        recipe = {key: CHECKPOINTS.get(str(value), value) for key, value in wanted["recipe"].items()}
-        build(make_recipe(recipe), folder / "run", quiet=True)
-    with sqlite3.connect(folder / "run" / "store.sqlite") as store:
-        keys = sorted(
-            f"{stage} {digest.hex()}" for stage, digest in store.execute("SELECT stage, digest FROM settings")
-        )
-    store.close()
-    assert keys == EXPECTED["keys"]
+        rebuild(folder / "run", wanted)
+    assert keys_of(folder / "run") == EXPECTED["keys"]
+
+
+if __name__ == "__main__":
+    regenerate()

@@ -267,7 +267,7 @@ class _Build:
         if judge is not None:
             stack.push_async_callback(judge.close)
         fmt = load_format(recipe.format)
-        corruptions = find_corruptions(recipe.corruption)
+        corruptions = find_corruptions(recipe.corruption, fmt.layout)
         self.parts = Parts(
             recipe=recipe,
             fmt=fmt,

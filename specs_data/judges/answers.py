@@ -10,7 +10,6 @@ Worked example, for the think-answer format:
 
 from __future__ import annotations
 
-import json
 import re
 
 from specs_data.format import THINK_ANSWER, ResponseFormat, strip_stop_tokens
@@ -138,7 +137,7 @@ def final_answer(text: str, fmt: ResponseFormat = THINK_ANSWER) -> str | None:
 
 def last_stated(text: str, fmt: ResponseFormat) -> str | None:
     """`final_answer` of a text that is known to break the format."""
-    text = strip_stop_tokens(text)[-READ_AT_MOST:]
+    text = fmt.unwrapped(strip_stop_tokens(text)[-READ_AT_MOST:])
     box = _last_box(text)
     after = box[0] if box else 0
     found = [find for find in (box, _last_part(text, after, fmt), _last_label(text, after, fmt)) if find]
@@ -350,9 +349,7 @@ def _innermost(content: str) -> str:
 
 def _last_part(text: str, after: int, fmt: ResponseFormat) -> tuple[int, str] | None:
     """What the last answer part states: closed by its own marker, or unclosed and bare."""
-    if fmt.layout == "json":
-        return _last_json_value(text, after, fmt.answer.open)
-    if not fmt.answer.open:
+    if fmt.layout == "json" or not fmt.answer.open:
         return None
     start = text.rfind(fmt.answer.open, after)
     if start < 0:
@@ -368,28 +365,11 @@ def _last_part(text: str, after: int, fmt: ResponseFormat) -> tuple[int, str] | 
     return (inside, answer) if answer else None
 
 
-def _last_json_value(text: str, after: int, key: str) -> tuple[int, str] | None:
-    start = text.rfind(json.dumps(key, ensure_ascii=False), after)
-    found = (
-        re.compile(r'"\s*:\s*("(?:[^"\\\n]|\\.)*"|[^\s,{}"\[\]]+)').search(text, start + len(key) + 1)
-        if start >= 0
-        else None
-    )
-    if not found:
-        return None
-    body = found[1]
-    if body.startswith('"'):
-        try:
-            body = json.loads(body)
-        except ValueError:  # raw LaTeX is no valid JSON escape
-            body = body[1:-1]
-    return (start, body.strip()) if _is_bare(body.strip()) else None
-
-
 def _last_label(text: str, after: int, fmt: ResponseFormat) -> tuple[int, str] | None:
     """What the last answer label announces, if it is bare and no box."""
     ends = _labels(text, after)
-    ends += [start + len(label) for label in fmt.labels if (start := text.rfind(label, after)) >= 0]
+    labels = (*fmt.labels, f"{fmt.answer.open}:") if fmt.layout == "json" else fmt.labels
+    ends += [start + len(label) for label in labels if (start := text.rfind(label, after)) >= 0]
     if not ends:
         return None
     body = _without_markers(_after_last(text, max(ends)), fmt).strip().removesuffix(".")

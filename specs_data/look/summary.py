@@ -6,8 +6,8 @@ import random
 from collections.abc import Mapping
 from typing import Any
 
-from specs_data.format import THINK_ANSWER
-from specs_data.plugins import Corruption
+from specs_data.format import THINK_ANSWER, Part, ResponseFormat
+from specs_data.plugins import find_corruptions
 
 _STAGES = {
     "problems": "problems",
@@ -18,7 +18,14 @@ _STAGES = {
     "pairs": "pairs",
 }
 _REASONS = 5  # of each stage; dropped.jsonl has all
-_EXAMPLE = THINK_ANSWER.render("There are 2 red and 3 blue blocks. 2 + 3 = 5.", r"\boxed{5}")
+_JSON = ResponseFormat(
+    name="json", layout="json", thought=Part(open="reasoning"), answer=Part(open="answer"), instruction="-"
+)
+_DRAWN = {
+    "tags": ("Drawn by default", THINK_ANSWER),
+    "json": ("Drawn by default in a JSON format", _JSON),
+    "by name": ("Drawn where --corruption names them", THINK_ANSWER),
+}
 
 
 def summary(manifest: Mapping[str, Any]) -> str:
@@ -39,14 +46,22 @@ def summary(manifest: Mapping[str, Any]) -> str:
     return _table(rows)
 
 
-def describe_corruptions(corruptions: Mapping[str, Corruption]) -> str:
-    """Each operator: its name, where it comes from, what it does, and what it makes of one response."""
-    parts = [f"A well-formed response:\n{_indented(_EXAMPLE)}"]
-    for name, corruption in corruptions.items():
-        made = corruption.apply(_EXAMPLE, THINK_ANSWER, random.Random(0))
-        shown = "(does not apply to it)" if made is None else made
-        parts.append(f"{name}  ({corruption.origin})\n  {corruption.summary}\n{_indented(shown)}")
+def describe_corruptions() -> str:
+    """Each operator that is installed, by when it is drawn: its name, where it comes from, what it does, and what
+    it makes of one response."""
+    parts = []
+    for drawn, (title, fmt) in _DRAWN.items():
+        text = _example(fmt)
+        parts.append(f"{title}. A well-formed response:\n{_indented(text)}")
+        for name, corruption in find_corruptions(drawn=drawn).items():
+            made = corruption.apply(text, fmt, random.Random(0))
+            shown = "(does not apply to it)" if made is None else made
+            parts.append(f"{name}  ({corruption.origin})\n  {corruption.summary}\n{_indented(shown)}")
     return "\n\n".join(parts)
+
+
+def _example(fmt: ResponseFormat) -> str:
+    return fmt.render("There are 2 red and 3 blue blocks. 2 + 3 = 5.", r"\boxed{5}")
 
 
 def _indented(text: str) -> str:

@@ -51,12 +51,9 @@ def check_corruptions(corruptions: Mapping[str, Corruption], fmt: ResponseFormat
     vain. What a plug-in needs to apply nobody knows beforehand."""
     response = fmt.render("2 + 3 = 5.", "5")
     if all(found.built_in and found.apply(response, fmt, random.Random(0)) is None for found in corruptions.values()):
-        advice = "give another with --corruption, or a ./file.py of your own"
-        if fmt.layout == "json":  # an operator cannot break it: keys, quotes and braces are content that must stay
-            advice = "JSON has no markers to move: take malformed responses of another policy with --rejected-from"
         raise UserError(
             f"{', '.join(corruptions)}: none applies to responses in the format {fmt.name!r}, such as {response!r}; "
-            f"{advice}"
+            "give another with --corruption (specs-data corruptions lists them), or a ./file.py of your own"
         )
 
 

@@ -18,6 +18,7 @@ from specs_data.errors import EngineFailed, PluginFailed, PromptRefused, Undecid
 from specs_data.format import THINK_ANSWER
 from specs_data.look.check import check
 from specs_data.look.summary import summary
+from specs_data.plugins import find_corruptions
 from specs_data.recipe import Recipe
 from specs_data.records import Judged, Request, Sampling, Verdict
 
@@ -643,6 +644,21 @@ def test_no_token_is_spent_where_no_operator_can_apply(tmp_path: Path, layout: s
     with pytest.raises(UserError, match=f"^{operator}: none applies to responses in the format 'mine'"):
         build(recipe(write_sums(tmp_path, 3), **settings), tmp_path / "run", engine=engine, quiet=True)
     assert engine.calls == 0
+
+
+def test_a_json_format_is_taught_by_operators_of_its_own(tmp_path: Path) -> None:
+    fmt = tmp_path / "mine.toml"
+    fmt.write_text(
+        'name = "mine"\ninstruction = "-"\nlayout = "json"\n[thought]\nopen = "why"\n[answer]\nopen = "result"\n'
+    )
+    bodies = [json.dumps({"why": f"It's {n} + 1.", "result": f"\\boxed{{{n + 1}}}"}) for n in range(40)]
+    file = tmp_path / "responses.jsonl"
+    rows = [{"problem_id": f"sum-{n}", "response": body} for n, body in enumerate(bodies)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = {"responses": file, "format": str(fmt), "verifier": "none"}
+    assert build(recipe(write_sums(tmp_path, 40), **settings), tmp_path / "run", quiet=True).pairs == 40
+    assert {row["corruption"] for row in rows_of(tmp_path / "run")} == set(find_corruptions(drawn="json"))
+    assert check(tmp_path / "run").ok
 
 
 def test_an_operator_that_crashes_is_named(tmp_path: Path) -> None:
