@@ -341,6 +341,7 @@ class Moody:
     """A verifier that fails on the first run and answers on the second."""
 
     concurrency = 8
+    paid = True
     settings = {"verifier": "moody", "model": "moody-1"}
 
     def __init__(self, failing: bool) -> None:

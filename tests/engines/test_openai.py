@@ -427,7 +427,7 @@ async def test_a_replica_that_dies_loses_nothing_and_comes_back(caplog: pytest.L
 
         before = len(one.bodies)
         await one.start()
-        await until(lambda: "serves again" in caplog.text)
+        await until(lambda: f"{one.url}/v1 serves again" in caplog.text)
         assert await answers(engine, 20) == [str(seed) for seed in range(20)]
         assert len(one.bodies) > before
 
