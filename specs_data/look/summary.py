@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from specs_data.format import THINK_ANSWER
+from specs_data.pairs.twin import fault
 from specs_data.plugins import Corruption
 
 _STAGES = {
@@ -45,7 +46,9 @@ def describe_corruptions(corruptions: Mapping[str, Corruption]) -> str:
     for name, corruption in corruptions.items():
         made = corruption.apply(_EXAMPLE, THINK_ANSWER, random.Random(0))
         shown = "(does not apply to it)" if made is None else made
-        parts.append(f"{name}  ({corruption.origin})\n  {corruption.summary}\n{_indented(shown)}")
+        reason = made is not None and fault(_EXAMPLE, made, THINK_ANSWER)
+        refused = f"\n  this would be left out: {reason}" if reason else ""
+        parts.append(f"{name}  ({corruption.origin})\n  {corruption.summary}\n{_indented(shown)}{refused}")
     return "\n\n".join(parts)
 
 
