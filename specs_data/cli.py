@@ -157,11 +157,15 @@ def demo(
 
 
 @app.command()
-def corruptions() -> None:
+def corruptions(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME|./FILE.py ...]", help="these only, such as your own")
+    ] = None,
+) -> None:
     """The corruption operators found, where each comes from, one worked example each."""
     from specs_data.look.summary import describe_corruptions
 
-    typer.echo(describe_corruptions())
+    typer.echo(describe_corruptions(names or ()))
 
 
 @app.command()

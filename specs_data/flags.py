@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import typer
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
+from rich.markup import escape
 
 from specs_data.recipe import says
 
@@ -80,7 +81,7 @@ def _plain(annotation: Any) -> Any:
 
 
 def _help(field: FieldInfo) -> str:
-    text = field.description or ""
+    text = escape(field.description or "")  # brackets are no markup
     default = field.default
     if default in (None, (), {}, False) or field.is_required():
         return text

@@ -279,6 +279,7 @@ class Corruption:
         self.name = name
         self.origin = origin
         self._operator = operator
+        self._stopped = False
         self._plugin = Plugin("corruption", name, origin, operator, file)
 
     @cached_property
@@ -305,9 +306,14 @@ class Corruption:
         anything but a string or None, or takes more than SECONDS (which is seen in the main thread)."""
         if self.built_in:
             return self._operator(text, fmt, rng)
+        if self._stopped:  # others that wait for it must not hold up what an interrupt has ended
+            raise asyncio.CancelledError
         try:
             with _at_most(SECONDS):
                 result = self._operator(text, fmt, rng)
+        except _Interrupted:
+            self._stopped = True
+            raise asyncio.CancelledError from None
         except _TooLong:
             raise PluginFailed(f"{self._plugin} took more than {SECONDS:g} seconds for one response") from None
         except _CRASHES as error:
@@ -349,31 +355,46 @@ class _TooLong(BaseException):
     """Raised in an operator that takes too long; none catches it by accident."""
 
 
+class _Interrupted(BaseException):
+    """Raised in an operator by a Ctrl-C that an event loop has taken note of."""
+
+
 @contextmanager
 def _at_most(seconds: float) -> Iterator[None]:
-    """Raise _TooLong in the block after `seconds`, and KeyboardInterrupt at once after a Ctrl-C, which an event loop
-    would keep until the block ends.
+    """Raise _TooLong in the block after `seconds`, and _Interrupted at once after a Ctrl-C, which an event loop would
+    only come to when the block ends.
 
-    By a signal, which also ends a regular expression that goes back and forth: a thread that waits for another one
-    would wait for it too. Only the main thread has signals; elsewhere nothing is limited.
+    By signals, which also end a regular expression that goes back and forth: a thread that waits for another one
+    would wait for it too. Only the main thread has them; elsewhere nothing is limited.
     """
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
         yield
         return
     before = {number: signal.getsignal(number) for number in (signal.SIGALRM, signal.SIGINT)}
-    signal.signal(signal.SIGALRM, _ring)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    others = signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)  # again and again, where a bare except swallows it
+    others = signal.getitimer(signal.ITIMER_REAL)
+    running = True  # a signal that comes while all is put back must raise nothing
+
+    def ring(number: int, frame: FrameType | None) -> None:
+        if running:
+            raise _TooLong
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        handler = before[signal.SIGINT]
+        if callable(handler):
+            handler(number, frame)  # Python's own raises KeyboardInterrupt, asyncio's cancels its main task
+        if running:
+            raise _Interrupted
+
     try:
+        signal.signal(signal.SIGALRM, ring)
+        signal.signal(signal.SIGINT, interrupt)
+        signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)  # again and again, where a bare except swallows it
         yield
     finally:
+        running = False
         signal.setitimer(signal.ITIMER_REAL, *others)
-        for number, handler in before.items():
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
-
-
-def _ring(number: int, frame: FrameType | None) -> None:
-    raise _TooLong
+        for number, known in before.items():
+            signal.signal(number, signal.SIG_DFL if known is None else known)
 
 
 # ---- Engines and verifiers ----
@@ -440,7 +461,9 @@ class _OwnedVerifier(_Owned):
     @property
     def settings(self) -> Mapping[str, str]:
         """As the verifier says, with the digest of its file: while it is written, its verdicts change."""
-        settings = _checked(self._plugin, "settings", dict(self._made.settings), dict[str, str])
+        said = self._made.settings
+        settings = dict(said) if isinstance(said, Mapping) else said
+        settings = _checked(self._plugin, "settings", settings, dict[str, str])
         return {"verifier": self._plugin.name, **settings, "sha256": self._plugin.sha256}
 
     async def verify(self, judged: Judged, images: Sequence[bytes]) -> Verdict:

@@ -586,7 +586,7 @@ def run(*command: str, path: Path) -> subprocess.CompletedProcess[str]:
 
 def test_a_third_party_package(tmp_path: Path) -> None:
     source, site = tmp_path / "source", tmp_path / "site"
-    shutil.copytree(ROOT / "tests" / "plugin", source)
+    shutil.copytree(ROOT / "examples" / "plugin", source)
     install = ["-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--no-index", "--target", str(site)]
     done = run(*install, str(source), path=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -594,15 +594,15 @@ def test_a_third_party_package(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [
         str(sorted((*FIVE, "drop_closing_tag"))),
-        "specs-data-closing 1.2.0 | Leave the answer unclosed. | 64",
+        "specs-data-example 1.2.0 | Leave the answer unclosed. | 64",
         "'<think>a</think><answer>b'",
     ]
     # A second package that claims the same name.
-    rival = shutil.copytree(site / "specs_data_closing-1.2.0.dist-info", site / "rival-3.dist-info")
+    rival = shutil.copytree(site / "specs_data_example-1.2.0.dist-info", site / "rival-3.dist-info")
     for name in ("METADATA", "entry_points.txt"):
-        text = (rival / name).read_text().replace("specs-data-closing", "rival").replace("specs_data_closing", "rival")
+        text = (rival / name).read_text().replace("specs-data-example", "rival").replace("specs_data_example", "rival")
         (rival / name).write_text(text.replace("1.2.0", "3"))
     done = run("-c", "import sys; sys.argv[1:] = ['corruptions']\nfrom specs_data.cli import main; main()", path=site)
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert "two packages own the corruption 'drop_closing_tag'" in done.stderr
-    assert "specs-data-closing 1.2.0" in done.stderr and "rival 3" in done.stderr
+    assert "specs-data-example 1.2.0" in done.stderr and "rival 3" in done.stderr

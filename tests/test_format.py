@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from specs_data.errors import UserError
-from specs_data.format import STOP_TOKENS, THINK_ANSWER, Part, ResponseFormat, load_format
+from specs_data.format import STOP_TOKENS, THINK_ANSWER, Part, ResponseFormat, load_format, shipped_formats
 
 GOOD = "<think>2 + 3 = 5.</think>\n<answer>\\boxed{5}</answer>"
 LABEL = ResponseFormat(name="label", thought=Part(), answer=Part(open="Final answer:"), labels=(), instruction="x")
@@ -210,3 +210,28 @@ def test_a_format_is_a_value() -> None:
     with pytest.raises(ValidationError):
         THINK_ANSWER.name = "other"  # type: ignore[misc]
     assert ResponseFormat.model_validate(json.loads(THINK_ANSWER.model_dump_json())) == THINK_ANSWER
+
+
+def test_the_shipped_formats_are_found_by_name() -> None:
+    assert shipped_formats() == ("final-answer", "json", "markdown", "plain", "reasoning-solution", "think-answer")
+    for name in shipped_formats():
+        fmt = load_format(name)
+        assert fmt.name == name and fmt.parse(fmt.render("2 + 3 = 5.", "5")) == ("2 + 3 = 5.", "5")
+    with pytest.raises(UserError, match="did you mean 'markdown'"):
+        load_format("markdwon")
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("## Reasoning\n2 + 3 = 5.\n\n## Answer\n\\boxed{5}", None),
+        ("## Reasoning\n2 + 3 = 5.\n\\boxed{5}", "no ## Answer"),
+        ("## Reasoning\n2 + 3 = 5.\n### Answer\n5", "no ## Answer"),
+        ("## Reasoning\n2 + 3 = 5. ## Answer 5", "no ## Answer"),
+        ("So: ## Reasoning\n2 + 3 = 5.\n## Answer\n5", "text before ## Reasoning"),
+        ("## Reasoning\na\n## Answer\n5\n## Answer\n5", "more than one ## Answer"),
+        ("## Reasoning\n\n## Answer\n5", "blank thought"),
+    ],
+)
+def test_markdown_headings_stand_on_lines_of_their_own(text: str, reason: str | None) -> None:
+    assert load_format("markdown").check(text) == reason

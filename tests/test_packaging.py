@@ -75,7 +75,8 @@ def test_both_packages_hold_what_is_needed(built: Path) -> None:
     (wheel,), (source,) = built.glob("*.whl"), built.glob("*.tar.gz")
     shipped = zipfile.ZipFile(wheel).namelist()
     for needed in (
-        "specs_data/py.typed", "specs_data/prices.toml", "specs_data/prompts/think-answer.md",
+        "specs_data/py.typed", "specs_data/services/prices.toml", "specs_data/formats/markdown.toml",
+        "specs_data/presets/orsta.toml", "specs_data/prompts/think-answer.md",
         "specs_data/cards/dataset.md.jinja", "specs_data/mini/grpo-zero/model.safetensors",
         *(f"specs_data/corruptions/{name}.py" for name in OPERATORS),
     ):  # fmt: skip

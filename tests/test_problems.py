@@ -243,6 +243,31 @@ def test_presets(tmp_path: Path, preset: str) -> None:
     assert found.problem == Problem(**{**fields, "images": (hashlib.sha256(RED).hexdigest(),)})
 
 
+def test_a_preset_of_one_s_own(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text('[columns]\nquestion = "q.text"\nanswer = "gold"\n')
+    file = jsonl(tmp_path / "p.jsonl", [{"q": {"text": "What?"}, "gold": "5"}])
+    found = one(file, preset=str(tmp_path / "mine.toml"))
+    assert (found.problem.question, found.problem.answer) == ("What?", "5")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("columns = ", "is not valid TOML"),
+        ("columns = 5", r"is wrong: .*it should have a table \[columns\]"),
+        ("[colums]\n", "is wrong: .*colums"),
+        ('[columns]\nqestion = "q"', "knows no field 'qestion'; the fields are id, question"),
+    ],
+)
+def test_a_file_that_is_no_preset_is_said(tmp_path: Path, text: str, said: str) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text(text)
+    with pytest.raises(UserError, match=said):
+        read(jsonl(tmp_path / "p.jsonl", [GOOD]), preset=str(file))
+    with pytest.raises(UserError, match="cannot read the preset file nowhere.toml"):
+        read(jsonl(tmp_path / "p.jsonl", [GOOD]), preset="nowhere.toml")
+
+
 def test_rows_of_known_data_sets_that_cannot_be_used(tmp_path: Path) -> None:
     orsta, virl = ROWS["orsta"][0], ROWS["virl39k"][0]
     boxes = {

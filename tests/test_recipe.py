@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +11,31 @@ import pytest
 import typer
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from typer.testing import CliRunner
 
 from specs_data.errors import UserError
 from specs_data.flags import with_flags
-from specs_data.recipe import DEFAULT_RECIPE, Recipe, dump_recipe, make_recipe, read_settings
+from specs_data.format import load_format
+from specs_data.judges.model import open_judge
+from specs_data.plugins import find_corruptions
+from specs_data.recipe import (
+    DEFAULT_RECIPE,
+    Recipe,
+    deciding,
+    default_recipe,
+    dump_recipe,
+    make_recipe,
+    read_settings,
+    says,
+    setting,
+)
+from specs_data.rollouts.planning import Parts, make_plan
+from specs_data.rollouts.store import digest
+from specs_data.services.opening import open_budget
+from specs_data.texts import system_prompt
 from specs_data.train.settings import GrpoSettings
+from specs_data.verifiers import open_verifier
 
 # A value for every field that is not its default: as a flag, and as the recipe has it.
 FLAGS: dict[str, tuple[list[str], Any]] = {
@@ -134,6 +155,116 @@ def test_a_switch_can_be_switched_off_by_a_flag() -> None:
     DEFAULT_RECIPE.write_text("gemini-batch = true\n")
     assert from_flags().gemini_batch is True
     assert from_flags("--no-gemini-batch").gemini_batch is False
+
+
+def test_the_help_has_panels_and_no_switch_to_what_is_off_anyway() -> None:
+    app = typer.Typer()
+    app.command()(with_flags(Recipe)(lambda **given: None))
+    told = CliRunner(env={"COLUMNS": "200", "TERM": "dumb"}).invoke(app, ["--help"]).output
+    panels = ["What to sample", "How to sample", "Judging", "Verifying", "Pairing", "Output"]
+    places = [told.index(f"─ {panel} ─") for panel in panels]
+    assert places == sorted(places)
+    assert "--gemini-batch" in told and "--no-" not in told
+    assert "name[:config][@revision][#split]" in told  # brackets are no markup
+
+
+def test_a_setting_that_does_not_say_what_it_decides_does_not_import() -> None:
+    with pytest.raises(TypeError, match=r"^the setting 'forgotten' of More does not say which stage it decides: "):
+
+        class More(Recipe):
+            forgotten: int = 3
+
+    with pytest.raises(TypeError, match="'misspelt'"):
+
+        class Other(Recipe):
+            misspelt: int = setting(3, "x", decides="sample", panel="Output")  # type: ignore[arg-type]
+
+    class Good(Recipe):
+        said: int = setting(3, "x", decides="samples", panel="Output")
+
+    assert Good().said == 3
+
+
+def test_every_setting_stands_in_a_panel_with_a_description() -> None:
+    for name, field in Recipe.model_fields.items():
+        assert field.description and says(field, "panel"), name
+    assert "# ---- Pairing ----" in default_recipe()
+
+
+def test_ways_to_call_are_no_settings(tmp_path: Path) -> None:
+    (tmp_path / "old.toml").write_text("dry_run = true\npilot = 8\nsamples = 3\n")
+    assert make_recipe({}, tmp_path / "old.toml") == Recipe(samples=3)
+    with pytest.raises(ValidationError):
+        Recipe(dry_run=True)  # type: ignore[call-arg]
+
+
+STAGES = ("samples", "judgements", "verdicts", "pairs")
+
+
+@pytest.fixture
+def keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Recipe], dict[str, bytes]]:
+    """The keys of a recipe's results, by stage."""
+    monkeypatch.setenv("GEMINI_API_KEY", "key-for-no-one")
+    monkeypatch.setenv("OPENAI_API_KEY", "key-for-no-one")
+    (tmp_path / "mine.py").write_text("def mine(text, fmt, rng): return None\n")
+    (tmp_path / "r.jsonl").touch()
+    (tmp_path / "f.toml").write_text('name = "f"\ninstruction = "Do."\n[answer]\nopen = "<a>"\nclose = "</a>"\n')
+    (tmp_path / "prices.toml").touch()
+    (tmp_path / "a=b.py").write_text("def mine(text, fmt, rng): return None\n")
+
+    def made(recipe: Recipe) -> dict[str, bytes]:
+        found: dict[str, bytes] = {}
+
+        class Keys:
+            def settings(self, stage: str, settings: Any) -> int:
+                found.setdefault(stage, digest(settings))  # the policy's, not the rival's
+                return 0
+
+        budget = open_budget(recipe)
+        fmt = load_format(recipe.format)
+        operators = find_corruptions(recipe.corruption)
+        make_plan(
+            Keys(),  # type: ignore[arg-type]
+            Parts(
+                recipe=recipe,
+                fmt=fmt,
+                system=system_prompt(recipe.system_prompt, fmt.instruction),
+                corruptions=operators,
+                weights=dict(zip(operators, recipe.corruption.values() or repeat(1.0), strict=False)),
+                verifier=open_verifier(recipe, budget),
+                judge=open_judge(recipe, budget),
+                engine=None,
+                rival=None,
+            ),
+        )
+        return found
+
+    return made
+
+
+@pytest.mark.parametrize("name", FLAGS)
+def test_a_setting_changes_the_keys_of_what_it_decides(name: str, keys: Callable[[Recipe], dict[str, bytes]]) -> None:
+    """Of its own stage and, as these rest on it, of later ones; never of an earlier one."""
+    base = {"policy": "p", "verifier": "gemini", "samples": 2}
+    wanted = FLAGS[name][1]
+    if name == "corruption":
+        wanted = {"./mine.py": 1.0}
+    with_judge = {"judge_model": "openai:other"} if name.startswith("judge_") else {}
+    before = keys(Recipe(**{**base, **with_judge}))
+    after = keys(Recipe(**{**base, **with_judge, name: wanted}))
+    changed = {stage for stage in STAGES if before[stage] != after[stage]}
+    stage = says(Recipe.model_fields[name], "decides")
+    if stage in ("dataset", "nothing"):
+        assert not changed
+    else:
+        assert not changed & {*STAGES[: STAGES.index(stage)]}
+        # A model that is not the one asked for is told by what answered, not by a key.
+        assert stage in changed or name == "allow_model_mismatch"
+
+
+def test_what_a_run_is_carried_out_with_is_no_part_of_a_dataset() -> None:
+    assert {"gemini_batch", "base_url", "batch_size", "max_cost"} <= {*deciding("nothing")}
+    assert not {"samples", "license", "seed"} & {*deciding("nothing")}
 
 
 def test_the_recipe_of_the_working_directory_is_the_default(tmp_path: Path) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from specs_data.format import THINK_ANSWER, Part, ResponseFormat
-from specs_data.plugins import find_corruptions
+from specs_data.pairs.twin import fault
+from specs_data.plugins import Corruption, find_corruptions
 
 _STAGES = {
     "problems": "problems",
@@ -46,18 +47,25 @@ def summary(manifest: Mapping[str, Any]) -> str:
     return _table(rows)
 
 
-def describe_corruptions() -> str:
-    """Each operator that is installed, by when it is drawn: its name, where it comes from, what it does, and what
-    it makes of one response."""
-    parts = []
-    for drawn, (title, fmt) in _DRAWN.items():
-        text = _example(fmt)
-        parts.append(f"{title}. A well-formed response:\n{_indented(text)}")
-        for name, corruption in find_corruptions(drawn=drawn).items():
-            made = corruption.apply(text, fmt, random.Random(0))
-            shown = "(does not apply to it)" if made is None else made
-            parts.append(f"{name}  ({corruption.origin})\n  {corruption.summary}\n{_indented(shown)}")
-    return "\n\n".join(parts)
+def describe_corruptions(names: Sequence[str] = ()) -> str:
+    """The operators called `names`, or each that is installed, by when it is drawn: its name, where it comes from,
+    what it does, and what it makes of one response."""
+    if names:
+        return "\n\n".join(_section("As asked for", THINK_ANSWER, find_corruptions(names)))
+    sections = [_section(title, fmt, find_corruptions(drawn=drawn)) for drawn, (title, fmt) in _DRAWN.items()]
+    return "\n\n".join(part for section in sections for part in section)
+
+
+def _section(title: str, fmt: ResponseFormat, corruptions: Mapping[str, Corruption]) -> list[str]:
+    text = _example(fmt)
+    parts = [f"{title}. A well-formed response:\n{_indented(text)}"]
+    for name, corruption in corruptions.items():
+        made = corruption.apply(text, fmt, random.Random(0))
+        shown = "(does not apply to it)" if made is None else made
+        reason = made is not None and fault(text, made, fmt)
+        refused = f"\n  this would be left out: {reason}" if reason else ""
+        parts.append(f"{name}  ({corruption.origin})\n  {corruption.summary}\n{_indented(shown)}{refused}")
+    return parts
 
 
 def _example(fmt: ResponseFormat) -> str:

@@ -141,6 +141,7 @@ def ablations(recipe: Mapping[str, Any]) -> list[Ablation]:
     coupled = recipe.get("pairing") == "coupled"
     verifier = recipe.get("verifier")
     origin = str(recipe.get("rejected_from") or "chosen")
+    policy = recipe.get("policy") or ("responses that were given" if recipe.get("responses") else recipe.get("engine"))
     return [
         Ablation(
             "Is the rejected response right?",
@@ -149,12 +150,12 @@ def ablations(recipe: Mapping[str, Any]) -> list[Ablation]:
         ),
         Ablation(
             "Are reasoning paths filtered?",
-            "no" if verifier in (None, "none") else f"yes, by {verifier}",
+            "no" if verifier in (None, "none") else f"yes, by {public_name(verifier)}",
             "without - / 48.13" if verifier in (None, "none") else "with 47.27 / 50.02 (by Gemini-2.5-flash)",
         ),
         Ablation(
             "Who wrote the chosen responses?",
-            public_name(recipe.get("policy") or "responses that were given"),
+            public_name(policy or "responses that were given"),
             "GRPO-zero 47.27 / 50.02; base model 45.07 / 48.79; 72B teacher 44.90 / 48.98; 32B teacher 42.89 / 46.43",
         ),
         Ablation(

@@ -1,0 +1,1 @@
+"""An operator, an engine and a verifier for specs-data."""
