@@ -29,7 +29,7 @@ from specs_data.build import dataset
 from specs_data.build.agenda import Agenda, first_in_order
 from specs_data.build.flow import Attempt, Clock, Flow, OnDemand, Outcome, search
 from specs_data.build.forecast import Forecast, Measured, judging_cost, judging_tokens, scale
-from specs_data.build.manifest import make_manifest, write_manifest
+from specs_data.build.manifest import make_manifest
 from specs_data.engines import Engine
 from specs_data.errors import UserError
 from specs_data.format import load_format
@@ -37,9 +37,12 @@ from specs_data.judges.model import open_judge
 from specs_data.judges.rules import RuleJudge, gold_fault
 from specs_data.loop import run
 from specs_data.pairs.card import render_card
+from specs_data.pairs.manifest import Manifest, read_manifest, write_manifest
+from specs_data.pairs.rows import open_dataset, rows
 from specs_data.plugins import find_corruptions, verifier_label
 from specs_data.problems import Dropped, Incoming, count_problems, read_problems
 from specs_data.recipe import Recipe, differences, dump_recipe, make_recipe
+from specs_data.records import Pair
 from specs_data.rollouts.planning import Parts, check_corruptions, make_plan, name_of, rival_recipe
 from specs_data.rollouts.progress import Progress, say
 from specs_data.rollouts.responses import read_responses
@@ -67,7 +70,7 @@ class Built(Struct, frozen=True):
     """A finished run: its folder and its manifest."""
 
     out: Path
-    manifest: dict[str, Any]
+    manifest: Manifest
 
     @property
     def recipe(self) -> Recipe:
@@ -75,10 +78,13 @@ class Built(Struct, frozen=True):
         return make_recipe({}, self.out / "recipe.toml")
 
     @property
-    def pairs(self) -> int:
+    def count(self) -> int:
         """How many pairs the dataset has."""
-        count: int = self.manifest["counts"]["pairs"]
-        return count
+        return sum(self.manifest.dataset.rows.values())
+
+    def pairs(self) -> Iterator[Pair]:
+        """The pairs of the dataset, split by split, read from its files as they are asked for."""
+        return rows(open_dataset(self.out)) if self.count else iter(())
 
 
 def build(
@@ -126,9 +132,11 @@ def forecast(
 def load_run(out: Path | str) -> Built:
     """The finished run in the folder `out`. Raises UserError."""
     try:
-        manifest = msgspec.json.decode((Path(out) / "manifest.json").read_bytes())
-    except (OSError, msgspec.DecodeError):
-        raise UserError(f"{out} is not a finished run: it has no readable manifest.json") from None
+        manifest = read_manifest((Path(out) / "manifest.json").read_bytes())
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        manifest = None
+    if manifest is None:
+        raise UserError(f"{out} is not a finished run: it has no readable manifest.json")
     return Built(Path(out), manifest)
 
 
@@ -196,8 +204,8 @@ class _Build:
         self._say_changes()
         async with self._searched():
             built = self._finish()
-        if built.pairs < (self.recipe.target or 0) and not self.quiet:
-            say(f"{built.pairs} of {self.recipe.target} pairs: no problem is left to ask about")
+        if built.count < (self.recipe.target or 0) and not self.quiet:
+            say(f"{built.count} of {self.recipe.target} pairs: no problem is left to ask about")
         return built
 
     async def measure(self, *, batch: bool) -> Measured:
