@@ -91,15 +91,14 @@ class Shown(Struct, frozen=True):
     rejected: tuple[Piece, ...]
 
 
-def report(path: str | Path, out: Path | None = None) -> Path:
+def report(path: str | Path, out: str | Path | None = None) -> Path:
     """Write the report of a run or of any preference dataset to the HTML file `out`, and return it. By default it
     is report.html in the run's or the dataset's folder, or here where it has none.
 
-    What the manifest does not tell is counted from the rows, or left out where rows cannot tell. At
-    most 200 pairs, evenly spread, are on the page. Raises UserError.
+    Without a manifest the page shows what can be counted from the rows. At most 200 pairs, evenly spread, are on it. Raises UserError.
     """
     page = render_report(open_dataset(path))
-    out = out or (Path(path) if Path(path).is_dir() else Path()) / "report.html"
+    out = Path(out or (Path(path) if Path(path).is_dir() else Path()) / "report.html")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(page, encoding="utf-8")

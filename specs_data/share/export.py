@@ -52,8 +52,12 @@ class _Refused(Exception):
     """A row the target cannot take, with the reason."""
 
 
-def export(dataset: str | Path, to: str, out: Path) -> Export:
-    """Write a preference dataset for the trainer `to`: llamafactory, ms-swift or openrlhf. Raises UserError."""
+def export(dataset: str | Path, to: str, out: str | Path) -> Export:
+    """Write a preference dataset for the trainer `to` (llamafactory, ms-swift or openrlhf) into the folder `out`.
+
+    Rows that the trainer would misread are left out and counted. Raises UserError.
+    """
+    out = Path(out)
     targets = {"llamafactory": _llamafactory, "ms-swift": _swift, "openrlhf": _openrlhf}
     if to not in targets:
         raise UserError(f"cannot export pairs to {to!r}; choose from: {', '.join(targets)}")

@@ -31,12 +31,13 @@ _EXAMPLES = 50
 Reasons = dict[str, list[str | None]]  # by split, for each row why it is left out; None: it is kept
 
 
-def merge(datasets: Sequence[str | Path], out: Path) -> tuple[Origin, ...]:
+def merge(datasets: Sequence[str | Path], out: str | Path) -> tuple[Origin, ...]:
     """Merge `datasets` (runs, dataset folders, files or Hub ids), in this order, into the new folder `out`.
 
     It is laid out like a run: dataset/, manifest.json, dropped.jsonl. The same datasets give the same
-    bytes. Raises UserError.
+    bytes. Returns what each of them gave. Raises UserError.
     """
+    out = Path(out)
     if len(datasets) < 2:
         raise UserError("merge needs at least two datasets")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):

@@ -123,13 +123,16 @@ def push(
     repo_id: str,
     *,
     tag: str,
-    say: Callable[[str], object],
+    say: Callable[[str], object] = print,
     private: bool = True,
     gated: Gated = False,
     license: str | None = None,
     dry_run: bool = False,
 ) -> Pushed | None:
-    """Plan a push, `say` the plan, and unless it is a dry run carry it out and `say` the outcome.
+    """Publish a run or a dataset as the version `tag` (vX.Y.Z) of the Hub dataset `repo_id`.
+
+    `say` gets the plan as text, and then, unless it is a dry run, the outcome; None is returned by a dry run. A new
+    repository is `private` unless told otherwise; `gated` readers ask for access; `license` is a Hub license id.
 
     Raises UserError for what the user must change (a taken tag, an empty split, a secret, a local
     path, a repository that moved on) and CheckFailed if the Hub holds other than what was sent.
