@@ -95,8 +95,8 @@ def report(path: str | Path, out: str | Path | None = None) -> Path:
     """Write the report of a run or of any preference dataset to the HTML file `out`, and return it. By default it
     is report.html in the run's or the dataset's folder, or here where it has none.
 
-    Without a manifest the page shows what can be counted from the rows. At most 200 pairs, evenly spread, are on it.
-    Raises UserError.
+    Without a manifest the page shows what can be counted from the rows. At most 200 pairs, evenly spread, are
+    on it. Raises UserError.
     """
     page = render_report(open_dataset(path))
     out = Path(out or (Path(path) if Path(path).is_dir() else Path()) / "report.html")

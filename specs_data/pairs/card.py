@@ -137,8 +137,8 @@ def ablations(manifest: Manifest) -> list[Ablation]:
     coupled = manifest.setting("pairing") == "coupled"
     verifier = manifest.setting("verifier")
     origin = str(manifest.setting("rejected_from") or "chosen")
-    given = "responses that were given" if manifest.setting("responses") else manifest.setting("engine")
-    policy = manifest.setting("policy") or given
+    sampled = None if manifest.setting("responses") else manifest.setting("engine")
+    policy = manifest.setting("policy") or sampled or "responses that were given"
     return [
         Ablation(
             "Is the rejected response right?",
@@ -152,7 +152,7 @@ def ablations(manifest: Manifest) -> list[Ablation]:
         ),
         Ablation(
             "Who wrote the chosen responses?",
-            public_name(policy or "responses that were given"),
+            public_name(policy),
             "GRPO-zero 47.27 / 50.02; base model 45.07 / 48.79; 72B teacher 44.90 / 48.98; 32B teacher 42.89 / 46.43",
         ),
         Ablation(

@@ -659,7 +659,7 @@ def test_a_json_format_is_taught_by_operators_of_its_own(tmp_path: Path) -> None
     rows = [{"problem_id": f"sum-{n}", "response": body} for n, body in enumerate(bodies)]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     settings = {"responses": file, "format": str(fmt), "verifier": "none"}
-    assert build(recipe(write_sums(tmp_path, 40), **settings), tmp_path / "run", quiet=True).pairs == 40
+    assert build(recipe(write_sums(tmp_path, 40), **settings), tmp_path / "run", quiet=True).count == 40
     assert {row["corruption"] for row in rows_of(tmp_path / "run")} == set(find_corruptions(drawn="json"))
     assert check(tmp_path / "run").ok
 
