@@ -129,7 +129,7 @@ def test_what_is_handed_over_is_what_is_said_of_it(tmp_path: Path, monkeypatch: 
     monkeypatch.chdir(tmp_path)
     problems = str(write_sums(tmp_path, 20))
     built = build(Recipe(problems=problems), engine=policy(), verifier=Mine(), quiet=True)
-    assert built.out == Path("runs/ScriptedEngine") and built.pairs > 10
+    assert built.out == Path("runs/ScriptedEngine") and built.count > 10
     assert (built.recipe.engine, built.recipe.verifier) == ("ScriptedEngine", "Mine")
     assert built.manifest["models"]["verifier"]["requested"] == "Mine"
     import pyarrow.parquet as pq
@@ -258,7 +258,7 @@ def test_a_changed_verifier_judges_anew(tmp_path: Path) -> None:
     for verdict in ("True", "False"):
         file.write_text(VERIFIER.format(made="pass", verify=f"return Verdict({verdict}, 'x')", settings="{}"))
         engine = policy()
-        pairs.append(build(recipe(problems, verifier=str(file)), tmp_path / "run", engine=engine, quiet=True).pairs)
+        pairs.append(build(recipe(problems, verifier=str(file)), tmp_path / "run", engine=engine, quiet=True).count)
     assert pairs[0] > 0 and pairs[1] == 0
 
 
