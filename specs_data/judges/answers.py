@@ -72,6 +72,9 @@ _UNSURE = re.compile(
     r"|wrong|incorrect)\b|n't|\?",
     re.IGNORECASE,
 )
+_CHINESE_LEAD = re.compile(r"[\u4e00-\u9fff][\u4e00-\u9fff,:\s]*(?=[^\u4e00-\u9fff,:\s])")
+_CHINESE_UNSURE = re.compile("[不没无非约或]|[大小]于|至[少多]|最[多少]|超过|以[上下]")
+_POINT = re.compile(r"(?:ordered pair|points?|pair|coordinates?|interval|set|vector)\s+(?=[(\[{]|\\[{])", re.IGNORECASE)
 _TEXT_MACRO = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mathit|mathsf|operatorname|mbox)\s*\{([^{}]*)\}")
 _SPACING = re.compile(
     r"(?<!\\)\\[,;:!> ()\[\]]|\\(?:quad|qquad|displaystyle|left|right|big|Big|bigl|bigr)(?![A-Za-z])|~"
@@ -207,7 +210,9 @@ def said(answer: str) -> str | None:
     None where `answer` is no such sentence, or is not sure."""
     if _UNSURE.search(answer) or not _has_words(answer):
         return None
-    text = answer
+    text = _CHINESE_LEAD.sub("", answer)
+    if text != answer and _CHINESE_UNSURE.search(answer):
+        return None
     while lead := _LEAD.match(text):
         text = text[lead.end() :]
     text = _REASON.sub("", text)
@@ -217,7 +222,7 @@ def said(answer: str) -> str | None:
         text = sentence["said"]
     elif label := _LABELLED.fullmatch(text):
         text = label[1]
-    text = text.strip(_EDGES)
+    text = _POINT.sub("", text.strip(_EDGES))
     return text if text and text != answer else None
 
 

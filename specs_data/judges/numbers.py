@@ -82,7 +82,7 @@ _NO_NAME = re.compile(r"[a-z]{2}|(?!\\).*(?:sin|cos|tan|cot|sec|csc|log|ln|exp|s
 _SIDES = re.compile(r"(=|≈)")
 _FORMULA = re.compile(r"(?:\\(?:frac|sqrt|sin|cos|tan)|[A-Z]{1,3}|(?<![a-z])[a-z](?![a-z])|[\d.+\-*/^(){}\sπ∠])+")
 _MOST_SIDES = 8
-_RANGE = re.compile(r"\d[\d.,]*\s*-\s*\d[\d.,]*(?:\s*-\s*\d[\d.,]*)?")
+_RANGE = re.compile(r"\d[\d.,]*\s*[%°]?\s*-\s*\d[\d.,]*(?:\s*-\s*\d[\d.,]*)?\s*(?:[%°]|[A-Za-z][A-Za-z ^\d]*)?")
 _ABOUT = re.compile(r"(?:≈|~|=|approximately|approx\.?|about|around|roughly|nearly|exactly|only)\s*", re.IGNORECASE)
 _SCALE = re.compile(r"\s*(hundred|thousand|million|billion|trillion|dozen)s?\b", re.IGNORECASE)
 _SCALES = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12}

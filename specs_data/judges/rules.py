@@ -37,6 +37,7 @@ from specs_data.judges.symbolic import Question, Reply, SymbolicJudge
 from specs_data.judges.values import (
     Formula,
     Meaning,
+    Ratio,
     Value,
     Words,
     formula_text,
@@ -113,13 +114,15 @@ class RuleJudge:
 
 
 class _Gold(Struct, frozen=True):
-    """A gold answer, read once. `fault` names why nothing can be judged by it."""
+    """A gold answer, read once. `fault` names why nothing can be judged by it. Of a `literal` one, as of a scale
+    1:100 in a text, each term counts."""
 
     text: str
     rule: str = "math"
     fault: str = ""
     letters: frozenset[str] = frozenset()
     value: Value | None = None
+    literal: bool = False
 
 
 class _Verdict(Struct, frozen=True):
@@ -175,7 +178,7 @@ def _read_gold(gold: str, answer_type: AnswerType, choices: tuple[str, ...]) -> 
         return _Gold(text, fault="unparseable gold")
     if isinstance(value, Formula) and not worded and not _is_balanced(text):
         return _Gold(text, fault="unparseable gold")
-    return _Gold(text, "text" if worded else "math", value=value)
+    return _Gold(text, "text" if worded else "math", value=value, literal=answer_type == "text")
 
 
 def _compare(written: str, answer: str, answer_type: AnswerType, choices: tuple[str, ...]) -> _Verdict:
@@ -209,6 +212,8 @@ _remembered = lru_cache(maxsize=4096)(_compare)
 def _compare_values(gold: _Gold, wanted: Value, value: Value, text: str) -> Reply | Question:
     if isinstance(wanted, Meaning) and not is_structured(value):
         value = reasoned(text) or value
+    if gold.literal and isinstance(wanted, Ratio):
+        return Reply(wanted == value, "text")
     same = same_value(wanted, value, _not_here)
     if same is not None:
         return Reply(same, _rule(wanted, value))

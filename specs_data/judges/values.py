@@ -44,10 +44,11 @@ class Range(Struct, frozen=True):
 
 
 class Digits(Struct, frozen=True):
-    """A date or a clock time: nothing but its numbers counts."""
+    """A date or a clock time: nothing but its numbers counts, and the half of the day where both have it."""
 
     kind: str
     numbers: tuple[int, ...]
+    half: str = ""
 
 
 class Ratio(Struct, frozen=True):
@@ -94,10 +95,9 @@ class Interval(Struct, frozen=True):
 
 
 class Union(Struct, frozen=True):
-    """Several intervals in one; `text` is its usual notation."""
+    """Several intervals in one."""
 
     parts: tuple[Interval, ...]
-    text: str
 
 
 Value = Quantity | Range | Digits | Ratio | Meaning | Words | Formula | Items | Interval | Union
@@ -109,7 +109,7 @@ _FOLDED = re.compile(r"[\s_,;:'\"`]+|(?<=\w)-(?=[^\W\d])")
 _EDGES = " .!?()[]{}*"
 _NONE = (
     r"(?:there (?:is|are) )?no (?:real |such |possible |valid )?(?:solutions?|roots?|values?)(?: exists?)?"
-    r"|(?:the )?empty set|does not exist|DNE|\\(?:emptyset|varnothing)|∅|\\?\{\s*\\?\}"
+    r"|(?:the )?empty set|does not exist|DNE|\\(?:emptyset|varnothing)|∅|无解|无实数解|空集|\\?\{\s*\\?\}"
 )
 _ARTICLE = re.compile(r"(?:the|an|a)\s+(?=\S)")
 _MEANINGS = tuple(
@@ -154,6 +154,10 @@ _ITEM_NAME = re.compile(r"\s*([A-Za-z](?:_\{?\w\}?)?)\s*=\s*(?=[^=])")
 _BUILDER = re.compile(r"\{\s*([A-Za-z])\s*(?:\\in\s*\S+\s*|∈\s*\S+\s*)?(?:\||:|\\mid(?![A-Za-z]))(.*)\}", re.DOTALL)
 _LESS = re.compile(r"<=|≤|\\leqslant|\\leq|\\le(?![a-z])|<|\\lt(?![a-z])")
 _MORE = re.compile(r">=|≥|\\geqslant|\\geq|\\ge(?![a-z])|>|\\gt(?![a-z])")
+_EXCEPT = re.compile(
+    r"\s*(?:([A-Za-z])\s*(?:\\neq?(?![a-z])|≠|!=)|(?:all )?real numbers (?:except|other than)(?: for)?)\s*(.+)",
+    re.IGNORECASE,
+)
 _VARIABLE = re.compile(r"\s*[A-Za-z]\s*")
 _INFINITE = re.compile(r"\s*([+-]?)\s*(?:\\infty|infinity|inf|oo)\s*", re.IGNORECASE)
 _INEQUALITY = re.compile(r"[<>≤≥≠]|\\(?:n?leq?|n?geq?|lt|gt|neq?)(?![a-z])|!=")
@@ -228,7 +232,11 @@ def shown(value: Value) -> str:
         case Range():
             return f"from {shown(value.low)} to {shown(value.high)}"
         case Digits():
-            return f"{value.kind} " + ("-" if value.kind == "date" else ":").join(f"{n:02}" for n in value.numbers)
+            return (
+                f"{value.kind} "
+                + ("-" if value.kind == "date" else ":").join(f"{n:02}" for n in value.numbers)
+                + f" {value.half}".rstrip()
+            )
         case Ratio():
             return " : ".join(map(str, value.terms))
         case Meaning():
@@ -274,6 +282,9 @@ def same_value(gold: Value, answer: Value, agree: FormulasAgree) -> bool | None:
         case (Ratio(), Quantity()) | (Quantity(), Ratio()):
             ratio, number = (gold, answer) if isinstance(gold, Ratio) else (answer, gold)
             return _is_fraction(ratio, number)
+        case (Digits(), Digits()):
+            halves = {half for half in (gold.half, answer.half) if half}
+            return gold.kind == answer.kind and gold.numbers == answer.numbers and len(halves) < 2
         case (Range(), Range()):
             return same_quantity(gold.low, answer.low) and same_quantity(gold.high, answer.high)
         case (Formula(), Formula()):
@@ -313,8 +324,7 @@ def _read_digits(text: str) -> Digits | Ratio | None:
             else None
         )
     if clock := _CLOCK.fullmatch(text):
-        half = {"a": (1,), "p": (2,)}.get((clock[4] or "").lower(), ())
-        return Digits("clock", (*(int(part) for part in clock.groups()[:3] if part), *half))
+        return Digits("clock", tuple(int(part) for part in clock.groups()[:3] if part), (clock[4] or "").lower())
     if _RATIO.fullmatch(text):
         return Ratio(tuple(Fraction(term) for term in text.split(":")))
     return None
@@ -327,7 +337,7 @@ def _read_range(text: str) -> Range | None:
     if " and " in text and not text.lower().startswith("between "):
         return None
     low, high = read_quantity(found[1].strip(), True), read_quantity(found[2].strip(), True)
-    return Range(low, high) if low and high else None
+    return Range(replace(low, unit=low.unit or high.unit), high) if low and high else None
 
 
 def _read_words(text: str) -> Words | None:
@@ -346,7 +356,11 @@ def _read_set(text: str) -> Value | None:
     if builder:
         text = builder[2].strip().rstrip(",")
     return (
-        _read_inequality(text) or _read_between(text) or _read_union(text) or (None if builder else _read_items(text))
+        _read_except(text)
+        or _read_inequality(text)
+        or _read_between(text)
+        or _read_union(text)
+        or (None if builder else _read_items(text))
     )
 
 
@@ -432,6 +446,16 @@ def _outer_brackets(text: str) -> str:
     return ""
 
 
+def _read_except(text: str) -> Union | None:
+    """`x \\ne 4` and `all real numbers except 4`: all below it and all above."""
+    found = _EXCEPT.fullmatch(text)
+    if not found or _BETWEEN.search(found[2]):
+        return None
+    ends = (("-\\infty", found[2]), (found[2], "\\infty"))
+    lines = [_interval_of("()", pair, found[1] or "") for pair in ends]
+    return Union(tuple(line for line in lines if line))
+
+
 def _read_inequality(text: str) -> Interval | None:
     """`1 < x <= 2` as (1, 2], `x > 1` as (1, ∞)."""
     for sign, flip in ((_LESS, False), (_MORE, True)):
@@ -498,7 +522,7 @@ def _read_union(text: str) -> Union | None:
     parts = tuple(part for part in found if part)
     if len(parts) < len(sides) or len({part.name for part in parts}) > 1:
         return None
-    return Union(parts, r" \cup ".join(side.strip() for side in sides))
+    return Union(parts)
 
 
 def _read_part(text: str) -> Interval | None:
