@@ -91,7 +91,6 @@ _MACROS = (
     (re.compile(r"\\colon(?![A-Za-z])"), ":"),
     (re.compile(r"\\(?:lor|vee)(?![A-Za-z])"), " or "),
     (re.compile(r"\\overline\s*\{\s*([A-Z]{2})\s*\}"), r"\1"),
-    (re.compile(r"\\tfrac(?![A-Za-z])"), r"\\frac"),
     (re.compile(r"\\[dtc]frac(?![A-Za-z])"), r"\\frac"),
     (re.compile(r"\^\s*(?:\\circ|\{\s*\\circ\s*\})|\\degree(?![A-Za-z])"), "°"),
     (re.compile(r"\\(?:times|cdot)(?![A-Za-z])"), "*"),
@@ -99,6 +98,7 @@ _MACROS = (
     (re.compile(r"\\pm(?![A-Za-z])"), "±"),
     (re.compile(r"\\(?:approx|simeq)(?![A-Za-z])"), "≈"),
 )
+_MACRO = re.compile("|".join(pattern.pattern for pattern, _ in _MACROS))
 _WIDE = {chr(code): chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F)}
 _ODD = str.maketrans(
     {
@@ -170,7 +170,10 @@ def plain(text: str) -> str:
     """`text` without typography: Unicode signs as ASCII, spacing and text macros, math and markdown
     delimiters and a final full stop taken away. What a number or a word looks like afterwards does
     not depend on who typeset it."""
-    if not text.isascii():
+    if text.isascii():
+        if text.isalnum():
+            return text
+    else:
         text = in_latin(_LOWERED.sub(_lowered, _RAISED.sub(_raised, text)).translate(_ODD))
     text = text.strip(_EDGES)
     if len(text) > 2 and text[0] == text[-1] == "$":
@@ -258,8 +261,9 @@ def _plain_latex(text: str) -> str:
             break
     text = _OVER.sub(r"\\frac{\1}{\2}", _FONT.sub(r"\1", text))
     text = _THIN_THOUSANDS.sub("", text).replace("{,}", ",").replace("\\%", "%").replace("\\$", "$ ")
-    for pattern, replacement in _MACROS:
-        text = pattern.sub(replacement, text)
+    if _MACRO.search(text):
+        for pattern, replacement in _MACROS:
+            text = pattern.sub(replacement, text)
     return _SPACING.sub(" ", text)
 
 

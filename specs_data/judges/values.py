@@ -28,7 +28,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from specs_data.judges.answers import plain, without_indices
-from specs_data.judges.numbers import Quantity, names_differ, read_quantity, same_quantity
+from specs_data.judges.numbers import Quantity, names_differ, read_plain_quantity, read_quantity, same_quantity
 from specs_data.judges.units import unit_end
 
 MOST_ITEMS = 64
@@ -193,6 +193,8 @@ def fold(text: str) -> str:
 def spelling(text: str) -> str:
     """A formula or a phrase in one spelling; letters keep their case, but for those of a phrase."""
     text = without_indices(plain(text))
+    if text.isdigit():
+        return text
     if _PROSE.search(text):
         text = _ARTICLE.sub("", re.sub("[\"'`]", "", text.casefold()).strip(" .!?"))
     for pattern, sign in _SIMPLE:
@@ -200,13 +202,20 @@ def spelling(text: str) -> str:
     return text
 
 
-@lru_cache(maxsize=4096)
 def read_value(text: str, letters: bool = False) -> Value:
     """What `text` says. Never fails: what is nothing else is a formula. With `letters`, 5m is five metres."""
-    text = plain(text)
-    number = read_quantity(text, letters)
+    return read_plain(plain(text), letters)
+
+
+@lru_cache(maxsize=4096)
+def read_plain(text: str, letters: bool = False) -> Value:
+    """`read_value` of a text that is `plain`."""
+    number = read_plain_quantity(text, letters)
+    if number and "/" not in text:
+        return replace(number, text=text)
     return (
-        (number and replace(number, text=text))
+        _read_date(text)  # before 2018/6/28 is a division
+        or (number and replace(number, text=text))
         or _read_meaning(text)
         or _read_digits(text)
         or _read_range(text)
@@ -224,6 +233,8 @@ def is_structured(value: Value) -> bool:
 def shown(value: Value) -> str:
     """`value` as a person reads it."""
     match value:
+        case Quantity(places=None, surd=False, name="", unit=""):
+            return str(value.value)
         case Quantity():
             number = str(value.value) if not value.surd else f"{float(value.value):.12g}..."
             if value.places is not None:
@@ -289,6 +300,8 @@ def same_value(gold: Value, answer: Value, agree: FormulasAgree) -> bool | None:
             return same_quantity(gold.low, answer.low) and same_quantity(gold.high, answer.high)
         case (Formula(), Formula()):
             return _same_formula(gold, answer, agree)
+        case (Formula(), Quantity()) | (Quantity(), Formula()) if _is_infinite(gold) or _is_infinite(answer):
+            return False
         case (Formula(), Quantity()) | (Quantity(), Formula()):
             return _same_formula(_as_formula(gold), _as_formula(answer), agree)
         case _:
@@ -313,7 +326,7 @@ def reasoned(text: str) -> Meaning | None:
     return None if unsure else Meaning(said)
 
 
-def _read_digits(text: str) -> Digits | Ratio | None:
+def _read_date(text: str) -> Digits | None:
     if date := _DATE.fullmatch(text):
         return Digits("date", tuple(map(int, date.groups())))
     if date := _NAMED_DATE.fullmatch(text):
@@ -323,6 +336,10 @@ def _read_digits(text: str) -> Digits | Ratio | None:
             if month in _MONTHS
             else None
         )
+    return None
+
+
+def _read_digits(text: str) -> Digits | Ratio | None:
     if clock := _CLOCK.fullmatch(text):
         return Digits("clock", tuple(int(part) for part in clock.groups()[:3] if part), (clock[4] or "").lower())
     if _RATIO.fullmatch(text):
@@ -536,6 +553,8 @@ def _read_part(text: str) -> Interval | None:
 
 
 def _same_formula(gold: Formula, answer: Formula, agree: FormulasAgree) -> bool | None:
+    if _is_infinite(gold) or _is_infinite(answer):
+        return gold.spelling == answer.spelling
     if gold.spelling == answer.spelling and not (gold.unit and answer.unit and gold.unit != answer.unit):
         return True
     if _INEQUALITY.search(gold.text) or _INEQUALITY.search(answer.text):
