@@ -61,7 +61,7 @@ _RIGHT = re.compile(
 )
 _BOLD = re.compile(r"\*\*\(?([A-Z])[).:]?\*\*[).:]?(?=\s+\S)")
 _MARKED = re.compile(
-    r"[(\[]?[ \t]*([A-Za-z])(?![A-Za-z])[ \t]*[)\]]?(?:[ \t]*[.:=]|[ \t]+-(?=[ \t])|[ \t]+is\b)?[ \t]*([^ \t].*)",
+    r"[(\[]?[ \t]*([A-Za-z])(?![A-Za-z])[ \t]*[)\]]?(?:[.:=]|(?<=[ \t])-(?=[ \t])|\bis\b)?[ \t]*([^ \t].*)",
     re.DOTALL,
 )
 _LAST = re.compile(

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
+from decimal import Decimal
 from fractions import Fraction
 from functools import lru_cache
 
@@ -28,6 +29,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from specs_data.judges.answers import plain, without_indices
+from specs_data.judges.constants import spelled, tower
 from specs_data.judges.numbers import Quantity, names_differ, read_plain_quantity, read_quantity, same_quantity
 from specs_data.judges.units import unit_end
 
@@ -302,6 +304,8 @@ def same_value(gold: Value, answer: Value, agree: FormulasAgree) -> bool | None:
             return _same_formula(gold, answer, agree)
         case (Formula(), Quantity()) | (Quantity(), Formula()) if _is_infinite(gold) or _is_infinite(answer):
             return False
+        case (Formula(), Quantity()) | (Quantity(), Formula()) if _tower(gold) or _tower(answer):
+            return False  # a number that can be written down is not as large
         case (Formula(), Quantity()) | (Quantity(), Formula()):
             return _same_formula(_as_formula(gold), _as_formula(answer), agree)
         case _:
@@ -557,9 +561,16 @@ def _same_formula(gold: Formula, answer: Formula, agree: FormulasAgree) -> bool 
         return gold.spelling == answer.spelling
     if gold.spelling == answer.spelling and not (gold.unit and answer.unit and gold.unit != answer.unit):
         return True
+    sizes = (_tower(gold), _tower(answer)) if gold.text[:1].isdigit() and answer.text[:1].isdigit() else (None, None)
+    if sizes[0] and sizes[1] and sizes[0] != sizes[1]:
+        return False
     if _INEQUALITY.search(gold.text) or _INEQUALITY.search(answer.text):
         return agree(gold, answer) if _signs(gold.text) == _signs(answer.text) else False
     return agree(gold, answer)
+
+
+def _tower(value: Value) -> tuple[int, Decimal] | None:
+    return tower(spelled(value.text)) if isinstance(value, Formula) and value.text[:1].isdigit() else None
 
 
 def _signs(text: str) -> list[str]:
