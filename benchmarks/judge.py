@@ -1,8 +1,13 @@
-"""Time per answer of the rule judge, against calling math-verify on each answer, in one run.
+"""Agreement and time per answer of the rule judge, of math-verify alone and of a peer's grader, in one run.
 
-    python benchmarks/judge.py [--answers 2000] [--math 300]
+    python benchmarks/judge.py [--answers 2000] [--math 300] [--cases tests/cases/judge.jsonl]
 
-No pair of gold and answer occurs twice, so nothing is remembered. math-verify is called as its
+First the cases, real golds whose verdicts are known: how often each agrees, how many wrong answers it calls
+right, and how many right ones it does not see. math-verify gets the whole response, mathruler (where it is
+installed: `pip install --no-deps mathruler pylatexenc`) its box or its answer part, as their READMEs show. Then
+the time.
+
+No pair of gold and answer occurs twice, so nothing is remembered. For the time math-verify is called as its
 README shows, gold parsed anew for each answer, in this process and without its own timeouts (which
 would only slow it); it gets the boxed answer alone, the rule judge the whole response.
 """
@@ -11,16 +16,19 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import logging
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from random import Random
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from math_verify import parse, verify
 
-from specs_data.judges.rules import RuleJudge
+from specs_data.judges.rules import RuleJudge, final_answer
 from specs_data.records import AnswerType, Judgement
 
 T = TypeVar("T")
@@ -86,15 +94,41 @@ def one_by_one(judge: RuleJudge, kind: AnswerType, cases: Sequence[Case]) -> lis
     return [judge.judge(RESPONSE % answer, gold, kind, choices) for answer, gold, choices, _ in cases]
 
 
+def agreement(file: Path, judge: RuleJudge) -> None:
+    """Print a table: agreement, wrong answers called right, and right ones not seen, of each judge on the same rows."""
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    judges: dict[str, Callable[[dict[str, Any]], bool]] = {
+        "rules": lambda row: bool(judge.judge(row["response"], row["gold"], row["type"], row["choices"]).right),
+        "math-verify": _math_verify,
+    }
+    with suppress(ImportError):
+        from mathruler.grader import grade_answer
+
+        judges["mathruler"] = lambda row: bool(grade_answer(final_answer(row["response"]) or "", row["gold"]))
+    print(f"{len(rows)} cases      agreement  wrong called right  right not seen")
+    for name, told in judges.items():
+        found = [told(row) for row in rows]
+        wrong = sum(right and not row["right"] for right, row in zip(found, rows, strict=True))
+        missed = sum(row["right"] and not right for right, row in zip(found, rows, strict=True))
+        print(f"{name:14}{100 - 100 * (wrong + missed) / len(rows):12.2f}%{wrong:20}{missed:16}")
+
+
+def _math_verify(row: dict[str, Any]) -> bool:
+    gold = parse(f"\\boxed{{{row['gold']}}}")
+    return bool(verify(gold, parse(row["response"])))
+
+
 def main() -> None:
-    """Print one line per answer type: microseconds per answer and the ratio."""
+    """Print what agrees, and one line per answer type: microseconds per answer and the ratio."""
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--answers", type=int, default=2000)
     arguments.add_argument("--math", type=int, default=300)
+    arguments.add_argument("--cases", type=Path, default=Path("tests/cases/judge.jsonl"))
     options = arguments.parse_args()
     logging.disable(logging.WARNING)
     random = Random(0)
     with RuleJudge() as judge:
+        agreement(options.cases, judge)
         for warm in (by_math_verify, partial(by_rules, judge, "math")):
             warm([math(1000 + number, random) for number in range(16)])
         print(f"{'':16}{'math-verify':>14}{'rules':>10}{'ratio':>8}   us per answer")

@@ -23,6 +23,8 @@ from specs_data.files import FIRST_ROWS, SUFFIXES, columns_of, count_rows, read_
 from specs_data.images import MAX_BYTES, image_fault
 from specs_data.judges.answers import boxes
 from specs_data.judges.choices import listed_choices
+from specs_data.judges.numbers import Quantity
+from specs_data.judges.values import Items, read_value
 from specs_data.presets import load_preset
 from specs_data.records import AnswerType, Problem
 from specs_data.texts import chat
@@ -51,7 +53,8 @@ _TYPES: Mapping[str, AnswerType | None] = {
 }
 # Hostile texts are long: no pattern below may take more than linear time.
 _PLACEHOLDER = re.compile(r"<image>[ \t]*\n?")
-_NUMBER = re.compile(r"[-+\u2212]?[$€£]?\s?\d[\d,]*(\.\d+)?([eE][-+]?\d+)?\s*(%|°|[A-Za-z]{1,4}[²³23]?)?")
+_LONGEST_VALUE = 200
+_LITERAL = re.compile(r"(?!.*\d\s*[\^*+(])[-+]?\s*[$€£]?\s*[\d.]")
 _MATH = re.compile(r"\\[a-zA-Z]+|[\^=±√π∞<>{}]|\d\s*[-+*/]\s*[\da-zA-Z(]|\d[a-zA-Z]|^[(\[][^,]*,.*[)\]]$")
 _LETTER = re.compile(r"\(?[A-Z]\)?\.?")
 _OPTIONS = tuple(re.compile(rf"(?:^|[\s(]){letter}\s*[.):]") for letter in "AB")
@@ -112,9 +115,11 @@ def infer_answer_type(question: str, answer: str, choices: Sequence[str] = ()) -
     answer = answer.strip()
     if choices or (_LETTER.fullmatch(answer) and _lists_options(question)):
         return "multiple_choice"
-    if _NUMBER.fullmatch(answer):
-        return "numeric"
-    if _MATH.search(answer):
+    value = read_value(answer) if len(answer) <= _LONGEST_VALUE else None
+    if isinstance(value, Quantity) and _LITERAL.match(value.text):
+        is_fraction = value.surd or (value.places is None and value.value.denominator > 1)
+        return "math" if is_fraction or value.name else "numeric"
+    if _MATH.search(answer) or (isinstance(value, Items) and any(map(str.isdigit, answer))):
         return "math"
     return "text" if len(answer.split()) <= 6 else "open"
 

@@ -529,6 +529,8 @@ def test_an_id_is_made_from_the_content(tmp_path: Path) -> None:
     [
         ("5", "numeric"), ("-5", "numeric"), ("\u22125", "numeric"), ("1,234.5", "numeric"), ("1e3", "numeric"),
         ("50%", "numeric"), ("60°", "numeric"), ("$5", "numeric"), ("14 cm", "numeric"), ("3 m²", "numeric"),
+        ("$$6$$", "numeric"), ("18.", "numeric"), ("25°.", "numeric"), (r"$25^{\circ}$", "numeric"),
+        (r"8 \text{ cm}", "numeric"), ("45度", "numeric"), ("2x", "math"), ("3,4", "math"), (r"$\sqrt{3}$", "math"),
         ("1/2", "math"), ("2 1/2", "math"), ("\\frac{1}{2}", "math"), ("x=3", "math"), ("3x+4y", "math"),
         ("±2", "math"),
         ("(1, 2)", "math"), ("[0, 1)", "math"), ("1<x<2", "math"), ("2^{10}", "math"), ("π", "math"),

@@ -72,6 +72,9 @@ _UNSURE = re.compile(
     r"|wrong|incorrect)\b|n't|\?",
     re.IGNORECASE,
 )
+_CHINESE_LEAD = re.compile(r"[\u4e00-\u9fff][\u4e00-\u9fff,:\s]*(?=[^\u4e00-\u9fff,:\s])")
+_CHINESE_UNSURE = re.compile("[不没无非约或]|[大小]于|至[少多]|最[多少]|超过|以[上下]")
+_POINT = re.compile(r"(?:ordered pair|points?|pair|coordinates?|interval|set|vector)\s+(?=[(\[{]|\\[{])", re.IGNORECASE)
 _TEXT_MACRO = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mathit|mathsf|operatorname|mbox)\s*\{([^{}]*)\}")
 _SPACING = re.compile(
     r"(?<!\\)\\[,;:!> ()\[\]]|\\(?:quad|qquad|displaystyle|left|right|big|Big|bigl|bigr)(?![A-Za-z])|~"
@@ -88,7 +91,6 @@ _MACROS = (
     (re.compile(r"\\colon(?![A-Za-z])"), ":"),
     (re.compile(r"\\(?:lor|vee)(?![A-Za-z])"), " or "),
     (re.compile(r"\\overline\s*\{\s*([A-Z]{2})\s*\}"), r"\1"),
-    (re.compile(r"\\tfrac(?![A-Za-z])"), r"\\frac"),
     (re.compile(r"\\[dtc]frac(?![A-Za-z])"), r"\\frac"),
     (re.compile(r"\^\s*(?:\\circ|\{\s*\\circ\s*\})|\\degree(?![A-Za-z])"), "°"),
     (re.compile(r"\\(?:times|cdot)(?![A-Za-z])"), "*"),
@@ -96,6 +98,7 @@ _MACROS = (
     (re.compile(r"\\pm(?![A-Za-z])"), "±"),
     (re.compile(r"\\(?:approx|simeq)(?![A-Za-z])"), "≈"),
 )
+_MACRO = re.compile("|".join(pattern.pattern for pattern, _ in _MACROS))
 _WIDE = {chr(code): chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F)}
 _ODD = str.maketrans(
     {
@@ -167,7 +170,10 @@ def plain(text: str) -> str:
     """`text` without typography: Unicode signs as ASCII, spacing and text macros, math and markdown
     delimiters and a final full stop taken away. What a number or a word looks like afterwards does
     not depend on who typeset it."""
-    if not text.isascii():
+    if text.isascii():
+        if text.isalnum():
+            return text
+    else:
         text = in_latin(_LOWERED.sub(_lowered, _RAISED.sub(_raised, text)).translate(_ODD))
     text = text.strip(_EDGES)
     if len(text) > 2 and text[0] == text[-1] == "$":
@@ -207,7 +213,9 @@ def said(answer: str) -> str | None:
     None where `answer` is no such sentence, or is not sure."""
     if _UNSURE.search(answer) or not _has_words(answer):
         return None
-    text = answer
+    text = _CHINESE_LEAD.sub("", answer)
+    if text != answer and _CHINESE_UNSURE.search(answer):
+        return None
     while lead := _LEAD.match(text):
         text = text[lead.end() :]
     text = _REASON.sub("", text)
@@ -217,7 +225,7 @@ def said(answer: str) -> str | None:
         text = sentence["said"]
     elif label := _LABELLED.fullmatch(text):
         text = label[1]
-    text = text.strip(_EDGES)
+    text = _POINT.sub("", text.strip(_EDGES))
     return text if text and text != answer else None
 
 
@@ -253,8 +261,9 @@ def _plain_latex(text: str) -> str:
             break
     text = _OVER.sub(r"\\frac{\1}{\2}", _FONT.sub(r"\1", text))
     text = _THIN_THOUSANDS.sub("", text).replace("{,}", ",").replace("\\%", "%").replace("\\$", "$ ")
-    for pattern, replacement in _MACROS:
-        text = pattern.sub(replacement, text)
+    if _MACRO.search(text):
+        for pattern, replacement in _MACROS:
+            text = pattern.sub(replacement, text)
     return _SPACING.sub(" ", text)
 
 

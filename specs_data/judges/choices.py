@@ -52,7 +52,8 @@ _LEAD = re.compile(
 _FORM = r"(?:\(\s*([A-Z])\s*\)|\[\s*([A-Z])\s*\]|([A-Z]))"
 _BARE = re.compile(r"[(\[{]?\s*([A-Za-z])\s*[)\]}]?\s*[.:]?")
 _LETTER = re.compile(
-    r"(?:\(\s*([A-Z])\s*\)|\[\s*([A-Z])\s*\]|([A-Z])(?=\s*[).:\],;]|\s+[-]\s))\s*[).:\],;-]*\s*(.*)", re.DOTALL
+    r"(?:\(\s*([A-Z])\s*\)|\[\s*([A-Z])\s*\]|([A-Z])(?=\s*[).:\],;]|\s+-\s))(?:\s*[).:\],;]+\s*|\s+-\s+|\s*)(.*)",
+    re.DOTALL,
 )
 _IN_BRACKETS = re.compile(r"([A-Z])\s*(\([^()]*\))\s*")  # B (blue)
 _RIGHT = re.compile(
@@ -60,7 +61,8 @@ _RIGHT = re.compile(
 )
 _BOLD = re.compile(r"\*\*\(?([A-Z])[).:]?\*\*[).:]?(?=\s+\S)")
 _MARKED = re.compile(
-    r"[(\[]?[ \t]*([A-Za-z])(?![A-Za-z])[ \t]*[)\]]?[ \t]*(?:[.:=-]|\bis\b)?[ \t]*([^ \t].*)", re.DOTALL
+    r"[(\[]?[ \t]*([A-Za-z])(?![A-Za-z])[ \t]*[)\]]?(?:[.:=]|(?<=[ \t])-(?=[ \t])|\bis\b)?[ \t]*([^ \t].*)",
+    re.DOTALL,
 )
 _LAST = re.compile(
     r"(.*?)[\s,]*(?:\(\s*(?:option |choice |answer )?([A-Z])\s*\)|(?:option|choice|answer)\s+\(?([A-Z])\)?)\s*",
@@ -128,13 +130,23 @@ def read_letters(text: str) -> tuple[frozenset[str], str] | None:
 
 def find_choice(text: str, choices: Sequence[str]) -> str | None:
     """The letter of the one choice whose content is `text`, as words or as a value; None for no one."""
-    contents = _contents(tuple(choices))
-    written = spelling(text)
-    found = [letter for letter, content in contents if content.spelling == written]
+    found = _spelled(text, choices)
     if not found:
         value = read_value(plain(text).removesuffix(" one"), True)
-        found = [letter for letter, content in contents if same_value(content.value, value, _cannot_tell)]
+        found = [letter for letter, content in _contents(tuple(choices)) if _is_same(content.value, value)]
     return found[0] if len(found) == 1 else None
+
+
+def _spelled(text: str, choices: Sequence[str]) -> list[str]:
+    written = spelling(text)
+    return [letter for letter, content in _contents(tuple(choices)) if content.spelling == written]
+
+
+def _is_same(content: Value, value: Value) -> bool:
+    """Formulas that are spelled alike have been found before; no others can be told here."""
+    if isinstance(content, Formula) or isinstance(value, Formula):
+        return False
+    return bool(same_value(content, value, _cannot_tell))
 
 
 def gold_letters(gold: str, choices: Sequence[str]) -> frozenset[str] | str:
@@ -161,9 +173,13 @@ def read_choice(answer: str, choices: Sequence[str]) -> Choice:
     """What an answer chooses, by its letter and its content, which must agree."""
     text = _DENIED.sub(" ", _plain(answer)).strip(" ,;")
     bare = _BARE.fullmatch(text)
-    if choices and not (bare and bare[1].upper() in _letters(choices)) and (content := find_choice(text, choices)):
-        return Choice(frozenset(content), f"{content}: {text}")
+    if bare and (not choices or bare[1].upper() in _letters(choices)):
+        return Choice(frozenset(bare[1].upper()), bare[1].upper())
     found = read_letters(text)
+    if choices:  # where the answer begins with a letter, only what is written as a choice is one
+        written = _spelled(text, choices) if found else [content] if (content := find_choice(text, choices)) else []
+        if len(written) == 1:
+            return Choice(frozenset(written), f"{written[0]}: {text}")
     if choices and (found is None or found[1]):
         marked = _MARKED.fullmatch(text)
         content = find_choice(marked[2], choices) if marked else None
@@ -197,7 +213,9 @@ def _letter_inside(text: str, choices: Sequence[str]) -> tuple[frozenset[str], s
         found, rest = {last[2] or last[3]}, last[1]
     else:
         found, rest = {one or other for one, other in _INSIDE.findall(text)}, ""
-    if len(found) != 1 or (choices and not found <= _letters(choices)) or _ANOTHER.search(rest):
+    if len(found) != 1 or (choices and not found <= _letters(choices)):
+        return None
+    if _ANOTHER.search(rest) and not (choices and find_choice(rest, choices)):
         return None
     return frozenset(found), rest
 

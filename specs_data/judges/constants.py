@@ -71,6 +71,23 @@ def read_constant(line: str) -> Real | None:
     return value if end == len(tokens) else None
 
 
+def tower(line: str) -> tuple[int, Decimal] | None:
+    """How large a power is that is too large to compute: how often its logarithm must be taken, and what that
+    gives. None for what is no such power. Two that differ in this are different numbers."""
+    base, power, exponent = line.replace(" ", "").partition("^")
+    if not power or not base.isdigit() or not int(base[:9]) >= 2 or read_constant(line) is not None:
+        return None
+    exponent = exponent[1:-1] if exponent[:1] == "(" and exponent[-1:] == ")" else exponent
+    logarithm = _CONTEXT.ln(Decimal(base))
+    value = read_constant(exponent)
+    if value is not None:
+        return (1, _CONTEXT.multiply(_decimal(value), logarithm)) if value > 0 else None
+    higher = tower(exponent) if exponent.count("^") < DEEPEST else None
+    if higher is None:
+        return None
+    return higher[0] + 1, _CONTEXT.add(higher[1], _CONTEXT.ln(logarithm)) if higher[0] == 1 else higher[1]
+
+
 def agree(gold: Fraction, answer: Fraction) -> bool:
     """Are two values, one of them irrational, the same as far as they are known?"""
     return abs(gold - answer) <= abs(gold) / 10**_SAME_DIGITS or max(abs(gold), abs(answer)) < Fraction(1, 10**50)

@@ -82,7 +82,7 @@ _NO_NAME = re.compile(r"[a-z]{2}|(?!\\).*(?:sin|cos|tan|cot|sec|csc|log|ln|exp|s
 _SIDES = re.compile(r"(=|≈)")
 _FORMULA = re.compile(r"(?:\\(?:frac|sqrt|sin|cos|tan)|[A-Z]{1,3}|(?<![a-z])[a-z](?![a-z])|[\d.+\-*/^(){}\sπ∠])+")
 _MOST_SIDES = 8
-_RANGE = re.compile(r"\d[\d.,]*\s*-\s*\d[\d.,]*(?:\s*-\s*\d[\d.,]*)?")
+_RANGE = re.compile(r"\d[\d.,]*\s*[%°]?\s*-\s*\d[\d.,]*(?:\s*-\s*\d[\d.,]*)?\s*(?:[%°]|[A-Za-z][A-Za-z ^\d]*)?")
 _ABOUT = re.compile(r"(?:≈|~|=|approximately|approx\.?|about|around|roughly|nearly|exactly|only)\s*", re.IGNORECASE)
 _SCALE = re.compile(r"\s*(hundred|thousand|million|billion|trillion|dozen)s?\b", re.IGNORECASE)
 _SCALES = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12}
@@ -136,6 +136,11 @@ def read_quantity(text: str, letters: bool = True) -> Quantity | None:
     return _remembered(text, letters)
 
 
+def read_plain_quantity(text: str, letters: bool = True) -> Quantity | None:
+    """`read_quantity` of a text that is `plain`."""
+    return _read(text, letters) if len(text) <= LONGEST else None
+
+
 def read_term(text: str) -> Quantity | None:
     """The number that one side of an equation is. There, 9 - 4 is a subtraction."""
     return _read_value(plain(text), True) if len(text) <= LONGEST else None
@@ -145,8 +150,9 @@ def same_quantity(gold: Quantity, answer: Quantity) -> bool:
     """Is `answer` the number `gold`? Not symmetric: see the policy above."""
     if names_differ(gold.name, answer.name):
         return False
-    forms = (one for one in (gold, gold.also) if one), [one for one in (answer, answer.also) if one]
-    return any(_same_form(wanted, found) for wanted in forms[0] for found in forms[1])
+    wanted = [gold, gold.also] if gold.also else [gold]
+    found = [answer, answer.also] if answer.also else [answer]
+    return any(_same_form(one, other) for one in wanted for other in found)
 
 
 def names_differ(gold: str, answer: str) -> bool:
@@ -209,10 +215,12 @@ def conversion(unit: str, wanted: str) -> tuple[Fraction, Fraction] | None:
 
 @lru_cache(maxsize=4096)
 def _remembered(text: str, letters: bool) -> Quantity | None:
-    return _read(plain(text), letters)
+    return read_plain_quantity(plain(text), letters)
 
 
 def _read(text: str, letters: bool) -> Quantity | None:
+    if _INTEGER.fullmatch(text):
+        return Quantity(Fraction(int(text)))
     lead = _LEAD.match(text) if text[:1].isalpha() else None
     if lead:
         text = text[lead.end() :]

@@ -37,10 +37,12 @@ from specs_data.judges.symbolic import Question, Reply, SymbolicJudge
 from specs_data.judges.values import (
     Formula,
     Meaning,
+    Ratio,
     Value,
     Words,
     formula_text,
     is_structured,
+    read_plain,
     read_value,
     reasoned,
     same_value,
@@ -57,6 +59,9 @@ LONGEST_TERM = 80  # that is worth computing where the gold is a plain number
 _MISSING = frozenset(("nan", "null", "n/a"))
 _ANSWER_TAGS = re.compile(r"\s*<answer>(.*)</answer>\s*", re.DOTALL | re.IGNORECASE)
 _PROSE = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{3,}\s+[A-Za-z]{2,}(?:\s+[A-Za-z]|\s*[.,]|\s*$)")
+_WORD = re.compile(
+    r"(?<![\\A-Za-z])(?!sqrt|sinh|cosh|tanh|arc|inf|theta|alpha|beta|gamma|delta|sigma|omega|lambda|frac)[a-z]{4,}"
+)
 
 
 class RuleJudge:
@@ -113,13 +118,15 @@ class RuleJudge:
 
 
 class _Gold(Struct, frozen=True):
-    """A gold answer, read once. `fault` names why nothing can be judged by it."""
+    """A gold answer, read once. `fault` names why nothing can be judged by it. Of a `literal` one, as of a scale
+    1:100 in a text, each term counts."""
 
     text: str
     rule: str = "math"
     fault: str = ""
     letters: frozenset[str] = frozenset()
     value: Value | None = None
+    literal: bool = False
 
 
 class _Verdict(Struct, frozen=True):
@@ -169,13 +176,13 @@ def _read_gold(gold: str, answer_type: AnswerType, choices: tuple[str, ...]) -> 
             return _Gold(text, "choice", letters=letters)
         if choices:
             return _Gold(text, fault=letters)
-    value = read_value(text, letters=answer_type == "numeric")
+    value = read_plain(text, letters=answer_type == "numeric")
     worded = isinstance(value, Words) or (answer_type in ("text", "multiple_choice") and not is_structured(value))
     if answer_type == "numeric" and worded:
         return _Gold(text, fault="unparseable gold")
     if isinstance(value, Formula) and not worded and not _is_balanced(text):
         return _Gold(text, fault="unparseable gold")
-    return _Gold(text, "text" if worded else "math", value=value)
+    return _Gold(text, "text" if worded else "math", value=value, literal=answer_type == "text")
 
 
 def _compare(written: str, answer: str, answer_type: AnswerType, choices: tuple[str, ...]) -> _Verdict:
@@ -188,8 +195,8 @@ def _compare(written: str, answer: str, answer_type: AnswerType, choices: tuple[
     answer = plain(answer)
     letters = answer_type == "numeric"
     if answer == gold.text or without_indices(answer) == without_indices(gold.text):
-        return _verdict(gold.value, read_value(answer, letters), Reply(True, "exact"))
-    value = read_value(answer, letters)
+        return _verdict(gold.value, read_plain(answer, letters), Reply(True, "exact"))
+    value = read_plain(answer, letters)
     verdict = _verdict(gold.value, value, _compare_values(gold, gold.value, value, answer))
     stated = None if is_structured(value) else said(answer)
     if stated is None or (isinstance(verdict.found, Reply) and verdict.found.same):
@@ -209,13 +216,16 @@ _remembered = lru_cache(maxsize=4096)(_compare)
 def _compare_values(gold: _Gold, wanted: Value, value: Value, text: str) -> Reply | Question:
     if isinstance(wanted, Meaning) and not is_structured(value):
         value = reasoned(text) or value
+    if gold.literal and isinstance(wanted, Ratio):
+        return Reply(wanted == value, "text")
     same = same_value(wanted, value, _not_here)
     if same is not None:
         return Reply(same, _rule(wanted, value))
     if gold.rule == "text":
         return Reply(False, "text")
     too_long = isinstance(wanted, Quantity) and len(text) > LONGEST_TERM
-    if too_long or _PROSE.search(text) or not _is_balanced(text):
+    prose = _PROSE.search(text) or (_WORD.search(text) and not _WORD.search(gold.text))
+    if too_long or prose or not _is_balanced(text):
         return Reply(False, "number" if isinstance(wanted, Quantity) else "math")
     return _ask(gold.text, wanted, value, text)
 

@@ -337,6 +337,8 @@ def _complex(value: Any) -> Any:
 
 def _same_equation(gold: Any, answer: Any) -> bool:
     """Is one equation the other times a number? Without an unknown, both are true and have the same sides."""
+    if gold.lhs.is_Function != answer.lhs.is_Function and gold.lhs.is_Symbol != answer.lhs.is_Symbol:
+        return bool(_same_formula(gold.rhs, answer.rhs))  # f(x) = 2x for y = 2x
     first, second = gold.lhs - gold.rhs, answer.lhs - answer.rhs
     if not first.free_symbols and not second.free_symbols:
         true = all(_close(one.lhs + 1, one.rhs + 1) for one in (gold, answer))

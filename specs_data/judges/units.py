@@ -55,7 +55,9 @@ _CHINESE = {
     **{"小时": "h", "分钟": "min", "秒": "s", "天": "days", "元": "yuan", "度": "°"},
 }
 _COUNTERS = "个只人条块岁名辆本张次种件棵页支把位头台双根朵倍"  # 23个 counts 23 of something
-_CHINESE_UNIT = re.compile(rf"(平方|立方)?({'|'.join(_CHINESE)})|(?<=\d)[{_COUNTERS}](?!\w)")
+_CHINESE_UNIT = re.compile(
+    rf"(?<=[\dπ}})$^A-Za-z ])(平方|立方)?({'|'.join(_CHINESE)})(?![\u4e00-\u9fff])|(?<=\d)[{_COUNTERS}](?!\w)"
+)
 _SAME = {
     "percent": "%",
     "pct": "%",

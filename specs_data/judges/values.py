@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
+from decimal import Decimal
 from fractions import Fraction
 from functools import lru_cache
 
@@ -28,7 +29,8 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from specs_data.judges.answers import plain, without_indices
-from specs_data.judges.numbers import Quantity, names_differ, read_quantity, same_quantity
+from specs_data.judges.constants import spelled, tower
+from specs_data.judges.numbers import Quantity, names_differ, read_plain_quantity, read_quantity, same_quantity
 from specs_data.judges.units import unit_end
 
 MOST_ITEMS = 64
@@ -44,10 +46,11 @@ class Range(Struct, frozen=True):
 
 
 class Digits(Struct, frozen=True):
-    """A date or a clock time: nothing but its numbers counts."""
+    """A date or a clock time: nothing but its numbers counts, and the half of the day where both have it."""
 
     kind: str
     numbers: tuple[int, ...]
+    half: str = ""
 
 
 class Ratio(Struct, frozen=True):
@@ -94,10 +97,9 @@ class Interval(Struct, frozen=True):
 
 
 class Union(Struct, frozen=True):
-    """Several intervals in one; `text` is its usual notation."""
+    """Several intervals in one."""
 
     parts: tuple[Interval, ...]
-    text: str
 
 
 Value = Quantity | Range | Digits | Ratio | Meaning | Words | Formula | Items | Interval | Union
@@ -109,7 +111,7 @@ _FOLDED = re.compile(r"[\s_,;:'\"`]+|(?<=\w)-(?=[^\W\d])")
 _EDGES = " .!?()[]{}*"
 _NONE = (
     r"(?:there (?:is|are) )?no (?:real |such |possible |valid )?(?:solutions?|roots?|values?)(?: exists?)?"
-    r"|(?:the )?empty set|does not exist|DNE|\\(?:emptyset|varnothing)|∅|\\?\{\s*\\?\}"
+    r"|(?:the )?empty set|does not exist|DNE|\\(?:emptyset|varnothing)|∅|无解|无实数解|空集|\\?\{\s*\\?\}"
 )
 _ARTICLE = re.compile(r"(?:the|an|a)\s+(?=\S)")
 _MEANINGS = tuple(
@@ -154,6 +156,10 @@ _ITEM_NAME = re.compile(r"\s*([A-Za-z](?:_\{?\w\}?)?)\s*=\s*(?=[^=])")
 _BUILDER = re.compile(r"\{\s*([A-Za-z])\s*(?:\\in\s*\S+\s*|∈\s*\S+\s*)?(?:\||:|\\mid(?![A-Za-z]))(.*)\}", re.DOTALL)
 _LESS = re.compile(r"<=|≤|\\leqslant|\\leq|\\le(?![a-z])|<|\\lt(?![a-z])")
 _MORE = re.compile(r">=|≥|\\geqslant|\\geq|\\ge(?![a-z])|>|\\gt(?![a-z])")
+_EXCEPT = re.compile(
+    r"\s*(?:([A-Za-z])\s*(?:\\neq?(?![a-z])|≠|!=)|(?:all )?real numbers (?:except|other than)(?: for)?)\s*(.+)",
+    re.IGNORECASE,
+)
 _VARIABLE = re.compile(r"\s*[A-Za-z]\s*")
 _INFINITE = re.compile(r"\s*([+-]?)\s*(?:\\infty|infinity|inf|oo)\s*", re.IGNORECASE)
 _INEQUALITY = re.compile(r"[<>≤≥≠]|\\(?:n?leq?|n?geq?|lt|gt|neq?)(?![a-z])|!=")
@@ -189,6 +195,8 @@ def fold(text: str) -> str:
 def spelling(text: str) -> str:
     """A formula or a phrase in one spelling; letters keep their case, but for those of a phrase."""
     text = without_indices(plain(text))
+    if text.isdigit():
+        return text
     if _PROSE.search(text):
         text = _ARTICLE.sub("", re.sub("[\"'`]", "", text.casefold()).strip(" .!?"))
     for pattern, sign in _SIMPLE:
@@ -196,13 +204,20 @@ def spelling(text: str) -> str:
     return text
 
 
-@lru_cache(maxsize=4096)
 def read_value(text: str, letters: bool = False) -> Value:
     """What `text` says. Never fails: what is nothing else is a formula. With `letters`, 5m is five metres."""
-    text = plain(text)
-    number = read_quantity(text, letters)
+    return read_plain(plain(text), letters)
+
+
+@lru_cache(maxsize=4096)
+def read_plain(text: str, letters: bool = False) -> Value:
+    """`read_value` of a text that is `plain`."""
+    number = read_plain_quantity(text, letters)
+    if number and "/" not in text:
+        return replace(number, text=text)
     return (
-        (number and replace(number, text=text))
+        _read_date(text)  # before 2018/6/28 is a division
+        or (number and replace(number, text=text))
         or _read_meaning(text)
         or _read_digits(text)
         or _read_range(text)
@@ -220,6 +235,8 @@ def is_structured(value: Value) -> bool:
 def shown(value: Value) -> str:
     """`value` as a person reads it."""
     match value:
+        case Quantity(places=None, surd=False, name="", unit=""):
+            return str(value.value)
         case Quantity():
             number = str(value.value) if not value.surd else f"{float(value.value):.12g}..."
             if value.places is not None:
@@ -228,7 +245,11 @@ def shown(value: Value) -> str:
         case Range():
             return f"from {shown(value.low)} to {shown(value.high)}"
         case Digits():
-            return f"{value.kind} " + ("-" if value.kind == "date" else ":").join(f"{n:02}" for n in value.numbers)
+            return (
+                f"{value.kind} "
+                + ("-" if value.kind == "date" else ":").join(f"{n:02}" for n in value.numbers)
+                + f" {value.half}".rstrip()
+            )
         case Ratio():
             return " : ".join(map(str, value.terms))
         case Meaning():
@@ -274,10 +295,17 @@ def same_value(gold: Value, answer: Value, agree: FormulasAgree) -> bool | None:
         case (Ratio(), Quantity()) | (Quantity(), Ratio()):
             ratio, number = (gold, answer) if isinstance(gold, Ratio) else (answer, gold)
             return _is_fraction(ratio, number)
+        case (Digits(), Digits()):
+            halves = {half for half in (gold.half, answer.half) if half}
+            return gold.kind == answer.kind and gold.numbers == answer.numbers and len(halves) < 2
         case (Range(), Range()):
             return same_quantity(gold.low, answer.low) and same_quantity(gold.high, answer.high)
         case (Formula(), Formula()):
             return _same_formula(gold, answer, agree)
+        case (Formula(), Quantity()) | (Quantity(), Formula()) if _is_infinite(gold) or _is_infinite(answer):
+            return False
+        case (Formula(), Quantity()) | (Quantity(), Formula()) if _tower(gold) or _tower(answer):
+            return False  # a number that can be written down is not as large
         case (Formula(), Quantity()) | (Quantity(), Formula()):
             return _same_formula(_as_formula(gold), _as_formula(answer), agree)
         case _:
@@ -302,7 +330,7 @@ def reasoned(text: str) -> Meaning | None:
     return None if unsure else Meaning(said)
 
 
-def _read_digits(text: str) -> Digits | Ratio | None:
+def _read_date(text: str) -> Digits | None:
     if date := _DATE.fullmatch(text):
         return Digits("date", tuple(map(int, date.groups())))
     if date := _NAMED_DATE.fullmatch(text):
@@ -312,9 +340,12 @@ def _read_digits(text: str) -> Digits | Ratio | None:
             if month in _MONTHS
             else None
         )
+    return None
+
+
+def _read_digits(text: str) -> Digits | Ratio | None:
     if clock := _CLOCK.fullmatch(text):
-        half = {"a": (1,), "p": (2,)}.get((clock[4] or "").lower(), ())
-        return Digits("clock", (*(int(part) for part in clock.groups()[:3] if part), *half))
+        return Digits("clock", tuple(int(part) for part in clock.groups()[:3] if part), (clock[4] or "").lower())
     if _RATIO.fullmatch(text):
         return Ratio(tuple(Fraction(term) for term in text.split(":")))
     return None
@@ -327,7 +358,7 @@ def _read_range(text: str) -> Range | None:
     if " and " in text and not text.lower().startswith("between "):
         return None
     low, high = read_quantity(found[1].strip(), True), read_quantity(found[2].strip(), True)
-    return Range(low, high) if low and high else None
+    return Range(replace(low, unit=low.unit or high.unit), high) if low and high else None
 
 
 def _read_words(text: str) -> Words | None:
@@ -346,7 +377,11 @@ def _read_set(text: str) -> Value | None:
     if builder:
         text = builder[2].strip().rstrip(",")
     return (
-        _read_inequality(text) or _read_between(text) or _read_union(text) or (None if builder else _read_items(text))
+        _read_except(text)
+        or _read_inequality(text)
+        or _read_between(text)
+        or _read_union(text)
+        or (None if builder else _read_items(text))
     )
 
 
@@ -432,6 +467,16 @@ def _outer_brackets(text: str) -> str:
     return ""
 
 
+def _read_except(text: str) -> Union | None:
+    """`x \\ne 4` and `all real numbers except 4`: all below it and all above."""
+    found = _EXCEPT.fullmatch(text)
+    if not found or _BETWEEN.search(found[2]):
+        return None
+    ends = (("-\\infty", found[2]), (found[2], "\\infty"))
+    lines = [_interval_of("()", pair, found[1] or "") for pair in ends]
+    return Union(tuple(line for line in lines if line))
+
+
 def _read_inequality(text: str) -> Interval | None:
     """`1 < x <= 2` as (1, 2], `x > 1` as (1, ∞)."""
     for sign, flip in ((_LESS, False), (_MORE, True)):
@@ -498,7 +543,7 @@ def _read_union(text: str) -> Union | None:
     parts = tuple(part for part in found if part)
     if len(parts) < len(sides) or len({part.name for part in parts}) > 1:
         return None
-    return Union(parts, r" \cup ".join(side.strip() for side in sides))
+    return Union(parts)
 
 
 def _read_part(text: str) -> Interval | None:
@@ -512,11 +557,20 @@ def _read_part(text: str) -> Interval | None:
 
 
 def _same_formula(gold: Formula, answer: Formula, agree: FormulasAgree) -> bool | None:
+    if _is_infinite(gold) or _is_infinite(answer):
+        return gold.spelling == answer.spelling
     if gold.spelling == answer.spelling and not (gold.unit and answer.unit and gold.unit != answer.unit):
         return True
+    sizes = (_tower(gold), _tower(answer)) if gold.text[:1].isdigit() and answer.text[:1].isdigit() else (None, None)
+    if sizes[0] and sizes[1] and sizes[0] != sizes[1]:
+        return False
     if _INEQUALITY.search(gold.text) or _INEQUALITY.search(answer.text):
         return agree(gold, answer) if _signs(gold.text) == _signs(answer.text) else False
     return agree(gold, answer)
+
+
+def _tower(value: Value) -> tuple[int, Decimal] | None:
+    return tower(spelled(value.text)) if isinstance(value, Formula) and value.text[:1].isdigit() else None
 
 
 def _signs(text: str) -> list[str]:

@@ -340,6 +340,31 @@ def test_plain_rules_alone() -> None:
     assert same_answer("x^2", "x*x", "math") is None
 
 
+@pytest.mark.parametrize(
+    ("answer", "gold", "right"),
+    [
+        ("10^{10^{10}}", "10^{10^{10}}", True), ("10^{10^{9}}", "10^{10^{10}}", False),
+        ("10^{100}", "10^{10^{10}}", False),
+        ("2^{3^{4^{5}}}", "2^{3^{4^{6}}}", False), ("5", "10^{10^{10}}", False), ("10^{10^{10}}", "5", False),
+    ],
+)  # fmt: skip
+def test_towers_are_compared_by_size(judge: RuleJudge, answer: str, gold: str, right: bool) -> None:
+    assert judge.judge(answered(answer), gold, "math").right is right
+
+
+@pytest.mark.parametrize(
+    ("answer", "gold", "right"),
+    [
+        ("答：12", "12", True), ("长度为5厘米", "5 cm", True), ("面积是 $9\\pi$", r"9\pi", True),
+        ("长度不是5厘米", "5 cm", False),
+        ("大于5", "5", False), ("无解", "no solution", True), ("x=3或x=4", "3, 4", True), ("12厘米", "12 m", False),
+        ("30分钟", "0.5 h", True), ("23个", "23", True), ("解得 x=3", "x=3", True),
+    ],
+)  # fmt: skip
+def test_chinese(judge: RuleJudge, answer: str, gold: str, right: bool) -> None:
+    assert judge.judge(answered(answer), gold, "math").right is right
+
+
 # Choices that stand in the question
 
 
