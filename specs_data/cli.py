@@ -291,13 +291,24 @@ def judge(
 @app.command("verifier-score")
 @with_flags(Recipe, of="verifier-score")
 def verifier_score(
+    verifier: Annotated[
+        list[str] | None, typer.Option(help="as in build; several are scored on the same, with their agreement")
+    ] = None,
     pairs: Annotated[int, typer.Option(min=1, help="consistent responses, each with an inconsistent twin")] = 500,
+    cases: Annotated[
+        str | None,
+        typer.Option(help="labelled cases instead: JSONL with thought, answer, sound; or prose, the shipped ones"),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print the figures as JSON")] = False,
     **settings: Any,
 ) -> None:
     """Precision and recall of a verifier on responses of which it is known whether they reason soundly."""
-    from specs_data.measure.verifier_score import score_verifier
+    from specs_data.measure.verifier_score import describe_scores, score_verifiers, scores_json
 
-    typer.echo(str(score_verifier(read_settings(Recipe, settings), pairs)))
+    named = [{"verifier": name} for name in verifier or ()] or [{}]
+    recipes = [read_settings(Recipe, settings | one) for one in named]
+    scores = score_verifiers(recipes, pairs, cases)
+    typer.echo(scores_json(scores) if as_json else describe_scores(scores))
 
 
 def _leave_quietly() -> int:

@@ -246,10 +246,13 @@ class Recipe(Staged):
     verifier: str | None = _verifying(
         None,
         "who checks that the reasoning leads to the answer: gemini (the default where a key is set), openai (any "
-        "compatible server), rules (offline), none, an installed one, or ./file.py",
+        "compatible server), rules (offline), none, an installed one, or ./file.py; of several with commas the next "
+        "one is asked where the one before it cannot tell",
         decides="verdicts",
         example="gemini",
-        also=("verifier-score",),
+    )
+    undecided: Literal["keep", "drop"] = _verifying(
+        "drop", "what becomes of a response of which the verifier cannot tell", decides="verdicts"
     )
     verifier_model: str | None = _verifying(
         None, "the verifier's model", decides="verdicts", example="gemini-3.8-flash", also=("verifier-score",)

@@ -99,7 +99,8 @@ class Verdict(Struct, frozen=True, gc=False):
     """Does the reasoning lead to the final answer (paper, section on reasoning-path filtering)?
 
     `answer` is what the reasoning leads to, in the verifier's words. `model` was asked for and
-    `served` answered; both are empty for rules."""
+    `served` answered; both are empty for rules. `undecided`: the verifier cannot tell, and did not call it
+    consistent."""
 
     consistent: bool
     reason: str
@@ -108,6 +109,7 @@ class Verdict(Struct, frozen=True, gc=False):
     served: str = ""
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    undecided: bool = False
 
 
 class Rejected(Struct, frozen=True, gc=False):

@@ -69,6 +69,7 @@ FLAGS: dict[str, tuple[list[str], Any]] = {
     "ray": (["local"], "local"),
     "replicas": (["2"], 2),
     "verifier": (["rules"], "rules"),
+    "undecided": (["keep"], "keep"),
     "verifier_model": (["v"], "v"),
     "verifier_base_url": (["http://v"], "http://v"),
     "judge_model": (["openai:j"], "openai:j"),

@@ -230,7 +230,7 @@ class Flow:
         except Undecided as undecided:
             self._undecided("verdicts", number, index, undecided.reason)
             return False
-        reason = None if verdict.consistent else "inconsistent"
+        reason = None if verdict.consistent else "cannot tell" if verdict.undecided else "inconsistent"
         self._put("verdicts", self._plan.verdicts, number, index, reason, verdict)
         return verdict.consistent
 

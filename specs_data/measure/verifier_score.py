@@ -1,26 +1,34 @@
 """How good is a verifier? Its verdicts on responses of which it is known whether the reasoning holds.
 
 The responses are about pictures of the miniature world. All of them are well formed and give the
-right answer; half reason soundly, the others go wrong in one of the ways named in WRONG.
+right answer; half reason soundly, the others go wrong in one of the ways named in WRONG. Or they are labelled
+cases from a file: the shipped ones (PROSE) are written as models write, in many styles, without pictures.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable, Sequence
+from importlib.resources import files
+from pathlib import Path
 from random import Random
 from typing import Any
 
+import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
-from specs_data.errors import Undecided
+from specs_data.errors import Undecided, UserError
 from specs_data.format import THINK_ANSWER, ResponseFormat, load_format
 from specs_data.loop import run
 from specs_data.mini.world import Puzzle, as_problem, conclude, count, draw, picture, thought
 from specs_data.recipe import Recipe
-from specs_data.records import Judged, Judgement, Response, Sample
+from specs_data.records import AnswerType, Judged, Judgement, Problem, Response, Sample
 from specs_data.services.opening import open_budget
 from specs_data.verifiers import Verifier, open_verifier
+
+PROSE = "prose"  # the name of the shipped cases
 
 _SEED = 7919  # not one of the worlds that the miniature models are trained on
 
@@ -45,8 +53,9 @@ class KindScore(Struct, frozen=True):
 
 class Score(Struct, frozen=True):
     """`precision`: of the kept responses, the share that is sound. `recall`: of the sound ones, the
-    share that is kept. `caught`: of the unsound ones, the share that is not kept. Undecided ones
-    count in none. None where there is nothing to divide by."""
+    share that is kept. `caught`: of the unsound ones, the share that is not kept. None where there is nothing
+    to divide by. `undecided` ones, of which no verdict was had, count in none; those of which the verifier
+    `cannot_tell` count as what becomes of them."""
 
     settings: dict[str, str]
     precision: float | None
@@ -54,6 +63,9 @@ class Score(Struct, frozen=True):
     caught: float | None
     undecided: int
     kinds: dict[str, KindScore]
+    verdicts: tuple[bool | None, ...] = ()
+    tokens: int = 0
+    cannot_tell: int = 0
 
     def __str__(self) -> str:
         shares = {"precision": self.precision, "recall": self.recall, "caught": self.caught}
@@ -62,20 +74,50 @@ class Score(Struct, frozen=True):
             f"  {'sound  ' if score.consistent else 'unsound'}  {kind:<28} kept {score.kept:>4} of {score.responses}"
             for kind, score in self.kinds.items()
         ]
-        return "\n".join([*lines, f"  undecided {self.undecided}"])
+        lines += [f"  undecided {self.undecided}"]
+        if self.cannot_tell:
+            lines += [f"  cannot tell {self.cannot_tell}"]
+        if self.tokens:
+            lines += [f"  {self.tokens / len(self.verdicts):.0f} tokens a verdict"]
+        return "\n".join(lines)
 
 
-def score_verifier(recipe: Recipe, pairs: int = 500) -> Score:
-    """Score the verifier that `recipe` names, in the recipe's format. Raises UserError."""
+class Case(Struct, frozen=True):
+    """A row of a file of labelled cases: a `thought` that ends in `answer`, which is right, and whether it is
+    `sound`. `type` as in a problem; `kind` is what it is counted as."""
 
-    async def scored() -> Score:
+    thought: str
+    answer: str
+    sound: bool
+    type: AnswerType = "text"
+    choices: tuple[str, ...] = ()
+    kind: str = ""
+    question: str = "Which?"
+
+
+def score_verifiers(recipes: Sequence[Recipe], pairs: int = 500, cases: str | None = None) -> list[Score]:
+    """Score the verifiers that the recipes name, each in its recipe's format, on the same responses: `pairs` of the
+    miniature world, or the labelled `cases` of a file. Raises UserError."""
+
+    async def scored(recipe: Recipe) -> Score:
+        fmt = load_format(recipe.format)
         verifier = open_verifier(recipe, open_budget(recipe))
         try:
-            return await verifier_score(verifier, pairs, fmt=load_format(recipe.format))
+            if cases is None:
+                return await verifier_score(verifier, pairs, fmt=fmt)
+            return await score_on(verifier, read_cases(cases, fmt))
         finally:
             await verifier.close()
 
-    return run(scored())
+    async def each() -> list[Score]:
+        return [await scored(recipe) for recipe in recipes]
+
+    return run(each())
+
+
+def score_verifier(recipe: Recipe, pairs: int = 500, cases: str | None = None) -> Score:
+    """`score_verifiers` for one."""
+    return score_verifiers([recipe], pairs, cases)[0]
 
 
 async def verifier_score(
@@ -83,16 +125,89 @@ async def verifier_score(
 ) -> Score:
     """Score `verifier` on `pairs` sound and as many unsound responses; the same ones for one seed."""
     labelled = [one for index in range(pairs) for one in labelled_pair(seed, index, fmt)]
+    return await score_on(verifier, labelled, (*SOUND, *WRONG))
+
+
+async def score_on(verifier: Verifier, labelled: Sequence[Labelled], kinds: Sequence[str] = ()) -> Score:
+    """Score `verifier` on labelled responses; `kinds` are listed first, whether they occur or not."""
     free = asyncio.Semaphore(max(1, verifier.concurrency))
+    tokens = cannot_tell = 0
 
     async def keeps(one: Labelled) -> bool | None:
+        nonlocal tokens, cannot_tell
         async with free:
             try:
-                return (await verifier.verify(one.judged, (one.image,))).consistent
+                verdict = await verifier.verify(one.judged, (one.image,) if one.image else ())
             except Undecided:
                 return None
+            tokens += verdict.prompt_tokens + verdict.completion_tokens
+            cannot_tell += verdict.undecided
+            return verdict.consistent
 
-    return _score(dict(verifier.settings), labelled, await asyncio.gather(*map(keeps, labelled)))
+    verdicts = await asyncio.gather(*map(keeps, labelled))
+    listed = list(dict.fromkeys((*kinds, *(one.kind for one in labelled))))
+    score = _score(dict(verifier.settings), labelled, verdicts, listed)
+    return replace(score, tokens=tokens, cannot_tell=cannot_tell)
+
+
+def kappa(one: Sequence[bool | None], other: Sequence[bool | None]) -> float | None:
+    """Cohen's kappa of two verifiers' verdicts on the same responses, of those that both decided: 1 where they
+    always agree, 0 where they do so by chance only. None where chance leaves nothing to tell."""
+    both = [(a, b) for a, b in zip(one, other, strict=True) if a is not None and b is not None]
+    if not both:
+        return None
+    agreed = sum(a == b for a, b in both) / len(both)
+    kept, also = (sum(verdicts) / len(both) for verdicts in zip(*both, strict=True))
+    chance = kept * also + (1 - kept) * (1 - also)
+    return None if chance == 1 else (agreed - chance) / (1 - chance)
+
+
+def describe_scores(scores: Sequence[Score]) -> str:
+    """The scores as text, and how far each two of them agree."""
+    texts = [str(score) for score in scores]
+    names = [_name(score) for score in scores]
+    if len(scores) > 1:
+        texts = [f"{name}: {text}" for name, text in zip(names, texts, strict=True)]
+    for at, score in enumerate(scores):
+        for further in range(at + 1, len(scores)):
+            agreement = kappa(score.verdicts, scores[further].verdicts)
+            shown = "not to be told" if agreement is None else f"{agreement:.2f}"
+            texts.append(f"kappa of {names[at]} and {names[further]}: {shown}")
+    return "\n".join(texts)
+
+
+def scores_json(scores: Sequence[Score]) -> str:
+    """The figures as JSON: a list of scores, without the single verdicts, and the kappa of the first two."""
+    rows = [msgspec.to_builtins(replace(score, verdicts=())) for score in scores]
+    agreement = kappa(scores[0].verdicts, scores[1].verdicts) if len(scores) > 1 else None
+    return json.dumps({"scores": rows, "kappa": agreement}, indent=2)
+
+
+def read_cases(file: str, fmt: ResponseFormat = THINK_ANSWER) -> list[Labelled]:
+    """The labelled cases of a JSONL file, or the shipped ones for `prose`. Raises UserError."""
+    path = files("specs_data.measure").joinpath("cases.jsonl") if file == PROSE else Path(file)
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read the cases {file}: {error}") from None
+    return [_read_case(line, number, file, fmt) for number, line in enumerate(lines, 1) if line.strip()]
+
+
+def _read_case(line: str, number: int, file: str, fmt: ResponseFormat) -> Labelled:
+    try:
+        case = msgspec.convert(json.loads(line), Case)
+    except (ValueError, msgspec.ValidationError) as error:
+        raise UserError(
+            f"{file}, line {number} is no labelled case ({error}): it needs thought, answer and sound"
+        ) from None
+    problem = Problem(f"case-{number}", case.question, case.answer, case.type, case.choices)
+    response = Response(fmt.render(case.thought, rf"\boxed{{{case.answer}}}"))
+    judged = Judged(Sample(problem, 0, response), Judgement(True, "exact", case.answer), None)
+    return Labelled(case.kind or ("sound" if case.sound else "unsound"), case.sound, judged, b"")
+
+
+def _name(score: Score) -> str:
+    return score.settings.get("verifier") or score.settings.get("model") or "verifiers"
 
 
 def labelled_pair(seed: int, index: int, fmt: ResponseFormat = THINK_ANSWER) -> tuple[Labelled, Labelled]:
@@ -117,15 +232,22 @@ def _labelled(puzzle: Puzzle, kind: str, text: str, name: str, fmt: ResponseForm
     return Labelled(kind, kind in SOUND, judged, picture(puzzle.things))
 
 
-def _score(settings: dict[str, str], labelled: Sequence[Labelled], kept: Sequence[bool | None]) -> Score:
+def _score(
+    settings: dict[str, str],
+    labelled: Sequence[Labelled],
+    kept: Sequence[bool | None],
+    listed: Sequence[str],
+) -> Score:
     def number(consistent: bool, verdict: bool) -> int:
         return sum(one.consistent is consistent and keep is verdict for one, keep in zip(labelled, kept, strict=True))
 
     sound, unsound = number(True, True), number(False, True)
+    labels = {one.kind: one.consistent for one in labelled}
     kinds = {}
-    for kind in (*SOUND, *WRONG):
+    for kind in listed:
         verdicts = [keep for one, keep in zip(labelled, kept, strict=True) if one.kind == kind]
-        kinds[kind] = KindScore(kind in SOUND, len(verdicts), verdicts.count(True), verdicts.count(None))
+        is_sound = labels.get(kind, kind in SOUND)
+        kinds[kind] = KindScore(is_sound, len(verdicts), verdicts.count(True), verdicts.count(None))
     return Score(
         settings,
         _share(sound, sound + unsound),
@@ -133,6 +255,7 @@ def _score(settings: dict[str, str], labelled: Sequence[Labelled], kept: Sequenc
         _share(number(False, False), unsound + number(False, False)),
         list(kept).count(None),
         kinds,
+        tuple(kept),
     )
 
 

@@ -17,6 +17,7 @@ from specs_data.format import ResponseFormat, load_format
 from specs_data.plugins import Verifier as Verifier
 from specs_data.plugins import check_name, make_verifier
 from specs_data.recipe import Recipe
+from specs_data.verifiers.several import KeepUndecided, SeveralVerifiers
 
 if TYPE_CHECKING:
     from specs_data.services import Asker
@@ -55,12 +56,14 @@ def verifier_factory(name: str) -> VerifierFactory:
     return factory
 
 
-def verifier_name(recipe: Recipe) -> str:
-    """The verifier that `recipe` names; where it names none, Gemini if there is a key for it, and
-    otherwise a UserError: none is chosen silently, and a name that nothing has is told."""
+def verifier_names(recipe: Recipe) -> tuple[str, ...]:
+    """The verifiers that `recipe` names, in the order in which they are asked; where it names none, Gemini if
+    there is a key for it, and otherwise a UserError: none is chosen silently, and a name that nothing has is told."""
     if recipe.verifier is not None:
-        check_name("verifier", recipe.verifier, VERIFIERS)
-        return recipe.verifier
+        names = tuple(filter(None, map(str.strip, recipe.verifier.split(","))))
+        for name in names:
+            check_name("verifier", name, VERIFIERS)
+        return names
     from specs_data.services.gemini import api_key
 
     if not api_key():
@@ -69,7 +72,12 @@ def verifier_name(recipe: Recipe) -> str:
             "(any OpenAI-compatible server), --verifier rules (offline), --verifier none (keeps every right response) "
             "or a ./file.py of your own"
         )
-    return "gemini"
+    return ("gemini",)
+
+
+def verifier_name(recipe: Recipe) -> str:
+    """The verifiers of a recipe as its setting writes them. Raises UserError, as `verifier_names` does."""
+    return ",".join(verifier_names(recipe))
 
 
 def open_verifier(recipe: Recipe, budget: Budget, log: JobLog | None = None) -> Verifier:
@@ -83,4 +91,6 @@ def open_verifier(recipe: Recipe, budget: Budget, log: JobLog | None = None) -> 
         return open_asker(service, model, url, recipe, budget, "verification", log)
 
     options = VerifierOptions(load_format(recipe.format), recipe.verifier_model, recipe.verifier_base_url, asker)
-    return verifier_factory(verifier_name(recipe))(options)
+    opened = [verifier_factory(name)(options) for name in verifier_names(recipe)]
+    verifier: Verifier = opened[0] if len(opened) == 1 else SeveralVerifiers(opened)
+    return KeepUndecided(verifier) if recipe.undecided == "keep" else verifier

@@ -1,0 +1,274 @@
+"""What a thought concludes: the last sentence that concludes anything.
+
+A statement (after a label, in a box) outranks all before it; the end of an equation outranks what is only
+named; checks, pleasantries and remarks are passed over.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from specs_data.judges.answers import boxes
+from specs_data.verifiers.rules.prose import Sentence, sentences
+from specs_data.verifiers.rules.sums import Sums, Term, is_about, read_sums
+from specs_data.verifiers.rules.wanted import Wanted, named_choices, option_letters, says_yes
+from specs_data.verifiers.rules.words import (
+    BUT,
+    CHECK,
+    CONCLUDES,
+    CORRECTION,
+    DENIAL,
+    HEDGE,
+    HYPOTHESIS,
+    IS_CORRECT,
+    LABEL,
+    NOT,
+    OPTION,
+    OR,
+    POLITE,
+    STOP,
+)  # fmt: skip
+
+MOST_STATED = 50
+LONGEST_STATED = 400
+FARTHEST = 8  # sentences from the end in which a conclusion is looked for where none is stated
+
+TWO_CONCLUSIONS = "two conclusions"
+SEVERAL_ANSWERS = "several answers are left open"
+
+
+class Conclusion(Struct, frozen=True):
+    """What a sentence concludes: `right` says whether it is the answer (None: cannot be told). `stated`: after
+    a label or in a box; `derived`: as the end of an equation; `at` is where it starts and `to` where it ends."""
+
+    right: bool | None
+    text: str
+    at: int
+    to: int
+    stated: bool = False
+    derived: bool = False
+    reason: str = ""
+
+
+class Thought:
+    """A clean thought, its sentences and its arithmetic."""
+
+    def __init__(self, raw: str, text: str, wanted: Wanted) -> None:
+        self.raw = raw
+        self.text = text
+        self.wanted = wanted
+        self.sums: Sums = read_sums(text)
+        self.sentences = sentences(text)
+        self.stated = list(_stated(text, wanted))
+
+    def terms_in(self, sentence: Sentence) -> list[Term]:
+        """The values that a sentence, or a part of one, names."""
+        return [term for term in self.sums.terms if sentence.start <= term.start < sentence.end]
+
+    def sentence_of(self, place: int) -> int:
+        """The number of the sentence at `place`."""
+        return next((n for n, sentence in enumerate(self.sentences) if place < sentence.end), len(self.sentences) - 1)
+
+
+def conclude(thought: Thought) -> Conclusion | None:
+    """The last thing that is concluded, or None. A sentence that only names another value leaves a doubt: what is
+    concluded before it may outweigh that."""
+    doubt: Conclusion | None = None
+    for number, sentence in enumerate(reversed(thought.sentences)):
+        found = None if POLITE.search(sentence.text) else _concluded(thought, sentence)
+        if found is None:
+            if number > FARTHEST and not thought.stated:
+                break
+        elif found.stated or found.right is not False:
+            return _weighed(found, doubt)
+        elif doubt is None and not _in_passing(thought, sentence, found):
+            if found.derived and _is_settled(thought, found):
+                return replace(found, reason=TWO_CONCLUSIONS)
+            is_last = number == 0 or CONCLUDES.search(sentence.text)
+            if found.derived or (is_last and not _derived_before(thought, sentence)):
+                return found
+            doubt = found
+    return doubt
+
+
+def _weighed(found: Conclusion, doubt: Conclusion | None) -> Conclusion:
+    if doubt is None or not found.right:
+        return found
+    if doubt.reason:
+        return doubt
+    return replace(doubt, right=None) if CONCLUDES.search(doubt.text) else found
+
+
+def _in_passing(thought: Thought, sentence: Sentence, found: Conclusion) -> bool:
+    """Does a sentence name another value without taking back what is stated before it?"""
+    if found.derived:
+        values = (term for term in thought.terms_in(sentence) if not term.operand)
+        return bool(CHECK.search(sentence.text)) or any(thought.wanted.is_term(term, False) for term in values)
+    is_after = any(one.at < sentence.start for one in thought.stated)
+    return is_after and not CONCLUDES.search(sentence.text) and not CORRECTION.search(sentence.text)
+
+
+def _is_settled(thought: Thought, found: Conclusion) -> bool:
+    """Is the answer stated before, and not taken back since?"""
+    earlier = [one for one in thought.stated if one.at < found.at]
+    return bool(earlier and earlier[-1].right and not CORRECTION.search(thought.text, earlier[-1].to, found.to))
+
+
+def _derived_before(thought: Thought, sentence: Sentence) -> bool:
+    """Does the equation before this sentence end in the answer?"""
+    results = [term for term in thought.sums.terms if term.result and term.end <= sentence.start]
+    return bool(results) and thought.wanted.is_term(results[-1], False)
+
+
+def _concluded(thought: Thought, sentence: Sentence) -> Conclusion | None:
+    stated = [one for one in thought.stated if sentence.start <= one.at < sentence.end]
+    if stated:
+        return stated[-1]
+    text = sentence.text
+    start = sentence.start
+    but = list(BUT.finditer(text))
+    if but and len(text) - but[-1].end() > 8:
+        start, text = start + but[-1].end(), text[but[-1].end() :]
+    if thought.wanted.is_choice:
+        return _chosen(thought, Sentence(start, text)) or _valued(thought, Sentence(start, text))
+    if thought.wanted.quantity is not None:
+        return _valued(thought, Sentence(start, text))
+    return _worded(thought, Sentence(start, text))
+
+
+def _chosen(thought: Thought, sentence: Sentence) -> Conclusion | None:
+    """The choice that a sentence names by letter or content."""
+    text, wanted = sentence.text, thought.wanted
+    letters = option_letters(text, wanted.choices)
+    if letters and not (DENIAL.search(text) and len(letters) == 1 and letters != wanted.letters):
+        return _named(thought, sentence, letters)
+    if not wanted.choices or wanted.is_yes_no:
+        said = says_yes(text, wanted) if wanted.is_yes_no else None
+        return None if said is None else Conclusion(said, text, sentence.start, sentence.end)
+    results = [term for term in thought.terms_in(sentence) if term.result or term.computed]
+    if results and (chosen := wanted.choice_of(results[-1], is_about(text))):
+        right = chosen == wanted.letter
+        return Conclusion(right, text, sentence.start, sentence.end, derived=True)
+    named = named_choices(text, wanted.choices)
+    if named and not (DENIAL.search(text) and wanted.letter not in named):
+        return _named(thought, sentence, named)
+    return None
+
+
+def _named(thought: Thought, sentence: Sentence, letters: frozenset[str]) -> Conclusion:
+    """What a sentence that names choices says of the answer: with others, it may be compared with them."""
+    wanted, text = thought.wanted, sentence.text
+    is_compared = wanted.letter in letters and not (OR.search(text) or HEDGE.search(text) or OPTION.search(text))
+    return Conclusion(letters == wanted.letters or is_compared, text, sentence.start, sentence.end)
+
+
+def _valued(thought: Thought, sentence: Sentence) -> Conclusion | None:
+    """The value that a sentence ends in: of an equation, or named."""
+    wanted, text, about = thought.wanted, sentence.text, is_about(sentence.text)
+    terms = thought.terms_in(sentence)
+    if wanted.quantity is None or not terms:
+        if wanted.in_words(text):
+            return Conclusion(True, text, sentence.start, sentence.end)
+        return None
+    results = [term for term in terms if term.result or (term.computed and not term.operand)]
+    after = results[-1].end if results else 0
+    candidates = [*results, *(term for term in terms if term.start >= after and not (term.operand or term in results))]
+    right = [term for term in candidates if wanted.is_term(term, about)]
+    others = [term for term in candidates if term not in right]
+    if not candidates or (not right and (HYPOTHESIS.search(text) or (wanted.is_choice and not results))):
+        return None
+    if _left_open(text, right, others, sentence):
+        return Conclusion(False, text, sentence.start, sentence.end, reason=SEVERAL_ANSWERS)
+    said = (right or others)[-1].text if results else text
+    return Conclusion(bool(right), said, sentence.start, sentence.end, derived=bool(results))
+
+
+def _worded(thought: Thought, sentence: Sentence) -> Conclusion | None:
+    """The words, or the formula, of the answer in a sentence."""
+    wanted, text = thought.wanted, sentence.text
+    if wanted.is_yes_no:
+        said = says_yes(text, wanted)
+        return None if said is None else Conclusion(said, text, sentence.start, sentence.end)
+    if wanted.in_words(text):
+        if OR.search(text) and HEDGE.search(text):
+            return Conclusion(False, text, sentence.start, sentence.end, reason=SEVERAL_ANSWERS)
+        return Conclusion(True, text, sentence.start, sentence.end)
+    if CONCLUDES.search(text) and not CHECK.search(text):
+        return Conclusion(None, text, sentence.start, sentence.end)
+    return None
+
+
+def _stated(text: str, wanted: Wanted) -> Iterator[Conclusion]:
+    """What labels and boxes state, in order."""
+    boxed = boxes(text)
+    found = list(_labelled(text, wanted, boxed))
+    if wanted.is_choice:
+        for said in list(IS_CORRECT.finditer(text))[-MOST_STATED:]:
+            if not DENIAL.search(said.group()):
+                found.append(Conclusion(frozenset(said[1]) == wanted.letters, said.group(), *said.span(), stated=True))
+    for start, end, content in boxed[-MOST_STATED:]:
+        if content := content.strip():
+            found.append(Conclusion(_agrees(content, wanted), content, start, end, stated=True))
+    yield from sorted(found, key=lambda one: one.at)
+
+
+def _labelled(text: str, wanted: Wanted, boxed: Sequence[tuple[int, int, str]]) -> Iterator[Conclusion]:
+    """What labels announce; of a box it is told there."""
+    covered = 0
+    for label in list(LABEL.finditer(text))[-MOST_STATED:]:
+        stop = STOP.search(text, label.end())
+        end = stop.start() if stop else len(text)
+        content = text[label.end() : min(end, label.end() + LONGEST_STATED)].strip()
+        is_box = any(label.end() <= start <= end for start, _, _ in boxed)
+        if label.end() < covered or not content or is_box or NOT.search(content) or text[end : end + 1] == "?":
+            continue
+        right = _agrees(content, wanted)
+        if right is not None:
+            yield Conclusion(right, content, label.start(), end, stated=True)
+            covered = end
+
+
+def _agrees(content: str, wanted: Wanted) -> bool | None:
+    """Does what a label announces, with the words around it, say the answer?"""
+    about = is_about(content)
+    whole = wanted.says(content, about)
+    if whole is not None:
+        return whole
+    first = re.split(
+        r"(?<=[^\d]),\s|,\s(?=[A-Za-z])|;\s|\s\(|\s-\s|\bbecause\b|\bsince\b|\bas\b|\bwhich\b|\bwhen\b",
+        content,
+        maxsplit=1,
+    )[0]
+    part = wanted.says(first, about)
+    if part is not None:
+        return part
+    if wanted.is_choice:
+        letters = option_letters(content, wanted.choices) or named_choices(content, wanted.choices)
+        if letters:
+            return letters == wanted.letters
+    if wanted.is_yes_no:
+        return says_yes(content, wanted)
+    if wanted.in_words(content):
+        return True
+    if wanted.quantity is not None:
+        terms = [term for term in read_sums(content).terms if not term.operand]
+        told = terms if len(terms) < 3 else terms[-1:]
+        return any(wanted.is_term(term, about) for term in told) if told else None
+    if wanted.kind == "text" and len(content.split()) <= 6:
+        return False
+    return None
+
+
+def _left_open(text: str, right: Sequence[Term], others: Sequence[Term], sentence: Sentence) -> bool:
+    """Do `or` and its like stand between the answer and another value?"""
+    for term in right:
+        for other in others:
+            low, high = sorted((term, other), key=lambda one: one.start)
+            between = text[low.end - sentence.start : high.start - sentence.start]
+            if OR.search(between) and len(between) < 60:
+                return True
+    return False

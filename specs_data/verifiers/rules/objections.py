@@ -1,0 +1,294 @@
+"""What speaks against a thought that ends in the answer."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
+from itertools import combinations
+
+from specs_data.judges.numbers import Quantity
+from specs_data.judges.values import fold
+from specs_data.verifiers.rules.conclusion import SEVERAL_ANSWERS, TWO_CONCLUSIONS, Conclusion, Thought
+from specs_data.verifiers.rules.prose import Sentence
+from specs_data.verifiers.rules.sums import Term, Wrong, close, factors, is_about, is_number
+from specs_data.verifiers.rules.wanted import Wanted, letters_of, named_choices, option_letters, value_in
+from specs_data.verifiers.rules.words import (
+    BOILERPLATE,
+    CHINESE_BOILERPLATE,
+    CONCLUDES,
+    CORRECTION,
+    DENIAL,
+    GUESSED,
+    HYPOTHETICAL,
+    IMAGINARY,
+    OR,
+    TAKEN_BACK,
+    WORD_OR_MARK,
+    content_words,
+)  # fmt: skip
+
+ENOUGH_CONTENT = 3  # a number or two words besides the statement of the answer
+MOST_OWN_WORDS = 0.6
+NEAR = 400  # characters between a guess and what is concluded from it
+
+NO_REASONING = "no reasoning"
+WRONG_ARITHMETIC = "wrong arithmetic"
+IMPOSSIBLE_STEP = "a step that cannot be made"
+OTHER_VALUE = "another value is derived"
+OTHER_CHOICE = "only another choice is spoken of"
+GUESS = "the answer is guessed"
+
+
+def wrong_step(thought: Thought) -> tuple[str, str] | None:
+    """A step that cannot be made or does not hold, and is not taken back: (reason, words)."""
+    if (step := _standing(thought, thought.sums.impossible)) and not IMAGINARY.search(thought.text):
+        return IMPOSSIBLE_STEP, step.text
+    step = _standing(thought, list({one.left: one for one in thought.sums.wrong}.values()))
+    return (WRONG_ARITHMETIC, step.text) if step else None
+
+
+def objection(thought: Thought, conclusion: Conclusion) -> tuple[str, str] | None:
+    """Why the thought does not hold though it ends in the answer: (reason, words), or None."""
+    if open_ := _left_open(thought, conclusion):
+        return SEVERAL_ANSWERS, open_
+    if contradiction := _contradiction(thought, conclusion):
+        return TWO_CONCLUSIONS, contradiction
+    if not _reasons(thought):
+        return NO_REASONING, ""
+    if guess := _guess(thought, conclusion):
+        return GUESS, guess
+    if other := _other_value(thought, conclusion):
+        return OTHER_VALUE, other
+    if other := _other_choice(thought, conclusion):
+        return OTHER_CHOICE, other
+    return None
+
+
+def _standing(thought: Thought, wrong: Sequence[Wrong]) -> Wrong | None:
+    """The first of them that is no question or hypothesis, is not done anew, and not taken back right after."""
+    for one in wrong:
+        at = thought.sentence_of(one.start)
+        here, after = thought.sentences[at], thought.sentences[at + 1 : at + 2]
+        if here.text.endswith("?") or HYPOTHETICAL.search(here.text):
+            continue
+        later = (term for term in thought.sums.terms if term.start > one.end)
+        if any("".join(term.text.split()) == one.left for term in later):
+            continue
+        if not (after and TAKEN_BACK.search(after[0].text)):
+            return one
+    return None
+
+
+def _reasons(thought: Thought) -> bool:
+    """Is there anything but the statement of the answer?"""
+    content = ENOUGH_CONTENT * ("```" in thought.raw)
+    for sentence in thought.sentences:
+        text = sentence.text
+        for one in thought.stated:
+            if sentence.start <= one.at < sentence.end:
+                text = text[: max(0, _clause_start(thought.text, sentence.start, one.at) - sentence.start)]
+        if fold(text) in (thought.wanted.folded, fold(thought.wanted.answer), "") or _is_only_letter(
+            text, thought.wanted
+        ):
+            continue
+        text = re.sub(r"\\boxed\s*\{[^{}]*\}|\bimage \d|<[^<>]*>", "", text)
+        for found in WORD_OR_MARK.finditer(text):
+            word = found.group().lower()
+            if word[0].isdigit() or is_number(word):
+                content += 1 if _is_answer(thought, word) else 3
+            elif word in "=+√π^":
+                content += 3
+            elif "\u4e00" <= word <= "\u9fff":
+                content += word not in CHINESE_BOILERPLATE
+            else:
+                content += 2 * (word not in BOILERPLATE and len(word) > 1)
+    return content >= ENOUGH_CONTENT
+
+
+def _is_answer(thought: Thought, word: str) -> bool:
+    value = value_in(word)
+    return bool(value and thought.wanted.quantity and close(value, thought.wanted.quantity))
+
+
+def _left_open(thought: Thought, conclusion: Conclusion) -> str:
+    """The answer is one of several that the conclusion names."""
+    if not conclusion.stated or not OR.search(conclusion.text):
+        return ""
+    wanted = thought.wanted
+    if wanted.says(conclusion.text):
+        parts = [part for part in OR.split(conclusion.text) if part.strip()]
+        if wanted.is_choice and len(parts) > 1:
+            letters = [letters_of(part.strip(), wanted.choices) for part in parts]
+            others = {letter for found in letters if found for letter in found}
+            return conclusion.text if len(others) > 1 else ""
+        return ""
+    return conclusion.text
+
+
+def _contradiction(thought: Thought, conclusion: Conclusion) -> str:
+    """Another answer that is stated before and never taken back."""
+    earlier = [one for one in thought.stated if one.to <= conclusion.at and one.right is False]
+    if not earlier:
+        return ""
+    until = conclusion.at if conclusion.stated else conclusion.to
+    takings_back = [found.start() for found in CORRECTION.finditer(thought.text, 0, until)]
+    last = takings_back[-1] if takings_back else -1
+    return next((one.text for one in earlier if last < one.to and not _is_part(thought, one)), "")
+
+
+def _is_part(thought: Thought, stated: Conclusion) -> bool:
+    """A box or label within a longer chain that goes on computing with its value is a part of the way."""
+    value = value_in(stated.text)
+    if value is None:
+        return False
+    later = [term for term in thought.sums.terms if term.start >= stated.to and term.operand]
+    return any(close(value, term.quantity) for term in later)
+
+
+def _guess(thought: Thought, conclusion: Conclusion) -> str:
+    guesses = list(GUESSED.finditer(thought.text))
+    if not guesses or GUESSED.search(thought.wanted.content):
+        return ""
+    last = guesses[-1]
+    if CORRECTION.search(thought.text, last.end(), max(last.end(), conclusion.at)) and conclusion.at - last.end() > 200:
+        return ""
+    return last.group() if conclusion.at - last.end() < 400 or len(thought.text) < 600 else ""
+
+
+def _other_value(thought: Thought, conclusion: Conclusion) -> str:
+    """The value derived just before the statement, where that is not what is stated."""
+    wanted = thought.wanted
+    if wanted.quantity is None or not conclusion.stated or not _values_count(thought):
+        return ""
+    before = [term for term in thought.sums.terms if term.end <= conclusion.at]
+    derived = [term for term in before if term.result or (term.computed and not term.operand)]
+    here = thought.sentence_of(conclusion.at)
+    near = [term for term in derived if term.start >= (thought.sentences[max(0, here - 1)].start)]
+    if not near:
+        return _other_named(thought, here, conclusion) if wanted.is_choice else ""
+    about = is_about(thought.text[near[0].start : conclusion.to + 40])
+    if any(wanted.is_term(term, about) for term in before):
+        return ""
+    if wanted.in_words(thought.text[: conclusion.at]):
+        return ""
+    if wanted.is_choice and about and _is_nearest(thought, near[-1]):
+        return ""
+    if _combines(thought, derived, near[-1], conclusion):
+        return ""
+    return near[-1].text
+
+
+def _other_named(thought: Thought, here: int, conclusion: Conclusion) -> str:
+    """The value of another choice in the sentence before, where the chosen one's is nowhere."""
+    last = (
+        thought.sentences[here]
+        if conclusion.at - thought.sentences[here].start > 20
+        else thought.sentences[max(0, here - 1)]
+    )
+    terms = [term for term in thought.sums.terms if term.end <= conclusion.at and not term.operand]
+    if any(thought.wanted.is_term(term, True) for term in terms):
+        return ""
+    named = {letter for term in terms if term.start >= last.start and (letter := thought.wanted.choice_of(term))}
+    return last.text if len(named) == 1 and CONCLUDES.search(last.text) else ""
+
+
+def _values_count(thought: Thought) -> bool:
+    """Are all choices values, so that a derived one must be among them?"""
+    if not thought.wanted.is_choice:
+        return True
+    values = [value_in(choice) for choice in thought.wanted.choices]
+    return bool(values) and sum(value is not None for value in values) >= len(values) - 1
+
+
+def _is_nearest(thought: Thought, term: Term) -> bool:
+    values = [value_in(choice) for choice in thought.wanted.choices]
+    gaps = [abs(value.value - term.value) for value in values if value]
+    return (
+        bool(gaps)
+        and thought.wanted.quantity is not None
+        and abs(thought.wanted.quantity.value - term.value) == min(gaps)
+    )
+
+
+def _combines(thought: Thought, derived: Sequence[Term], last: Term, conclusion: Conclusion) -> bool:
+    """Does one more step, which the last sentence has in words, lead from what was derived to the answer?"""
+    wanted = thought.wanted.quantity
+    here = thought.sentences[thought.sentence_of(conclusion.at)]
+    said = thought.text[last.end : conclusion.at]
+    if wanted is None or len(content_words(said)) < 2:
+        return False
+    new = [term.value for term in thought.sums.terms if last.end <= term.start and term.end <= conclusion.at]
+    new += factors(said)
+    pairs = [(last.value, value) for value in new]
+    if here.start >= last.end:
+        pairs += combinations([term.value for term in derived[-4:]], 2)
+    return any(close(wanted, Quantity(value)) for first, second in pairs for value in _steps(first, second))
+
+
+def _other_choice(thought: Thought, conclusion: Conclusion) -> str:
+    """Before the letter, only another choice is spoken of."""
+    wanted = thought.wanted
+    if not wanted.is_choice or not wanted.choices or wanted.is_yes_no:
+        return ""
+    spoken: dict[str, str] = {}
+    for one in thought.sentences:
+        text = one.text if one.end <= conclusion.at else thought.text[one.start : max(one.start, conclusion.at)]
+        named = _spoken_choices(thought, one.start, text)
+        if DENIAL.search(text):
+            spoken.update((letter, "") for letter in named if wanted.letter == letter)
+        else:
+            spoken.update((letter, text) for letter in named)
+    if len(spoken) == 1 and wanted.letter not in spoken:
+        return next(iter(spoken.values()))
+    return "" if wanted.letter in spoken else _other_words(thought, conclusion)
+
+
+def _other_words(thought: Thought, conclusion: Conclusion) -> str:
+    """The one choice whose own words the thought uses, where it uses none of the chosen one's."""
+    wanted = thought.wanted
+    words = [frozenset(_stems(choice)) for choice in wanted.choices]
+    own = [mine.difference(*(words[:at] + words[at + 1 :])) for at, mine in enumerate(words)]
+    chosen = ord(wanted.letter) - ord("A")
+    if DENIAL.search(thought.text) or chosen >= len(own) or len(own[chosen]) < 2:
+        return ""
+    said = frozenset(_stems(thought.text[: conclusion.at]))
+    shares = [len(mine & said) / len(mine) if len(mine) > 1 else 0.0 for mine in own]
+    others = [at for at, share in enumerate(shares) if share >= MOST_OWN_WORDS and at != chosen]
+    return wanted.choices[others[0]] if len(others) == 1 and shares[chosen] == 0 else ""
+
+
+def _spoken_choices(thought: Thought, start: int, text: str) -> frozenset[str]:
+    """The choices that a sentence names; a number that is only computed with names none."""
+    choices = thought.wanted.choices
+    operands = {term.text for term in thought.terms_in(Sentence(start, text)) if term.operand}
+    named = named_choices(text, choices) | option_letters(text, choices)
+    return frozenset(letter for letter in named if choices[ord(letter) - ord("A")] not in operands)
+
+
+def _stems(text: str) -> list[str]:
+    """The words that tell one choice from another, without their endings."""
+    found = (word.group().lower() for word in re.finditer(r"[A-Za-z]{3,}", text))
+    return [word[:6].rstrip("s") for word in found if word not in BOILERPLATE]
+
+
+def _steps(first: Fraction, second: Fraction) -> Iterator[Fraction]:
+    """What one operation makes of two numbers."""
+    yield first + second
+    yield first - second
+    yield second - first
+    yield first * second
+    if second:
+        yield first / second
+    if first:
+        yield second / first
+
+
+def _clause_start(text: str, start: int, at: int) -> int:
+    """Where the clause that states something begins within its sentence."""
+    clause = max(text.rfind(mark, start, at) for mark in (", ", "; ", ": ", "\n"))
+    return clause + 1 if clause >= start else start
+
+
+def _is_only_letter(text: str, wanted: Wanted) -> bool:
+    return bool(re.fullmatch(r"\W*(?:is\s+)?[A-J]\W*", text)) and wanted.is_choice

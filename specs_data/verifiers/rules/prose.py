@@ -1,0 +1,146 @@
+r"""What a thought says, without how it is set: Markdown, LaTeX, code, tables, Chinese punctuation.
+
+Worked example:
+
+    **So:**<br>\[ \boxed{\dfrac{1}{2}\text{ cm}} \]    ->  So: \boxed{⟨(1)/(2)⟩ cm}
+    ```python
+    a = 3  # the radius
+    ```                                                ->  (nothing: code is checked by its output)
+    面积是36。故选C。                                    ->  面积是36. 故选C.
+"""
+
+from __future__ import annotations
+
+import re
+
+from msgspec import Struct
+
+from specs_data.judges.constants import spelled
+
+_FENCE = re.compile(r"^[ \t]*```[ \t]*(\w*)[^\n]*\n(.*?)(?:^[ \t]*```[ \t]*$|\Z)", re.MULTILINE | re.DOTALL)
+_OUTPUT = ("output", "text", "result", "console", "stdout")
+_WIDE = {
+    **{chr(code): chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F)},
+    **{"。": ". ", "；": "; ", "，": ", ", "：": ": ", "？": "? ", "！": "! ", "、": ", ", "∶": ":"},
+    **{"−": "-", "–": "-", "×": "*", "·": "*", "⋅": "*", "∙": "*", "÷": "/", "⁄": "/", "＝": "=", "≒": "≈"},
+    **dict.fromkeys("\u00a0\u2009\u202f\u3000\t", " "),
+    **dict.fromkeys("\u200b\u200e\u200f\ufeff", ""),
+    **{"½": "(1/2)", "⅓": "(1/3)", "⅔": "(2/3)", "¼": "(1/4)", "¾": "(3/4)", "²": "^2", "³": "^3", "º": "°"},
+    **{"∴": " so ", "⇒": " so ", "⟹": " so ", "∵": " since ", "“": '"', "”": '"', "‘": "'", "’": "'"},
+}
+_SIGNS = str.maketrans(_WIDE)
+_SUBSCRIPT = str.maketrans("₀₁₂₃₄₅₆₇₈₉", "0123456789")
+_MARKS = tuple(
+    (re.compile(pattern, re.MULTILINE), plainly)
+    for pattern, plainly in (
+        (r"<<[^<>\n]{0,80}>>", ""),  # a calculator's annotation
+        (
+            r"</?(?:br|p|div|li|ul|ol|b|i|u|strong|em|summary|caption|reasoning|conclusion|step|think|answer)\s*/?>",
+            "\n",
+        ),
+        (r"^[ \t]*####[ \t]*(?=[-$\d\\(])", "The answer is "),
+        (r"^[ \t]*#{1,6}[ \t]*([^\n]*(?:[Aa]nswer|答案)[^\n:]*?):?[ \t*]*\n+", r"\1: "),
+        (r"^[ \t]*(?:\*\*|__)([^\n*]*(?:[Aa]nswer|答案)[^\n*:]*?):?(?:\*\*|__):?[ \t]*\n+", r"\1: "),
+        (r"^[ \t]*#{1,6}[ \t]*", ""),
+        (r"\*\*|__|`", ""),
+        (r"(?<![\w*)])\*(?=[A-Za-z])([^*\n]{1,200})(?<=[A-Za-z.!?])\*(?![\w*])", r"\1"),
+        (r"^[ \t]*(?:[-*•+‣]|[-*•]?[ \t]*\(?\d{1,2}[.)])[ \t]+", ""),
+        (r"^[ \t]*(?:[Ss]tep|步骤)[ \t]*\d{1,2}[ \t]*[.:)]?", ""),
+        (r"^[ \t|:-]{3,}$", ""),
+        (r"[ \t]*\|[ \t]*$|^[ \t]*\|[ \t]*", ""),
+        (r"[ \t]\|[ \t]", " ; "),
+        (r"\\begin\{[^{}]{1,20}\}(?:\[\w\])?|\\end\{[^{}]{1,20}\}|\\\\(?:\[\w{1,6}\])?", "\n"),
+        (r"(?<!\\)&", " "),
+        # A display stands within its sentence.
+        (r"\s*(?:\\\[|\$\$)\s*", " "),
+        (r"\s*\\\](?:\s*\n)?", "\n"),
+        (r"\\[()]", ""),
+        (r"\\\$|\$", ""),
+        (r"\\%", "%"),
+        (r"\\(?:,|;|:|!|quad|qquad|displaystyle|left|right|big|Big|bigl|bigr|Bigl|Bigr|limits)(?![A-Za-z])", " "),
+        (r"\\[dtc]frac(?![A-Za-z])", r"\\frac"),
+        (r"\^\s*(?:\\circ|\{\s*\\circ\s*\})|\\degree(?![A-Za-z])", "°"),
+        (r"\\(?:times|cdot|ast)(?![A-Za-z])", "*"),
+        (r"\\div(?![A-Za-z])", "/"),
+        (r"\\(?:approx|simeq|sim)(?![A-Za-z])|≃|≅", "≈"),
+        (r"\\(?:therefore|implies|Rightarrow|Longrightarrow|rightarrow|to)(?![A-Za-z])|=>|⟶|→", " so "),
+        (r"\\(?:angle)(?![A-Za-z])", "∠"),
+        (r"\\(?:le|leq)(?![A-Za-z])", "≤"),
+        (r"\\(?:ge|geq)(?![A-Za-z])", "≥"),
+        (r"(?<=\d)[ ]?[xX](?=[ ]?\d)", " *"),
+        (r"(?<=\d),(?=\d{3}(?!\d))|(?<=\d)\{,\}(?=\d)", ""),
+    )
+)
+_TEXT_MACRO = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mathit|mathsf|operatorname|mbox)\s*\{([^{}]*)\}")
+_END = re.compile(r"[.!?]+[\"')\]]*(?=\s|$)|\n+|[。！？]")
+SHORT_LINE = 60
+_INITIAL = re.compile(r"(?:\b(?:e\.g|i\.e|vs|approx|resp|cf|Fig|No|Dr|Mr|Mrs|St)|\b[A-Z]|^\s*\(?\w{1,2})\.?$")
+
+_UNFINISHED = re.compile(
+    r"(?:[-+*/=,;:(<>&]|\b(?:and|or|the|a|an|of|is|are|so|to|with|then|because|therefore|we|that|in|for|but|gives?|by|as"
+    r"|from|which|if|when|top|both|has|have|was|be)|(?:因为|所以|因此|但是|而且|以及|那么|等于|得到|则|为|是|和|与|的))$",
+    re.IGNORECASE,
+)
+_BARE_NUMBERING = re.compile(r"\n\s*(?:\d{1,2}[.)]|[-*•])$")
+_ENDINGS = tuple(".!?:)]}$\"'*`。！？）】」》>|✓✔✅…%°")
+
+
+class Sentence(Struct, frozen=True):
+    """A sentence and where it starts in the text that it comes from."""
+
+    start: int
+    text: str
+
+    @property
+    def end(self) -> int:
+        """Where it ends in that text."""
+        return self.start + len(self.text)
+
+
+def clean(thought: str) -> str:
+    """`thought` as plain sentences: no emphasis, tags, code or table lines; mathematics `spelled` on the line."""
+    text = _FENCE.sub(_told_by_code, thought.translate(_SIGNS).translate(_SUBSCRIPT))
+    for _ in range(3):
+        text, changed = _TEXT_MACRO.subn(r" \1 ", text)
+        if not changed:
+            break
+    for pattern, plainly in _MARKS:
+        text = pattern.sub(plainly, text)
+    return spelled(text)
+
+
+def sentences(text: str) -> list[Sentence]:
+    """The sentences of a `clean` text, in order. A line is one, too."""
+    found: list[Sentence] = []
+    start = 0
+    for end in _END.finditer(text):
+        if end.group()[0] == "." and _INITIAL.search(text[max(start, end.start() - 8) : end.start()]):
+            continue
+        _add(found, start, text[start : end.end()])
+        start = end.end()
+    _add(found, start, text[start:])
+    return found
+
+
+def _add(found: list[Sentence], start: int, text: str) -> None:
+    stripped = text.strip()
+    if any(map(str.isalnum, stripped)):
+        found.append(Sentence(start + text.index(stripped), stripped))
+
+
+def _told_by_code(fence: re.Match[str]) -> str:
+    language, body = fence.groups()
+    return f"\n{body}\n" if language.lower() in _OUTPUT else "\n"
+
+
+def is_unfinished(raw: str, text: str) -> bool:
+    """Does a thought end in a word or sign that must go on, or in an item that is not there?"""
+    return bool(_UNFINISHED.search(text.rstrip()[-24:]) or _BARE_NUMBERING.search(raw[-8:]))
+
+
+def breaks_off(raw: str) -> bool:
+    """Does a thought end within a sentence? One that ends in a line of its own (a sum, a value) does not."""
+    last = raw.rpartition("\n")[2]
+    is_line = "\n" in raw and len(last) < SHORT_LINE
+    is_sum = re.search(r"[=≈]\s*[^=]{1,24}$", last) is not None
+    return not (raw.endswith(_ENDINGS) or is_line or is_sum or last[-1:] >= "\u4e00")

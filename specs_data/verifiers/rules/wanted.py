@@ -1,0 +1,152 @@
+"""The answer that a thought should reach, read once, and whether other words say the same."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from specs_data.judges.choices import chosen_letters, find_choice
+from specs_data.judges.numbers import Quantity
+from specs_data.judges.rules import same_answer
+from specs_data.judges.values import fold
+from specs_data.records import Problem
+from specs_data.verifiers.rules.prose import clean
+from specs_data.verifiers.rules.sums import Term, close, read_sums, value_of
+from specs_data.verifiers.rules.words import LEADING, OPPOSITE, OPTION, SPACED, YES_NO
+
+
+class Wanted:
+    """The response's answer, read once, and whether other words say the same."""
+
+    def __init__(self, answer: str, problem: Problem) -> None:
+        self.answer = answer
+        self.kind = problem.answer_type
+        self.choices = problem.choices
+        self.is_choice = self.kind == "multiple_choice"
+        self.letters = chosen_letters(answer, self.choices) if self.is_choice else None
+        self.letter = next(iter(self.letters)) if self.letters and len(self.letters) == 1 else ""
+        chosen = self.choices[ord(self.letter) - ord("A") :][:1] if self.letter else (answer,)
+        self.content = re.sub(r"^\(?[A-J][).:]\s+", "", "".join(chosen))
+        self.folded = fold(self.content)
+        self.quantity = None if self.kind == "text" else value_in(self.content)
+        self.items = _items(self.content) if self.quantity is None else ()
+        self.is_yes_no = self.folded in YES_NO
+        self.cleaned = clean(self.content).strip(" .")
+
+    def says(self, content: str, about: bool = False) -> bool | None:
+        """Is `content`, all of it, this answer? None where that cannot be told."""
+        content = content.strip(" .,;:*\n")
+        if self.is_choice and (letters := letters_of(content, self.choices)):
+            return letters == self.letters
+        if self.content and fold(content) == self.folded and self.folded:
+            return True
+        if not self.is_choice and same_answer(self.answer, content, self.kind):
+            return True
+        value = value_in(content)
+        if value and self.quantity:
+            return close(self.quantity, value, about)
+        return None
+
+    def is_term(self, term: Term, about: bool) -> bool:
+        """Is this the answer's value?"""
+        return self.quantity is not None and close(self.quantity, term.quantity, about)
+
+    def choice_of(self, term: Term, about: bool = False) -> str:
+        """The letter of the one choice whose value this is."""
+        values = ((at, value_in(choice)) for at, choice in enumerate(self.choices))
+        found = [chr(ord("A") + at) for at, value in values if value and close(value, term.quantity, about)]
+        return found[0] if len(found) == 1 else ""
+
+    def in_words(self, text: str) -> bool:
+        """Does `text` name the answer, as words or as it is written?"""
+        if not self.folded or self.folded in ("a", "i"):
+            return False
+        if self.quantity is not None and self.cleaned.lstrip("-").isdigit():
+            return False  # numbers are terms
+        if self.items:
+            terms = [term.quantity for term in read_sums(text).terms]
+            return all(any(close(item, term) for term in terms) for item in self.items)
+        return names(text, self.content, self.cleaned)
+
+
+def letters_of(content: str, choices: Sequence[str]) -> frozenset[str] | None:
+    """The letter that a short statement starts with, or the choice that it is."""
+    content = re.sub(r"^(?:option|choice|letter|选项)\s*", "", content, flags=re.IGNORECASE)
+    most = chr(ord("A") + len(choices) - 1) if choices else "J"
+    leading = LEADING.match(content)
+    if leading and leading[1] <= most:
+        return frozenset(leading[1])
+    if content[:1].isalpha() and content[1:2] == " ":
+        return None
+    found = chosen_letters(content, choices)
+    if found and len(found) == 1 and not (len(content) > 3 and content[:2] in ("A ", "I ")):
+        return found
+    content_only = find_choice(content, choices) if choices else None
+    return frozenset(content_only) if content_only else None
+
+
+def option_letters(text: str, choices: Sequence[str]) -> frozenset[str]:
+    """The letters that a sentence names as options."""
+    most = chr(ord("A") + len(choices) - 1) if choices else "J"
+    found = {next(filter(None, one.groups())) for one in OPTION.finditer(text)}
+    return frozenset(letter for letter in found if letter <= most)
+
+
+def named_choices(text: str, choices: Sequence[str]) -> frozenset[str]:
+    """The letters of the choices whose content is spoken of in `text`; of two, one within the other, the longer."""
+    found: dict[str, str] = {}
+    for number, choice in enumerate(choices):
+        content = re.sub(r"^\(?[A-J][).:]\s+", "", choice)
+        is_letter = len(fold(content)) < 2 and content.isalpha()
+        if content and not is_letter and names(text, content, clean(content).strip(" .")):
+            found[chr(ord("A") + number)] = fold(content)
+    return frozenset(
+        letter for letter, said in found.items() if not any(said != other and said in other for other in found.values())
+    )
+
+
+def names(text: str, content: str, cleaned: str) -> bool:
+    """Does `text` name `content`, as it is written or `cleaned`, as a whole word or formula?"""
+    for words in {content, cleaned}:
+        if not words.strip():
+            continue
+        edge = r"(?<![\w.])" if words[0].isalnum() and words[0].isascii() else ""
+        until = r"(?![A-Za-z0-9_]|\.\d)" if words[-1].isalnum() and words[-1].isascii() else ""
+        plural = "(?:e?s)?" if words[-1:].isalpha() and words.isascii() and len(words) > 2 else ""
+        if re.search(edge + re.escape(words) + plural + until, text, re.IGNORECASE):
+            return True
+    squeezed = _squeezed(cleaned)
+    return len(squeezed) > 3 and not squeezed.isalpha() and squeezed in _squeezed(text)
+
+
+def _squeezed(text: str) -> str:
+    """A formula without blanks and without brackets around a single thing."""
+    return re.sub(r"\(([-\w.]+)\)|\s|\*", r"\1", text)
+
+
+def says_yes(text: str, wanted: Wanted) -> bool | None:
+    """Whether a sentence says yes or no by itself: at its start, its end, or before a comma."""
+    folded = wanted.folded
+    for word in (folded, OPPOSITE[folded]):
+        if word.isascii():
+            pattern = (
+                rf"(?:^|\b(?:so|therefore|thus|hence|answer is|is)\b:?,?\s*[\"']?){word}\b(?=[\s\"']*[.,!:;]|[\"'\s]*$)"
+                rf"|[,:-]\s*{word}\s*\.?$"
+            )
+        else:
+            pattern = rf"(?:^|答案[是为]?:?\s*){word}(?=[.,]|$)"
+        if re.search(pattern, text.strip(), re.IGNORECASE):
+            return word == folded
+    return None
+
+
+def value_in(text: str) -> Quantity | None:
+    """The value that `text` is, cleaned or not."""
+    return value_of(text) or value_of(SPACED.sub(r"⟨(\1)/(\2)⟩\3", clean(text).strip(" .")))
+
+
+def _items(text: str) -> tuple[Quantity, ...]:
+    """The values of a list, where it is one."""
+    parts = re.split(r",\s*|;|\band\b|\bor\b", text.strip("{}"))
+    values = [value_in(part) for part in parts if part.strip()] if len(parts) > 1 and "(" not in text else []
+    return tuple(value for value in values if value) if all(values) else ()

@@ -1,0 +1,118 @@
+"""The words that the rules listen to: where a thought states, concludes, doubts, corrects, and guesses.
+
+English and Chinese. All match a `clean` text.
+"""
+
+from __future__ import annotations
+
+import re
+
+# What stands between "answer" and the answer: "to the question is therefore most likely".
+STATES = r"(?:is|are|be|equals|should be|must be|would be|will be|has to be|:|=|为|是|选|应为|应是|应选|就是)"
+ADVERB = (
+    r"(?:\s*,?\s*(?:therefore|thus|hence|then|so|indeed|simply|clearly|definitely|likely|probably|most likely|actually"
+    r"|option|choice|应该)\b,?)*"
+)
+_BEST = r"(?:correct|right|best|proper|final|appropriate)\s+(?:option|choice|letter|statement|one|match|result|value)"
+_OF = r"\s+(?:to|for|of|from|among|in)\s[^.,:;\n]{1,80}?|\s+(?:choice|option|letter|here)"
+LABEL = re.compile(
+    rf"\b(?:answers?|solution|{_BEST})\b(?:{_OF})?{ADVERB}\s*{STATES}{ADVERB}\s*:?\s*"
+    rf"|(?:答案|正确选项|正确的选项|正确答案|最终结果|结论)[^.,:;\n是为选]{{0,8}}(?:应该|应当)?{STATES}\s*:?\s*(?:选项)?"
+    r"|(?:故|因此|所以|应|可|应该|综上|则|于是|正确)?,?\s*(?:本题|此题|这题)?(?:应)?选择?\s*:?\s*(?=\(?[A-J](?![A-Za-z]))"
+    r"|^\s*(?:答|解得|最终答案|答案)\s*:\s*",
+    re.IGNORECASE | re.MULTILINE,
+)
+OPTION = re.compile(
+    r"(?:\b[Oo]ption|\b[Cc]hoice|\b[Ll]etter|\b[Aa]nswer|选项|\b(?:choose|select|pick|go with|marked|labell?ed|as))"
+    r"\s*(?:is\s+)?[\"'(\[]?([A-J])(?![A-Za-z])[)\]\"']?"
+    r"|(?<![A-Za-z0-9])\(([A-J])\)|(?<=[选 ])\b([A-J])(?=\s*(?:\.|$))|\b([A-J])\s+is\s+(?:the\s+)?(?:correct|right)"
+)
+IS_CORRECT = re.compile(
+    r"(?<![A-Za-z])\(?([A-J])\)?\"? (?:is|must be|seems) "
+    r"(?:(?:the|indeed|therefore|thus|only|most|clearly|obviously|a|an) ){0,4}"
+    r"(?:correct|right|best|answer|appropriate)\b(?! if)(?! order)"
+)
+# A letter at the start of a statement. A before a small letter is the article.
+LEADING = re.compile(
+    r"^[\"'(\[{ ]*([A-J])(?![A-Za-z'\d])\s*"
+    r"(?:[)\]}\"'.:,;]|$|-|\s(?=[(\"'A-Z\d]|is\b|because|since|as\b|which|with))"
+)
+NOT = re.compile(r"^\s*(?:not|n't|never|neither|unclear|unknown)\b|^不", re.IGNORECASE)
+STOP = re.compile(r"[.!?](?=\s|$)|\n")
+DENIAL = re.compile(
+    r"\bnot\b|n't\b|\bcannot\b|\bneither\b|\bexcept\b|\bincorrect\b|\bwrong\b|\bfalse\b|\brule[sd]? out|\beliminat"
+    r"|\bunlike|\brather than\b|\binstead of\b|错误|不正确|不符|不是|不对|排除",
+    re.IGNORECASE,
+)
+CORRECTION = re.compile(
+    r"\b(?:wait|no|actually|check|recheck|recount|correct|correction|mistake|wrong|instead|but|hmm|again|rather|sorry"
+    r"|however|alternatively|let me|reconsider|re-?examine|at first|initially|first guess|oops|error)\b"
+    r"|等等|不对|重新|错了|但是|然而",
+    re.IGNORECASE,
+)
+CHECK = re.compile(
+    r"\b(?:check|checking|verif\w+|double-check|confirm\w*|indeed|as required|as expected|consistent|agrees|matches"
+    r"|remember|note|also|alternatively|similarly|for comparison|otherwise|if)\b|✓|✔|验证|检验|检查|经检验",
+    re.IGNORECASE,
+)
+CONCLUDES = re.compile(
+    r"\b(?:so|thus|therefore|hence|consequently|altogether|in total|total|makes|leaves|gives|means|conclude|conclusion"
+    r"|finally|overall|must be|we get|we have|we find|we need|we want)\b|因此|所以|故|综上|总共|一共|得到|可得|则",
+    re.IGNORECASE,
+)
+POLITE = re.compile(
+    r"^(?:I hope|Hope|Let me know|Is there anything|Feel free|If you have|Please let|Great|Good luck|Sure|Thank)\b",
+    re.IGNORECASE,
+)
+_OPTIONS = r"(?:given |provided |available |answer )?(?:options|choices|answers)"
+GUESSED = re.compile(
+    r"\b(?:guess(?:ing)?|(?:choose|pick|select)\w* (?:one )?(?:at random|randomly)|randomly (?:ch|pick|select)\w+"
+    r"|impossible to (?:determine|tell|say|know)"
+    r"|(?:not|n't) (?:give|have|provide|contain)\s(?:us )?(?:enough|sufficient)"
+    r"|not enough information|insufficient information|without (?:more|further|additional) information"
+    r"|(?:can(?:not|'t)|unable to|not able to|not possible to) (?:be )?"
+    r"(?:determined?|see|compute|calculate|view|find|solve|read|access|answer)"
+    r"|(?:does|do|did)(?:n't| not) (?:exactly )?(?:match|appear|correspond|agree)\b"
+    r"[^.\n]{0,40}\b(?:option|choice|answer)s?"
+    rf"|none of the {_OPTIONS}\b[^.\n]{{0,30}}\b(?:match|is|are|fit|equal|correspond)"
+    rf"|(?:not|n't) (?:among|one of|in|listed (?:in|among)|any of) the {_OPTIONS}"
+    r"|(?:error|mistake|typo) in the (?:problem|question|options|choices|given|answer|provided))"
+    r"|猜测|无法确定|不能确定|无法判断|没有正确|选项有误|题目有误",
+    re.IGNORECASE,
+)
+HEDGE = re.compile(r"\b(?:either|could|might|may|perhaps|possibly|maybe|depending|both)\b|或者|可能", re.IGNORECASE)
+OR = re.compile(r"\bor\b|或", re.IGNORECASE)
+HYPOTHESIS = re.compile(r"\?$|\b(?:suppose|assume|if|whether|let's say|imagine|were)\b|如果|假设|若", re.IGNORECASE)
+BUT = re.compile(r"(?:,|;)?\s+(?:but|however|yet)\s|但是?|而要?求", re.IGNORECASE)
+IMAGINARY = re.compile(r"imaginary|complex|no real|undefined|\bi\b", re.IGNORECASE)
+HYPOTHETICAL = re.compile(r"\b(?:if|suppose|try|guess)\b|≠|\\ne", re.IGNORECASE)
+TAKEN_BACK = re.compile(r"\b(?:wait|no|oops|mistake|wrong|sorry|incorrect|recheck)\b|不对", re.IGNORECASE)
+SPACED = re.compile(r"(?<![\w/])(\d+)/(\d+)\s+([π√])")
+OPPOSITE = {"yes": "no", "no": "yes", "true": "false", "false": "true", "是": "否", "否": "是", "对": "错", "错": "对"}
+YES_NO = frozenset(OPPOSITE)
+# Words that every statement of a task is made of: they carry no reasoning.
+BOILERPLATE = frozenset(
+    """
+    a an the this that these those it its is are be was were been i we you us me my our your let lets s to of in on
+    at for from with by and or so thus therefore hence then now first next finally as can could will would should
+    must need needs have has had do does did question problem answer answers option options choice choices correct
+    right best final solution solve solving find finding determine identify look looking see careful carefully
+    consider consideration considering think thinking step steps reason reasoning analyze analysis analyse
+    understand information given provided based using use image picture figure diagram graph chart table photo shown
+    shows show above below following asked asks ask asking which what where who how many much when comes come final
+    result value number here there okay ok alright well hmm sure yes no know us get go going select choose pick
+    letter one some something any them they able after before all each other make made visual text context data
+    details evaluate compute calculate apply rules rule function
+    """.split()  # noqa: SIM905
+)
+WORD_OR_MARK = re.compile(r"[A-Za-z]+(?:'[a-z]+)?|[\u4e00-\u9fff]|\d+(?:\.\d+)?|[=+√π^]")
+CHINESE_BOILERPLATE = frozenset("答案是为选故因此所以的由图可知题意综上正确项最终我们看看根据中可得以得出")
+
+
+def content_words(text: str) -> list[str]:
+    """The words, numbers and signs that are no boilerplate."""
+    return [
+        word.group()
+        for word in WORD_OR_MARK.finditer(text)
+        if word.group().lower() not in BOILERPLATE and word.group() not in CHINESE_BOILERPLATE
+    ]

@@ -1,0 +1,108 @@
+"""Labelled cases: real prose told by rule, the shipped set, anybody's file; several verifiers and their agreement."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from specs_data.cli import app
+from specs_data.errors import UserError
+from specs_data.measure.verifier_score import kappa, read_cases, score_on
+from specs_data.plugins import Verifier
+from specs_data.records import Judged, Verdict
+from specs_data.verifiers.none import NoVerifier
+from specs_data.verifiers.rules import RulesVerifier
+from specs_data.verifiers.several import KeepUndecided, SeveralVerifiers
+
+CASES = Path(__file__).parent.parent / "cases" / "verify.jsonl"
+GIVEN = read_cases(str(CASES))
+SHIPPED = read_cases("prose")
+
+
+class Says:
+    """Says the same of all; None is `cannot tell`."""
+
+    concurrency = 2
+    paid = False
+
+    def __init__(self, consistent: bool | None) -> None:
+        self.settings: Mapping[str, str] = {"verifier": f"says {consistent}"}
+        self.asked = 0
+        self._consistent = consistent
+
+    async def verify(self, judged: Judged, images: Sequence[bytes]) -> Verdict:
+        self.asked += 1
+        return Verdict(bool(self._consistent), "says so", undecided=self._consistent is None, completion_tokens=3)
+
+    async def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("case", GIVEN, ids=lambda case: case.kind)
+async def test_real_prose_is_told(case: object) -> None:
+    assert isinstance(case, type(GIVEN[0]))
+    verdict = await RulesVerifier().verify(case.judged, ())
+    assert verdict.consistent is case.consistent, verdict
+
+
+async def test_the_shipped_cases_are_told_in_most_styles() -> None:
+    sound = [case for case in SHIPPED if case.consistent]
+    assert len(SHIPPED) >= 150 and 0.4 < len(sound) / len(SHIPPED) < 0.6
+    for half in (SHIPPED[::2], SHIPPED[1::2]):  # the rules were made with the first one in sight
+        score = await score_on(RulesVerifier(), half)
+        assert (score.recall or 0) > 0.9
+        assert (score.caught or 0) > 0.9
+
+
+@pytest.mark.parametrize("file", ["no", "bad"])
+def test_a_file_of_cases_that_cannot_be_read_is_named(tmp_path: Path, file: str) -> None:
+    (tmp_path / "bad").write_text('{"thought": "2 + 3 = 5.", "answer": "5", "sound": true}\n{"thought": 1}\n')
+    with pytest.raises(UserError, match="line 2" if file == "bad" else "cannot read"):
+        read_cases(str(tmp_path / file))
+
+
+@pytest.mark.parametrize(("first", "consistent", "asked"), [(True, True, 0), (False, False, 0), (None, True, 1)])
+async def test_the_next_verifier_is_asked_where_one_cannot_tell(
+    first: bool | None, consistent: bool, asked: int
+) -> None:
+    cheap, dear = Says(first), Says(True)
+    verdict = await SeveralVerifiers([cheap, dear]).verify(GIVEN[0].judged, ())
+    assert (verdict.consistent, dear.asked) == (consistent, asked)
+    assert verdict.completion_tokens == 3 * (1 + asked)
+
+
+async def test_what_nobody_can_tell_is_dropped_or_kept() -> None:
+    several: Verifier = SeveralVerifiers([Says(None), Says(None)])
+    assert not (await several.verify(GIVEN[0].judged, ())).consistent
+    keeping = KeepUndecided(several)
+    verdict = await keeping.verify(GIVEN[0].judged, ())
+    assert verdict.consistent and verdict.undecided
+    assert keeping.settings != several.settings
+    assert (await score_on(several, GIVEN[:4])).cannot_tell == 4
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "expected"),
+    [
+        ([True, False], [True, False], 1.0),
+        ([True, True, False, False], [True, False, True, False], 0.0),
+        ([True, False], [False, True], -1.0),
+        ([True, True], [True, True], None),
+        ([None, True], [True, None], None),
+    ],
+)
+def test_kappa(one: list[bool | None], other: list[bool | None], expected: float | None) -> None:
+    assert kappa(one, other) == expected
+
+
+def test_two_verifiers_are_compared_on_the_command_line(tmp_path: Path) -> None:
+    arguments = ["verifier-score", "--verifier", "rules", "--verifier", "none", "--cases", str(CASES)]
+    shown = CliRunner().invoke(app, arguments)
+    assert "kappa of rules and none: 0.00" in shown.output
+    figures = json.loads(CliRunner().invoke(app, [*arguments, "--json"]).output)
+    assert figures["scores"][0]["recall"] == 1.0 and figures["scores"][1]["caught"] == 0.0
+    assert NoVerifier().settings == figures["scores"][1]["settings"]
