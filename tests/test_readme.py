@@ -100,3 +100,17 @@ def test_the_python_example_names_what_exists() -> None:
     import specs_data
 
     assert set(imported[1].split(", ")) <= set(specs_data.__all__)
+
+
+def test_the_file_tree_is_what_is_on_disk() -> None:
+    root = README.parent
+    block = README.read_text().partition("## File structure\n\n")[2].partition("\n\n")[0]
+    inside, outside = set(), set()
+    for line in block.splitlines():
+        names = re.findall(r"[\w./]+", re.split(r"\s{2,}(?=[a-zA-Z][^/.]*(?:[ ,]|$))", line.strip())[0])
+        (inside if line.startswith("      ") else outside).update(names)
+    for name in outside:
+        assert (root / name).exists(), name
+    package = root / "specs_data"
+    shown = {path.name + ("/" if path.is_dir() else "") for path in package.iterdir() if not path.name.startswith("_")}
+    assert inside == shown - {"py.typed"}
