@@ -202,7 +202,7 @@ def _read_case(line: str, number: int, file: str, fmt: ResponseFormat) -> Labell
         ) from None
     problem = Problem(f"case-{number}", case.question, case.answer, case.type, case.choices)
     response = Response(fmt.render(case.thought, rf"\boxed{{{case.answer}}}"))
-    judged = Judged(Sample(problem, 0, response), Judgement(True, "exact", case.answer), None)
+    judged = Judged(Sample(problem, 0, response), Judgement(True, "exact", case.answer))
     return Labelled(case.kind or ("sound" if case.sound else "unsound"), case.sound, judged, b"")
 
 
