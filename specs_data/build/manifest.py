@@ -11,7 +11,8 @@ from typing import Any
 
 import msgspec
 
-from specs_data.build import dataset
+from specs_data.build.dataset import Figures
+from specs_data.build.fates import Fates, Served
 from specs_data.pairs.figures import describe_lengths
 from specs_data.pairs.parquet import Shard, fingerprint
 from specs_data.recipe import deciding
@@ -25,9 +26,10 @@ _PACKAGES = ("specs-data", "transformers", "torch", "vllm", "google-genai", "dat
 def make_manifest(
     store: Store,
     plan: Plan,
+    fates: Fates,
     *,
     splits: Mapping[str, Sequence[Shard]],
-    figures: dataset.Figures,
+    figures: Figures,
     left_out: Mapping[str, Mapping[str, int]],
     operators: Mapping[str, Mapping[str, str]],
     rubric: str | None,
@@ -36,7 +38,7 @@ def make_manifest(
 ) -> dict[str, Any]:
     """The manifest of a finished run. `rubric` is the digest of the verifier's prompt."""
     recipe = plan.recipe
-    models = _describe_services(dataset.count_served(store, plan))
+    models = _describe_services(fates.served)
     settings = recipe.model_dump(mode="json", exclude_none=True, exclude=set(deciding("nothing")))
     return {
         "name": plan.policy.name,
@@ -44,18 +46,18 @@ def make_manifest(
         "recipe_fingerprint": digest(settings).hex(),
         "response_format": plan.fmt.model_dump(mode="json"),
         "dataset": _describe_dataset(splits),
-        "counts": {**dataset.count_stages(store, plan), "pairs": figures.pairs},
+        "counts": fates.counts(),
         "dropped": left_out,
         "yields": {
-            "answer_type": _yields(dataset.count_problems_by(store, "answer_type"), figures.answer_types),
-            "source": _yields(dataset.count_problems_by(store, "source"), figures.sources),
+            "answer_type": fates.yields("answer_type"),
+            "source": fates.yields("source"),
         },
         "corruptions": dict(figures.corruptions.most_common()),
         "operators": operators,
         "samples_per_pair": {str(count): pairs for count, pairs in sorted(figures.samples.items())},
         "lengths": {"chosen": describe_lengths(figures.chosen), "rejected": describe_lengths(figures.rejected)},
-        "verdicts": dataset.count_verdicts(store, plan),
-        "tokens": _count_tokens(store, plan),
+        "verdicts": fates.verdicts(),
+        "tokens": _count_tokens(store, fates),
         "cost_usd": _cost(store.paid()),
         "seconds": {stage: round(spent, 3) for stage, spent in seconds.items()},
         "started": started,
@@ -74,13 +76,13 @@ def make_manifest(
     }
 
 
-def _count_tokens(store: Store, plan: Plan) -> dict[str, Mapping[str, int]]:
+def _count_tokens(store: Store, fates: Fates) -> dict[str, Mapping[str, int]]:
     """Prompt and completion tokens by stage; those of judging services as they were paid for."""
     paid = {
         stage: {"prompt": paid.prompt_tokens, "completion": paid.completion_tokens}
         for stage, paid in store.paid().items()
     }
-    return {"generation": dataset.count_tokens(store, plan), **paid}
+    return {"generation": fates.tokens(), **paid}
 
 
 def _cost(paid: Mapping[str, Paid]) -> dict[str, float] | None:
@@ -105,7 +107,7 @@ def _describe_dataset(splits: Mapping[str, Sequence[Shard]]) -> dict[str, Any]:
     }
 
 
-def _describe_services(served: Mapping[str, Sequence[tuple[str, str, int, int, int]]]) -> dict[str, Any]:
+def _describe_services(served: Served) -> dict[str, Any]:
     """Per stage the model asked for, and for how many rows each model answered."""
     return {
         stage: {"requested": rows[0][0], "served": {served_by: count for _, served_by, count, _, _ in rows}}
@@ -130,7 +132,3 @@ def write_manifest(manifest: Mapping[str, Any], file: Path) -> None:
     part = file.with_suffix(".part")
     part.write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n")
     part.replace(file)
-
-
-def _yields(problems: Mapping[str, int], pairs: Mapping[str, int]) -> dict[str, dict[str, int]]:
-    return {name: {"problems": count, "pairs": pairs.get(name, 0)} for name, count in problems.items()}
