@@ -21,15 +21,15 @@ Columns of `Fates.responses`, which is in the order of the source:
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import islice
-from typing import Any
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import msgspec
 import polars as pl
 from msgspec import Struct
 from polars import DataFrame, Expr, col
 
+from specs_data.rollouts.frames import to_frame, write_fates
 from specs_data.rollouts.plan import Plan, Source
 from specs_data.rollouts.store import Index, Position, Stage, Store
 
@@ -40,8 +40,6 @@ WRONG = "wrong answer"
 FORMAT = "format: "
 UNDECIDED = "undecided: "
 _ORDER = ("input", "responses", "sample", "judge", "format", "verify", "pair", "corruption", "rejected")
-# Rows are handed to polars so many at a time: as objects of Python's they take ten times their size.
-_CHUNK = 50_000
 _MOST_VERDICTS = 20
 
 _KEY = {"number": pl.UInt32(), "index": pl.UInt32()}
@@ -167,6 +165,28 @@ class Fates(Struct, frozen=True):
         )
 
 
+def keep_fates(fates: Fates, plan: Plan, file: Path) -> None:
+    """Write the responses' fates to `file`, where `load_run(...).frame("responses")` finds them."""
+    policy = col("role").cast(pl.String).replace_strict({"chosen": plan.policy.name, "rejected": _rival_name(plan)})
+    named = fates.responses.join(fates.problems.drop("position"), on="number").with_columns(policy=policy)
+    settings = {"chosen": _settings(plan, plan.policy)}
+    if plan.rival is not None:
+        settings["rejected"] = _settings(plan, plan.rival)
+    write_fates(named.sort("role", "position", "index"), settings, file)
+
+
+def _rival_name(plan: Plan) -> str:
+    return (plan.rival or plan.policy).name
+
+
+def _settings(plan: Plan, source: Source) -> dict[Stage, int]:
+    """The numbers under which each stage logs what concerns the responses of `source`."""
+    settings: dict[Stage, int] = {"samples": source.samples, "judgements": source.judgements}
+    if source is plan.policy:
+        settings |= {"verdicts": plan.verdicts, "pairs": plan.pairs}
+    return settings
+
+
 def read_fates(store: Store, plan: Plan) -> Fates:
     """What became of the problems and responses of the run that is in `store`."""
     problems, undecided = _read_problems(store), _read_undecided(store)
@@ -197,29 +217,26 @@ def _read_problems(store: Store) -> DataFrame:
             coalesce(json_extract(CAST(q.record AS TEXT), '$.source'), '')
         FROM listing AS l CROSS JOIN problems AS q ON q.id = l.problem ORDER BY l.position"""
     schema = {"position": pl.Int64(), "number": pl.UInt32(), "problem_id": pl.String()}
-    return _frame(store.select(query), {**schema, "answer_type": pl.Categorical(), "source": pl.Categorical()})
+    return to_frame(store.select(query), {**schema, "answer_type": pl.Categorical(), "source": pl.Categorical()})
 
 
 def _read_dropped(store: Store) -> DataFrame:
     schema = {"stage": pl.Categorical(), "reason": pl.Categorical(), "row": pl.Int64(), "detail": pl.String()}
-    return _frame(store.select("SELECT stage, reason, position, detail FROM dropped"), schema)
+    return to_frame(store.select("SELECT stage, reason, position, detail FROM dropped"), schema)
 
 
 def _read_undecided(store: Store) -> DataFrame:
     query = f"SELECT DISTINCT stage, problem, idx, '{UNDECIDED}' || reason FROM undecided"
-    found = _frame(store.select(query), {"stage": pl.String(), **_KEY, **_WHY})
+    found = to_frame(store.select(query), {"stage": pl.String(), **_KEY, **_WHY})
     return found.unique(["stage", *_KEY], keep="last", maintain_order=True)
 
 
 def _read_logs(store: Store, plan: Plan, source: Source, undecided: DataFrame) -> dict[Stage, DataFrame]:
     """The log of each stage that concerns the responses of `source`. That something stayed undecided is a reason
     like others, where the log has no row of it."""
-    settings: dict[Stage, int] = {"samples": source.samples, "judgements": source.judgements}
-    if source is plan.policy:
-        settings |= {"verdicts": plan.verdicts, "pairs": plan.pairs}
     logs: dict[Stage, DataFrame] = {}
     reached: DataFrame | None = None
-    for stage, number in settings.items():
+    for stage, number in _settings(plan, source).items():
         log = _read_log(store, stage, number, plan.samples)
         late = undecided.filter(col("stage") == stage).drop("stage").join(log, on=list(_KEY), how="anti")
         late = late if reached is None else late.join(reached, on=list(_KEY), how="semi")
@@ -233,7 +250,7 @@ def _read_log(store: Store, stage: Stage, settings: int, samples: int) -> DataFr
     query = f"""
         SELECT t.problem, t.idx, t.reason, {fields} FROM listing AS l
         CROSS JOIN {stage} AS t ON t.settings = ? AND t.problem = l.problem WHERE t.idx < ?"""
-    return _frame(store.select(query, (settings, samples)), {**_KEY, **_WHY, **columns})
+    return to_frame(store.select(query, (settings, samples)), {**_KEY, **_WHY, **columns})
 
 
 def _others(undecided: DataFrame, logs: Mapping[Stage, DataFrame]) -> DataFrame:
@@ -264,19 +281,12 @@ def _read_service(store: Store, stage: Stage, settings: int, samples: int) -> Da
     query = f"""
         SELECT json_extract({_RECORD}, '$.model'), json_extract({_RECORD}, '$.served'), {_TOKEN_FIELDS}
         FROM listing AS l CROSS JOIN {stage} AS t ON t.settings = ? AND t.problem = l.problem WHERE t.idx < ?"""
-    return _frame(store.select(query, (settings, samples)), _SERVICE)
+    return to_frame(store.select(query, (settings, samples)), _SERVICE)
 
 
 def _count_served(rows: DataFrame) -> list[tuple[str, str, int, int, int]]:
     asked = rows.filter(col("model") != "").with_columns(col("model", "served").cast(pl.String))
     return asked.group_by("model", "served").agg(pl.len(), col(*_TOKENS).sum()).sort("model", "served").rows()
-
-
-def _frame(rows: Iterator[tuple[Any, ...]], schema: Mapping[str, pl.DataType]) -> DataFrame:
-    parts = [DataFrame(schema=schema)]
-    while chunk := list(islice(rows, _CHUNK)):
-        parts.append(DataFrame(chunk, schema=schema, orient="row"))
-    return pl.concat(parts)
 
 
 # Where each response ended

@@ -18,9 +18,11 @@ from typing import Any
 
 import msgspec
 from msgspec import Struct
+from polars import DataFrame
 
 from specs_data import engines
 from specs_data.build import dataset
+from specs_data.build.fates import keep_fates
 from specs_data.build.flow import Choosing, Clock, Rejecting
 from specs_data.build.forecast import Forecast, Measured, measure, scale
 from specs_data.build.listing import each, take_responses
@@ -35,6 +37,7 @@ from specs_data.plugins import verifier_label
 from specs_data.problems import count_problems
 from specs_data.recipe import Recipe, differences, dump_recipe, make_recipe
 from specs_data.rollouts.demand import OnDemand
+from specs_data.rollouts.frames import FATES, FrameName, read_frame
 from specs_data.rollouts.plan import name_of
 from specs_data.rollouts.progress import say
 from specs_data.rollouts.sample import check_policy
@@ -53,6 +56,11 @@ class Built(Struct, frozen=True):
     def recipe(self) -> Recipe:
         """The recipe it was built with."""
         return make_recipe({}, self.out / "recipe.toml")
+
+    def frame(self, name: FrameName) -> DataFrame:
+        """The run's "responses" (texts, verdicts, and where each ended and why), "pairs" (the dataset's rows without
+        the bytes of pictures) or "dropped" (what was left out) as a polars frame. Raises UserError."""
+        return read_frame(self.out, name)
 
     @property
     def pairs(self) -> int:
@@ -254,6 +262,7 @@ def _finish(run: Run) -> Built:
         fates = run.fates()
         splits, figures = dataset.write_rows(store, fates, plan, fresh)
         left_out = dataset.write_left_out(fates.left_out(), out / "dropped.part")
+        keep_fates(fates, plan, out / "fates.part")
     manifest = make_manifest(
         store,
         plan,
@@ -279,6 +288,7 @@ def _finish(run: Run) -> Built:
     # From here on nothing can fail that a user could mend: the run's files belong together.
     (out / "recipe.toml").write_text(dump_recipe(recipe), encoding="utf-8")
     (out / "dropped.part").replace(out / "dropped.jsonl")
+    (out / "fates.part").replace(out / FATES)
     _swap(fresh if figures.pairs else None, out / "dataset")
     write_manifest(manifest, out / "manifest.json")
     return Built(out, manifest)
