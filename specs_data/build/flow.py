@@ -121,7 +121,9 @@ class Flow:
         self._asked: dict[bytes, asyncio.Future[Any]] = {}
         self.written = asyncio.Event()  # something is in the store that is not committed yet
         self._unseen: dict[Number, Problem] = {}
-        self._refused: defaultdict[int, list[tuple[Number, Index, PromptRefused]]] = defaultdict(list)  # not on record yet
+        self._refused: defaultdict[int, list[tuple[Number, Index, PromptRefused]]] = defaultdict(
+            list
+        )  # not on record yet
         self._answered = {source.samples for source in (plan.policy, plan.rival) if source and _has_any(store, source)}
 
     def expect(self, number: Number, problem: Problem) -> None:

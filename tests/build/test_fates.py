@@ -30,9 +30,9 @@ def unwilling(request: Request) -> str:
     """Refuses some prompts, and gives some up."""
     kind = hashlib.sha256(f"{request.seed}!".encode()).digest()[0] % 7
     if kind == 0:
-        raise PromptRefused("too long: it is")
+        raise PromptRefused("too long", "it is")
     if kind == 1:
-        raise Undecided("given up: soon")
+        raise Undecided("given up", "soon")
     return respond(request)
 
 
