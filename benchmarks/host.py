@@ -74,7 +74,7 @@ def measure(count: int, verifier: str, pictures: bool = False) -> dict[str, floa
         built = build(recipe, folder / "run", engine=ScriptedEngine(respond), quiet=True)
         wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
         assert built.manifest["counts"]["sampled"] == count
-        assert built.pairs == (0 if sampled else count)
+        assert built.count == (0 if sampled else count)
         return {
             "wall": wall,
             "cpu": cpu,

@@ -128,8 +128,8 @@ def whole(url: str, rows: int, verifier: str, pairs: int | None = None) -> None:
         )
         start = time.perf_counter()
         built = build(recipe, Path(folder) / "run", quiet=True)
-        if built.pairs != (rows if pairs is None else pairs):
-            raise SystemExit(f"{built.pairs} pairs from {rows} problems after {time.perf_counter() - start:.1f} s")
+        if built.count != (rows if pairs is None else pairs):
+            raise SystemExit(f"{built.count} pairs from {rows} problems after {time.perf_counter() - start:.1f} s")
 
 
 def slope(work: Callable[[int], object], rows: int) -> tuple[float, float]:

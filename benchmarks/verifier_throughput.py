@@ -43,7 +43,7 @@ def judged(number: int) -> Judged:
     """A response of the usual length, different for each number."""
     text = f"<think>{'The block is red and the ball is not. ' * 30}So it is {number}.</think><answer>{number}</answer>"
     problem = Problem(str(number), "How many red blocks are left?", str(number), "numeric")
-    return Judged(Sample(problem, 0, Response(text)), Judgement(True, "number", str(number)), None)
+    return Judged(Sample(problem, 0, Response(text)), Judgement(True, "number", str(number)))
 
 
 class Waiting:

@@ -89,9 +89,9 @@ def build(
         return
     built = run(made, out)
     typer.echo(summary(built.manifest))
-    if not built.pairs:
+    if not built.count:
         raise UserError(f"no pairs came of it; {built.out / 'dropped.jsonl'} says why, line by line")
-    typer.echo(f"{built.pairs} pairs in {built.out / 'dataset'}")
+    typer.echo(f"{built.count} pairs in {built.out / 'dataset'}")
 
 
 train = typer.Typer(help="Thin TRL trainers: GRPO, the DPO + SFT hybrid, SFT.", no_args_is_help=True)
@@ -153,7 +153,7 @@ def demo(
     built = run(out or Path("runs/demo"))
     show_pairs(built.out, 1)
     typer.echo(summary(built.manifest))
-    typer.echo(f"{built.pairs} pairs in {built.out / 'dataset'}; specs-data report {built.out} makes a page of them")
+    typer.echo(f"{built.count} pairs in {built.out / 'dataset'}; specs-data report {built.out} makes a page of them")
 
 
 @app.command()

@@ -82,7 +82,7 @@ def demo_full(out: Path) -> list[Stage]:
     zero = _stage("GRPO-zero", lambda: _grpo(base, rl, out / "grpo-zero", stop_when_format=0.9))
     recipe = {"policy": str(zero.folder), "problems": str(new), "verifier": "rules", "max_tokens": MAX_TOKENS}
     pairs = build(Recipe.model_validate({**recipe, "batch_size": 64}), out / "run")
-    tqdm.write(f"{pairs.pairs} pairs that differ only in format, in {pairs.out}")
+    tqdm.write(f"{pairs.count} pairs that differ only in format, in {pairs.out}")
     stages += [zero, _stage("cold start", lambda: _cold_start(base, pairs.out, out / "cold-start"))]
     stages.append(_stage("final", lambda: _grpo(stages[-1].folder, rl, out / "final")))
     _plot(stages, out / "loop.svg")

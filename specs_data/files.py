@@ -1,4 +1,4 @@
-"""Rows of JSONL and Parquet files, streamed."""
+"""Files: rows of JSONL and Parquet, streamed, and writing in one step."""
 
 from __future__ import annotations
 
@@ -47,6 +47,13 @@ def response_rows(file: Path, needed: Sequence[str]) -> Iterator[dict[str, Any] 
         if columns and name not in columns:
             raise UserError(f"{file} has no column {name!r}; it has {', '.join(columns)}")
     return chain(first, rows)
+
+
+def write_whole(file: Path, content: bytes) -> None:
+    """Write `file` in one step: a reader sees the old content or the new, and so does who comes after a crash."""
+    part = file.with_name(f"{file.name}.part")
+    part.write_bytes(content)
+    part.replace(file)
 
 
 def count_rows(file: Path) -> int:

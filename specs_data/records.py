@@ -1,10 +1,10 @@
 """The values that flow through specs-data, in order.
 
-    Problem -> Sample -> Judged -> Verified -> Pair
+    Problem -> Sample -> Judged -> Pair
 
-Each record is its predecessor plus the one value its stage added, so a pair traces back to its
-problem, its response, its verdicts and its operator. The added values (Response, Judgement,
-Verdict, Rejected) are what the store keeps.
+A sample is its problem and a response to it, a judged one is the sample and its judgement, and a pair is a row of the
+dataset: what the judged sample, its verdict and its rejected twin come to. Response, Judgement, Verdict and Twin are
+what the store keeps.
 """
 
 from __future__ import annotations
@@ -89,11 +89,10 @@ class Judgement(Struct, frozen=True, gc=False):
 
 
 class Judged(Struct, frozen=True, gc=False):
-    """A sample, whether it is right, and the named reason it fails the response format (None: it passes)."""
+    """A sample, and whether it is right."""
 
     sample: Sample
     judgement: Judgement
-    fault: str | None
 
 
 class Verdict(Struct, frozen=True, gc=False):
@@ -109,13 +108,6 @@ class Verdict(Struct, frozen=True, gc=False):
     served: str = ""
     prompt_tokens: int = 0
     completion_tokens: int = 0
-
-
-class Verified(Struct, frozen=True, gc=False):
-    """A judged sample and the verifier's verdict on it."""
-
-    judged: Judged
-    verdict: Verdict
 
 
 class Rejected(Struct, frozen=True, gc=False):
@@ -135,11 +127,50 @@ class Twin(Struct, frozen=True, gc=False):
     refused: tuple[tuple[str, str], ...] = ()
 
 
-class Pair(Struct, frozen=True, gc=False):
-    """A chosen response (verified) and its rejected twin."""
+class Picture(Struct, frozen=True, gc=False):
+    """An image file: its bytes, and its name without folders, None where it has none."""
 
-    chosen: Verified
-    rejected: Rejected
+    content: bytes
+    name: str | None = None
+
+
+class Pair(Struct, frozen=True, gc=False):
+    """A row of a preference dataset, whoever made it: `chosen` and `rejected` are responses to `prompt`, as their
+    models wrote them. What a row does not state is None. `corruption` is None for a response that was malformed by
+    itself as well; `rejected_from` is "chosen" or the policy that wrote the rejected text."""
+
+    id: str
+    images: tuple[Picture, ...]
+    prompt: tuple[Message, ...]
+    chosen: str
+    rejected: str
+    problem_id: str | None = None
+    answer: str | None = None
+    answer_type: str | None = None
+    corruption: str | None = None
+    rejected_from: str | None = None
+    policy: str | None = None
+    verifier: str | None = None
+    # Ours have none. In somebody else's, chosen and rejected may be talks that part ways before their last turn.
+    turns_before: tuple[tuple[Message, ...], tuple[Message, ...]] = ((), ())
+
+    @property
+    def system(self) -> str:
+        """What the system prompt says; empty if there is none."""
+        return self._said("system")
+
+    @property
+    def question(self) -> str:
+        """What the user asks."""
+        return self._said("user")
+
+    @property
+    def kind(self) -> str:
+        """The operator that made the rejected side, "none" if none did."""
+        return self.corruption or "none"
+
+    def _said(self, role: Role) -> str:
+        return "\n\n".join(message.content for message in self.prompt if message.role == role)
 
 
 class Payment(Struct, frozen=True):

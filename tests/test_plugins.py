@@ -31,7 +31,7 @@ ROOT = Path(__file__).parent.parent
 NAMES = ("drop_closing_think", "replay", "states_answer")
 REQUEST = Request((Message("user", "What is 1 + 1?"),), (), 0)
 SAMPLE = Sample(Problem("a", "What is 1 + 1?", "2", "numeric"), 0, Response(THINK_ANSWER.render("1 + 1 = 2.", "2")))
-JUDGED = Judged(SAMPLE, Judgement(True, "exact", "2"), None)
+JUDGED = Judged(SAMPLE, Judgement(True, "exact", "2"))
 
 
 def blocks() -> dict[str, str]:

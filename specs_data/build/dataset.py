@@ -19,8 +19,9 @@ from polars import DataFrame, String, col
 from specs_data.build.fates import Fates
 from specs_data.format import strip_stop_tokens
 from specs_data.images import media_type
-from specs_data.pairs.parquet import Row, Shard, write_shards
-from specs_data.records import Problem, Rejected, Response, Twin
+from specs_data.pairs.manifest import Shard
+from specs_data.pairs.parquet import write_pairs
+from specs_data.records import Pair, Picture, Problem, Rejected, Response, Twin
 from specs_data.rollouts.plan import Plan
 from specs_data.rollouts.store import Store
 from specs_data.texts import chat
@@ -45,12 +46,10 @@ class Figures(Struct):
 
     pairs: int = 0
     corruptions: Counter[str] = msgspec.field(default_factory=Counter)
-    answer_types: Counter[str] = msgspec.field(default_factory=Counter)
-    sources: Counter[str] = msgspec.field(default_factory=Counter)
     samples: Counter[int] = msgspec.field(default_factory=Counter)
     chosen: list[int] = msgspec.field(default_factory=list)
     rejected: list[int] = msgspec.field(default_factory=list)
-    examples: dict[str, Row] = msgspec.field(default_factory=dict)
+    examples: dict[str, Pair] = msgspec.field(default_factory=dict)
 
 
 class _Entry(Struct, frozen=True):
@@ -66,9 +65,9 @@ def write_rows(store: Store, fates: Fates, plan: Plan, folder: Path) -> tuple[di
     figures = Figures(chosen=_numbers(), rejected=_numbers())
     pairs = fates.pairs
     test = col("position").is_in(_held_out(store, plan, pairs))
-    splits = {"train": write_shards(_rows(store, plan, figures, pairs.filter(~test)), folder, "train")}
+    splits = {"train": write_pairs(_pairs(store, plan, figures, pairs.filter(~test)), folder, "train")}
     if plan.recipe.holdout:
-        splits["test"] = write_shards(_rows(store, plan, figures, pairs.filter(test)), folder, "test")
+        splits["test"] = write_pairs(_pairs(store, plan, figures, pairs.filter(test)), folder, "test")
     return {name: shards for name, shards in splits.items() if shards}, figures
 
 
@@ -88,11 +87,11 @@ def _numbers() -> Any:
     return array("I")  # a million lengths in 4 MB
 
 
-def _rows(store: Store, plan: Plan, figures: Figures, pairs: DataFrame) -> Iterator[Row]:
+def _pairs(store: Store, plan: Plan, figures: Figures, pairs: DataFrame) -> Iterator[Pair]:
     for entry in _entries(store, plan, pairs):
-        row = _row(store, plan, entry)
-        _count(figures, entry, row)
-        yield row
+        pair = _pair(store, plan, entry)
+        _count(figures, entry, pair)
+        yield pair
 
 
 def _entries(store: Store, plan: Plan, pairs: DataFrame) -> Iterator[_Entry]:
@@ -108,40 +107,37 @@ def _entries(store: Store, plan: Plan, pairs: DataFrame) -> Iterator[_Entry]:
             yield _Entry(position, index, _problem(problem), _response(response), rejected)
 
 
-def _row(store: Store, plan: Plan, entry: _Entry) -> Row:
+def _pair(store: Store, plan: Plan, entry: _Entry) -> Pair:
     problem = entry.problem
     images = [(digest, store.image(digest)) for digest in problem.images]
-    return {
-        "id": f"{problem.id}-{entry.index}",
-        "images": [{"bytes": data, "path": f"{digest[:16]}.{_suffix(data)}"} for digest, data in images],
-        "prompt": [{"role": message.role, "content": message.content} for message in chat(problem, plan.system)],
+    return Pair(
+        id=f"{problem.id}-{entry.index}",
+        images=tuple(Picture(data, f"{digest[:16]}.{_suffix(data)}") for digest, data in images),
+        prompt=chat(problem, plan.system),
         # A chat template adds its stop token: a response that was logged with one must not teach it twice.
-        "chosen": [{"role": "assistant", "content": strip_stop_tokens(entry.response.text)}],
-        "rejected": [{"role": "assistant", "content": strip_stop_tokens(entry.rejected.text)}],
-        "problem_id": problem.id,
-        "answer": problem.answer,
-        "answer_type": problem.answer_type,
-        "corruption": entry.rejected.corruption,
-        "rejected_from": entry.rejected.origin,
-        "policy": plan.policy.name,
-        "verifier": plan.verifier,
-    }
+        chosen=strip_stop_tokens(entry.response.text),
+        rejected=strip_stop_tokens(entry.rejected.text),
+        problem_id=problem.id,
+        answer=problem.answer,
+        answer_type=problem.answer_type,
+        corruption=entry.rejected.corruption,
+        rejected_from=entry.rejected.origin,
+        policy=plan.policy.name,
+        verifier=plan.verifier,
+    )
 
 
 def _suffix(image: bytes) -> str:
     return (media_type(image) or "image/bin").removeprefix("image/").replace("jpeg", "jpg")
 
 
-def _count(figures: Figures, entry: _Entry, row: Row) -> None:
-    operator = entry.rejected.corruption or "none"
+def _count(figures: Figures, entry: _Entry, pair: Pair) -> None:
     figures.pairs += 1
-    figures.corruptions[operator] += 1
-    figures.answer_types[entry.problem.answer_type] += 1
-    figures.sources[entry.problem.source] += 1
+    figures.corruptions[pair.kind] += 1
     figures.samples[entry.index + 1] += 1
-    figures.chosen.append(len(row["chosen"][0]["content"]))
-    figures.rejected.append(len(row["rejected"][0]["content"]))
-    figures.examples.setdefault(operator, row)
+    figures.chosen.append(len(pair.chosen))
+    figures.rejected.append(len(pair.rejected))
+    figures.examples.setdefault(pair.kind, pair)
 
 
 def _held_out(store: Store, plan: Plan, pairs: DataFrame) -> list[int]:

@@ -141,7 +141,7 @@ class Flow:
         judgement = await self._judged(log, self._plan.policy, sample, number)
         if isinstance(judgement, str):
             return Outcome.LEFT
-        if not await self._verified(log, Judged(sample, judgement, None), number):
+        if not await self._verified(log, Judged(sample, judgement), number):
             return Outcome.LEFT
         if self._plan.rival is not None:
             return Outcome.KEPT

@@ -1,4 +1,4 @@
-"""The manifest of a run: what went in, what came out, what it took."""
+"""The manifest of a run, from its store, its plan and its rows."""
 
 from __future__ import annotations
 
@@ -6,15 +6,22 @@ import platform
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
-from typing import Any
-
-import msgspec
 
 from specs_data.build.dataset import Figures
 from specs_data.build.fates import Fates, Served
-from specs_data.pairs.figures import describe_lengths
-from specs_data.pairs.parquet import Shard, fingerprint
+from specs_data.pairs.manifest import (
+    Counts,
+    Manifest,
+    Model,
+    Operator,
+    Prompt,
+    Shard,
+    Tokens,
+    Yield,
+    Yields,
+    describe_data,
+    describe_lengths,
+)
 from specs_data.recipe import deciding
 from specs_data.records import Paid
 from specs_data.rollouts.plan import Plan
@@ -35,54 +42,51 @@ def make_manifest(
     rubric: str | None,
     seconds: Mapping[str, float],
     started: str,
-) -> dict[str, Any]:
+) -> Manifest:
     """The manifest of a finished run. `rubric` is the digest of the verifier's prompt."""
-    recipe = plan.recipe
-    models = _describe_services(fates.served)
+    recipe, system = plan.recipe, plan.system
+    services = _describe_services(fates.served)
     settings = recipe.model_dump(mode="json", exclude_none=True, exclude=set(deciding("nothing")))
-    return {
-        "name": plan.policy.name,
-        "recipe": settings,
-        "recipe_fingerprint": digest(settings).hex(),
-        "response_format": plan.fmt.model_dump(mode="json"),
-        "dataset": _describe_dataset(splits),
-        "counts": fates.counts(),
-        "dropped": left_out,
-        "yields": {
-            "answer_type": fates.yields("answer_type"),
-            "source": fates.yields("source"),
+    return Manifest(
+        name=plan.policy.name,
+        recipe=settings,
+        recipe_fingerprint=digest(settings).hex(),
+        response_format=plan.fmt.model_dump(mode="json"),
+        dataset=describe_data(splits),
+        counts=Counts(**fates.counts()),
+        dropped={stage: dict(reasons) for stage, reasons in left_out.items()},
+        yields=Yields(
+            answer_type=_yields(fates, "answer_type"),
+            source=_yields(fates, "source"),
+        ),
+        corruptions=dict(figures.corruptions.most_common()),
+        operators={name: Operator(**told) for name, told in operators.items()},
+        samples_per_pair={str(count): pairs for count, pairs in sorted(figures.samples.items())},
+        lengths={"chosen": describe_lengths(figures.chosen), "rejected": describe_lengths(figures.rejected)},
+        verdicts=fates.verdicts(),
+        tokens=_count_tokens(store, fates),
+        cost_usd=_cost(store.paid()),
+        seconds={stage: round(spent, 3) for stage, spent in seconds.items()},
+        started=started,
+        finished=datetime.now(UTC).isoformat(timespec="seconds"),
+        models={
+            "policy": Model(plan.policy.name, plan.policy.fingerprint),
+            "rejected": Model(plan.rival.name, plan.rival.fingerprint) if plan.rival else None,
+            "verifier": services.get("verification", Model(requested=recipe.verifier, served={})),
+            "judge": services.get("judging"),
         },
-        "corruptions": dict(figures.corruptions.most_common()),
-        "operators": operators,
-        "samples_per_pair": {str(count): pairs for count, pairs in sorted(figures.samples.items())},
-        "lengths": {"chosen": describe_lengths(figures.chosen), "rejected": describe_lengths(figures.rejected)},
-        "verdicts": fates.verdicts(),
-        "tokens": _count_tokens(store, fates),
-        "cost_usd": _cost(store.paid()),
-        "seconds": {stage: round(spent, 3) for stage, spent in seconds.items()},
-        "started": started,
-        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-        "models": {
-            "policy": {"name": plan.policy.name, "fingerprint": plan.policy.fingerprint},
-            "rejected": {"name": plan.rival.name, "fingerprint": plan.rival.fingerprint} if plan.rival else None,
-            "verifier": models.get("verification", {"requested": recipe.verifier, "served": {}}),
-            "judge": models.get("judging"),
+        prompts={
+            "system": Prompt(system.name, system.sha256) if system else None,
+            "verification": Prompt("verify", rubric) if rubric else None,
         },
-        "prompts": {
-            "system": {"name": plan.system.name, "sha256": plan.system.sha256} if plan.system else None,
-            "verification": {"name": "verify", "sha256": rubric} if rubric else None,
-        },
-        "versions": _versions(),
-    }
+        versions=_versions(),
+    )
 
 
-def _count_tokens(store: Store, fates: Fates) -> dict[str, Mapping[str, int]]:
-    """Prompt and completion tokens by stage; those of judging services as they were paid for."""
-    paid = {
-        stage: {"prompt": paid.prompt_tokens, "completion": paid.completion_tokens}
-        for stage, paid in store.paid().items()
-    }
-    return {"generation": fates.tokens(), **paid}
+def _count_tokens(store: Store, fates: Fates) -> dict[str, Tokens]:
+    """Tokens by stage; those of judging services as they were paid for."""
+    paid = {stage: Tokens(paid.prompt_tokens, paid.completion_tokens) for stage, paid in store.paid().items()}
+    return {"generation": Tokens(**fates.tokens()), **paid}
 
 
 def _cost(paid: Mapping[str, Paid]) -> dict[str, float] | None:
@@ -92,25 +96,10 @@ def _cost(paid: Mapping[str, Paid]) -> dict[str, float] | None:
     return {name: round(stage.dollars, 6) for name, stage in paid.items()} or None
 
 
-def _describe_dataset(splits: Mapping[str, Sequence[Shard]]) -> dict[str, Any]:
-    """The dataset's fingerprint, and its files by split."""
-    return {
-        "fingerprint": fingerprint(splits),
-        "splits": {
-            name: {
-                "rows": sum(shard.rows for shard in shards),
-                "bytes": sum(shard.bytes for shard in shards),
-                "shards": msgspec.to_builtins(list(shards)),
-            }
-            for name, shards in splits.items()
-        },
-    }
-
-
-def _describe_services(served: Served) -> dict[str, Any]:
+def _describe_services(served: Served) -> dict[str, Model]:
     """Per stage the model asked for, and for how many rows each model answered."""
     return {
-        stage: {"requested": rows[0][0], "served": {served_by: count for _, served_by, count, _, _ in rows}}
+        stage: Model(requested=rows[0][0], served={served_by: count for _, served_by, count, _, _ in rows})
         for stage, rows in served.items()
         if rows
     }
@@ -127,8 +116,5 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def write_manifest(manifest: Mapping[str, Any], file: Path) -> None:
-    """Write the manifest in one step: a reader sees the old one or the new one."""
-    part = file.with_suffix(".part")
-    part.write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n")
-    part.replace(file)
+def _yields(fates: Fates, field: str) -> dict[str, Yield]:
+    return {name: Yield(**counts) for name, counts in fates.yields(field).items()}

@@ -26,16 +26,19 @@ from specs_data.build.fates import keep_fates
 from specs_data.build.flow import Choosing, Clock, Rejecting
 from specs_data.build.forecast import Forecast, Measured, measure, scale
 from specs_data.build.listing import each, take_responses
-from specs_data.build.manifest import make_manifest, write_manifest
+from specs_data.build.manifest import make_manifest
 from specs_data.build.opening import Given, Run, opened, spend
 from specs_data.build.search import Agenda, Quest, search
 from specs_data.engines import Engine
 from specs_data.errors import UserError
 from specs_data.loop import run
 from specs_data.pairs.card import render_card
+from specs_data.pairs.manifest import Manifest, read_manifest, write_manifest
+from specs_data.pairs.rows import open_dataset, rows
 from specs_data.plugins import verifier_label
 from specs_data.problems import count_problems
 from specs_data.recipe import Recipe, differences, dump_recipe, make_recipe
+from specs_data.records import Pair
 from specs_data.rollouts.demand import OnDemand
 from specs_data.rollouts.frames import FATES, FrameName, read_frame
 from specs_data.rollouts.plan import name_of
@@ -50,7 +53,7 @@ class Built(Struct, frozen=True):
     """A finished run: its folder and its manifest."""
 
     out: Path
-    manifest: dict[str, Any]
+    manifest: Manifest
 
     @property
     def recipe(self) -> Recipe:
@@ -63,10 +66,13 @@ class Built(Struct, frozen=True):
         return read_frame(self.out, name)
 
     @property
-    def pairs(self) -> int:
+    def count(self) -> int:
         """How many pairs the dataset has."""
-        count: int = self.manifest["counts"]["pairs"]
-        return count
+        return sum(self.manifest.dataset.rows.values())
+
+    def pairs(self) -> Iterator[Pair]:
+        """The pairs of the dataset, split by split, read from its files as they are asked for."""
+        return rows(open_dataset(self.out)) if self.count else iter(())
 
 
 def build(
@@ -115,9 +121,11 @@ def forecast(
 def load_run(out: Path | str) -> Built:
     """The finished run in the folder `out`. Raises UserError."""
     try:
-        manifest = msgspec.json.decode((Path(out) / "manifest.json").read_bytes())
-    except (OSError, msgspec.DecodeError):
-        raise UserError(f"{out} is not a finished run: it has no readable manifest.json") from None
+        manifest = read_manifest((Path(out) / "manifest.json").read_bytes())
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        manifest = None
+    if manifest is None:
+        raise UserError(f"{out} is not a finished run: it has no readable manifest.json")
     return Built(Path(out), manifest)
 
 
@@ -165,8 +173,8 @@ async def _build(recipe: Recipe, out: Path, given: Given, quiet: bool) -> Built:
         _say_changes(recipe, out)
     async with _searched(recipe, out, given, quiet) as done:
         built = _finish(done)
-    if built.pairs < (recipe.target or 0) and not quiet:
-        say(f"{built.pairs} of {recipe.target} pairs: no problem is left to ask about")
+    if built.count < (recipe.target or 0) and not quiet:
+        say(f"{built.count} of {recipe.target} pairs: no problem is left to ask about")
     return built
 
 

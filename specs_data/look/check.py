@@ -12,7 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import cast, get_args
 
 from msgspec import Struct
 from pydantic import ValidationError
@@ -22,9 +22,9 @@ from specs_data.format import THINK_ANSWER, ResponseFormat, load_format
 from specs_data.inert import one_line
 from specs_data.judges.choices import listed_choices, read_letters
 from specs_data.judges.rules import RuleJudge, final_answer
+from specs_data.pairs.manifest import Manifest
 from specs_data.pairs.rows import Dataset, open_dataset, try_rows
-from specs_data.pairs.view import View, view
-from specs_data.records import AnswerType
+from specs_data.records import AnswerType, Pair
 
 _LISTED = 100  # failing rows that a result holds; all are counted
 
@@ -83,15 +83,14 @@ def check(path: str | Path, fmt: ResponseFormat | None = None, columns: Mapping[
     tally = _Tally()
     with RuleJudge() as judge:
         for split in dataset.splits:
-            for number, row in enumerate(try_rows(dataset, split, columns=columns, pictures=False)):
-                if isinstance(row, str):
-                    tally.add(split, number, "", (row,))
-                    continue
-                seen = view(row)
-                tally.add(split, number, seen.id, tuple(_faults(seen, fmt, judge, tally)))
+            for number, pair in enumerate(try_rows(dataset, split, columns=columns, pictures=False)):
+                if isinstance(pair, str):
+                    tally.add(split, number, "", (pair,))
+                else:
+                    tally.add(split, number, pair.id, tuple(_faults(pair, fmt, judge, tally)))
     if not tally.rows:
         raise UserError(f"{path} has no rows, so there is nothing to check")
-    return tally.result(_pairing(dataset), fmt)
+    return tally.result((dataset.manifest or Manifest()).setting("pairing"), fmt)
 
 
 class _Tally:
@@ -112,7 +111,7 @@ class _Tally:
         if len(self.failures) < _LISTED:
             self.failures.append(Failure(split, number, name, faults))
 
-    def result(self, pairing: str, fmt: ResponseFormat) -> CheckResult:
+    def result(self, pairing: str | None, fmt: ResponseFormat) -> CheckResult:
         return CheckResult(
             self.rows,
             self.failed,
@@ -122,50 +121,52 @@ class _Tally:
         )
 
 
-def _faults(seen: View, fmt: ResponseFormat, judge: RuleJudge, tally: _Tally) -> Iterator[str]:
+def _faults(pair: Pair, fmt: ResponseFormat, judge: RuleJudge, tally: _Tally) -> Iterator[str]:
     """Why a row is not format-only."""
-    broken = fmt.check(seen.chosen)
+    broken = fmt.check(pair.chosen)
     if broken is not None:
         yield f"chosen breaks the format: {broken}"
-    if fmt.check(seen.rejected) is None:
+    if fmt.check(pair.rejected) is None:
         yield "rejected keeps the format"
-    same_text = fmt.content(seen.chosen) == fmt.content(seen.rejected)
+    if pair.turns_before[0] != pair.turns_before[1]:
+        yield "chosen and rejected part ways before their last turn"
+    same_text = fmt.content(pair.chosen) == fmt.content(pair.rejected)
     tally.seen["same text" if same_text else "other text"] += 1
-    if not same_text and seen.rejected_from == "chosen":
+    if not same_text and pair.rejected_from == "chosen":
         yield "rejected was made from chosen but says something else"
-    yield from _answer_faults(seen, fmt, judge, tally)
+    yield from _answer_faults(pair, fmt, judge, tally)
 
 
-def _answer_faults(seen: View, fmt: ResponseFormat, judge: RuleJudge, tally: _Tally) -> Iterator[str]:
-    chosen, rejected = final_answer(seen.chosen, fmt), final_answer(seen.rejected, fmt)
+def _answer_faults(pair: Pair, fmt: ResponseFormat, judge: RuleJudge, tally: _Tally) -> Iterator[str]:
+    chosen, rejected = final_answer(pair.chosen, fmt), final_answer(pair.rejected, fmt)
     if chosen is None:
         yield "chosen gives no answer"
         return
     if rejected is None:
         yield "rejected gives no answer"
         return
-    if not seen.answer:
+    if not pair.answer:
         tally.seen["no gold"] += 1
-        if chosen != rejected and _is_right(seen, seen.rejected, chosen, fmt, judge) is not True:
+        if chosen != rejected and _is_right(pair, pair.rejected, chosen, fmt, judge) is not True:
             yield "chosen and rejected give different answers"
         return
-    right = _is_right(seen, seen.chosen, seen.answer, fmt, judge)
+    right = _is_right(pair, pair.chosen, pair.answer, fmt, judge)
     if right is None:
         tally.seen["not judged"] += 1
-        if chosen != rejected and _is_right(seen, seen.rejected, chosen, fmt, judge) is not True:
+        if chosen != rejected and _is_right(pair, pair.rejected, chosen, fmt, judge) is not True:
             yield "chosen and rejected give different answers"
         return
     if not right:
         yield "chosen does not give the gold answer"
-    also = right if chosen == rejected else _is_right(seen, seen.rejected, seen.answer, fmt, judge)
+    also = right if chosen == rejected else _is_right(pair, pair.rejected, pair.answer, fmt, judge)
     if not also:
         yield "rejected does not give the gold answer"
 
 
-def _is_right(seen: View, response: str, gold: str, fmt: ResponseFormat, judge: RuleJudge) -> bool | None:
+def _is_right(pair: Pair, response: str, gold: str, fmt: ResponseFormat, judge: RuleJudge) -> bool | None:
     """Whether `response` gives `gold`; None where rules cannot say."""
-    kind = _answer_type(seen, gold)
-    choices = listed_choices(seen.question) if kind == "multiple_choice" else ()
+    kind = _answer_type(pair, gold)
+    choices = listed_choices(pair.question) if kind == "multiple_choice" else ()
     right = judge.judge(response, gold, kind, choices, fmt).right
     if right is None and choices:
         right = judge.judge(response, gold, kind, (), fmt).right
@@ -174,33 +175,25 @@ def _is_right(seen: View, response: str, gold: str, fmt: ResponseFormat, judge: 
     return right
 
 
-def _answer_type(seen: View, gold: str) -> AnswerType:
-    if seen.answer_type in get_args(AnswerType):
-        return cast(AnswerType, seen.answer_type)
+def _answer_type(pair: Pair, gold: str) -> AnswerType:
+    if pair.answer_type in get_args(AnswerType):
+        return cast(AnswerType, pair.answer_type)
     return "multiple_choice" if re.fullmatch(r"\(?[A-Z]\)?", gold.strip()) else "math"
 
 
 def _format_of(dataset: Dataset) -> ResponseFormat:
     """The format in the manifest. A run from before it was kept there names the file alone."""
-    kept = (dataset.manifest or {}).get("response_format")
-    if kept is not None:
-        try:
-            return ResponseFormat.model_validate(kept)
-        except ValidationError:
-            raise UserError(f"the manifest of {dataset.root} holds no valid response format; give --format") from None
-    name = _recipe(dataset).get("format")
-    return load_format(name) if name else THINK_ANSWER
+    manifest = dataset.manifest or Manifest()
+    if manifest.response_format is None:
+        name = manifest.setting("format")
+        return load_format(name) if name else THINK_ANSWER
+    try:
+        return ResponseFormat.model_validate(manifest.response_format)
+    except ValidationError:
+        raise UserError(f"the manifest of {dataset.root} holds no valid response format; give --format") from None
 
 
-def _pairing(dataset: Dataset) -> str:
-    return str(_recipe(dataset).get("pairing") or "")
-
-
-def _recipe(dataset: Dataset) -> Mapping[str, Any]:
-    return (dataset.manifest or {}).get("recipe") or {}
-
-
-def _notes(seen: Mapping[str, int], pairing: str, fmt: ResponseFormat) -> Iterator[str]:
+def _notes(seen: Mapping[str, int], pairing: str | None, fmt: ResponseFormat) -> Iterator[str]:
     yield f"checked against the response format {fmt.name!r}"
     if pairing == "coupled":
         yield (

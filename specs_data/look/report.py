@@ -17,17 +17,16 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from msgspec import Struct
 
 from specs_data.errors import UserError
 from specs_data.images import image_fault
 from specs_data.inert import one_line, visible
-from specs_data.pairs.diff import Difference, Op
-from specs_data.pairs.figures import describe_lengths, funnel
+from specs_data.pairs.diff import Difference, Op, difference
+from specs_data.pairs.manifest import Counts, Lengths, Manifest, Yield, Yields, describe_lengths, funnel
 from specs_data.pairs.rows import Dataset, count_rows, open_dataset, rows
-from specs_data.pairs.view import View, view
+from specs_data.records import Pair
 from specs_data.texts import load_card
 
 _PAIRS = 200  # pairs on the page, however large the dataset
@@ -86,21 +85,21 @@ class Piece(Struct, frozen=True):
 class Shown(Struct, frozen=True):
     """A pair on the page. `pictures` are data: URLs."""
 
-    view: View
+    pair: Pair
     pictures: tuple[str, ...]
     chosen: tuple[Piece, ...]
     rejected: tuple[Piece, ...]
 
 
-def report(path: str | Path, out: Path | None = None) -> Path:
+def report(path: str | Path, out: str | Path | None = None) -> Path:
     """Write the report of a run or of any preference dataset to the HTML file `out`, and return it. By default it
     is report.html in the run's or the dataset's folder, or here where it has none.
 
-    What the manifest does not tell is counted from the rows, or left out where rows cannot tell. At
-    most 200 pairs, evenly spread, are on the page. Raises UserError.
+    Without a manifest the page shows what can be counted from the rows. At most 200 pairs, evenly spread, are
+    on it. Raises UserError.
     """
     page = render_report(open_dataset(path))
-    out = out or (Path(path) if Path(path).is_dir() else Path()) / "report.html"
+    out = Path(out or (Path(path) if Path(path).is_dir() else Path()) / "report.html")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(page, encoding="utf-8")
@@ -116,29 +115,26 @@ def render_report(dataset: Dataset) -> str:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"n": "{:,}".format, "visible": visible, "line": one_line, "csp": _csp_hash}
     sizes = count_rows(dataset)
-    pairs, figures = _read(dataset, sum(sizes.values()))
-    manifest = {key: value for key, value in (dataset.manifest or {}).items() if value}
-    counted = figures if dataset.manifest is None else {}
-    known = counted | manifest
+    total = sum(sizes.values())
+    shown, counted, types = _read(dataset, total)
+    manifest = dataset.manifest or counted
     return environment.from_string(load_card("report").body).render(
-        name=one_line(str(manifest.get("name") or dataset.root.resolve().name)),
+        name=one_line(manifest.name or dataset.root.resolve().name),
         sizes=sizes,
-        total=sum(sizes.values()),
-        tiles=_tiles(known, sum(sizes.values())),
+        total=total,
+        tiles=_tiles(manifest, total),
         facts=_facts(manifest),
-        problems=(known.get("counts") or {}).get("problems"),
+        problems=manifest.counts and manifest.counts.problems,
         funnel=_funnel(manifest),
-        charts=[chart for chart in _charts(known) if chart.bars],
-        samples=_columns([(name, (count,)) for name, count in _in_order(known.get("samples_per_pair") or {})]),
-        lengths=_lengths(known.get("lengths") or {}),
-        length_table=known.get("lengths") or {},
-        recipe={
-            key: _told(value) for key, value in (manifest.get("recipe") or {}).items() if value not in (None, {}, [])
-        },
-        versions={key: str(value) for key, value in (manifest.get("versions") or {}).items()},
-        pairs=pairs,
-        kinds=Counter(pair.view.kind for pair in pairs).most_common(),
-        types=Counter(pair.view.answer_type or "not stated" for pair in pairs).most_common(),
+        charts=[chart for chart in _charts(manifest, types) if chart.bars],
+        samples=_columns([(name, (count,)) for name, count in _in_order(manifest.samples_per_pair or {})]),
+        lengths=_lengths(manifest.lengths or {}),
+        length_table={side: lengths for side, lengths in (manifest.lengths or {}).items() if lengths.max},
+        recipe={key: _told(value) for key, value in (manifest.recipe or {}).items() if value not in (None, {}, [])},
+        versions=manifest.versions or {},
+        pairs=shown,
+        kinds=Counter(one.pair.kind for one in shown).most_common(),
+        types=Counter(one.pair.answer_type or "not stated" for one in shown).most_common(),
     )
 
 
@@ -150,34 +146,30 @@ def _csp_hash(text: str) -> str:
 # The pairs.
 
 
-def _read(dataset: Dataset, total: int) -> tuple[list[Shown], dict[str, Any]]:
-    """The pairs to show, and what all rows add up to."""
+def _read(dataset: Dataset, total: int) -> tuple[list[Shown], Manifest, Counter[str]]:
+    """The pairs to show; and where there is no manifest, what all rows tell of one, and their answer types."""
     wanted = {number * total // _PAIRS for number in range(_PAIRS)} if total > _PAIRS else set(range(total))
     kinds: Counter[str] = Counter()
     types: Counter[str] = Counter()
-    lengths: dict[str, list[int]] = {"chosen": [], "rejected": []}
+    chosen: list[int] = []
+    rejected: list[int] = []
     shown = []
-    for number, row in enumerate(rows(dataset)):
-        if number not in wanted and dataset.manifest is not None:
-            continue
-        seen = view(row)
-        kinds[seen.kind] += 1
-        types[seen.answer_type or "not stated"] += 1
-        lengths["chosen"].append(len(seen.chosen))
-        lengths["rejected"].append(len(seen.rejected))
+    for number, pair in enumerate(rows(dataset)):
         if number in wanted:
-            shown.append(_show(seen))
-    return shown, {
-        "corruptions": dict(kinds),
-        "types": dict(types),
-        "lengths": {side: describe_lengths(counts) for side, counts in lengths.items()},
-    }
+            shown.append(_show(pair))
+        if dataset.manifest is None:
+            kinds[pair.kind] += 1
+            types[pair.answer_type or "not stated"] += 1
+            chosen.append(len(pair.chosen))
+            rejected.append(len(pair.rejected))
+    lengths = {"chosen": describe_lengths(chosen), "rejected": describe_lengths(rejected)}
+    return shown, Manifest(corruptions=kinds, lengths=lengths), types
 
 
-def _show(seen: View) -> Shown:
-    pictures = tuple(filter(None, (_thumbnail(image) for image in seen.images[:_PICTURES])))
-    chosen, rejected = (tuple(_pieces(seen.difference, own)) for own in ("drop", "add"))
-    return Shown(seen, pictures, chosen, rejected)
+def _show(pair: Pair) -> Shown:
+    pictures = tuple(filter(None, (_thumbnail(image.content) for image in pair.images[:_PICTURES])))
+    steps = difference(pair.chosen, pair.rejected)
+    return Shown(pair, pictures, tuple(_pieces(steps, "drop")), tuple(_pieces(steps, "add")))
 
 
 def _pieces(difference: Difference, own: Op) -> Iterator[Piece]:
@@ -218,23 +210,21 @@ def _thumbnail(image: bytes) -> str | None:
 # The figures.
 
 
-def _tiles(known: Mapping[str, Any], total: int) -> list[tuple[str, str, str]]:
+def _tiles(manifest: Manifest, total: int) -> list[tuple[str, str, str]]:
     """(figure, what it is, a word more)."""
-    counts = known.get("counts") or {}
     tiles = [(f"{total:,}", "pairs", "")]
-    by_type = (known.get("yields") or {}).get("answer_type") or {}
-    problems = counts.get("problems") or sum(line.get("problems", 0) for line in by_type.values())
+    counts, yields, tokens = manifest.counts or Counts(), manifest.yields or Yields(), manifest.tokens or {}
+    problems = counts.problems or sum(line.problems for line in yields.answer_type.values())
     if problems:
         tiles.append((f"{total / problems:.0%}", "pairs per problem", f"{problems:,} problems"))
-    looked_at = next((stage.count for stage in funnel(known) if stage.name == "judged"), counts.get("sampled"))
+    looked_at = next((stage.count for stage in funnel(manifest) if stage.name == "judged"), counts.sampled)
     if looked_at and total:
         tiles.append((f"{looked_at / total:.1f}", "responses per pair", f"{looked_at:,} in all"))
-    written = ((known.get("tokens") or {}).get("generation") or {}).get("completion")
+    written = tokens["generation"].completion if "generation" in tokens else 0
     if written and total:
         tiles.append((f"{written / total:,.0f}", "tokens written per pair", f"{written:,} in all"))
-    cost = known.get("cost_usd")
-    if cost:
-        tiles.append((f"${sum(cost.values()):,.2f}", "for judging services", ""))
+    if manifest.cost_usd:
+        tiles.append((f"${sum(manifest.cost_usd.values()):,.2f}", "for judging services", ""))
     return tiles
 
 
@@ -244,19 +234,18 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def _facts(manifest: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _facts(manifest: Manifest) -> list[tuple[str, str]]:
     """What stands under the title."""
     facts = []
-    for role, model in (manifest.get("models") or {}).items():
+    for role, model in (manifest.models or {}).items():
         if model:
-            facts.append((role, _told(model.get("requested") or model.get("name"))))
-            facts += [(f"{role}, served", f"{name} ({count:,})") for name, count in (model.get("served") or {}).items()]
-    for name, prompt in (manifest.get("prompts") or {}).items():
+            facts.append((role, model.asked))
+            facts += [(f"{role}, served", f"{name} ({count:,})") for name, count in (model.served or {}).items()]
+    for name, prompt in (manifest.prompts or {}).items():
         if prompt:
-            facts.append((f"{name} prompt", f"{prompt.get('name', '')} {str(prompt.get('sha256', ''))[:12]}"))
-    facts += [(key, str(manifest[key])) for key in ("started", "finished") if key in manifest]
-    facts += [("recipe", str(manifest.get("recipe_fingerprint", ""))[:16])]
-    facts += [("content", str((manifest.get("dataset") or {}).get("fingerprint", ""))[:16])]
+            facts.append((f"{name} prompt", f"{prompt.name} {prompt.sha256[:12]}"))
+    facts += [("started", manifest.started or ""), ("finished", manifest.finished or "")]
+    facts += [("recipe", manifest.recipe_fingerprint[:16]), ("content", manifest.dataset.fingerprint[:16])]
     return [(key, one_line(value, 120)) for key, value in facts if value]
 
 
@@ -268,7 +257,7 @@ def _told(value: object) -> str:
     return str(value)
 
 
-def _funnel(manifest: Mapping[str, Any]) -> list[Bar]:
+def _funnel(manifest: Manifest) -> list[Bar]:
     stages = funnel(manifest)
     most = max((stage.count for stage in stages), default=0) or 1
     return [
@@ -282,33 +271,29 @@ def _funnel(manifest: Mapping[str, Any]) -> list[Bar]:
     ]
 
 
-def _charts(known: Mapping[str, Any]) -> Iterator[Chart]:
-    yields = known.get("yields") or {}
-    yield _shares("Yield by answer type", "problems that gave a pair", yields.get("answer_type") or {})
-    yield _shares("Yield by source", "problems that gave a pair", yields.get("source") or {})
-    if not yields.get("answer_type"):
-        yield _counts("Answer types", "pairs", known.get("types") or {})
-    yield _counts("Corruption operators", "pairs whose rejected side each made", known.get("corruptions") or {})
+def _charts(manifest: Manifest, types: Mapping[str, int]) -> Iterator[Chart]:
+    yields = manifest.yields or Yields()
+    yield _shares("Yield by answer type", "problems that gave a pair", yields.answer_type)
+    yield _shares("Yield by source", "problems that gave a pair", yields.source)
+    yield _counts("Answer types", "pairs", types)
+    yield _counts("Corruption operators", "pairs whose rejected side each made", manifest.corruptions or {})
     dropped = {
         f"{_DROPS.get(stage, stage)}: {reason}": count
-        for stage, reasons in (known.get("dropped") or {}).items()
+        for stage, reasons in (manifest.dropped or {}).items()
         for reason, count in reasons.items()
     }
     yield _counts("Left out", "responses and problems, by stage and reason", dropped)
-    yield _counts("Verdicts", "what the verifier said of the reasoning", known.get("verdicts") or {})
-    yield _seconds(known.get("seconds") or {})
+    yield _counts("Verdicts", "what the verifier said of the reasoning", manifest.verdicts or {})
+    yield _seconds(manifest.seconds or {})
 
 
-def _shares(title: str, about: str, lines: Mapping[str, Mapping[str, int]]) -> Chart:
-    ordered = sorted(lines.items(), key=lambda line: (-line[1].get("problems", 0), line[0]))
+def _shares(title: str, about: str, lines: Mapping[str, Yield]) -> Chart:
+    ordered = sorted(lines.items(), key=lambda line: (-line[1].problems, line[0]))
     bars = []
     for name, line in ordered[:_REASONS]:
-        problems, pairs = line.get("problems", 0), line.get("pairs", 0)
-        share = pairs / problems if problems else 0.0
-        bars.append(Bar(_label(name), min(1.0, share), f"{share:.0%}", f"{pairs:,} of {problems:,}"))
-    return Chart(
-        title, about, tuple(bars), _rest([line.get("problems", 0) for _, line in ordered[_REASONS:]], "problems")
-    )
+        share = line.pairs / line.problems if line.problems else 0.0
+        bars.append(Bar(_label(name), min(1.0, share), f"{share:.0%}", f"{line.pairs:,} of {line.problems:,}"))
+    return Chart(title, about, tuple(bars), _rest([line.problems for _, line in ordered[_REASONS:]], "problems"))
 
 
 def _counts(title: str, about: str, lines: Mapping[str, int]) -> Chart:
@@ -339,14 +324,14 @@ def _in_order(counts: Mapping[str, int]) -> list[tuple[str, int]]:
     return sorted(counts.items(), key=lambda item: (len(item[0]), item[0]))
 
 
-def _lengths(lengths: Mapping[str, Mapping[str, Any]]) -> list[Column]:
+def _lengths(lengths: Mapping[str, Lengths]) -> list[Column]:
     """Columns with a series for chosen and one for rejected."""
-    series = [dict(map(tuple, (lengths.get(side) or {}).get("histogram") or [])) for side in ("chosen", "rejected")]
+    series = [dict(lengths[side].histogram) if side in lengths else {} for side in ("chosen", "rejected")]
     bounds = sorted(set().union(*series))
     return _columns([(f"≤{_short(bound)}", tuple(line.get(bound, 0) for line in series)) for bound in bounds])
 
 
-def _short(number: int) -> str:
+def _short(number: float) -> str:
     return f"{number:,}" if number < 10_000 else f"{number / 1000:.0f}k"
 
 

@@ -10,7 +10,7 @@ import base64
 import io
 import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Literal
@@ -25,9 +25,9 @@ from rich.text import Text
 from specs_data.errors import UserError
 from specs_data.images import image_fault
 from specs_data.inert import one_line, visible
-from specs_data.pairs.diff import Op
+from specs_data.pairs.diff import Difference, Op, difference
 from specs_data.pairs.rows import open_dataset, try_rows
-from specs_data.pairs.view import View, varied
+from specs_data.records import Pair
 
 Protocol = Literal["kitty", "iterm", "blocks", "none"]
 
@@ -66,49 +66,62 @@ def show(
     """Print `count` pairs of a run or of any preference dataset, of different operators as far as
     there are. `columns` names the dataset's own columns for ours. Raises UserError."""
     console = console or Console()
-    for seen in _pick(path, count, columns):
-        show_pair(seen, console)
+    for pair in _pick(path, count, columns):
+        show_pair(pair, console)
 
 
-def show_pair(seen: View, console: Console) -> None:
+def show_pair(pair: Pair, console: Console) -> None:
     """Print one pair."""
     protocol = _protocol(console)
-    pictures = [image for image in seen.images if image_fault(image) is None]
+    pictures = [image.content for image in pair.images if image_fault(image.content) is None]
     if protocol in ("kitty", "iterm"):
         for image in pictures:
             console.file.write(_inline(image, protocol) + "\n")
     drawn = [_blocks(image) for image in pictures] if protocol == "blocks" else []
-    console.print(_panel(seen, drawn, console.width))
+    console.print(_panel(pair, drawn, console.width))
 
 
 def save_picture(path: str | Path, out: Path, *, width: int = 100) -> Path:
     """Save what `show` prints of one pair as the SVG file `out`, `width` columns wide. Raises UserError."""
-    (seen,) = _pick(path, 1)
+    (pair,) = _pick(path, 1)
     console = Console(record=True, width=width, file=io.StringIO(), force_terminal=True, color_system="truecolor")
-    show_pair(seen, console)
+    show_pair(pair, console)
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(console.export_svg(title="specs-data show", code_format=_SVG, unique_id="pair"), encoding="utf-8")
     return out
 
 
-def _pick(path: str | Path, count: int, columns: Mapping[str, str] | None = None) -> list[View]:
-    rows = (row for row in try_rows(open_dataset(path), columns=columns) if not isinstance(row, str))
-    found = varied(islice(rows, _LOOK_AT), count)
+def _pick(path: str | Path, count: int, columns: Mapping[str, str] | None = None) -> list[Pair]:
+    pairs = (pair for pair in try_rows(open_dataset(path), columns=columns) if not isinstance(pair, str))
+    found = _varied(islice(pairs, _LOOK_AT), count)
     if not found:
         raise UserError(f"{path} has no rows that can be shown")
     return found
 
 
-def _panel(seen: View, pictures: list[Text], width: int) -> Panel:
+def _varied(pairs: Iterable[Pair], count: int) -> list[Pair]:
+    """`count` of `pairs`, in order: the first of each kind of corruption, then the first others."""
+    first: dict[str, tuple[int, Pair]] = {}
+    others: list[tuple[int, Pair]] = []
+    for place, pair in enumerate(pairs):
+        if pair.kind not in first:
+            first[pair.kind] = (place, pair)
+        elif len(others) < count:
+            others.append((place, pair))
+    return [pair for _, pair in sorted([*first.values(), *others][:count], key=lambda item: item[0])]
+
+
+def _panel(pair: Pair, pictures: list[Text], width: int) -> Panel:
     about = Table.grid(padding=(0, 3))
-    texts = [Text(visible(seen.question)), Text()]
-    if seen.answer:
-        texts += [Text.assemble(("answer  ", "dim"), (one_line(seen.answer), "bold"))]
-    if len(seen.images) > len(pictures):
-        hidden = len(seen.images) - len(pictures)
+    texts = [Text(visible(pair.question)), Text()]
+    if pair.answer:
+        texts += [Text.assemble(("answer  ", "dim"), (one_line(pair.answer), "bold"))]
+    if len(pair.images) > len(pictures):
+        hidden = len(pair.images) - len(pictures)
         texts += [Text(f"{hidden} picture{'s' if hidden > 1 else ''}, not drawn here", "dim")]
     about.add_row(*pictures, Group(*texts))
-    sides = [_side("chosen", "green", _chosen(seen)), _side("rejected", "red", _rejected(seen))]
+    steps = difference(pair.chosen, pair.rejected)
+    sides = [_side("chosen", "green", _chosen(steps)), _side("rejected", "red", _rejected(steps))]
     body: list[RenderableType] = [about]
     if width >= _WIDE:
         grid = Table.grid(padding=(0, 3), expand=True)
@@ -118,9 +131,9 @@ def _panel(seen: View, pictures: list[Text], width: int) -> Panel:
         body.append(grid)
     else:
         body += sides
-    labels = [seen.id, seen.kind, seen.answer_type]
-    if seen.rejected_from not in ("", "chosen"):
-        labels.append(f"rejected from {seen.rejected_from}")
+    labels = [pair.id, pair.kind, pair.answer_type]
+    if pair.rejected_from and pair.rejected_from != "chosen":
+        labels.append(f"rejected from {pair.rejected_from}")
     title = Text(" · ".join(one_line(label, 40) for label in labels if label), "bold")
     return Panel(Group(*body), title=title, title_align="left", border_style="dim", padding=(1, 2))
 
@@ -129,19 +142,19 @@ def _side(name: str, colour: str, text: Text) -> Padding:
     return Padding(Group(Text(name, f"bold {colour}"), text), (1, 0, 0, 0))
 
 
-def _chosen(seen: View) -> Text:
+def _chosen(steps: Difference) -> Text:
     """The chosen response as it is; what the rejected one lacks is green."""
     text = Text(overflow="fold")
-    for op, piece in seen.difference:
+    for op, piece in steps:
         if op != "add":
             text.append(visible(piece), "bold green" if op == "drop" else "")
     return text
 
 
-def _rejected(seen: View) -> Text:
+def _rejected(steps: Difference) -> Text:
     """The rejected response, with what it lacks and what it adds in signs and colours."""
     text = Text(overflow="fold")
-    for op, piece in seen.difference:
+    for op, piece in steps:
         before, after = _SIGNS[op]
         text.append(before + visible(piece) + after, _STYLES[op])
     return text

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from specs_data.format import THINK_ANSWER, Part, ResponseFormat
+from specs_data.pairs.manifest import Manifest
 from specs_data.pairs.twin import fault
 from specs_data.plugins import Corruption, find_corruptions
 
@@ -29,21 +29,20 @@ _DRAWN = {
 }
 
 
-def summary(manifest: Mapping[str, Any]) -> str:
+def summary(manifest: Manifest) -> str:
     """The closing table of a run."""
-    counts, seconds, tokens = manifest["counts"], manifest["seconds"], manifest["tokens"]
-    rows = [(label, f"{counts[stage]:,}") for stage, label in _STAGES.items()]
-    for stage, reasons in manifest["dropped"].items():
+    rows = [(label, f"{getattr(manifest.counts, stage):,}") for stage, label in _STAGES.items()]
+    for stage, reasons in (manifest.dropped or {}).items():
         rows += [(f"left out, {stage}: {reason}", f"{count:,}") for reason, count in list(reasons.items())[:_REASONS]]
         if rest := list(reasons.values())[_REASONS:]:
             rows.append((f"left out, {stage}: {len(rest)} other reasons, in dropped.jsonl", f"{sum(rest):,}"))
-    rows += [(f"seconds, {stage}", f"{spent:,.1f}") for stage, spent in seconds.items()]
+    rows += [(f"seconds, {stage}", f"{spent:,.1f}") for stage, spent in (manifest.seconds or {}).items()]
     rows += [
-        (f"tokens, {stage}", f"{used['prompt']:,} in, {used['completion']:,} out")
-        for stage, used in tokens.items()
-        if used["prompt"] or used["completion"]
+        (f"tokens, {stage}", f"{used.prompt:,} in, {used.completion:,} out")
+        for stage, used in (manifest.tokens or {}).items()
+        if used.prompt or used.completion
     ]
-    rows += [(f"cost, {stage}", f"${spent:,.4f}") for stage, spent in (manifest["cost_usd"] or {}).items()]
+    rows += [(f"cost, {stage}", f"${spent:,.4f}") for stage, spent in (manifest.cost_usd or {}).items()]
     return _table(rows)
 
 

@@ -113,7 +113,7 @@ def labelled_pair(seed: int, index: int, fmt: ResponseFormat = THINK_ANSWER) -> 
 def _labelled(puzzle: Puzzle, kind: str, text: str, name: str, fmt: ResponseFormat) -> Labelled:
     response = Response(fmt.render(text, rf"\boxed{{{puzzle.answer}}}"))
     sample = Sample(as_problem(puzzle, name), 0, response)
-    judged = Judged(sample, Judgement(True, "exact", puzzle.answer), None)
+    judged = Judged(sample, Judgement(True, "exact", puzzle.answer))
     return Labelled(kind, kind in SOUND, judged, picture(puzzle.things))
 
 

@@ -15,9 +15,9 @@ from msgspec import Struct
 
 from specs_data.errors import UserError
 from specs_data.inert import one_line, visible
-from specs_data.pairs.diff import Difference
-from specs_data.pairs.figures import funnel
-from specs_data.pairs.view import View, view
+from specs_data.pairs.diff import Difference, difference
+from specs_data.pairs.manifest import Manifest, Yields, funnel
+from specs_data.records import Pair
 from specs_data.texts import load_card
 
 _TAGS = ["preference", "dpo", "cold-start", "response-format", "specs-data", "arxiv:2510.25801"]
@@ -30,9 +30,6 @@ _SIZES = [
     (10**8, "10M<n<100M"),
     (10**9, "100M<n<1B"),
 ]
-_NOTHING: dict[str, Any] = dict.fromkeys(
-    ("name", "counts", "tokens", "cost_usd", "versions", "lengths", "dataset", "recipe_fingerprint")
-)
 _AROUND = 60  # characters of unchanged text shown beside a change
 _LONGEST = 4_000  # characters of one text of the sample pair
 
@@ -47,16 +44,16 @@ class Ablation(Struct, frozen=True):
 
 
 def render_card(
-    manifest: Mapping[str, Any],
-    examples: Sequence[Mapping[str, Any]],
+    manifest: Manifest,
+    examples: Sequence[Pair],
     *,
     template: str = "dataset",
     license: str | None = None,
 ) -> str:
     """The card (README.md) of a dataset, as Markdown with the Hub's YAML head.
 
-    `manifest` is the run's manifest.json; any of its fields may be missing. `examples` are rows of
-    the dataset: the first is shown whole, and the first of each operator as its worked example.
+    `examples` are pairs of the dataset: the first is shown whole, and the first of each operator as its
+    worked example. The template sees the manifest as its JSON has it, with None for what is not told.
     `template` is a name in cards/ or a file; `license` a Hub license id, left out if not given.
     Raises UserError where the template is wrong.
     """
@@ -77,22 +74,21 @@ def render_card(
         "n": "{:,}".format,
     }
     environment.filters["percent"] = "{:.1%}".format
-    views = [view(row) for row in examples]
     try:
         card = environment.from_string(text.body).render(
-            head=metadata(manifest, views, license),
-            name=words(manifest.get("name") or "preference dataset"),
-            manifest=_NOTHING | dict(manifest),
-            recipe=manifest.get("recipe") or {},
-            splits=_splits(manifest),
+            head=metadata(manifest, examples, license),
+            name=words(manifest.name or "preference dataset"),
+            manifest=dict.fromkeys(Manifest.__struct_fields__) | dict(manifest),
+            recipe=manifest.recipe or {},
+            splits=manifest.dataset.rows,
             funnel=funnel(manifest),
             types=_yields(manifest),
             models=_models(manifest),
-            prompts={name: prompt for name, prompt in (manifest.get("prompts") or {}).items() if prompt},
-            operators=_operators(manifest, views),
-            ablations=ablations(manifest.get("recipe") or {}),
-            example=views[0] if views else None,
-            has_images=any(seen.images for seen in views),
+            prompts={name: prompt for name, prompt in (manifest.prompts or {}).items() if prompt},
+            operators=_operators(manifest, examples),
+            ablations=ablations(manifest),
+            example=examples[0] if examples else None,
+            has_images=any(pair.images for pair in examples),
             license=license,
             longest=_LONGEST,
         )
@@ -103,25 +99,25 @@ def render_card(
     return re.sub(r"\n{3,}", "\n\n", card).strip() + "\n"
 
 
-def metadata(manifest: Mapping[str, Any], views: Sequence[View], license: str | None) -> str:
+def metadata(manifest: Manifest, examples: Sequence[Pair], license: str | None) -> str:
     """The card's YAML head, without its --- lines."""
     from huggingface_hub import DatasetCardData
 
-    splits = _splits(manifest)
-    images = any(seen.images for seen in views)
+    splits = manifest.dataset.rows
+    images = any(pair.images for pair in examples)
     data = DatasetCardData(
         license=license,
-        pretty_name=one_line(str(manifest.get("name") or "Preference dataset"), 100),
+        pretty_name=one_line(manifest.name or "Preference dataset", 100),
         task_categories=["image-text-to-text", "visual-question-answering"] if images else ["text-generation"],
         size_categories=[size_category(sum(splits.values()))] if splits else None,
         annotations_creators=["machine-generated"],
         tags=[*_TAGS, "image"] if images else _TAGS,
-        configs=[_config(splits, (manifest.get("dataset") or {}).get("fingerprint"))],
+        configs=[_config(splits, manifest.dataset.fingerprint)],
     )
     return str(data.to_yaml()).strip()
 
 
-def _config(splits: Mapping[str, int], fingerprint: str | None) -> dict[str, Any]:
+def _config(splits: Mapping[str, int], fingerprint: str) -> dict[str, Any]:
     files = [{"split": split, "path": f"data/{split}-*"} for split in splits or ("train",)]
     # `datasets` caches a folder by its name and this block alone: another content must be another block.
     content = {"description": f"content {fingerprint}"} if fingerprint else {}
@@ -134,14 +130,15 @@ def size_category(rows: int) -> str:
     return _SIZES[bucket][1] if bucket < len(_SIZES) else "n>1B"
 
 
-def ablations(recipe: Mapping[str, Any]) -> list[Ablation]:
-    """The settings of `recipe` that the paper's ablations vary. Empty if nothing is known of it."""
-    if not recipe:
+def ablations(manifest: Manifest) -> list[Ablation]:
+    """The settings of the recipe that the paper's ablations vary. Empty if nothing is known of it."""
+    if not manifest.recipe:
         return []
-    coupled = recipe.get("pairing") == "coupled"
-    verifier = recipe.get("verifier")
-    origin = str(recipe.get("rejected_from") or "chosen")
-    policy = recipe.get("policy") or ("responses that were given" if recipe.get("responses") else recipe.get("engine"))
+    coupled = manifest.setting("pairing") == "coupled"
+    verifier = manifest.setting("verifier")
+    origin = str(manifest.setting("rejected_from") or "chosen")
+    sampled = None if manifest.setting("responses") else manifest.setting("engine")
+    policy = manifest.setting("policy") or sampled or "responses that were given"
     return [
         Ablation(
             "Is the rejected response right?",
@@ -155,7 +152,7 @@ def ablations(recipe: Mapping[str, Any]) -> list[Ablation]:
         ),
         Ablation(
             "Who wrote the chosen responses?",
-            public_name(policy or "responses that were given"),
+            public_name(policy),
             "GRPO-zero 47.27 / 50.02; base model 45.07 / 48.79; 72B teacher 44.90 / 48.98; 32B teacher 42.89 / 46.43",
         ),
         Ablation(
@@ -222,49 +219,36 @@ def _shortened(text: str, head: int, tail: int) -> str:
     return f"{start} … {end}"
 
 
-def _splits(manifest: Mapping[str, Any]) -> dict[str, int]:
-    splits = (manifest.get("dataset") or {}).get("splits") or {}
-    return {name: splits[name]["rows"] for name in sorted(splits, key=lambda name: (name != "train", name))}
-
-
-def _yields(manifest: Mapping[str, Any]) -> list[tuple[str, int, int]]:
+def _yields(manifest: Manifest) -> list[tuple[str, int, int]]:
     """(answer type, problems, pairs)."""
-    found = (manifest.get("yields") or {}).get("answer_type") or {}
-    return [(name, found[name].get("problems", 0), found[name].get("pairs", 0)) for name in sorted(found)]
+    found = (manifest.yields or Yields()).answer_type
+    return [(name, line.problems, line.pairs) for name, line in sorted(found.items())]
 
 
-def _models(manifest: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+def _models(manifest: Manifest) -> list[tuple[str, str, str]]:
     """(role, requested, what is known of who answered)."""
-    models = manifest.get("models") or {}
     lines = []
-    for role in ("policy", "verifier", "judge"):
-        model = models.get(role)
-        if not model:
+    for role, model in (manifest.models or {}).items():
+        if role not in ("policy", "verifier", "judge") or not model:
             continue
-        served = ", ".join(f"{public_name(name)} ({count:,})" for name, count in sorted(_served(model).items()))
-        fingerprint = model.get("fingerprint")
-        lines.append(
-            (
-                role,
-                public_name(model.get("requested") or model.get("name") or "not stated"),
-                served or (f"fingerprint {str(fingerprint)[:16]}" if fingerprint else "-"),
-            )
-        )
+        served = [f"{public_name(name)} ({count:,})" for name, count in sorted((model.served or {}).items())]
+        known = ", ".join(served) or (f"fingerprint {model.fingerprint[:16]}" if model.fingerprint else "-")
+        lines.append((role, public_name(model.asked or "not stated"), known))
     return lines
 
 
-def _served(model: Mapping[str, Any]) -> dict[str, int]:
-    return {str(name): int(count) for name, count in (model.get("served") or {}).items()}
-
-
-def _operators(manifest: Mapping[str, Any], views: Sequence[View]) -> list[tuple[str, str, int | None, str]]:
+def _operators(manifest: Manifest, examples: Sequence[Pair]) -> list[tuple[str, str, int | None, str]]:
     """(operator, what it does, pairs if counted, worked example or nothing), most used first."""
-    told = {name: str((more or {}).get("summary") or "") for name, more in (manifest.get("operators") or {}).items()}
-    told.setdefault("none", "No operator: the response was malformed by itself.")
-    counts: dict[str, int | None] = dict(manifest.get("corruptions") or {})
-    examples: dict[str, str] = {}
-    for seen in views:
-        counts.setdefault(seen.kind, None)
-        examples.setdefault(seen.kind, excerpt(seen.difference))
-    ordered = sorted(counts, key=lambda name: (-(counts[name] or 0), name))
-    return [(name, told.get(name, ""), counts[name], examples.get(name, "")) for name in ordered]
+    told = {"none": "No operator: the response was malformed by itself."}
+    told |= {name: operator.summary for name, operator in (manifest.operators or {}).items()}
+    first = {pair.kind: pair for pair in reversed(examples)}
+    counts: dict[str, int | None] = dict.fromkeys(first) | (manifest.corruptions or {})
+    return [
+        (
+            name,
+            told.get(name, ""),
+            count,
+            excerpt(difference(first[name].chosen, first[name].rejected)) if name in first else "",
+        )
+        for name, count in sorted(counts.items(), key=lambda item: (-(item[1] or 0), item[0]))
+    ]

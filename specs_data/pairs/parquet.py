@@ -1,6 +1,6 @@
 """Preference rows as Parquet files that the Hub's viewer, datasets 3.6 to 5.2 and TRL read.
 
-A row is a dict with the columns of `SCHEMA`; an image is `{"bytes": ..., "path": file name}`.
+Also sets of problems, with columns of their own.
 Writing is streamed: memory holds one row group (about 100 MB), however large the dataset.
 """
 
@@ -14,13 +14,13 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from msgspec import Struct
 
-Row = dict[str, Any]
+from specs_data.pairs.manifest import Shard
+from specs_data.pairs.rows import TEXT_COLUMNS, Row, to_row
+from specs_data.records import Pair
 
 IMAGES = pa.list_(pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
 MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
-TEXT_COLUMNS = ("problem_id", "answer", "answer_type", "corruption", "rejected_from", "policy", "verifier")
 _GROUP_ROWS = 10_000
 # As Python objects rows of text take several times their bytes: they become Arrow's in batches.
 _BATCH_ROWS = 500
@@ -61,13 +61,9 @@ SCHEMA = make_schema(
 )
 
 
-class Shard(Struct, frozen=True):
-    """One Parquet file: its path inside the dataset, its rows, its size in bytes, its sha256 hex digest."""
-
-    path: str
-    rows: int
-    bytes: int
-    sha256: str
+def write_pairs(pairs: Iterable[Pair], folder: Path, split: str) -> list[Shard]:
+    """Write `pairs` as one split of the dataset in `folder`, as write_shards does."""
+    return write_shards(map(to_row, pairs), folder, split)
 
 
 def write_shards(
@@ -80,6 +76,8 @@ def write_shards(
     row_group_bytes: int = 100_000_000,
 ) -> list[Shard]:
     """Write `rows` to `folder`/data/<split>-0000k-of-0000N.parquet and return the files in order.
+
+    A row is a dict with the columns of `schema`; an image is `{"bytes": ..., "path": file name}`.
 
     The same rows give the same bytes. Without rows nothing is written. Files of the same split
     that an earlier call left in the folder are replaced.
@@ -106,12 +104,6 @@ def describe(path: Path, folder: Path, rows: int | None = None) -> Shard:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     count = pq.read_metadata(path).num_rows if rows is None else rows
     return Shard(path.relative_to(folder).as_posix(), count, path.stat().st_size, digest)
-
-
-def fingerprint(splits: Mapping[str, Sequence[Shard]]) -> str:
-    """The sha256 hex digest of a dataset's content: its files' digests in order, split by split."""
-    lines = (f"{split} {shard.rows} {shard.sha256}\n" for split in sorted(splits) for shard in splits[split])
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def _row_groups(rows: Iterable[Row], schema: pa.Schema, limit: int) -> Iterator[pa.Table]:

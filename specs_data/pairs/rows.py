@@ -1,19 +1,18 @@
 """Open any preference dataset and walk over its rows: runs, dataset folders, single files, the Hub.
 
-Whatever the layout on disk, `rows` gives one shape, that of our own datasets:
-`images` is a list of `{"bytes": ..., "path": file name}`, `prompt`, `chosen` and `rejected` are
-lists of `{"role", "content"}` with plain text. Other columns come through as they are. The layouts of
-LLaMA-Factory (conversations) and ms-swift (messages, rejected_response) are read as well.
+Whatever the layout on disk, `rows` gives Pairs, and `to_row` a Pair as our own datasets have it. The layouts
+of LLaMA-Factory (conversations) and ms-swift (messages, rejected_response) are read as well.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import chain, islice
+from numbers import Number
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 from msgspec import Struct
@@ -21,8 +20,12 @@ from msgspec import Struct
 from specs_data.errors import UserError, first_line
 from specs_data.files import FIRST_ROWS, SUFFIXES, columns_of, read_rows
 from specs_data.files import count_rows as rows_in
-from specs_data.pairs.figures import read_manifest
+from specs_data.pairs.manifest import Manifest, read_manifest
+from specs_data.records import Message, Pair, Picture, Role
 
+Row = dict[str, Any]
+
+TEXT_COLUMNS = ("problem_id", "answer", "answer_type", "corruption", "rejected_from", "policy", "verifier")
 # What --columns can name.
 COLUMNS = ("prompt", "chosen", "rejected", "images", "id", "answer", "answer_type", "corruption", "rejected_from")
 _SIDES = {"chosen": ("chosen", "messages"), "rejected": ("rejected", "rejected_response", "rejected_messages")}
@@ -48,7 +51,7 @@ class Dataset(Struct, frozen=True):
 
     root: Path
     splits: dict[str, tuple[Path, ...]]
-    manifest: dict[str, Any] | None = None
+    manifest: Manifest | None = None
     foreign: bool = False
 
 
@@ -74,17 +77,17 @@ def rows(
     *,
     columns: Mapping[str, str] | None = None,
     pictures: bool = True,
-) -> Iterator[dict[str, Any]]:
-    """The rows of `split`, or of every split in order, in the shape this module's docstring states.
+) -> Iterator[Pair]:
+    """The rows of `split`, or of every split in order.
 
     `columns` names the data's own columns for ours (`{"chosen": "preferred"}`). Without `pictures`
     none is read, and `images` is empty. Memory holds a few rows at a time. Raises UserError that
     names the file and row that cannot be read.
     """
-    for file, number, row in _read(dataset, split, columns or {}, pictures):
-        if isinstance(row, str):
-            raise UserError(f"row {number + 1} of {file} {row}")
-        yield row
+    for file, number, pair in _read(dataset, split, columns or {}, pictures):
+        if isinstance(pair, str):
+            raise UserError(f"row {number + 1} of {file} {pair}")
+        yield pair
 
 
 def try_rows(
@@ -93,12 +96,28 @@ def try_rows(
     *,
     columns: Mapping[str, str] | None = None,
     pictures: bool = True,
-) -> Iterator[dict[str, Any] | str]:
+) -> Iterator[Pair | str]:
     """As `rows`, but a string stands for a row that cannot be read, and says why."""
-    return (row for _, _, row in _read(dataset, split, columns or {}, pictures))
+    return (pair for _, _, pair in _read(dataset, split, columns or {}, pictures))
 
 
-def raw_rows(file: Path) -> Iterator[dict[str, Any]]:
+def to_row(pair: Pair) -> Row:
+    """A pair as a row of our datasets: messages are `{"role", "content"}`, images `{"bytes", "path": file name}`."""
+    before = dict(zip(("chosen", "rejected"), pair.turns_before, strict=True))
+    sides = {
+        side: [*_plain(before[side]), {"role": "assistant", "content": text}]
+        for side, text in (("chosen", pair.chosen), ("rejected", pair.rejected))
+    }
+    images = [{"bytes": image.content, "path": image.name} for image in pair.images]
+    told = {column: getattr(pair, column) for column in TEXT_COLUMNS}
+    return {"id": pair.id, "images": images, "prompt": _plain(pair.prompt), **sides, **told}
+
+
+def _plain(messages: Iterable[Message]) -> list[dict[str, str]]:
+    return [{"role": message.role, "content": message.content} for message in messages]
+
+
+def raw_rows(file: Path) -> Iterator[Row]:
     """The rows of one Parquet or JSONL file as they are. Raises UserError."""
     for number, row in enumerate(read_rows(file)):
         if isinstance(row, str):
@@ -135,7 +154,7 @@ def _split_of(file: Path, alone: bool) -> str:
     return _KNOWN_SPLITS.get(name, "train" if alone else name)
 
 
-def _manifest(root: Path) -> dict[str, Any] | None:
+def _manifest(root: Path) -> Manifest | None:
     """The manifest inside a dataset folder, or above it where the folder is the data of a dataset or the
     dataset of a run."""
     folder = root.resolve()
@@ -168,7 +187,7 @@ def _download(name: str) -> Path:
 
 def _read(
     dataset: Dataset, split: str | None, columns: Mapping[str, str], pictures: bool
-) -> Iterator[tuple[Path, int, dict[str, Any] | str]]:
+) -> Iterator[tuple[Path, int, Pair | str]]:
     """Each row, or why it cannot be read, with its file and its number there."""
     if split is not None and split not in dataset.splits:
         raise UserError(f"{dataset.root} has no split {split!r}; it has: {', '.join(dataset.splits)}")
@@ -182,10 +201,10 @@ def _read(
                 yield file, number, _tried(row, file, dataset, columns, unread)
 
 
-def _checked(file: Path, unread: Collection[str], columns: Mapping[str, str]) -> Iterator[dict[str, Any] | str]:
+def _checked(file: Path, unread: Collection[str], columns: Mapping[str, str]) -> Iterator[Row | str]:
     """The rows of `file`. Raises UserError if none of the first ones has a column that is needed."""
     rows = read_rows(file, unread)
-    first: list[dict[str, Any] | str] = []
+    first: list[Row | str] = []
     missing: list[str] = []
     for row in islice(rows, FIRST_ROWS):
         first.append(row)
@@ -210,26 +229,24 @@ def _missing(there: Collection[str], columns: Mapping[str, str], unread: Collect
 
 
 def _tried(
-    row: dict[str, Any] | str, file: Path, dataset: Dataset, columns: Mapping[str, str], unread: Collection[str]
-) -> dict[str, Any] | str:
+    row: Row | str, file: Path, dataset: Dataset, columns: Mapping[str, str], unread: Collection[str]
+) -> Pair | str:
     if isinstance(row, str):
         return f"is {row}"
     named = row | {ours: row.get(theirs) for ours, theirs in columns.items()}
     try:
-        return _normalised({key: value for key, value in named.items() if key not in unread}, file, dataset)
+        return _pair({key: value for key, value in named.items() if key not in unread}, file, dataset)
     except _Bad as bad:
         return str(bad)
 
 
-def _normalised(row: dict[str, Any], file: Path, dataset: Dataset) -> dict[str, Any]:
-    row = row | _sides(row)
+def _pair(row: Row, file: Path, dataset: Dataset) -> Pair:
+    sides = _sides(row)
     for column in ("chosen", "rejected"):
-        if row[column] is None:
+        if sides[column] is None:
             raise _Bad(f"has no {column!r}")
-    prompt, chosen, rejected = (
-        _messages(row[column] or [], role, column)
-        for column, role in (("prompt", "user"), ("chosen", "assistant"), ("rejected", "assistant"))
-    )
+    prompt = _messages(sides["prompt"] or [], "user", "prompt")
+    chosen, rejected = (_messages(sides[column] or [], "assistant", column) for column in ("chosen", "rejected"))
     if not prompt:  # TRL's implicit prompts: chosen and rejected start with the same turns
         prompt, chosen, rejected = chosen[:-1], chosen[-1:], rejected[-1:]
     if not chosen or not rejected:
@@ -237,10 +254,22 @@ def _normalised(row: dict[str, Any], file: Path, dataset: Dataset) -> dict[str, 
     images = row.get("images")
     if images is None:
         images = [] if row.get("image") is None else [row["image"]]
-    rest = {key: value for key, value in row.items() if key != "image"}
     inside = dataset.root if dataset.foreign else None
-    images = [_image(image, file, inside) for image in (images if isinstance(images, list) else [images])]
-    return {**rest, "images": images, "prompt": prompt, "chosen": chosen, "rejected": rejected}
+    return Pair(
+        id=_stated(row, "id") or "",
+        images=tuple(_image(image, file, inside) for image in (images if isinstance(images, list) else [images])),
+        prompt=prompt,
+        chosen=chosen[-1].content,
+        rejected=rejected[-1].content,
+        turns_before=(chosen[:-1], rejected[:-1]),
+        **{column: _stated(row, column) for column in TEXT_COLUMNS},
+    )
+
+
+def _stated(row: Row, column: str) -> str | None:
+    """What a row says in a column of texts: a number in its digits, None for what is neither text nor number."""
+    value = row.get(column)
+    return str(value) if isinstance(value, str | Number) else None
 
 
 def _sides(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -256,21 +285,22 @@ def _sides(row: Mapping[str, Any]) -> dict[str, Any]:
     return {"prompt": prompt, "chosen": chosen, "rejected": rejected}
 
 
-def _messages(value: Any, role: str, column: str) -> list[dict[str, str]]:
+def _messages(value: Any, role: Role, column: str) -> tuple[Message, ...]:
     """A text, one message, or a list of messages (with plain or block content) as plain messages."""
     if isinstance(value, str):
-        return [{"role": role, "content": value}]
-    messages = [value] if isinstance(value, Mapping) else value
+        return (Message(role, value),)
     try:
-        return [_message(message) for message in messages]
+        return tuple(_message(message) for message in ([value] if isinstance(value, Mapping) else value))
     except (TypeError, KeyError, AttributeError):
         raise _Bad(f"has a {column} that is neither text nor a list of role and content") from None
 
 
-def _message(message: Mapping[str, Any]) -> dict[str, str]:
+def _message(message: Mapping[str, Any]) -> Message:
     if "role" not in message:  # ShareGPT's words, which LLaMA-Factory uses
-        return {"role": _ROLES.get(message["from"], str(message["from"])), "content": _text(message["value"])}
-    return {"role": str(message["role"]), "content": _text(message["content"])}
+        role, content = _ROLES.get(message["from"], message["from"]), message["value"]
+    else:
+        role, content = message["role"], message["content"]
+    return Message(cast(Role, str(role)), _text(content))  # somebody else's may be none of ours
 
 
 def _text(content: Any) -> str:
@@ -279,13 +309,13 @@ def _text(content: Any) -> str:
     return "".join(block.get("text") or "" for block in content)
 
 
-def _image(image: Any, file: Path, inside: Path | None) -> dict[str, Any]:
-    """`{"bytes", "path"}` of bytes, of a path relative to the file, or of datasets' own dict."""
+def _image(image: Any, file: Path, inside: Path | None) -> Picture:
+    """An image given as bytes, as a path relative to the file, or as datasets' own dict."""
     content, path = (image.get("bytes"), image.get("path")) if isinstance(image, Mapping) else (None, image)
     if isinstance(path, bytes):
-        return {"bytes": path, "path": None}
+        return Picture(path)
     if isinstance(content, bytes):
-        return {"bytes": content, "path": path if isinstance(path, str) else None}
+        return Picture(content, (Path(path).name if isinstance(path, str) else "") or None)
     if content is not None:
         raise _Bad("has an image whose bytes are not binary; give the path of its file instead")
     if not isinstance(path, str):
@@ -295,7 +325,7 @@ def _image(image: Any, file: Path, inside: Path | None) -> dict[str, Any]:
     if inside is not None and not place.is_relative_to(inside):
         raise _Bad(f"names the image {path}, which lies outside of the dataset")
     try:
-        return {"bytes": place.read_bytes(), "path": place.name}
+        return Picture(place.read_bytes(), place.name)
     except OSError as error:
         raise _Bad(f"names the image {path}, which cannot be read: {error.strerror}") from None
     except ValueError:  # a NUL in it

@@ -17,18 +17,16 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 from msgspec import Struct
 
 from specs_data.errors import UserError
+from specs_data.pairs.manifest import Manifest
 from specs_data.pairs.parquet import IMAGES, MESSAGES, make_schema, write_shards
-from specs_data.pairs.rows import Dataset, open_dataset, rows
-from specs_data.records import Problem
+from specs_data.pairs.rows import Dataset, Row, open_dataset, rows, to_row
+from specs_data.records import Message, Pair, Picture, Problem
 from specs_data.texts import Text, chat
-
-Row = dict[str, Any]
 
 IMAGE = "<image>"
 _CHARACTERS_PER_TOKEN = 3
@@ -54,8 +52,12 @@ class _Refused(Exception):
     """A row the target cannot take, with the reason."""
 
 
-def export(dataset: str | Path, to: str, out: Path) -> Export:
-    """Write a preference dataset for the trainer `to`: llamafactory, ms-swift or openrlhf. Raises UserError."""
+def export(dataset: str | Path, to: str, out: str | Path) -> Export:
+    """Write a preference dataset for the trainer `to` (llamafactory, ms-swift or openrlhf) into the folder `out`.
+
+    Rows that the trainer would misread are left out and counted. Raises UserError.
+    """
+    out = Path(out)
     targets = {"llamafactory": _llamafactory, "ms-swift": _swift, "openrlhf": _openrlhf}
     if to not in targets:
         raise UserError(f"cannot export pairs to {to!r}; choose from: {', '.join(targets)}")
@@ -69,15 +71,15 @@ def export(dataset: str | Path, to: str, out: Path) -> Export:
     for split in opened.splits:
         files[split] = out / f"{name if split == 'train' else f'{name}_{split}'}.jsonl"
         with files[split].open("w", encoding="utf-8") as lines:
-            for row in rows(opened, split):
+            for pair in rows(opened, split):
                 try:
-                    line = _checked(row, targets[to], out)
+                    line = _checked(pair, targets[to], out)
                 except _Refused as refused:
                     left_out[str(refused)] += 1
                     continue
                 lines.write(json.dumps(line, ensure_ascii=False) + "\n")
                 written[split] = written.get(split, 0) + 1
-                longest = max(longest, _length(row))
+                longest = max(longest, _length(pair))
     if not written:
         raise UserError(f"{to} can take none of the rows of {dataset}: {describe_left_out(left_out) or 'it is empty'}")
     if to == "llamafactory":
@@ -130,81 +132,90 @@ def describe_left_out(left_out: dict[str, int]) -> str:
     return "; ".join(f"{reason} ({count:,})" for reason, count in left_out.items())
 
 
-def _checked(row: Row, make: Callable[[Row, Path], Row], out: Path) -> Row:
-    if row["chosen"][-1]["content"] == row["rejected"][-1]["content"]:
+def _checked(pair: Pair, make: Callable[[Pair, Path], Row], out: Path) -> Row:
+    if pair.chosen == pair.rejected:
         raise _Refused("chosen and rejected are the same")
-    if len(row["chosen"]) != 1 or len(row["rejected"]) != 1:
+    if any(pair.turns_before):
         raise _Refused("more than one response turn")
-    roles = [message["role"] for message in row["prompt"] if message["role"] != "system"]
+    roles = [message.role for message in pair.prompt if message.role != "system"]
     if (
         not roles
         or any(role != ("user", "assistant")[turn % 2] for turn, role in enumerate(roles))
         or roles[-1] != "user"
     ):
         raise _Refused("the prompt's turns do not alternate and end with the user")
-    return make(row, out)
+    return make(pair, out)
 
 
-def _llamafactory(row: Row, out: Path) -> Row:
-    _refuse_words(row, _LLAMAFACTORY_WORDS)
-    turns = _marked_turns(row)
+def _llamafactory(pair: Pair, out: Path) -> Row:
+    _refuse_words(pair, _LLAMAFACTORY_WORDS)
     names = {"system": "system", "user": "human", "assistant": "gpt"}
     return {
-        "conversations": [{"from": names[turn["role"]], "value": turn["content"]} for turn in turns],
-        "chosen": {"from": "gpt", "value": row["chosen"][0]["content"]},
-        "rejected": {"from": "gpt", "value": row["rejected"][0]["content"]},
-        "images": _save(row["images"], out),
+        "conversations": [{"from": names[role], "value": content} for role, content in _marked_turns(pair)],
+        "chosen": {"from": "gpt", "value": pair.chosen},
+        "rejected": {"from": "gpt", "value": pair.rejected},
+        "images": _save(pair.images, out),
     }
 
 
-def _swift(row: Row, out: Path) -> Row:
-    _refuse_words(row, _SWIFT_WORDS)
+def _swift(pair: Pair, out: Path) -> Row:
+    _refuse_words(pair, _SWIFT_WORDS)
+    turns = [*_marked_turns(pair), ("assistant", pair.chosen)]
     return {
-        "messages": [*_marked_turns(row), {"role": "assistant", "content": row["chosen"][0]["content"]}],
-        "rejected_response": row["rejected"][0]["content"],
-        "images": _save(row["images"], out),
+        "messages": [{"role": role, "content": content} for role, content in turns],
+        "rejected_response": pair.rejected,
+        "images": _save(pair.images, out),
     }
 
 
-def _openrlhf(row: Row, out: Path) -> Row:
-    if row["images"]:
+def _openrlhf(pair: Pair, out: Path) -> Row:
+    if pair.images:
         raise _Refused("it has pictures, and OpenRLHF's DPO is for text alone")
+    row = to_row(pair)
     return {side: row[side] for side in ("prompt", "chosen", "rejected")}
 
 
-def _marked_turns(row: Row) -> list[dict[str, str]]:
-    """The prompt's turns, with as many image marks in them as the row has pictures, and none in the responses."""
-    for side in ("chosen", "rejected"):
-        if IMAGE in row[side][0]["content"]:
-            raise _Refused(f"a literal {IMAGE} in a response, which the loader would take for a picture")
-    turns = [dict(turn) for turn in row["prompt"]]
-    marks = sum(turn["content"].count(IMAGE) for turn in turns)
-    first = next(turn for turn in turns if turn["role"] == "user")
+def _marked_turns(pair: Pair) -> list[tuple[str, str]]:
+    """The prompt's turns (role, content), with as many image marks in them as the row has pictures, and none in the
+    responses."""
+    if IMAGE in pair.chosen or IMAGE in pair.rejected:
+        raise _Refused(f"a literal {IMAGE} in a response, which the loader would take for a picture")
+    return _marked(pair.prompt, len(pair.images))
+
+
+def _marked(messages: Sequence[Message], pictures: int) -> list[tuple[str, str]]:
+    turns: list[tuple[str, str]] = [(message.role, message.content) for message in messages]
+    marks = sum(content.count(IMAGE) for _, content in turns)
     if marks == 0:
-        first["content"] = IMAGE * len(row["images"]) + first["content"]
-    elif marks != len(row["images"]):
+        first = next(turn for turn, (role, _) in enumerate(turns) if role == "user")
+        turns[first] = ("user", IMAGE * pictures + turns[first][1])
+    elif marks != pictures:
         raise _Refused(f"{IMAGE} stands in the prompt another number of times than there are pictures")
     return turns
 
 
-def _refuse_words(row: Row, words: tuple[str, ...]) -> None:
-    texts = [message["content"] for side in ("prompt", "chosen", "rejected") for message in row[side]]
+def _refuse_words(pair: Pair, words: tuple[str, ...]) -> None:
+    texts = [pair.chosen, pair.rejected, *(message.content for message in pair.prompt)]
     for word in words:
         if any(word in text for text in texts):
             raise _Refused(f"a literal {word}, which the loader would not take for text")
 
 
-def _save(images: Sequence[Row], out: Path) -> list[str]:
+def _save(images: Sequence[Picture], out: Path) -> list[str]:
     """The pictures as files in `out`/images, named by their content; their paths relative to `out`."""
     paths = []
     for image in images:
-        content: bytes = image["bytes"]
-        path = Path("images") / f"{hashlib.sha256(content).hexdigest()[:24]}.{_suffix(content)}"
+        path = Path("images") / _named(image.content)
         if not (out / path).exists():
             (out / path).parent.mkdir(exist_ok=True)
-            (out / path).write_bytes(content)
+            (out / path).write_bytes(image.content)
         paths.append(path.as_posix())
     return paths
+
+
+def _named(image: bytes) -> str:
+    """A file name for a picture, from its content."""
+    return f"{hashlib.sha256(image).hexdigest()[:24]}.{_suffix(image)}"
 
 
 def _suffix(image: bytes) -> str:
@@ -252,14 +263,13 @@ def _notes(to: str, name: str, out: Path, longest: int) -> tuple[str, ...]:
     )
 
 
-def _length(row: Row) -> int:
-    prompt = sum(len(message["content"]) for message in row["prompt"])
-    return prompt + max(len(row[side][0]["content"]) for side in ("chosen", "rejected"))
+def _length(pair: Pair) -> int:
+    return sum(len(message.content) for message in pair.prompt) + max(len(pair.chosen), len(pair.rejected))
 
 
 def _name(dataset: Dataset) -> str:
     """A name for files, from the run's name or the folder's."""
-    name = str((dataset.manifest or {}).get("name") or "")
+    name = (dataset.manifest or Manifest()).name
     name = name or (dataset.root.parent.name if dataset.root.name == "dataset" else dataset.root.name)
     return re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-") or "pairs"
 
@@ -288,7 +298,7 @@ _PROBLEM_NOTES = {
 def _trl(problem: Problem, images: list[Row], system: Text | None) -> Row:
     return {
         "id": problem.id,
-        "prompt": _messages(problem, system),
+        "prompt": [{"role": message.role, "content": message.content} for message in chat(problem, system)],
         "images": images,
         "answer": problem.answer,
         "answer_type": problem.answer_type,
@@ -297,14 +307,15 @@ def _trl(problem: Problem, images: list[Row], system: Text | None) -> Row:
 
 
 def _easyr1(problem: Problem, images: list[Row], system: Text | None) -> Row:
-    [turn] = _marked(_messages(problem, None), images)
-    return {"id": problem.id, "problem": turn["content"], "images": images, "answer": problem.answer}
+    [(_, content)] = _marked(chat(problem, None), len(images))
+    return {"id": problem.id, "problem": content, "images": images, "answer": problem.answer}
 
 
 def _verl(problem: Problem, images: list[Row], system: Text | None) -> Row:
+    turns = _marked(chat(problem, system), len(images))
     return {
         "data_source": problem.source or "specs-data",
-        "prompt": _marked(_messages(problem, system), images),
+        "prompt": [{"role": role, "content": content} for role, content in turns],
         "images": images,
         "ability": problem.answer_type,
         "reward_model": {"style": "rule", "ground_truth": problem.answer},
@@ -312,17 +323,8 @@ def _verl(problem: Problem, images: list[Row], system: Text | None) -> Row:
     }
 
 
-def _messages(problem: Problem, system: Text | None) -> list[dict[str, str]]:
-    return [{"role": message.role, "content": message.content} for message in chat(problem, system)]
-
-
-def _marked(messages: list[dict[str, str]], images: list[Row]) -> list[dict[str, str]]:
-    answered = [{"role": "assistant", "content": ""}]
-    return _marked_turns({"prompt": messages, "images": images, "chosen": answered, "rejected": answered})
-
-
 def _picture(content: bytes) -> Row:
-    return {"bytes": content, "path": f"{hashlib.sha256(content).hexdigest()[:24]}.{_suffix(content)}"}
+    return {"bytes": content, "path": _named(content)}
 
 
 def _raw(text: str) -> str:

@@ -11,13 +11,13 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 from msgspec import Struct
 
 from specs_data.errors import UserError, first_line
-from specs_data.pairs.figures import read_manifest
+from specs_data.pairs.manifest import Manifest, read_manifest
 from specs_data.wire import meaning
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class Remote(Struct, frozen=True):
     license: str | None = None
     files: dict[str, tuple[int, str | None, str]] = {}
     tags: dict[str, str] = {}
-    manifest: dict[str, Any] | None = None
+    manifest: Manifest = Manifest()
 
     def compare(self, path: str, source: Path | bytes, size: int, sha256: str) -> State:
         """How a local file stands to the one here."""
@@ -92,13 +92,13 @@ def _published(repo_id: str, path: str, revision: str) -> bytes | None:
         return None
 
 
-def published_manifest(repo_id: str, revision: str) -> dict[str, Any] | None:
-    """The manifest that was pushed with a revision, None without a readable one of ours."""
+def published_manifest(repo_id: str, revision: str) -> Manifest:
+    """The manifest that was pushed with a revision; an empty one without a readable one of ours."""
     content = _published(repo_id, "manifest.json", revision)
     try:
-        return None if content is None else read_manifest(content)
+        return (read_manifest(content) if content else None) or Manifest()
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None
+        return Manifest()
 
 
 def connect() -> HfApi:

@@ -12,17 +12,17 @@ import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import islice
-from numbers import Number
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import msgspec
-from msgspec import Struct
 
 from specs_data.errors import UserError
 from specs_data.pairs.card import render_card
-from specs_data.pairs.parquet import TEXT_COLUMNS, Row, Shard, fingerprint, write_shards
+from specs_data.pairs.manifest import Counts, Manifest, Origin, Shard, describe_data, write_manifest
+from specs_data.pairs.parquet import write_pairs
 from specs_data.pairs.rows import Dataset, open_dataset, rows
+from specs_data.records import Pair, Picture
 
 DUPLICATE = "duplicate problem"
 OTHER_SPLIT = "picture in another split"
@@ -31,24 +31,13 @@ _EXAMPLES = 50
 Reasons = dict[str, list[str | None]]  # by split, for each row why it is left out; None: it is kept
 
 
-class Origin(Struct, frozen=True):
-    """What one dataset gave: its name, its own fingerprints (None: unknown), how many of its rows were
-    kept and left out, and, by split, where its rows lie in the merged dataset: [first, last + 1]."""
-
-    source: str
-    fingerprint: str | None
-    recipe_fingerprint: str | None
-    kept: int
-    left_out: dict[str, int]
-    rows: dict[str, tuple[int, int]]
-
-
-def merge(datasets: Sequence[str | Path], out: Path) -> tuple[Origin, ...]:
+def merge(datasets: Sequence[str | Path], out: str | Path) -> tuple[Origin, ...]:
     """Merge `datasets` (runs, dataset folders, files or Hub ids), in this order, into the new folder `out`.
 
     It is laid out like a run: dataset/, manifest.json, dropped.jsonl. The same datasets give the same
-    bytes. Raises UserError.
+    bytes. Returns what each of them gave. Raises UserError.
     """
+    out = Path(out)
     if len(datasets) < 2:
         raise UserError("merge needs at least two datasets")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -67,7 +56,7 @@ def merge(datasets: Sequence[str | Path], out: Path) -> tuple[Origin, ...]:
         raise UserError(f"{' and '.join(names)} have no rows to merge")
     origins = tuple(_origin(opened[n], names[n], reasons, n) for n in range(len(opened)))
     manifest = _manifest(out.name, opened, origins, splits, writer)
-    (part / "manifest.json").write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n")
+    write_manifest(manifest, part / "manifest.json")
     card = render_card(manifest, list(islice(rows(open_dataset(part)), _EXAMPLES)))
     (part / "dataset" / "README.md").write_text(card, encoding="utf-8")
     if out.exists():
@@ -93,10 +82,10 @@ def _choose(opened: Sequence[Dataset]) -> list[Reasons]:
     for number, dataset in enumerate(opened):
         found.append({split: [] for split in dataset.splits})
         for split in dataset.splits:
-            for row in rows(dataset, split):
-                pictures = _digests(row)
+            for pair in rows(dataset, split):
+                pictures = _digests(pair.images)
                 seen = [places.setdefault(picture, (number, split)) for picture in pictures]
-                if owners.setdefault(_problem(row, pictures), number) != number:
+                if owners.setdefault(_problem(pair, pictures), number) != number:
                     found[number][split].append(DUPLICATE)
                 elif any(owner != number and place != split for owner, place in seen):
                     found[number][split].append(OTHER_SPLIT)
@@ -119,50 +108,38 @@ class _Writer:
         self._problems: dict[tuple[int, str], str] = {}
 
     def write(self, split: str, folder: Path) -> list[Shard]:
-        return write_shards(self._kept(split), folder, split)
+        return write_pairs(self._kept(split), folder, split)
 
-    def _kept(self, split: str) -> Iterator[Row]:
+    def _kept(self, split: str) -> Iterator[Pair]:
         for number, dataset in enumerate(self._opened):
-            reasons = self._reasons[number].get(split)
-            if reasons is None:
+            if split not in dataset.splits:
                 continue
-            for row, reason in zip(rows(dataset, split), reasons, strict=True):
+            for pair, reason in zip(rows(dataset, split), self._reasons[number][split], strict=True):
                 if reason is None:
-                    self.corruptions[_text(row.get("corruption")) or "none"] += 1
-                    yield self._named(row, number)
+                    self.corruptions[pair.kind] += 1
+                    yield self._named(pair, number)
                 else:
-                    note = {"stage": "merge", "reason": reason, "problem_id": row.get("problem_id")}
+                    note = {"stage": "merge", "reason": reason, "problem_id": pair.problem_id}
                     self._dropped.write(msgspec.json.encode({**note, "source": self._names[number]}) + b"\n")
 
-    def _named(self, row: Row, number: int) -> Row:
-        problem = str(row.get("problem_id") or _problem(row, _digests(row)).hex()[:16])
+    def _named(self, pair: Pair, number: int) -> Pair:
+        problem = pair.problem_id or _problem(pair, _digests(pair.images)).hex()[:16]
         if (number, problem) not in self._problems:
             self._problems[number, problem] = _free(problem, self._problem_ids)
             self._problem_ids.add(self._problems[number, problem])
-        said = "\0".join((problem, row["chosen"][-1]["content"], row["rejected"][-1]["content"]))
-        name = _free(str(row.get("id") or hashlib.sha256(said.encode()).hexdigest()[:16]), self._ids)
+        said = "\0".join((problem, pair.chosen, pair.rejected))
+        name = _free(pair.id or hashlib.sha256(said.encode()).hexdigest()[:16], self._ids)
         self._ids.add(name)
-        images = [
-            {"bytes": image["bytes"], "path": Path(image["path"]).name if image["path"] else None}
-            for image in row["images"]
-        ]
-        changed = {"id": name, "problem_id": self._problems[number, problem], "images": images}
-        sides = {side: row[side] for side in ("prompt", "chosen", "rejected")}
-        return {column: _text(row.get(column)) for column in TEXT_COLUMNS} | sides | changed
+        return msgspec.structs.replace(pair, id=name, problem_id=self._problems[number, problem])
 
 
-def _text(value: object) -> str | None:
-    """What a row of somebody else says in a column of texts: a number in its digits, None for what is neither."""
-    return str(value) if isinstance(value, str | Number) else None
+def _digests(images: Sequence[Picture]) -> list[bytes]:
+    return [hashlib.sha256(image.content).digest() for image in images]
 
 
-def _digests(row: Row) -> list[bytes]:
-    return [hashlib.sha256(image["bytes"]).digest() for image in row["images"]]
-
-
-def _problem(row: Row, pictures: Sequence[bytes]) -> bytes:
+def _problem(pair: Pair, pictures: Sequence[bytes]) -> bytes:
     """What makes a problem the same: the words of its question, and its pictures."""
-    asked = " ".join(message["content"] for message in row["prompt"] if message["role"] != "system")
+    asked = " ".join(message.content for message in pair.prompt if message.role != "system")
     return hashlib.sha256(b"\0".join((" ".join(asked.split()).encode(), *pictures))).digest()
 
 
@@ -177,11 +154,11 @@ def _free(name: str, taken: set[str]) -> str:
 
 def _name(dataset: Dataset, given: str | Path) -> str:
     """The run's name, or the last part of what the user gave: never a path of this machine."""
-    return str((dataset.manifest or {}).get("name") or Path(given).name)
+    return (dataset.manifest or Manifest()).name or Path(given).name
 
 
 def _origin(dataset: Dataset, name: str, reasons: Sequence[Reasons], number: int) -> Origin:
-    manifest = dataset.manifest or {}
+    manifest = dataset.manifest or Manifest()
     mine = reasons[number]
     places = {}
     for split in mine:
@@ -189,43 +166,35 @@ def _origin(dataset: Dataset, name: str, reasons: Sequence[Reasons], number: int
         places[split] = (first, first + mine[split].count(None))
     return Origin(
         source=name,
-        fingerprint=manifest.get("dataset", {}).get("fingerprint"),
-        recipe_fingerprint=manifest.get("recipe_fingerprint"),
+        fingerprint=manifest.dataset.fingerprint or None,
+        recipe_fingerprint=manifest.recipe_fingerprint or None,
         kept=sum(split.count(None) for split in mine.values()),
         left_out=dict(Counter(reason for split in mine.values() for reason in split if reason is not None)),
         rows=places,
+        models=manifest.models,
     )
 
 
 def _manifest(
     name: str, opened: Sequence[Dataset], origins: Sequence[Origin], splits: dict[str, list[Shard]], writer: _Writer
-) -> dict[str, Any]:
+) -> Manifest:
     """The merged dataset's manifest: where its rows come from, and the recipes and models they share."""
-    manifests = [dataset.manifest or {} for dataset in opened]
+    manifests = [dataset.manifest or Manifest() for dataset in opened]
     dropped: Counter[str] = Counter()
     for origin in origins:
         dropped.update(origin.left_out)
-    described = {
-        split: {"rows": sum(s.rows for s in shards), "bytes": sum(s.bytes for s in shards), "shards": shards}
-        for split, shards in splits.items()
-    }
     shared = {
-        key: manifests[0][key]
-        for key in ("recipe", "recipe_fingerprint", "response_format", "models", "prompts")
-        if key in manifests[0] and all(manifest.get(key) == manifests[0][key] for manifest in manifests)
+        field: value
+        for field in ("recipe", "recipe_fingerprint", "response_format", "models", "prompts")
+        for value in [getattr(manifests[0], field)]
+        if all(getattr(manifest, field) == value for manifest in manifests)
     }
-    merged = [
-        {**msgspec.to_builtins(origin), "models": m.get("models")} for origin, m in zip(origins, manifests, strict=True)
-    ]
-    built: dict[str, Any] = msgspec.to_builtins(
-        {
-            "name": name,
-            **shared,
-            "merged": merged,
-            "dataset": {"fingerprint": fingerprint(splits), "splits": described},
-            "counts": {"pairs": sum(origin.kept for origin in origins)},
-            "dropped": {"merge": dict(dropped)} if dropped else {},
-            "corruptions": dict(sorted(writer.corruptions.items())),
-        }
+    return Manifest(
+        name=name,
+        dataset=describe_data(splits),
+        counts=Counts(pairs=sum(origin.kept for origin in origins)),
+        dropped={"merge": dict(dropped)} if dropped else {},
+        corruptions=dict(sorted(writer.corruptions.items())),
+        merged=list(origins),
+        **shared,
     )
-    return built

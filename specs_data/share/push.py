@@ -19,7 +19,8 @@ import msgspec
 from msgspec import Struct
 
 from specs_data.errors import CheckFailed, UserError
-from specs_data.pairs.parquet import Shard, describe, fingerprint
+from specs_data.pairs.manifest import Data, Manifest, Shard, describe_data, encode_manifest
+from specs_data.pairs.parquet import describe
 from specs_data.pairs.rows import Dataset, count_rows, open_dataset
 from specs_data.share.hub import (
     Gated,
@@ -122,13 +123,16 @@ def push(
     repo_id: str,
     *,
     tag: str,
-    say: Callable[[str], object],
+    say: Callable[[str], object] = print,
     private: bool = True,
     gated: Gated = False,
     license: str | None = None,
     dry_run: bool = False,
 ) -> Pushed | None:
-    """Plan a push, `say` the plan, and unless it is a dry run carry it out and `say` the outcome.
+    """Publish a run or a dataset as the version `tag` (vX.Y.Z) of the Hub dataset `repo_id`.
+
+    `say` gets the plan as text, and then, unless it is a dry run, the outcome; None is returned by a dry run. A new
+    repository is `private` unless told otherwise; `gated` readers ask for access; `license` is a Hub license id.
 
     Raises UserError for what the user must change (a taken tag, an empty split, a secret, a local
     path, a repository that moved on) and CheckFailed if the Hub holds other than what was sent.
@@ -163,18 +167,18 @@ def plan_push(
     if private and remote.private is False:
         raise UserError(f"{repo_id} is public; push with --public, or make it private in its settings first")
     splits = {name: [describe(file, dataset.root) for file in files] for name, files in dataset.splits.items()}
-    content = fingerprint(splits)
+    data = describe_data(splits)
     card, licensed = _card(dataset, license, remote.license)
-    manifest = _manifest(dataset, splits, content)
+    manifest = _manifest(dataset, data)
     texts = {"README.md": card} if card else {}
-    texts["manifest.json"] = msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
+    texts["manifest.json"] = encode_manifest(manifest)
     refuse_private(dataset, texts)
     uploads = _uploads(dataset, splits, texts, remote)
     paths = {upload.path for upload in uploads}
     deletions = tuple(sorted(path for path in remote.files if _DATA.fullmatch(path) and path not in paths))
     unchanged = not deletions and all(upload.state == "same" for upload in uploads)
     _refuse_taken(tag, repo_id, remote, unchanged)
-    before = _rows_of(remote.manifest)
+    before = remote.manifest.dataset.rows
     return Plan(
         endpoint=api.endpoint,
         account=account,
@@ -185,15 +189,15 @@ def plan_push(
         gated=gated or remote.gated,
         was_gated=remote.gated,
         splits=tuple(
-            SplitChange(name, sum(s.rows for s in shards), sum(s.bytes for s in shards), len(shards), before.get(name))
-            for name, shards in splits.items()
+            SplitChange(name, split.rows, split.bytes, len(split.shards), before.get(name))
+            for name, split in data.splits.items()
         ),
         uploads=uploads,
         deletions=deletions,
         left_out=_left_out(dataset, paths),
         license=licensed,
         models=_models(manifest),
-        fingerprint=content,
+        fingerprint=data.fingerprint,
         tag=tag,
         tagged=tag in remote.tags,
     )
@@ -270,19 +274,18 @@ def versions(repo_id: str) -> list[Version]:
     found: list[Version] = []
     before: Mapping[str, Any] | None = None
     for tag in sorted(tags, key=_order):
-        manifest = manifests[tag] or {}
-        recipe = manifest.get("recipe")
+        manifest = manifests[tag]
         found.append(
             Version(
                 tag=tag,
                 commit=tags[tag],
-                rows=_rows_of(manifest),
-                fingerprint=manifest.get("dataset", {}).get("fingerprint", ""),
-                recipe_fingerprint=manifest.get("recipe_fingerprint", ""),
-                changes=_changes(before, recipe),
+                rows=manifest.dataset.rows,
+                fingerprint=manifest.dataset.fingerprint,
+                recipe_fingerprint=manifest.recipe_fingerprint,
+                changes=_changes(before, manifest.recipe),
             )
         )
-        before = recipe if recipe is not None else before
+        before = before if manifest.recipe is None else manifest.recipe
     return found
 
 
@@ -412,42 +415,30 @@ def _card(dataset: Dataset, license: str | None, published: str | None) -> tuple
     return b"---\n" + b"\n".join([b"license: " + chosen.encode(), *lines]) + b"\n---\n" + rest, chosen
 
 
-def _manifest(dataset: Dataset, splits: Mapping[str, list[Shard]], content: str) -> dict[str, Any]:
+def _manifest(dataset: Dataset, data: Data) -> Manifest:
     """The manifest to publish: the run's own, or a short one for a dataset without. No local paths."""
     if dataset.manifest is None:
-        described = {
-            name: {"rows": sum(s.rows for s in shards), "bytes": sum(s.bytes for s in shards), "shards": shards}
-            for name, shards in splits.items()
-        }
-        builtins: dict[str, Any] = msgspec.to_builtins({"dataset": {"fingerprint": content, "splits": described}})
-        return builtins
-    written = dataset.manifest.get("dataset", {}).get("fingerprint")
-    if written != content:
+        return Manifest(dataset=data)
+    if dataset.manifest.dataset.fingerprint != data.fingerprint:
         raise UserError(
             f"the files in {dataset.root} are not those its manifest.json describes; build the dataset again, "
             "or take manifest.json away to publish them without their history"
         )
-    cleaned: dict[str, Any] = without_local_paths(dataset.manifest)
-    kept = dataset.manifest.get("response_format")
-    if isinstance(kept, dict):  # markers may look like paths: only the prompt's name can be one
-        cleaned["response_format"] = kept | {"instruction": cleaned["response_format"].get("instruction")}
-    return cleaned
+    told = dict(dataset.manifest)
+    kept = told.pop("response_format", None)
+    cleaned = without_local_paths(told)
+    if kept is not None:  # markers may look like paths: only the prompt's name can be one
+        cleaned["response_format"] = kept | {"instruction": without_local_paths(kept.get("instruction"))}
+    return msgspec.convert(cleaned, Manifest)
 
 
-def _rows_of(manifest: Mapping[str, Any] | None) -> dict[str, int]:
-    splits = (manifest or {}).get("dataset", {}).get("splits", {})
-    return {name: split["rows"] for name, split in splits.items() if "rows" in split}
-
-
-def _models(manifest: Mapping[str, Any]) -> tuple[str, ...]:
+def _models(manifest: Manifest) -> tuple[str, ...]:
     """One line per model: what was asked for, and what served it."""
     lines = []
-    for role, model in (manifest.get("models") or {}).items():
-        if not model:
-            continue
-        name = model.get("requested") or model.get("name") or "unknown"
-        served = ", ".join(f"{served} ({count:,})" for served, count in (model.get("served") or {}).items())
-        lines.append(f"{role}: {name}" + (f", served by {served}" if served else ""))
+    for role, model in (manifest.models or {}).items():
+        if model:
+            served = ", ".join(f"{served} ({count:,})" for served, count in (model.served or {}).items())
+            lines.append(f"{role}: {model.asked or 'unknown'}" + (f", served by {served}" if served else ""))
     return tuple(lines)
 
 

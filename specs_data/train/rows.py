@@ -51,8 +51,9 @@ def preference_rows(source: str, split: str, fits: Callable[[Row], None], limit:
     Raises UserError if no row is left.
     """
     dataset = pairs_io.open_dataset(source)
-    rows = ({key: row[key] for key in _PREFERENCE} for row in islice(pairs_io.rows(dataset, split), limit))
-    version = (dataset.manifest or {}).get("dataset", {}).get("fingerprint", "")
+    found = map(pairs_io.to_row, islice(pairs_io.rows(dataset, split), limit))
+    rows = ({column: row[column] for column in _PREFERENCE} for row in found)
+    version = dataset.manifest.dataset.fingerprint if dataset.manifest else ""
     return _write(rows, _PREFERENCE, fits, source, version, file)
 
 

@@ -7,6 +7,7 @@ import json
 from collections import Counter
 from pathlib import Path
 
+import msgspec
 import pyarrow.parquet as pq
 import pytest
 from fakes.sums import dataset_bytes, policy, recipe, respond, write_sums
@@ -18,6 +19,7 @@ from specs_data.errors import EngineFailed, PluginFailed, PromptRefused, Undecid
 from specs_data.format import THINK_ANSWER
 from specs_data.look.check import check
 from specs_data.look.summary import summary
+from specs_data.pairs.rows import to_row
 from specs_data.plugins import find_corruptions
 from specs_data.recipe import Recipe
 from specs_data.records import Judged, Request, Sampling, Verdict
@@ -37,7 +39,7 @@ def test_pairs_are_right_and_differ_in_format_only(tmp_path: Path) -> None:
     problems = write_sums(tmp_path, 60, pictures=True)
     built = build(recipe(problems), tmp_path / "run", engine=policy(), quiet=True)
     rows = rows_of(tmp_path / "run")
-    assert built.pairs == len(rows) >= 55
+    assert built.count == len(rows) >= 55
     for row in rows:
         chosen, rejected = row["chosen"][0]["content"], row["rejected"][0]["content"]
         assert THINK_ANSWER.check(chosen) is None
@@ -57,7 +59,7 @@ def test_the_next_response_is_asked_for_only_where_none_is_kept(tmp_path: Path) 
     engine = policy()
     built = build(recipe(problems, samples=8), tmp_path / "run", engine=engine, quiet=True)
     needed = sum(int(samples) * pairs for samples, pairs in built.manifest["samples_per_pair"].items())
-    unsolved = 60 - built.pairs
+    unsolved = 60 - built.count
     assert engine.calls == needed + 8 * unsolved == built.manifest["counts"]["sampled"]
 
 
@@ -116,7 +118,7 @@ def test_target_stops_early_and_does_not_depend_on_timing(tmp_path: Path) -> Non
     for name, options in (("a", {"concurrency": 3}), ("b", {"concurrency": 50, "delay": 0.001})):
         engine = policy(**options)
         built = build(recipe(problems, target=20), tmp_path / name, engine=engine, quiet=True)
-        assert built.pairs == 20
+        assert built.count == 20
         calls.append(engine.calls)
     assert (
         dataset_bytes(tmp_path / "a")["data/train-00000-of-00001.parquet"]
@@ -150,7 +152,7 @@ def test_a_refused_prompt_disturbs_no_other(tmp_path: Path) -> None:
     engine = policy()
     engine._script = script
     built = build(recipe(problems, samples=16), tmp_path / "run", engine=engine, quiet=True)
-    assert built.pairs == 19
+    assert built.count == 19
     assert left_out(tmp_path / "run")["sample", "refused: prompt too long"] == 1
 
 
@@ -228,12 +230,12 @@ def test_what_an_engine_gave_up_is_asked_again_by_the_next_run(
 
     healthy, few = False, recipe(write_sums(tmp_path, 10))
     built = build(few, tmp_path / "run", engine=ScriptedEngine(script), quiet=True)
-    assert built.pairs == 9
+    assert built.count == 9
     assert left_out(tmp_path / "run")["sample", "undecided: given up"] == 1
     assert "'sum-3' is left out until the next run: 3 attempts failed: out of memory" in caplog.text
     asked.clear()
     healthy = True
-    assert build(few, tmp_path / "run", engine=ScriptedEngine(script), quiet=True).pairs == 10
+    assert build(few, tmp_path / "run", engine=ScriptedEngine(script), quiet=True).count == 10
     assert len(asked) == 1
     assert not left_out(tmp_path / "run")["sample", "undecided: given up"]
 
@@ -369,7 +371,7 @@ def test_an_undecided_verdict_is_no_verdict_and_is_asked_again(tmp_path: Path) -
     built = build(settings, tmp_path / "run", engine=policy(), verifier=second, quiet=True)
     assert 0 < second.calls <= undecided
     assert left_out(tmp_path / "run")["verify", "undecided: timeout"] == 0
-    assert built.manifest["models"]["verifier"] == {"requested": "moody-1", "served": {"moody-1": built.pairs}}
+    assert built.manifest["models"]["verifier"] == {"requested": "moody-1", "served": {"moody-1": built.count}}
 
 
 class Slow(Moody):
@@ -392,7 +394,7 @@ def test_the_model_goes_on_while_verdicts_are_waited_for(tmp_path: Path) -> None
     engine = policy(concurrency=4)
     settings = recipe(write_sums(tmp_path, 800), samples=1)
     built = build(settings, tmp_path / "run", engine=engine, verifier=Slow(engine, 800), quiet=True)
-    assert engine.calls == 800 and built.pairs > 300
+    assert engine.calls == 800 and built.count > 300
 
 
 def test_a_shared_cache_of_verdicts_pays_nothing_twice(tmp_path: Path) -> None:
@@ -478,7 +480,7 @@ def test_every_response_is_in_the_dataset_or_on_record(tmp_path: Path, settings:
 
 def test_a_lower_target_says_which_pairs_are_beyond_it(tmp_path: Path) -> None:
     problems = write_sums(tmp_path, 20)
-    pairs = build(recipe(problems), tmp_path / "run", engine=policy(), quiet=True).pairs
+    pairs = build(recipe(problems), tmp_path / "run", engine=policy(), quiet=True).count
     build(recipe(problems, target=5), tmp_path / "run", engine=policy(), quiet=True)
     assert left_out(tmp_path / "run")["pair", "beyond target"] <= pairs - 5
     build(recipe(problems, target=5, samples_upfront=8), tmp_path / "up", engine=policy(), quiet=True)
@@ -510,7 +512,7 @@ def test_responses_that_were_not_needed_are_on_record(tmp_path: Path) -> None:
     file = tmp_path / "responses.jsonl"
     good = {"problem_id": "sum-0", "response": THINK_ANSWER.render("0 + 1 = 1.", r"\boxed{1}")}
     file.write_text((json.dumps(good) + "\n") * 3)
-    assert build(recipe(problems, responses=file), tmp_path / "run", quiet=True).pairs == 1
+    assert build(recipe(problems, responses=file), tmp_path / "run", quiet=True).count == 1
     assert left_out(tmp_path / "run") == {("responses", "not needed"): 2}
 
 
@@ -536,7 +538,7 @@ def test_a_dataset_is_checked_by_the_format_it_was_built_with(tmp_path: Path, mo
     rows = [{"problem_id": f"sum-{n}", "response": f"<a>It is {n + 1}.</a><b>{n + 1}</b>"} for n in range(3)]
     Path("responses.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     built = build(recipe(problems, responses=Path("responses.jsonl"), format="mine.toml"), tmp_path / "run", quiet=True)
-    assert built.pairs == 3
+    assert built.count == 3
     Path("mine.toml").unlink()
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
@@ -595,7 +597,7 @@ def test_holdout_keeps_pictures_apart(tmp_path: Path) -> None:
 def test_holdout_leaves_something_to_train_on(tmp_path: Path, count: int, holdout: float, test: int) -> None:
     problems = write_sums(tmp_path, count)
     built = build(recipe(problems, holdout=holdout, samples=32), tmp_path / "run", engine=policy(), quiet=True)
-    assert built.pairs == count
+    assert built.count == count
     assert (len(rows_of(tmp_path / "run")), len(rows_of(tmp_path / "run", "test"))) == (count - test, test)
 
 
@@ -608,11 +610,11 @@ def test_a_holdout_that_cannot_be_made_is_said(tmp_path: Path, capfd: pytest.Cap
 
 def test_a_rebuild_without_pairs_leaves_no_dataset(tmp_path: Path) -> None:
     problems = write_sums(tmp_path, 4)
-    assert build(recipe(problems), tmp_path / "run", engine=policy(), quiet=True).pairs
+    assert build(recipe(problems), tmp_path / "run", engine=policy(), quiet=True).count
     operator = tmp_path / "idle.py"
     operator.write_text("def idle(text, fmt, rng):\n    return None\n")
     built = build(recipe(problems, corruption=[str(operator)]), tmp_path / "run", engine=policy(), quiet=True)
-    assert built.pairs == 0
+    assert built.count == 0 and not list(built.pairs())
     assert not list((tmp_path / "run").glob("dataset*"))
     with pytest.raises(UserError, match="this run has no dataset"):
         check(tmp_path / "run")
@@ -624,11 +626,11 @@ def test_an_operator_in_a_file(tmp_path: Path) -> None:
     operator.write_text("def shout(text, fmt, rng):\n    return text.replace('<answer>', '<ANSWER>')\n")
     built = build(recipe(problems, corruption=[str(operator)]), tmp_path / "run", engine=policy(), quiet=True)
     # <ANSWER> is no tag of the format, so it counts as content: every result is refused.
-    assert built.pairs == 0
+    assert built.count == 0
     assert left_out(tmp_path / "run")["corruption", "shout: content changed"] > 0
     operator.write_text("def shout(text, fmt, rng):\n    return text.replace('</answer>', '')\n")
     built = build(recipe(problems, corruption=[str(operator)]), tmp_path / "run", engine=policy(), quiet=True)
-    assert built.pairs >= 9 and set(built.manifest["corruptions"]) == {"shout"}
+    assert built.count >= 9 and set(built.manifest["corruptions"]) == {"shout"}
 
 
 @pytest.mark.parametrize(
@@ -657,7 +659,7 @@ def test_a_json_format_is_taught_by_operators_of_its_own(tmp_path: Path) -> None
     rows = [{"problem_id": f"sum-{n}", "response": body} for n, body in enumerate(bodies)]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     settings = {"responses": file, "format": str(fmt), "verifier": "none"}
-    assert build(recipe(write_sums(tmp_path, 40), **settings), tmp_path / "run", quiet=True).pairs == 40
+    assert build(recipe(write_sums(tmp_path, 40), **settings), tmp_path / "run", quiet=True).count == 40
     assert {row["corruption"] for row in rows_of(tmp_path / "run")} == set(find_corruptions(drawn="json"))
     assert check(tmp_path / "run").ok
 
@@ -686,7 +688,7 @@ async def test_a_build_inside_a_running_loop_as_in_a_notebook(tmp_path: Path) ->
     problems = write_sums(tmp_path, 10)
     there = build(recipe(problems), tmp_path / "there", engine=policy(), quiet=True)
     alone = await asyncio.to_thread(build, recipe(problems), tmp_path / "alone", engine=policy(), quiet=True)
-    assert there.pairs and dataset_bytes(there.out) == dataset_bytes(alone.out)
+    assert there.count and dataset_bytes(there.out) == dataset_bytes(alone.out)
     with pytest.raises(UserError, match="no problems"):
         build(Recipe(), tmp_path / "none", engine=policy(), quiet=True)
     with pytest.raises(EngineFailed, match="broken"):
@@ -718,6 +720,7 @@ def test_load_run(tmp_path: Path) -> None:
     built = build(recipe(problems), tmp_path / "run", engine=policy(), quiet=True)
     run = load_run(tmp_path / "run")
     assert run.manifest == built.manifest
+    assert list(map(to_row, run.pairs())) == rows_of(run.out) and len(rows_of(run.out)) == run.count > 0
     assert run.recipe.problems == str(problems)
 
 
@@ -736,7 +739,7 @@ def test_the_policy_makes_way_for_its_rival(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr("specs_data.engines.open_engine", opened)
     settings = recipe(write_sums(tmp_path, 10), policy="zero", rejected_from="base", engine="openai", samples=4)
     built = build(settings, tmp_path / "run", quiet=True)
-    assert built.pairs > 0
+    assert built.count > 0
     assert events == ["opened zero", "closed", "opened base", "closed"]
     events.clear()
     build(settings, tmp_path / "run", quiet=True)
@@ -746,7 +749,7 @@ def test_the_policy_makes_way_for_its_rival(tmp_path: Path, monkeypatch: pytest.
 def test_the_closing_table_adds_up(tmp_path: Path) -> None:
     built = build(recipe(write_sums(tmp_path, 5)), tmp_path / "run", engine=policy(), quiet=True)
     many = {"input": {f"reason {number}": 10 for number in range(8)}}
-    lines = summary({**built.manifest, "dropped": many}).splitlines()
+    lines = summary(msgspec.structs.replace(built.manifest, dropped=many)).splitlines()
     assert sum(line.startswith("left out, input: reason") for line in lines) == 5
     assert any(
         line.split() == ["left", "out,", "input:", "3", "other", "reasons,", "in", "dropped.jsonl", "30"]

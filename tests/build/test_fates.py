@@ -46,9 +46,7 @@ def test_the_frames_agree_with_the_files(tmp_path: Path, settings: dict[str, Any
     responses, pairs, dropped = (run.frame(name) for name in ("responses", "pairs", "dropped"))
 
     counts = Counter(dropped.select("stage", "reason").iter_rows())
-    wanted = {
-        (stage, why): count for stage, reasons in run.manifest["dropped"].items() for why, count in reasons.items()
-    }
+    wanted = {(stage, why): count for stage, reasons in run.manifest.dropped.items() for why, count in reasons.items()}
     assert counts == wanted
     left = responses.filter(pl.col("reason").is_not_null()).select(pl.col("stage", "reason").cast(pl.String))
     assert Counter(left.iter_rows()) == Counter(
@@ -65,7 +63,7 @@ def test_the_frames_agree_with_the_files(tmp_path: Path, settings: dict[str, Any
     answered = responses.filter(
         pl.col("role") == "chosen", pl.col("response").is_not_null(), pl.col("finish_reason").is_not_null()
     )
-    assert answered.height == run.manifest["counts"]["sampled"]
+    assert answered.height == run.manifest.counts.sampled
     assert responses.filter(pl.col("role") == "rejected").is_empty() == (settings.get("rejected_from") is None)
 
 

@@ -94,6 +94,6 @@ def test_a_target_counts_pairs_also_where_some_chosen_responses_find_no_rejected
     for target in (None, 1, 4, 7, 99):
         settings_ = recipe(problems, **each, target=target)
         run = tmp_path / str(target)
-        pairs[target] = build(settings_, run, engine=policy(), rival=policy(), quiet=True).pairs
+        pairs[target] = build(settings_, run, engine=policy(), rival=policy(), quiet=True).count
     assert pairs[None] > 7
     assert pairs == {None: pairs[None], 1: 1, 4: 4, 7: 7, 99: pairs[None]}

@@ -112,7 +112,7 @@ async def test_the_judge_and_the_verifier_share_a_pace(server: Server) -> None:
     verifier, one = open_verifier(recipe, budget), open_judge(recipe, budget)
     assert one is not None
     sample = Sample(OPEN, 0, Response("<think>It scatters.</think><answer>Scattering</answer>"))
-    judged = Judged(sample, Judgement(True, "model", "Scattering"), None)
+    judged = Judged(sample, Judgement(True, "model", "Scattering"))
     start = time.monotonic()
     await asyncio.gather(
         *(one.judge(OPEN, f"Scattering {n}", []) for n in range(3)), *(verifier.verify(judged, []) for _ in range(3))

@@ -82,6 +82,15 @@ def test_each_fault_is_found_and_named(tmp_path: Path, bad: dict[str, Any], reas
     assert reason in str(result)
 
 
+def test_sides_that_part_ways_before_their_last_turn_are_not_format_only(tmp_path: Path) -> None:
+    line = {
+        side: [{"role": "assistant", "content": said}, {"role": "user", "content": "So?"}, *row()[side]]
+        for side, said in (("chosen", "Let me see."), ("rejected", "I see."))
+    }
+    (tmp_path / "p.jsonl").write_text(json.dumps({**row(images=[]), **line}))
+    assert "chosen and rejected part ways before their last turn" in check(tmp_path / "p.jsonl").reasons
+
+
 def test_a_right_response_of_another_policy_is_format_only(tmp_path: Path) -> None:
     result = checked(tmp_path, [row(rejected="I count five: \\boxed{5.0}", rejected_from="base-policy"), row()])
     assert result.ok

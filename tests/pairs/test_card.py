@@ -7,6 +7,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import yaml
 from hypothesis import given
@@ -18,6 +19,8 @@ from specs_data.errors import UserError
 from specs_data.inert import one_line, visible
 from specs_data.pairs.card import ablations, cell, code, excerpt, fence, render_card, size_category, words
 from specs_data.pairs.diff import difference
+from specs_data.pairs.manifest import Manifest
+from specs_data.records import Message, Pair, Picture
 
 CHOSEN = "<think>2 + 3 = 5.</think>\n<answer>\\boxed{5}</answer>"
 HOSTILE = (
@@ -25,17 +28,16 @@ HOSTILE = (
 )
 
 
-def row(chosen: str = CHOSEN, rejected: str = "2 + 3 = 5.\n\\boxed{5}", **more: Any) -> dict[str, Any]:
-    said = {"chosen": chosen, "rejected": rejected}
-    return {
-        "id": "a1",
-        "images": [],
-        "prompt": [{"role": "user", "content": "What is 2 + 3?"}],
-        **{side: [{"role": "assistant", "content": text}] for side, text in said.items()},
-        "corruption": "remove_all_tags",
-        "rejected_from": "chosen",
-        **more,
-    }
+def pair(chosen: str = CHOSEN, rejected: str = "2 + 3 = 5.\n\\boxed{5}", **more: Any) -> Pair:
+    prompt = more.pop("prompt", (Message("user", "What is 2 + 3?"),))
+    images = more.pop("images", ())
+    more = {"corruption": "remove_all_tags", "rejected_from": "chosen"} | more
+    return Pair("a1", images, prompt, chosen, rejected, **more)
+
+
+def card(manifest: dict[str, Any], pairs: list[Pair], **options: Any) -> str:
+    """The card of a manifest.json that holds `manifest`."""
+    return render_card(msgspec.convert(manifest, Manifest), pairs, **options)
 
 
 MANIFEST: dict[str, Any] = {
@@ -74,16 +76,16 @@ MANIFEST: dict[str, Any] = {
 }
 
 
-def head(card: str) -> dict[str, Any]:
-    _, yaml_text, _ = card.split("---\n", 2)
+def head(text: str) -> dict[str, Any]:
+    _, yaml_text, _ = text.split("---\n", 2)
     parsed = yaml.safe_load(yaml_text)
     assert isinstance(parsed, dict)
     return parsed
 
 
-def tokens(card: str) -> list[Token]:
+def tokens(text: str) -> list[Token]:
     markdown = MarkdownIt("gfm-like", {"linkify": False})
-    body = card.split("---\n", 2)[2] if card.startswith("---") else card
+    body = text.split("---\n", 2)[2] if text.startswith("---") else text
     flat = []
     for token in markdown.parse(body):
         flat += [token, *(token.children or [])]
@@ -91,8 +93,8 @@ def tokens(card: str) -> list[Token]:
 
 
 def test_the_hub_reads_the_head() -> None:
-    picture = {"bytes": b"png", "path": "a.png"}
-    parsed = head(render_card(MANIFEST, [row(images=[picture])], license="cc-by-4.0"))
+    picture = Picture(b"png", "a.png")
+    parsed = head(card(MANIFEST, [pair(images=(picture,))], license="cc-by-4.0"))
     assert parsed["license"] == "cc-by-4.0"
     assert parsed["size_categories"] == ["1K<n<10K"]
     assert parsed["task_categories"][0] == "image-text-to-text"
@@ -104,22 +106,22 @@ def test_the_hub_reads_the_head() -> None:
 def test_a_coupled_card_does_not_claim_to_teach_the_format_alone() -> None:
     template = str(Path(__file__).parents[2] / "cards" / "dataset.md.jinja")
     recipe = {**MANIFEST["recipe"], "pairing": "coupled"}
-    coupled = render_card({**MANIFEST, "recipe": recipe}, [row()], template=template)
+    coupled = card({**MANIFEST, "recipe": recipe}, [pair()], template=template)
     assert "Coupled on purpose" in coupled and "nothing else" not in coupled
-    decoupled = render_card(MANIFEST, [row()], template=template)
+    decoupled = card(MANIFEST, [pair()], template=template)
     assert "nothing else" in decoupled and "Coupled" not in decoupled
 
 
 def test_no_license_is_invented() -> None:
-    card = render_card(MANIFEST, [row()])
-    assert "license" not in head(card)
-    assert "stated none" in card
+    text = card(MANIFEST, [pair()])
+    assert "license" not in head(text)
+    assert "stated none" in text
 
 
 def test_the_manifest_s_figures_are_in_it() -> None:
-    card = render_card(
+    text = card(
         MANIFEST,
-        [row(), row(rejected="<think>2 <answer>+ 3 = 5.</think>\n\\boxed{5}</answer>", corruption="shift_tags")],
+        [pair(), pair(rejected="<think>2 <answer>+ 3 = 5.</think>\n\\boxed{5}</answer>", corruption="shift_tags")],
     )
     for figure in (
         "40,000",
@@ -131,35 +133,35 @@ def test_the_manifest_s_figures_are_in_it() -> None:
         "1.50 US",
         "9,000",
     ):
-        assert figure in card
-    assert "[-<think>-]2 + 3 = 5.[-</think>-]" in card
-    assert "`shift_tags`: 4,000 pairs" in card
-    assert 'load_dataset("OWNER/NAME", revision="vX.Y.Z"' in card
+        assert figure in text
+    assert "[-<think>-]2 + 3 = 5.[-</think>-]" in text
+    assert "`shift_tags`: 4,000 pairs" in text
+    assert 'load_dataset("OWNER/NAME", revision="vX.Y.Z"' in text
 
 
 def test_times_and_paths_leave_no_trace() -> None:
-    card = render_card(MANIFEST, [row()])
+    text = card(MANIFEST, [pair()])
     later = MANIFEST | {"seconds": {"generate": 99}, "started": "2027-01-01T00:00:00Z", "finished": "x"}
-    assert render_card(later, [row()]) == card
-    assert "ada" not in card
-    assert "`grpo-zero`" in card
+    assert card(later, [pair()]) == text
+    assert "ada" not in text
+    assert "`grpo-zero`" in text
 
 
 def test_a_dataset_without_a_manifest_has_a_card_too() -> None:
-    card = render_card({}, [row()])
-    assert "size_categories" not in head(card)
-    assert "[-<think>-]" in card
-    assert render_card({}, []).startswith("---\n")
+    text = card({}, [pair()])
+    assert "size_categories" not in head(text)
+    assert "[-<think>-]" in text
+    assert card({}, []).startswith("---\n")
 
 
 @pytest.mark.parametrize("place", ["chosen", "rejected", "prompt", "name", "operator", "served", "source"])
 def test_hostile_text_is_inert_wherever_it_stands(place: str) -> None:
-    manifest, example = dict(MANIFEST), row()
+    manifest, example = dict(MANIFEST), pair()
     match place:
         case "chosen" | "rejected":
-            example = row(**{place: HOSTILE})
+            example = pair(**{place: HOSTILE})
         case "prompt":
-            example = row(prompt=[{"role": "system", "content": HOSTILE}, {"role": "user", "content": HOSTILE}])
+            example = pair(prompt=(Message("system", HOSTILE), Message("user", HOSTILE)))
         case "name":
             manifest["name"] = HOSTILE
         case "operator":
@@ -168,14 +170,14 @@ def test_hostile_text_is_inert_wherever_it_stands(place: str) -> None:
             manifest["models"] = {"verifier": {"requested": HOSTILE, "served": {HOSTILE: 3}}}
         case _:
             manifest["yields"] = {"answer_type": {HOSTILE: {"problems": 3, "pairs": 2}}}
-    card = render_card(manifest, [example])
-    assert "\x1b" not in card
-    assert "license" not in head(card)
-    parsed = tokens(card)
+    text = card(manifest, [example])
+    assert "\x1b" not in text
+    assert "license" not in head(text)
+    parsed = tokens(text)
     assert any("Owned" in token.content for token in parsed)
     assert not [token for token in parsed if token.type in ("html_block", "html_inline")]
     assert not [token for token in parsed if token.type == "link_open" and "javascript" in str(token.attrs)]
-    plain = tokens(render_card(MANIFEST, [row()]))
+    plain = tokens(card(MANIFEST, [pair()]))
     headings = [token.tag for token in parsed if token.type == "heading_open"]
     assert headings == [token.tag for token in plain if token.type == "heading_open"]
 
@@ -217,10 +219,12 @@ def test_size_buckets(rows: int, bucket: str) -> None:
 
 
 def test_the_paper_s_ablations_are_named() -> None:
-    coupled = " ".join(f"{line.here} {line.paper}" for line in ablations({"pairing": "coupled", "verifier": "none"}))
+    coupled = " ".join(
+        f"{line.here} {line.paper}" for line in ablations(Manifest(recipe={"pairing": "coupled", "verifier": "none"}))
+    )
     assert "47.67 / 48.68" in coupled
     assert "48.13" in coupled
-    assert ablations({}) == []
+    assert ablations(Manifest()) == []
 
 
 def test_an_excerpt_keeps_the_changes_and_drops_the_rest() -> None:
@@ -235,7 +239,7 @@ def test_an_excerpt_keeps_the_changes_and_drops_the_rest() -> None:
 def test_a_template_of_the_user_s(tmp_path: Path) -> None:
     template = tmp_path / "mine.md.jinja"
     template.write_text("---\n{{ head }}\n---\nOurs: {{ manifest.counts.pairs | n }} {{ example.chosen | fence }}\n")
-    assert "Ours: 9,000 ```text" in render_card(MANIFEST, [row()], template=str(template))
+    assert "Ours: 9,000 ```text" in card(MANIFEST, [pair()], template=str(template))
 
 
 @pytest.mark.parametrize("body", ["{{ nmae }}", "{% if %}", "{{ ''.__class__.__mro__ }}", "{{ 'x' | nofilter }}"])
@@ -243,14 +247,14 @@ def test_a_broken_template_is_one_sentence(tmp_path: Path, body: str) -> None:
     template = tmp_path / "mine.md.jinja"
     template.write_text(body)
     with pytest.raises(UserError, match=r"mine\.md\.jinja"):
-        render_card(MANIFEST, [row()], template=str(template))
+        card(MANIFEST, [pair()], template=str(template))
 
 
 @pytest.mark.slow
 def test_trl_knows_every_setting_in_the_snippet() -> None:
     from trl import DPOConfig  # type: ignore[attr-defined, unused-ignore]
 
-    blocks = [token.content for token in tokens(render_card(MANIFEST, [row()])) if token.info == "python"]
+    blocks = [token.content for token in tokens(card(MANIFEST, [pair()])) if token.info == "python"]
     (snippet,) = [block for block in blocks if "DPOConfig" in block]
     calls = [node for node in ast.walk(ast.parse(snippet)) if isinstance(node, ast.Call)]
     (config,) = [call for call in calls if isinstance(call.func, ast.Name) and call.func.id == "DPOConfig"]

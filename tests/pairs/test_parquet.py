@@ -16,8 +16,9 @@ from datasets import Image, load_dataset
 from PIL import Image as Pillow
 
 from specs_data.errors import UserError
-from specs_data.pairs.parquet import SCHEMA, fingerprint, write_shards
-from specs_data.pairs.rows import Dataset, count_rows, open_dataset, rows
+from specs_data.pairs.manifest import Manifest, fingerprint
+from specs_data.pairs.parquet import SCHEMA, write_pairs, write_shards
+from specs_data.pairs.rows import TEXT_COLUMNS, Dataset, count_rows, open_dataset, rows, to_row
 from specs_data.share.export import export
 
 
@@ -72,7 +73,11 @@ def test_rows_come_back_unchanged_across_shards(tmp_path: Path) -> None:
     ]
     assert sum(shard.rows for shard in shards) == 20
     assert all((tmp_path / shard.path).stat().st_size == shard.bytes for shard in shards)
-    assert list(rows(open_dataset(tmp_path))) == written
+    pairs = list(rows(open_dataset(tmp_path)))
+    assert list(map(to_row, pairs)) == written
+    assert [shard.sha256 for shard in write_pairs(pairs, tmp_path / "again", "train")] == [
+        shard.sha256 for shard in write_shards(written, tmp_path / "rows", "train")
+    ]
 
 
 def test_same_rows_same_bytes(tmp_path: Path) -> None:
@@ -124,10 +129,10 @@ def test_a_run_gives_its_dataset_and_manifest(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text('{"name": "tiny"}')
     for place in (tmp_path, tmp_path / "dataset"):
         dataset = open_dataset(place)
-        assert dataset.manifest == {"name": "tiny"}
+        assert dataset.manifest == Manifest("tiny")
         assert count_rows(dataset) == {"train": 1, "test": 2}
-        assert [r["id"] for r in rows(dataset)] == ["row-0", "row-1", "row-2"]
-        assert [r["id"] for r in rows(dataset, "test")] == ["row-1", "row-2"]
+        assert [pair.id for pair in rows(dataset)] == ["row-0", "row-1", "row-2"]
+        assert [pair.id for pair in rows(dataset, "test")] == ["row-1", "row-2"]
     with pytest.raises(UserError, match=re.escape("no split 'dev'; it has: train, test")):
         list(rows(open_dataset(tmp_path), "dev"))
 
@@ -149,11 +154,13 @@ def test_foreign_jsonl_gives_the_same_rows(tmp_path: Path, line: str) -> None:
     (tmp_path / "pics/a.png").write_bytes(picture())
     (tmp_path / "p.jsonl").write_text(line)
     [found] = rows(open_dataset(tmp_path / "p.jsonl"))
-    assert found == {
+    assert to_row(found) == {
+        "id": "",
         "images": [{"bytes": picture(), "path": "a.png"}],
         "prompt": [{"role": "user", "content": "Q"}],
         "chosen": [{"role": "assistant", "content": "good"}],
         "rejected": [{"role": "assistant", "content": "bad"}],
+        **dict.fromkeys(TEXT_COLUMNS),
     }
 
 
@@ -201,7 +208,7 @@ def test_our_exports_are_read_back(tmp_path: Path, trainer: str) -> None:
     (tmp_path / "p.jsonl").write_text(json.dumps(PAIR))
     export(tmp_path / "p.jsonl", trainer, tmp_path / "out")
     [found] = rows(open_dataset(tmp_path / "out"))
-    assert {side: found[side] for side in PAIR} == PAIR
+    assert {side: to_row(found)[side] for side in PAIR} == PAIR
 
 
 def test_rejected_messages_are_read(tmp_path: Path) -> None:
@@ -210,17 +217,17 @@ def test_rejected_messages_are_read(tmp_path: Path) -> None:
         json.dumps({"messages": whole["chosen"], "rejected_messages": whole["rejected"], "images": []})
     )
     [found] = rows(open_dataset(tmp_path / "p.jsonl"))
-    assert {side: found[side] for side in PAIR} == PAIR
+    assert {side: to_row(found)[side] for side in PAIR} == PAIR
 
 
 @pytest.mark.parametrize("place", ["dataset", "dataset/data", "dataset/data/train-00000-of-00001.parquet"])
 def test_a_part_of_a_run_has_its_manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
     write_shards([row(0)], tmp_path / "dataset", "train")
     (tmp_path / "manifest.json").write_text('{"name": "tiny"}')
-    assert open_dataset(tmp_path / place).manifest == {"name": "tiny"}
+    assert open_dataset(tmp_path / place).manifest == Manifest("tiny")
     if (tmp_path / place).is_dir():
         monkeypatch.chdir(tmp_path / place)
-        assert open_dataset(".").manifest == {"name": "tiny"}
+        assert open_dataset(".").manifest == Manifest("tiny")
 
 
 def test_a_run_without_pairs_has_no_dataset(tmp_path: Path) -> None:

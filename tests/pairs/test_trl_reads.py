@@ -40,7 +40,7 @@ def dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     file = tmp_path / "responses.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in responses))
     built = build(recipe(problems, responses=file), tmp_path / "run", quiet=True)
-    assert built.pairs == 8
+    assert built.count == 8
     return datasets.load_dataset(str(built.out / "dataset"), split="train", cache_dir=str(tmp_path / "cache"))
 
 

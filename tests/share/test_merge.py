@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 
 from specs_data.errors import UserError
-from specs_data.pairs.parquet import fingerprint, write_shards
-from specs_data.pairs.rows import open_dataset, rows
+from specs_data.pairs.manifest import Manifest, fingerprint
+from specs_data.pairs.parquet import write_shards
+from specs_data.pairs.rows import open_dataset, rows, to_row
 from specs_data.share.merge import describe_merge, merge
 
 
@@ -55,11 +56,11 @@ def make_run(folder: Path, train: list[dict[str, Any]], test: list[dict[str, Any
     return folder
 
 
-def merged(tmp_path: Path, *datasets: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+def merged(tmp_path: Path, *datasets: Path) -> tuple[list[dict[str, Any]], Manifest]:
     merge(datasets, tmp_path / "c")
     opened = open_dataset(tmp_path / "c")
     assert opened.manifest is not None
-    return list(rows(opened)), opened.manifest
+    return list(map(to_row, rows(opened))), opened.manifest
 
 
 def test_rows_of_both_in_order(tmp_path: Path) -> None:
@@ -86,8 +87,8 @@ def test_train_and_test_stay_apart(tmp_path: Path) -> None:
     a = make_run(tmp_path / "a", [row(1)], [row(2)])
     b = make_run(tmp_path / "b", [row(2, id="x"), row(3, shade=2), row(4)], [row(5), row(6, shade=1)])
     found, manifest = merged(tmp_path, a, b)
-    assert [r["id"] for r in rows(open_dataset(tmp_path / "c"), "train")] == ["row-1", "row-4"]
-    assert [r["id"] for r in rows(open_dataset(tmp_path / "c"), "test")] == ["row-2", "row-5"]
+    assert [pair.id for pair in rows(open_dataset(tmp_path / "c"), "train")] == ["row-1", "row-4"]
+    assert [pair.id for pair in rows(open_dataset(tmp_path / "c"), "test")] == ["row-2", "row-5"]
     assert manifest["dropped"] == {"merge": {"duplicate problem": 1, "picture in another split": 2}}
     assert len(found) == 4
 
@@ -98,13 +99,13 @@ def test_where_rows_came_from_is_on_record(tmp_path: Path) -> None:
     _, manifest = merged(tmp_path, a, b)
     first, second = manifest["merged"]
     assert first["source"] == "a"
-    assert first["fingerprint"] == open_dataset(a).manifest["dataset"]["fingerprint"]  # type: ignore[index]
+    assert first["fingerprint"] == open_dataset(a).manifest.dataset.fingerprint  # type: ignore[union-attr]
     assert first["recipe_fingerprint"] == "a" * 8
     assert first["rows"] == {"train": [0, 2], "test": [0, 1]}
     assert second["rows"] == {"train": [2, 3]}
     assert (second["kept"], second["left_out"]) == (1, {"duplicate problem": 1})
     assert manifest["recipe"] == {"samples": 8}
-    assert "recipe_fingerprint" not in manifest
+    assert not manifest.recipe_fingerprint
     assert manifest["dataset"]["fingerprint"] not in (first["fingerprint"], second["fingerprint"])
 
 

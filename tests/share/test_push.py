@@ -22,7 +22,8 @@ from fakes.hub_server import ACCOUNT, File, Hub, Repo
 from PIL import Image as Pillow
 
 from specs_data.errors import UserError
-from specs_data.pairs.parquet import describe, fingerprint, write_shards
+from specs_data.pairs.manifest import fingerprint
+from specs_data.pairs.parquet import describe, write_shards
 from specs_data.pairs.rows import open_dataset
 from specs_data.share.private import find_secret, refuse_private, without_local_paths
 
@@ -280,7 +281,7 @@ def test_a_second_version_says_what_changed(hub: Hub, desk: Desk, run: Path, tmp
     ]
     assert "  samples: 8 -> 4" in blocks
     assert '  verifier: unset -> "rules"' in blocks
-    assert f"data {open_dataset(second).manifest['dataset']['fingerprint'][:16]}" in blocks[3]  # type: ignore[index]
+    assert f"data {open_dataset(second).manifest.dataset.fingerprint[:16]}" in blocks[3]  # type: ignore[union-attr]
 
 
 def test_an_unchanged_push_is_no_operation(hub: Hub, desk: Desk, run: Path) -> None:

@@ -58,7 +58,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 
 def judged(text: str = "<think>2 + 3 = 5</think><answer>5</answer>", **problem: Any) -> Judged:
     record = Problem(**{"id": "p", "question": "2 + 3?", "answer": "GOLD-7781", "answer_type": "numeric", **problem})
-    return Judged(Sample(record, 0, Response(text)), Judgement(True, "number", "5"), None)
+    return Judged(Sample(record, 0, Response(text)), Judgement(True, "number", "5"))
 
 
 def make(model: str = MODEL, budget: Budget | None = None, **options: Any) -> ModelVerifier:

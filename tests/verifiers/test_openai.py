@@ -27,7 +27,6 @@ MODEL = "Qwen/Qwen3-VL-32B-Instruct"
 ONE = Judged(
     Sample(Problem("p", "2 + 3?", "GOLD-7781", "numeric"), 0, Response("<think>2 + 3 = 5</think><answer>5</answer>")),
     Judgement(True, "number", "5"),
-    None,
 )
 
 

@@ -29,7 +29,7 @@ def judged(
 ) -> Judged:
     problem = Problem("p", "Which?", answer, kind, tuple(choices))
     sample = Sample(problem, 0, Response(fmt.render(thought, rf"\boxed{{{answer}}}")))
-    return Judged(sample, Judgement(True, "exact", answer), None)
+    return Judged(sample, Judgement(True, "exact", answer))
 
 
 @pytest.mark.parametrize(
