@@ -70,6 +70,13 @@ def unknown_name(kind: str, name: str, known: Iterable[str], otherwise: str) -> 
     return UserError(f"no {kind} is called {name!r}; there are {', '.join(listed)}, and {otherwise}{meant}")
 
 
+def first_error(error: BaseException) -> BaseException:
+    """The error itself, or the first of a group of them: tasks that were cancelled for it say nothing new."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
 def first_line(error: Exception) -> str:
     """What an error of somebody else's says, as a part of a sentence; its kind where it says nothing."""
     return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(" .")

@@ -32,7 +32,7 @@ RUNGS = (
 )
 GROUND = -1
 HEAVY = ("torch", "transformers", "vllm", "google.genai", "ray", "trl", "matplotlib", "datasets", "huggingface_hub",
-         "math_verify", "pyarrow", "aiohttp")  # fmt: skip
+         "math_verify", "polars", "pyarrow", "aiohttp")  # fmt: skip
 
 
 def rung_of(room: str) -> int:

@@ -30,7 +30,7 @@ from specs_data.recipe import (
     says,
     setting,
 )
-from specs_data.rollouts.planning import Parts, make_plan
+from specs_data.rollouts.plan import Parts, make_plan
 from specs_data.rollouts.store import digest
 from specs_data.services.opening import open_budget
 from specs_data.texts import system_prompt

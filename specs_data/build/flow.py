@@ -1,4 +1,4 @@
-"""The way of one response through the stages, and the search that sends responses on it.
+"""The way of one response through the stages: sampled, judged, verified, paired.
 
 Every stage looks into the store first and appends to it after; what a stage leaves out carries its
 reason there.
@@ -10,28 +10,27 @@ import asyncio
 import logging
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable
-from enum import Enum, auto
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Self, TypeVar
 
 import msgspec
 
-from specs_data.build.agenda import Agenda
+from specs_data.build.fates import FORMAT, WRONG
+from specs_data.build.listing import Listing
+from specs_data.build.search import Outcome
 from specs_data.engines import Engine
 from specs_data.errors import PromptRefused, Undecided, UserError
 from specs_data.judges.answers import final_answer
 from specs_data.judges.model import ModelJudge
 from specs_data.judges.rules import RuleJudge
 from specs_data.pairs.twin import make_twin
-from specs_data.records import Judged, Judgement, Problem, Rejected, Request, Response, Sample, Twin, Verdict
-from specs_data.rollouts.plan import Plan, Source
-from specs_data.rollouts.planning import Parts
+from specs_data.records import Judged, Judgement, Problem, Rejected, Response, Sample, Twin, Verdict
+from specs_data.rollouts.plan import Parts, Plan, Source
 from specs_data.rollouts.sample import make_request
-from specs_data.rollouts.store import Answers, Stage, Store, digest
+from specs_data.rollouts.store import Answers, Index, Number, Position, Stage, Store, digest
 
 logger = logging.getLogger(__name__)
 
-WRONG = "wrong answer"
 # So many refusals without one response are no fault of the prompts.
 MOST_REFUSALS = 64
 
@@ -40,17 +39,8 @@ _judgement = msgspec.json.Decoder(Judgement).decode
 _verdict = msgspec.json.Decoder(Verdict).decode
 
 
-class Outcome(Enum):
-    """What became of one response."""
-
-    KEPT = auto()
-    LEFT = auto()  # left out; another response to the same problem may do better
-    OVER = auto()  # this problem gets no other response
-
-
 T = TypeVar("T")
-Log = Callable[[Stage, int, int, int], tuple[str | None, bytes] | None]
-Attempt = Callable[[int, int, int], Awaitable[Outcome]]
+Log = Callable[[Stage, int, Number, Index], tuple[str | None, bytes] | None]
 
 
 class Clock:
@@ -73,6 +63,45 @@ class Clock:
             self.seconds += time.perf_counter() - self._since
 
 
+class Choosing:
+    """What the first search is for: chosen responses, at most so many of a problem; and where no rival is to answer
+    as well, their pairs."""
+
+    def __init__(self, flow: Flow, listing: Listing, engine: Engine | None, most: int) -> None:
+        self._flow = flow
+        self._listing = listing
+        self._engine = engine
+        self._most = most
+
+    def wanted(self, position: Position) -> int:
+        """How many chosen responses the problem is to have."""
+        return self._most
+
+    def attempt(self, position: Position, index: Index, kept: int) -> Awaitable[Outcome]:
+        """Try whether this response becomes a chosen one."""
+        return self._flow.choose(self._engine, self._listing.number(position), index)
+
+
+class Rejecting:
+    """What the second search is for: a rival's response as the rejected side of each of these chosen ones."""
+
+    def __init__(
+        self, flow: Flow, listing: Listing, engine: Engine | None, chosen: Mapping[Position, Sequence[Index]]
+    ) -> None:
+        self._flow = flow
+        self._listing = listing
+        self._engine = engine
+        self._chosen = chosen
+
+    def wanted(self, position: Position) -> int:
+        """How many rejected responses the problem is to have."""
+        return len(self._chosen[position])
+
+    def attempt(self, position: Position, index: Index, kept: int) -> Awaitable[Outcome]:
+        """Try whether this response of the rival fits the first chosen one that has no rejected side yet."""
+        return self._flow.reject(self._engine, self._listing.number(position), self._chosen[position][kept], index)
+
+
 class Flow:
     """The stages of one run, with the services they use. Attempts name a problem by its number in
     the store and a response by its index."""
@@ -90,16 +119,18 @@ class Flow:
         self._verifying = asyncio.Semaphore(parts.verifier.concurrency)
         self._judging = asyncio.Semaphore(parts.judge.concurrency if parts.judge else 1)
         self._asked: dict[bytes, asyncio.Future[Any]] = {}
-        self._commit_is_due = False
-        self._unseen: dict[int, Problem] = {}
-        self._refused: defaultdict[int, list[tuple[int, int, PromptRefused]]] = defaultdict(list)  # not on record yet
+        self.written = asyncio.Event()  # something is in the store that is not committed yet
+        self._unseen: dict[Number, Problem] = {}
+        self._refused: defaultdict[int, list[tuple[Number, Index, PromptRefused]]] = defaultdict(
+            list
+        )  # not on record yet
         self._answered = {source.samples for source in (plan.policy, plan.rival) if source and _has_any(store, source)}
 
-    def expect(self, number: int, problem: Problem) -> None:
+    def expect(self, number: Number, problem: Problem) -> None:
         """A problem that the store did not know before: its first responses need not be looked up."""
         self._unseen[number] = problem
 
-    async def choose(self, engine: Engine | None, number: int, index: int) -> Outcome:
+    async def choose(self, engine: Engine | None, number: Number, index: Index) -> Outcome:
         """Try whether this response becomes a chosen one; with no rival, make its pair as well."""
         unseen = self._unseen.pop(number, None)
         log = self._nothing if unseen else self._store.get
@@ -116,7 +147,7 @@ class Flow:
             return Outcome.KEPT
         return self._paired(log, sample, judgement.answer, number, index, "chosen")
 
-    async def reject(self, engine: Engine | None, number: int, chosen: int, index: int) -> Outcome:
+    async def reject(self, engine: Engine | None, number: Number, chosen: Index, index: Index) -> Outcome:
         """Try whether the rival's response becomes the rejected side of response `chosen`: a right
         one for decoupled pairs, a wrong one for coupled pairs, malformed or made so."""
         rival = self._plan.rival
@@ -128,7 +159,7 @@ class Flow:
             return Outcome.OVER
         judgement = await self._judged(log, rival, sample, number)
         reason = judgement if isinstance(judgement, str) else None
-        right = reason is None or reason.startswith("format: ")
+        right = reason is None or reason.startswith(FORMAT)
         wanted = reason == WRONG if self._plan.recipe.pairing == "coupled" else right
         if not wanted:
             return Outcome.LEFT
@@ -157,7 +188,7 @@ class Flow:
     # The stages
 
     async def _sample(
-        self, log: Log, engine: Engine | None, source: Source, problem: Problem, number: int, index: int
+        self, log: Log, engine: Engine | None, source: Source, problem: Problem, number: Number, index: Index
     ) -> Sample | None:
         row = log("samples", source.samples, number, index)
         if row is not None:
@@ -184,9 +215,9 @@ class Flow:
         self._put("samples", source.samples, number, index, None, response)
         return Sample(problem, index, response)
 
-    async def _judged(self, log: Log, source: Source, sample: Sample, number: int) -> Judgement | str:
+    async def _judged(self, log: Log, source: Source, sample: Sample, number: Number) -> Judgement | str:
         """The judgement of a right and well-formed response, or why the response is left out."""
-        row = log("judgements", source.judgements, number, sample.index)
+        row = log("judgements", source.judgements, number, Index(sample.index))
         if row is not None:
             return row[0] or _judgement(row[1])
         problem, text = sample.problem, sample.response.text
@@ -195,13 +226,13 @@ class Flow:
                 try:
                     judgement = await self._by_model(self._judge, problem, text)
                 except Undecided as undecided:
-                    return self._undecided("judgements", number, sample.index, undecided.reason)
+                    return self._undecided("judgements", number, Index(sample.index), undecided.reason)
             else:
                 judgement = await self._rules.ajudge(
                     text, problem.answer, problem.answer_type, problem.choices, self._plan.fmt
                 )
             reason = self._fault(judgement, text)
-        self._put("judgements", source.judgements, number, sample.index, reason, judgement)
+        self._put("judgements", source.judgements, number, Index(sample.index), reason, judgement)
         return reason or judgement
 
     async def _by_model(self, judge: ModelJudge, problem: Problem, text: str) -> Judgement:
@@ -217,10 +248,10 @@ class Flow:
         if not judgement.right:
             return WRONG
         fault = self._plan.fmt.check(text)
-        return fault and f"format: {fault}"
+        return fault and f"{FORMAT}{fault}"
 
-    async def _verified(self, log: Log, judged: Judged, number: int) -> bool:
-        index = judged.sample.index
+    async def _verified(self, log: Log, judged: Judged, number: Number) -> bool:
+        index = Index(judged.sample.index)
         row = log("verdicts", self._plan.verdicts, number, index)
         if row is not None:
             return row[0] is None
@@ -264,7 +295,9 @@ class Flow:
             future.cancel()
             del self._asked[key]
 
-    def _paired(self, log: Log, sample: Sample, answer: str | None, number: int, chosen: int, origin: str) -> Outcome:
+    def _paired(
+        self, log: Log, sample: Sample, answer: str | None, number: Number, chosen: Index, origin: str
+    ) -> Outcome:
         row = log("pairs", self._plan.pairs, number, chosen) if origin == "chosen" else None
         if row is not None:
             return Outcome.KEPT if row[0] is None else Outcome.LEFT
@@ -286,141 +319,22 @@ class Flow:
     # The store
 
     @staticmethod
-    def _nothing(stage: Stage, settings: int, problem: int, index: int) -> None:
+    def _nothing(stage: Stage, settings: int, problem: Number, index: Index) -> None:
         """The log of a problem that the store has just met."""
 
     def _images(self, problem: Problem) -> tuple[bytes, ...]:
         return tuple(map(self._store.image, problem.images))
 
-    def _undecided(self, stage: Stage, number: int, index: int, reason: str) -> str:
+    def _undecided(self, stage: Stage, number: Number, index: Index, reason: str) -> str:
         self._store.leave_undecided(stage, number, index, reason)
-        self._commit_soon()
+        self.written.set()
         return "undecided"
 
-    def _put(self, stage: Stage, settings: int, number: int, index: int, reason: str | None, record: Any) -> None:
+    def _put(self, stage: Stage, settings: int, number: Number, index: Index, reason: str | None, record: Any) -> None:
         self._store.put(stage, settings, number, index, reason, record)
-        self._commit_soon()
-
-    def _commit_soon(self) -> None:
-        """Commit once all that is ready now has been handled: at once for a slow model, and many
-        rows together for a fast one."""
-        if not self._commit_is_due:
-            self._commit_is_due = True
-            asyncio.get_running_loop().call_soon(self._commit)
-
-    def _commit(self) -> None:
-        self._commit_is_due = False
-        self._store.commit()
+        self.written.set()
 
 
 def _has_any(store: Store, source: Source) -> bool:
     """Is there a response of this policy on record?"""
     return any(store.select("SELECT 1 FROM samples WHERE settings = ? AND reason IS NULL LIMIT 1", (source.samples,)))
-
-
-class OnDemand:
-    """An engine that is opened by its first request, so that a run which needs no new response loads
-    no model. As many requests are in flight as keep it busy, and `room` (of `width`) is widened to that.
-    An engine that is `lent` is not closed."""
-
-    def __init__(
-        self, opened: Callable[[], Awaitable[Engine]], room: asyncio.Semaphore, width: int, *, lent: bool
-    ) -> None:
-        self.concurrency = width
-        self._opened = opened
-        self._room = room
-        self._lent = lent
-        self._engine: Engine | None = None
-        self._lock = asyncio.Lock()
-
-    async def generate(self, request: Request) -> Response:
-        """As the engine behind it."""
-        if self._engine is None:
-            async with self._lock:
-                self._engine = self._engine or await self._open()
-        async with self._slots:
-            return await self._engine.generate(request)
-
-    async def close(self) -> None:
-        """Release the model; the next request opens it anew."""
-        engine, self._engine = self._engine, None
-        if engine is not None and not self._lent:
-            await engine.close()
-
-    async def _open(self) -> Engine:
-        engine = await self._opened()
-        self._slots = asyncio.Semaphore(engine.concurrency)
-        # Somewhat more problems are under way than the model works on, so that it never waits for one.
-        width = engine.concurrency + engine.concurrency // 4
-        for _ in range(self.concurrency, width):
-            self._room.release()
-        self.concurrency = max(self.concurrency, width)
-        return engine
-
-
-async def search(
-    agenda: Agenda,
-    positions: AsyncIterator[int],
-    attempt: Attempt,
-    *,
-    number: Callable[[int], int],
-    wanted: Callable[[int], int],
-    room: asyncio.Semaphore,
-    done: Callable[[int, int], None],
-) -> None:
-    """Play the agenda's rounds, as many at once as `room` has places, until none is owed.
-
-    `positions` gives the problems in the order of their source, `number` a problem's number in the
-    store. `attempt` gets a problem's number, a response's index and how many responses of the
-    problem are kept so far. A problem is done with `wanted(number)` kept responses, or when it can
-    have no more; `done` then gets its position and how many it has.
-    """
-    kept: dict[int, int] = {}  # only of problems under way that have some of several
-    running: set[int] = set()
-    moved = asyncio.Event()
-
-    async def play(position: int, indices: range) -> None:
-        try:
-            problem, count = number(position), kept.pop(position, 0)
-            if len(indices) == 1:
-                outcomes = [await attempt(problem, indices[0], count)]
-            else:
-                outcomes = list(await asyncio.gather(*(attempt(problem, index, count) for index in indices)))
-            enough = wanted(problem)
-            for index, outcome in zip(indices, outcomes, strict=True):
-                if outcome is Outcome.KEPT and count < enough:
-                    count += 1
-                    agenda.keep(position, index)
-            if count >= enough or Outcome.OVER in outcomes or not agenda.owe(position, indices.stop):
-                done(position, count)
-            elif count:
-                kept[position] = count
-        finally:
-            running.discard(position)
-            room.release()
-            moved.set()
-
-    try:
-        async with asyncio.TaskGroup() as tasks:
-            while True:
-                await room.acquire()
-                if len(running) < agenda.worth:
-                    position = await anext(positions, None) if agenda.open else None
-                    following = agenda.next() if position is None else (position, agenda.first)
-                    if following is not None:
-                        running.add(following[0])
-                        tasks.create_task(play(*following))
-                        continue
-                room.release()
-                if not running:
-                    return
-                moved.clear()
-                await moved.wait()
-    except BaseExceptionGroup as group:
-        raise _first(group) from None
-
-
-def _first(error: BaseException) -> BaseException:
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error

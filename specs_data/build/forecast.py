@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 
 from msgspec import Struct
 
+from specs_data.build.fates import Fates, Served
+from specs_data.rollouts.store import Stage, Store
 from specs_data.services.prices import Prices
 
-# By stage (model asked for, model that served, rows, prompt and completion tokens).
-Served = Mapping[str, Sequence[tuple[str, str, int, int, int]]]
+_LOGS: dict[str, Stage] = {"generate": "samples", "judge": "judgements", "verify": "verdicts", "pair": "pairs"}
 
 
 class Measured(Struct, frozen=True):
@@ -56,6 +57,31 @@ class Forecast(Struct, frozen=True):
         ))  # fmt: skip
 
 
+def measure(store: Store, fates: Fates, before: Mapping[str, float], prices: Prices, *, batch: bool) -> Measured:
+    """What a pilot gave and took. `before` are the seconds of earlier calls by stage; with `batch`, verdicts count
+    at the price of batch jobs."""
+    return Measured(
+        read=fates.read,
+        counts=fates.counts(),
+        rounds=fates.rounds(),
+        tokens={"generation": fates.tokens(), **_judging_tokens(fates.served)},
+        seconds=_seconds(store, fates, before),
+        cost=_judging_cost(fates.served, prices, batch),
+    )
+
+
+def _seconds(store: Store, fates: Fates, before: Mapping[str, float]) -> dict[str, float]:
+    """The seconds that the results for this run's problems take, by stage: at the speed of this call, or of all
+    calls for a stage that did nothing in this one."""
+    spent, found = store.seconds(), {}
+    for stage, log in _LOGS.items():
+        made, seconds = store.appended[log], spent.get(stage, 0.0) - before.get(stage, 0.0)
+        if not made:
+            made, seconds = store.count(log), spent.get(stage, 0.0)
+        found[stage] = seconds / made * fates.logged[log] if made else 0.0
+    return found
+
+
 def scale(pilot: Measured, total: int | None, target: int | None) -> Forecast:
     """The pilot's yields for `total` problems, or for as much of them as `target` pairs need."""
     tried = max(1, pilot.read)
@@ -94,7 +120,7 @@ def _until(target: int, share: float, rounds: Sequence[tuple[int, int]]) -> tupl
     return responses, pairs
 
 
-def judging_tokens(served: Served) -> dict[str, Mapping[str, int]]:
+def _judging_tokens(served: Served) -> dict[str, Mapping[str, int]]:
     """Prompt and completion tokens of the answers of judging services, by stage."""
     return {
         stage: {"prompt": sum(row[3] for row in rows), "completion": sum(row[4] for row in rows)}
@@ -102,7 +128,7 @@ def judging_tokens(served: Served) -> dict[str, Mapping[str, int]]:
     }
 
 
-def judging_cost(served: Served, prices: Prices, batch: bool) -> float | None:
+def _judging_cost(served: Served, prices: Prices, batch: bool) -> float | None:
     """What these answers cost today, in US dollars: the verdicts in batch jobs, if so wished. None where a
     price is not known."""
     costs = [

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 
-from specs_data.build import dataset
+from specs_data.build.dataset import Figures
+from specs_data.build.fates import Fates, Served
 from specs_data.pairs.manifest import (
     Counts,
     Manifest,
@@ -32,9 +33,10 @@ _PACKAGES = ("specs-data", "transformers", "torch", "vllm", "google-genai", "dat
 def make_manifest(
     store: Store,
     plan: Plan,
+    fates: Fates,
     *,
     splits: Mapping[str, Sequence[Shard]],
-    figures: dataset.Figures,
+    figures: Figures,
     left_out: Mapping[str, Mapping[str, int]],
     operators: Mapping[str, Mapping[str, str]],
     rubric: str | None,
@@ -43,7 +45,7 @@ def make_manifest(
 ) -> Manifest:
     """The manifest of a finished run. `rubric` is the digest of the verifier's prompt."""
     recipe, system = plan.recipe, plan.system
-    services = _describe_services(dataset.count_served(store, plan))
+    services = _describe_services(fates.served)
     settings = recipe.model_dump(mode="json", exclude_none=True, exclude=set(deciding("nothing")))
     return Manifest(
         name=plan.policy.name,
@@ -51,18 +53,18 @@ def make_manifest(
         recipe_fingerprint=digest(settings).hex(),
         response_format=plan.fmt.model_dump(mode="json"),
         dataset=describe_data(splits),
-        counts=Counts(**dataset.count_stages(store, plan), pairs=figures.pairs),
+        counts=Counts(**fates.counts()),
         dropped={stage: dict(reasons) for stage, reasons in left_out.items()},
         yields=Yields(
-            _yields(dataset.count_problems_by(store, "answer_type"), figures.answer_types),
-            _yields(dataset.count_problems_by(store, "source"), figures.sources),
+            answer_type=_yields(fates, "answer_type"),
+            source=_yields(fates, "source"),
         ),
         corruptions=dict(figures.corruptions.most_common()),
         operators={name: Operator(**told) for name, told in operators.items()},
         samples_per_pair={str(count): pairs for count, pairs in sorted(figures.samples.items())},
         lengths={"chosen": describe_lengths(figures.chosen), "rejected": describe_lengths(figures.rejected)},
-        verdicts=dataset.count_verdicts(store, plan),
-        tokens=_count_tokens(store, plan),
+        verdicts=fates.verdicts(),
+        tokens=_count_tokens(store, fates),
         cost_usd=_cost(store.paid()),
         seconds={stage: round(spent, 3) for stage, spent in seconds.items()},
         started=started,
@@ -81,10 +83,10 @@ def make_manifest(
     )
 
 
-def _count_tokens(store: Store, plan: Plan) -> dict[str, Tokens]:
+def _count_tokens(store: Store, fates: Fates) -> dict[str, Tokens]:
     """Tokens by stage; those of judging services as they were paid for."""
     paid = {stage: Tokens(paid.prompt_tokens, paid.completion_tokens) for stage, paid in store.paid().items()}
-    return {"generation": Tokens(**dataset.count_tokens(store, plan)), **paid}
+    return {"generation": Tokens(**fates.tokens()), **paid}
 
 
 def _cost(paid: Mapping[str, Paid]) -> dict[str, float] | None:
@@ -94,7 +96,7 @@ def _cost(paid: Mapping[str, Paid]) -> dict[str, float] | None:
     return {name: round(stage.dollars, 6) for name, stage in paid.items()} or None
 
 
-def _describe_services(served: Mapping[str, Sequence[tuple[str, str, int, int, int]]]) -> dict[str, Model]:
+def _describe_services(served: Served) -> dict[str, Model]:
     """Per stage the model asked for, and for how many rows each model answered."""
     return {
         stage: Model(requested=rows[0][0], served={served_by: count for _, served_by, count, _, _ in rows})
@@ -114,5 +116,5 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _yields(problems: Mapping[str, int], pairs: Mapping[str, int]) -> dict[str, Yield]:
-    return {name: Yield(count, pairs.get(name, 0)) for name, count in problems.items()}
+def _yields(fates: Fates, field: str) -> dict[str, Yield]:
+    return {name: Yield(**counts) for name, counts in fates.yields(field).items()}

@@ -1,15 +1,55 @@
-"""What determines each stage's results in one run, as numbers in its store."""
+"""From a recipe to what determines each stage's results: a changed setting concerns only its own stages.
+
+What determines a stage is a record of settings, and stands in the store as a number, under which the stage's
+results are logged. Whoever samples through the same store with the same settings finds what is there already.
+"""
 
 from __future__ import annotations
 
-from msgspec import Struct
+import random
+from collections.abc import Mapping
+from typing import Any
 
+import msgspec
+
+from specs_data.engines import Engine
+from specs_data.errors import UserError
 from specs_data.format import ResponseFormat
-from specs_data.recipe import Recipe
+from specs_data.judges.model import ModelJudge
+from specs_data.plugins import Corruption, label
+from specs_data.recipe import Recipe, deciding
+from specs_data.records import Sampling
+from specs_data.rollouts.responses import file_digest
+from specs_data.rollouts.sample import policy_fingerprint, policy_name, sampling
+from specs_data.rollouts.store import Store
 from specs_data.texts import Text
+from specs_data.verifiers import Verifier
+
+# The shape of what a policy is shown; a change of it makes other samples.
+PROMPT_VERSION = 1
+# The rules of judging; a change of them judges anew.
+JUDGE_VERSION = 2
+# Settings that decide samples and go on record as what they stand for (a checkpoint's fingerprint, a prompt's
+# digest); all others as they are.
+_OPENED = frozenset({"policy", "responses", "engine", "format", "system_prompt", *Sampling.__struct_fields__})
 
 
-class Source(Struct, frozen=True):
+class Parts(msgspec.Struct, frozen=True):
+    """What a recipe stands for, opened: format, system prompt, operators with their weights, and who
+    judges. `engine` and `rival` are given where the caller brings them."""
+
+    recipe: Recipe
+    fmt: ResponseFormat
+    system: Text | None
+    corruptions: Mapping[str, Corruption]
+    weights: Mapping[str, float]
+    verifier: Verifier
+    judge: ModelJudge | None
+    engine: Engine | None
+    rival: Engine | None
+
+
+class Source(msgspec.Struct, frozen=True):
     """A policy whose responses are in the store: its name in the dataset, what identifies it, and the
     settings under which its samples and their judgements are logged."""
 
@@ -19,11 +59,11 @@ class Source(Struct, frozen=True):
     judgements: int
 
 
-class Plan(Struct, frozen=True):
+class Plan(msgspec.Struct, frozen=True):
     """One run. `rival` writes the rejected responses where they do not come from the chosen; `verifier` is
     its name in the dataset;
-    `verdicts` and `pairs` are the settings of those stages; `samples` is the most responses a
-    problem gets; `services` are the stages that ask a model ("verification", "judging")."""
+    `verdicts` and `pairs` are the settings of those stages, as numbers of the store; `samples` is the most
+    responses a problem gets; `services` are the stages that ask a model ("verification", "judging")."""
 
     recipe: Recipe
     fmt: ResponseFormat
@@ -35,3 +75,93 @@ class Plan(Struct, frozen=True):
     pairs: int
     samples: int
     services: frozenset[str]
+
+
+def check_corruptions(corruptions: Mapping[str, Corruption], fmt: ResponseFormat) -> None:
+    """Raise UserError if no operator can ever apply to a response in this format: every token would be in
+    vain. What a plug-in needs to apply nobody knows beforehand."""
+    response = fmt.render("2 + 3 = 5.", "5")
+    if all(found.built_in and found.apply(response, fmt, random.Random(0)) is None for found in corruptions.values()):
+        raise UserError(
+            f"{', '.join(corruptions)}: none applies to responses in the format {fmt.name!r}, such as {response!r}; "
+            "give another with --corruption (specs-data corruptions lists them), or a ./file.py of your own"
+        )
+
+
+def make_plan(store: Store, parts: Parts) -> Plan:
+    """The plan of a run; its settings are put on record in `store`."""
+    recipe, verifier = parts.recipe, dict(parts.verifier.settings)
+    generation = _generation(parts, recipe, parts.engine)
+    judging = {
+        "format": parts.fmt.model_dump(mode="json"),
+        "judge": {"rules": JUDGE_VERSION, "model": dict(parts.judge.settings) if parts.judge else None},
+    }
+    rival = _rival(parts, generation)
+    pairing = {
+        "samples": generation,
+        # Which of a rival's responses meets which chosen one depends on what became of all of them.
+        "rival": {"samples": rival, "at_most": recipe.samples, **judging, "verifier": verifier} if rival else None,
+        "format": judging["format"],
+        "pairing": recipe.pairing,
+        "corruptions": {name: [parts.weights[name], found.sha256] for name, found in parts.corruptions.items()},
+        "seed": recipe.seed,
+    }
+
+    def source(name: str, settings: Mapping[str, Any]) -> Source:
+        return Source(
+            name,
+            fingerprint=str(settings.get("policy") or settings.get("responses") or ""),
+            samples=store.settings("samples", settings),
+            judgements=store.settings("judgements", {"samples": settings, **judging}),
+        )
+
+    name = name_of(recipe)
+    other = name if recipe.rejected_from == "chosen" else policy_name(recipe.rejected_from)
+    asked = {"verification": parts.verifier.paid, "judging": parts.judge is not None}
+    return Plan(
+        recipe=recipe,
+        fmt=parts.fmt,
+        system=parts.system,
+        policy=source(name, generation),
+        rival=source(other, rival) if rival else None,
+        verifier=":".join(filter(None, (label(recipe.verifier or ""), verifier.get("model")))),
+        verdicts=store.settings("verdicts", {"samples": generation, "verifier": verifier}),
+        pairs=store.settings("pairs", pairing),
+        samples=recipe.samples if recipe.responses is None else 1 << 30,
+        services=frozenset(stage for stage, model in asked.items() if model),
+    )
+
+
+def name_of(recipe: Recipe) -> str:
+    """What the dataset calls the policy."""
+    if recipe.policy:
+        return policy_name(recipe.policy)
+    return recipe.model or (recipe.responses.stem if recipe.responses else label(recipe.engine))
+
+
+def rival_recipe(recipe: Recipe) -> Recipe:
+    """The recipe that samples the policy of `rejected_from`: at servers another of their models."""
+    name = recipe.rejected_from
+    model = name if recipe.engine == "openai" else recipe.model
+    return recipe.model_copy(update={"policy": name, "model": model})
+
+
+def _rival(parts: Parts, generation: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """What determines the responses that become rejected, where they are not the chosen ones."""
+    if parts.recipe.rejected_from != "chosen":
+        return _generation(parts, rival_recipe(parts.recipe), parts.rival)
+    return generation if parts.recipe.pairing == "coupled" else None
+
+
+def _generation(parts: Parts, recipe: Recipe, engine: Engine | None) -> dict[str, Any]:
+    """All that determines the responses of the policy that `recipe` samples."""
+    if recipe.responses is not None:
+        return {"responses": file_digest(recipe.responses)}
+    return {
+        "policy": policy_fingerprint(recipe.policy or recipe.model or ""),
+        "engine": label(recipe.engine) if engine is None else type(engine).__name__,
+        "system": parts.system.sha256 if parts.system else None,
+        "prompt": PROMPT_VERSION,
+        "sampling": msgspec.to_builtins(sampling(recipe, parts.fmt)),
+        **{name: getattr(recipe, name) for name in deciding("samples") if name not in _OPENED},
+    }

@@ -7,6 +7,7 @@ import sys
 from tqdm import tqdm
 
 from specs_data.inert import visible
+from specs_data.rollouts.store import Position
 
 
 def say(text: str) -> None:
@@ -24,7 +25,7 @@ class Progress:
             total=total, desc=label, unit=" problems", disable=quiet or None, mininterval=0.5, dynamic_ncols=True
         )
 
-    def step(self, position: int, pairs: int) -> None:
+    def step(self, position: Position, pairs: int) -> None:
         """The problem at `position` is done and has that many pairs."""
         self.done += 1
         self.pairs += pairs

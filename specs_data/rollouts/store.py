@@ -6,7 +6,8 @@ the work of a stage it does not concern. A row whose `reason` is NULL goes on to
 otherwise `reason` says why it was left out. Rows are never changed.
 
 A commit reaches the operating system at once, so killing the process costs only what was in flight;
-`sync` makes it safe against a power failure as well.
+`sync` makes it safe against a power failure as well. A write that fails ends the store: what SQLite rolls back
+then was never there, and numbers that were given out in between must not be used any more.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Literal, NewType, NoReturn, Self, TypeVar
 
 import msgspec
 
@@ -27,6 +28,11 @@ from specs_data.records import Paid, Payment, Problem
 
 Stage = Literal["samples", "judgements", "verdicts", "pairs"]
 T = TypeVar("T")
+# Three kinds of whole numbers, which are easily taken for each other: a problem's place in its source, its number
+# in the store, and which of its responses is meant.
+Position = NewType("Position", int)
+Number = NewType("Number", int)
+Index = NewType("Index", int)
 
 STAGES: tuple[Stage, ...] = ("samples", "judgements", "verdicts", "pairs")
 _VERSION = 1
@@ -68,6 +74,7 @@ class Store:
     """The open store of one run. Only one process can hold it; a second one gets a UserError."""
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         self._wal = Path(f"{path}-wal")
         self._db = _connect(path, timeout=0)
         try:
@@ -97,6 +104,7 @@ class Store:
         self.appended: Counter[Stage] = Counter()  # rows since it was opened
         self._unwritten: dict[Stage, list[tuple[Any, ...]]] = {stage: [] for stage in STAGES}
         self._buffered = False
+        self._failure: UserError | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -105,10 +113,17 @@ class Store:
         self.close()
 
     def commit(self) -> None:
-        """Hand all that was appended to the operating system: it survives the death of this process."""
+        """Hand all that was appended to the operating system: it survives the death of this process.
+
+        Raises UserError where it cannot be written, as every later call does that would write."""
+        if self._failure is not None:
+            raise self._failure
         self._write()
         if self._db.in_transaction:
-            self._execute("COMMIT")
+            try:
+                self._execute("COMMIT")
+            except sqlite3.Error as error:
+                self._fail(error)
 
     def sync(self) -> None:
         """Force what was committed onto the disk. May be called from another thread."""
@@ -122,9 +137,10 @@ class Store:
             os.close(descriptor)
 
     def close(self) -> None:
-        """Commit and close."""
-        self.commit()
-        with suppress(sqlite3.OperationalError):  # a query that an error cut short still reads
+        """Commit and close; a store that failed is only closed."""
+        if self._failure is None:
+            self.commit()
+        with suppress(sqlite3.Error):  # a query that an error cut short still reads
             self._execute("PRAGMA wal_checkpoint(TRUNCATE)")
         self._db.close()
 
@@ -145,7 +161,7 @@ class Store:
         self._append("DELETE FROM dropped", ())
         self._append("DELETE FROM undecided", ())
 
-    def list_problems(self, problems: Sequence[tuple[int, Problem]]) -> dict[int, tuple[int, bool]]:
+    def list_problems(self, problems: Sequence[tuple[Position, Problem]]) -> dict[Position, tuple[Number, bool]]:
         """Give each of these (position, problem), in ascending order, its place in the run; by position
         its number and whether the store did not know it. One whose id was there before has no place."""
         if not problems:
@@ -153,27 +169,21 @@ class Store:
         last: int = self._execute("SELECT coalesce(max(id), 0) FROM problems").fetchone()[0]
         encoded = [(position, problem.id, _encode(problem)) for position, problem in problems]
         rows = [(position, name, _hash(record), record) for position, name, record in encoded]
-        self._begin()
-        self._db.executemany("INSERT OR IGNORE INTO problems VALUES (NULL, ?, ?)", (row[2:] for row in rows))
-        self._db.executemany(
-            "INSERT OR IGNORE INTO listing SELECT ?, id, ? FROM problems WHERE digest = ?", (row[:3] for row in rows)
+        self._append_many("INSERT OR IGNORE INTO problems VALUES (NULL, ?, ?)", [row[2:] for row in rows])
+        self._append_many(
+            "INSERT OR IGNORE INTO listing SELECT ?, id, ? FROM problems WHERE digest = ?", [row[:3] for row in rows]
         )
         found = self._execute(
             "SELECT position, problem FROM listing WHERE position BETWEEN ? AND ?", (rows[0][0], rows[-1][0])
         )
         return {position: (number, number > last) for position, number in found}
 
-    def problem(self, number: int) -> Problem:
+    def problem(self, number: Number) -> Problem:
         """The problem with this number."""
         row = self._execute("SELECT record FROM problems WHERE id = ?", (number,)).fetchone()
         return _decode_problem(row[0])
 
-    def listed(self, position: int) -> int:
-        """The number of the problem at this place in the run."""
-        row = self._execute("SELECT problem FROM listing WHERE position = ?", (position,)).fetchone()
-        return int(row[0])
-
-    def named(self, name: str) -> int | None:
+    def named(self, name: str) -> Number | None:
         """The number of the problem with this id in the run."""
         row = self._execute("SELECT problem FROM listing WHERE name = ?", (name,)).fetchone()
         return row[0] if row else None
@@ -194,13 +204,13 @@ class Store:
 
     # The stages' logs
 
-    def get(self, stage: Stage, settings: int, problem: int, index: int) -> tuple[str | None, bytes] | None:
+    def get(self, stage: Stage, settings: int, problem: Number, index: Index) -> tuple[str | None, bytes] | None:
         """(reason, record) of one row, or None if that work is not done yet."""
         self._write()
         row: tuple[str | None, bytes] | None = self._execute(_GET[stage], (settings, problem, index)).fetchone()
         return row
 
-    def put(self, stage: Stage, settings: int, problem: int, index: int, reason: str | None, record: Any) -> None:
+    def put(self, stage: Stage, settings: int, problem: Number, index: Index, reason: str | None, record: Any) -> None:
         """Append one row. What is there already stays."""
         self.appended[stage] += 1
         self._unwritten[stage].append((settings, problem, index, reason, _encode(record)))
@@ -211,7 +221,11 @@ class Store:
         self._write()
         return iter(self._db.execute(query, parameters))
 
-    def leave_undecided(self, stage: Stage, problem: int, index: int, reason: str) -> None:
+    def count(self, stage: Stage) -> int:
+        """How many rows a stage has on record, of all runs."""
+        return int(next(self.select(f"SELECT count(*) FROM {stage}"))[0])
+
+    def leave_undecided(self, stage: Stage, problem: Number, index: Index, reason: str) -> None:
         """Record that a service gave no verdict in this run; the next run asks again."""
         self._append("INSERT INTO undecided VALUES (?, ?, ?, ?)", (stage, problem, index, reason))
 
@@ -251,19 +265,31 @@ class Store:
         if not self._buffered:
             return
         self._buffered = False
-        self._begin()
         for stage, rows in self._unwritten.items():
             if rows:
-                self._db.executemany(_PUT[stage], rows)
+                self._append_many(_PUT[stage], rows)
                 rows.clear()
 
-    def _append(self, statement: str, values: tuple[Any, ...]) -> sqlite3.Cursor:
-        self._begin()
-        return self._execute(statement, values)
+    def _append(self, statement: str, values: tuple[Any, ...]) -> None:
+        self._append_many(statement, [values])
 
-    def _begin(self) -> None:
-        if not self._db.in_transaction:
-            self._execute("BEGIN")
+    def _append_many(self, statement: str, rows: Sequence[tuple[Any, ...]]) -> None:
+        if self._failure is not None:
+            raise self._failure
+        try:
+            if not self._db.in_transaction:
+                self._execute("BEGIN")
+            self._db.executemany(statement, rows)
+        except sqlite3.Error as error:
+            self._fail(error)
+
+    def _fail(self, error: sqlite3.Error) -> NoReturn:
+        """Nothing is written any more, and whoever tries learns why."""
+        self._failure = UserError(
+            f"cannot write {self._path}: {error}; what was committed is kept: make room, or mend the disk, and run "
+            "the same command again"
+        )
+        raise self._failure from error
 
 
 class Answers:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import random
 import signal
 import time
 from pathlib import Path
 
+import pytest
 from fakes.sums import build_slowly, dataset_bytes, policy, recipe, write_sums
 
 from specs_data import build
+from specs_data.errors import UserError
+from specs_data.rollouts.store import Store
 
 CONCURRENCY = 4  # of build_slowly
 KILLS = 20
@@ -58,3 +62,23 @@ def test_killed_while_the_dataset_is_written(tmp_path: Path) -> None:
     build_slowly(problems, run, log)
     assert dataset_bytes(run) == dataset_bytes(tmp_path / "whole")
     assert not (run / "dataset.old").exists() and not (run / "dataset.part").exists()
+
+
+def test_a_commit_that_fails_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full disk that only a log knows of would have the policy generate on for nothing."""
+    commit, commits = Store.commit, itertools.count()
+
+    def full(self: Store) -> None:
+        if next(commits) == 5:
+            self._db.execute("PRAGMA max_page_count = 1")
+        commit(self)
+
+    monkeypatch.setattr(Store, "commit", full)
+    engine = policy(concurrency=4, delay=0.001)
+    with pytest.raises(UserError, match="cannot write .*store.sqlite: database or disk is full"):
+        build(recipe(write_sums(tmp_path, 3000), samples=6), tmp_path / "run", engine=engine, quiet=True)
+    assert engine.calls < 2000
+    monkeypatch.undo()
+    built = build(recipe(tmp_path / "problems.jsonl", samples=6), tmp_path / "run", engine=policy(), quiet=True)
+    build(recipe(tmp_path / "problems.jsonl", samples=6), tmp_path / "fresh", engine=policy(), quiet=True)
+    assert dataset_bytes(built.out) == dataset_bytes(tmp_path / "fresh")

@@ -22,7 +22,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from specs_data.errors import UserError
 from specs_data.records import Judgement, Paid, Payment, Problem, Response
-from specs_data.rollouts.store import STAGES, Answers, Stage, Store, digest
+from specs_data.rollouts.store import STAGES, Answers, Index, Number, Stage, Store, digest
 
 texts = st.text(st.characters(codec="utf-8"), max_size=20)
 stages = st.sampled_from(STAGES)
@@ -233,7 +233,8 @@ def test_problems_are_listed_in_their_order_and_once(tmp_path: Path) -> None:
         first, second = listed[0], listed[5]
         assert list(listed) == [0, 5] and first[1] and second[1]
         assert store.list_problems([(7, a), (8, other_a)]) == {} == store.list_problems([])
-        assert (store.listed(0), store.listed(5)) == (first[0], second[0])
+        rows = store.select("SELECT position, problem FROM listing ORDER BY position")
+        assert list(rows) == [(0, first[0]), (5, second[0])]
         assert store.named("a") == second[0] and store.named("nowhere") is None
         assert store.problem(second[0]) == a and store.problem(first[0]) == b
         store.drop("input", 8, "no answer")
@@ -287,3 +288,19 @@ def test_answers_are_shared_and_the_first_stays(tmp_path: Path) -> None:
     assert one.jobs(dict) == other.jobs(dict) == [{"state": 2}, {"state": 3}]
     one.close()
     other.close()
+
+
+def test_a_write_that_fails_ends_the_store(tmp_path: Path) -> None:
+    """What was given out before the rollback must not be used after it: nothing is written any more."""
+    store = Store(tmp_path / "store.sqlite")
+    store.put("samples", 1, Number(1), Index(0), None, Response("kept"))
+    store.commit()
+    store._db.execute("PRAGMA max_page_count = 20")  # a full disk, to SQLite
+    store.put("samples", 1, Number(1), Index(1), None, Response("x" * 1_000_000))
+    for attempt in (store.commit, store.commit, lambda: store.spend("judge", 1.0)):
+        with pytest.raises(UserError, match=r"cannot write .*store\.sqlite.*run the same command again"):
+            attempt()
+    store.close()
+    with Store(tmp_path / "store.sqlite") as store:
+        assert store.get("samples", 1, Number(1), Index(0)) is not None
+        assert store.get("samples", 1, Number(1), Index(1)) is None

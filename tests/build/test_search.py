@@ -6,20 +6,44 @@ import asyncio
 import random
 import tracemalloc
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import Struct
 
-from specs_data.build.agenda import Agenda, first_in_order
-from specs_data.build.flow import Clock, OnDemand, Outcome, search
+from specs_data.build.flow import Clock
+from specs_data.build.search import Agenda, Outcome, search
 from specs_data.errors import EngineFailed
 from specs_data.records import Request, Response
+from specs_data.rollouts.demand import OnDemand
+from specs_data.rollouts.store import Index, Position
 
 KEPT, LEFT, OVER = Outcome.KEPT, Outcome.LEFT, Outcome.OVER
 SAMPLES = 5
+
+
+Attempt = Callable[[Position, Index, int], Awaitable[Outcome]]
+
+
+class Quest(Struct, frozen=True):
+    """A search for as many kept responses to every problem."""
+
+    attempt: Attempt
+    count: int = 1
+
+    def wanted(self, position: Position) -> int:
+        return self.count
+
+
+class Told(Struct):
+    """Progress that only notes what it is told."""
+
+    done: dict[int, int] = {}
+
+    def step(self, position: Position, pairs: int) -> None:
+        self.done[position] = pairs
 
 
 class World(Struct, frozen=True):
@@ -88,13 +112,13 @@ def play(world: World, room: int, seed: int | None) -> Played:
         for _ in range(clock.choice((0, 0, 1, 5, 80)) if seed is not None else 0):
             await asyncio.sleep(0)
 
-    async def positions() -> AsyncIterator[int]:
+    async def positions() -> AsyncIterator[Position]:
         for position in range(len(world.outcomes)):
             await pause()
-            yield position * 3  # places in the source need not be neighbours
+            yield Position(position * 3)  # places in the source need not be neighbours
 
-    async def attempt(number: int, index: int, count: int) -> Outcome:
-        position = number - 100
+    async def attempt(place: Position, index: Index, count: int) -> Outcome:
+        position = place // 3
         assert (position, index) not in played.asked
         assert count == sum(kept == position for kept, _ in played.kept)
         played.asked.append((position, index))
@@ -107,30 +131,31 @@ def play(world: World, room: int, seed: int | None) -> Played:
         return world.outcomes[position][index]
 
     class Watched(Agenda):
-        def keep(self, position: int, index: int) -> None:
+        def keep(self, position: Position, index: Index) -> None:
             played.kept.append((position // 3, index))
             super().keep(position, index)
 
-        def next(self) -> tuple[int, range] | None:
+        def next(self) -> tuple[Position, range] | None:
             following = super().next()
             if following is not None and world.target is not None and len(played.kept) >= world.target:
                 last = sorted(order(world, *pair) for pair in played.kept)[world.target - 1]
                 assert order(world, following[0] // 3, following[1][0]) < last, "asked for in vain"
             return following
 
+    told = Told()
+
     async def run() -> None:
-        await search(
-            Watched(world.samples, world.upfront, world.target),
-            positions(),
-            attempt,
-            number=lambda position: position // 3 + 100,
-            wanted=lambda number: world.wanted,
-            room=asyncio.Semaphore(room),
-            done=lambda position, count: played.done.update({position // 3: count}),
-        )
+        agenda = Watched(world.samples, world.upfront, world.target)
+        await search(agenda, positions(), Quest(attempt, world.wanted), asyncio.Semaphore(room), told)
 
     asyncio.run(asyncio.wait_for(run(), 20))
+    played.done = {position // 3: count for position, count in told.done.items()}
     return played
+
+
+def first_in_order(kept: list[tuple[int, int]], target: int, upfront: int) -> set[tuple[int, int]]:
+    """The `target` first of (position, index) in canonical order: by round, then by place."""
+    return set(sorted(kept, key=lambda pair: (max(0, pair[1] - upfront + 1), *pair))[:target])
 
 
 def chosen(world: World, kept: list[tuple[int, int]]) -> set[tuple[int, int]]:
@@ -180,10 +205,7 @@ async def test_a_slow_problem_is_not_overtaken() -> None:
             await asyncio.sleep(0)
         return KEPT if index else LEFT
 
-    await search(
-        Agenda(3, 1, target=2), numbers(3), attempt, number=int, wanted=lambda number: 1, room=asyncio.Semaphore(2),
-        done=lambda position, count: None,
-    )  # fmt: skip
+    await search(Agenda(3, 1, target=2), numbers(3), Quest(attempt), asyncio.Semaphore(2), Told())
     assert asked == [(0, 0), (1, 0), (2, 0), (1, 1), (0, 1)]
 
 
@@ -195,10 +217,7 @@ async def test_a_target_takes_no_more_at_once_than_it_needs() -> None:
         await asyncio.sleep(0)
         return KEPT if number % 2 else LEFT
 
-    await search(
-        Agenda(1, target=10), numbers(1000), attempt, number=int, wanted=lambda number: 1, room=asyncio.Semaphore(256),
-        done=lambda position, count: None,
-    )  # fmt: skip
+    await search(Agenda(1, target=10), numbers(1000), Quest(attempt), asyncio.Semaphore(256), Told())
     assert len(asked) == 20
 
 
@@ -216,19 +235,16 @@ def test_an_attempt_that_fails_ends_the_search_with_its_own_error() -> None:
         return LEFT
 
     async def run() -> None:
-        await search(
-            Agenda(1), numbers(5), attempt, number=int, wanted=lambda number: 1, room=asyncio.Semaphore(8),
-            done=lambda position, count: None,
-        )  # fmt: skip
+        await search(Agenda(1), numbers(5), Quest(attempt), asyncio.Semaphore(8), Told())
 
     with pytest.raises(EngineFailed, match="the engine died"):
         asyncio.run(run())
     assert sorted(cancelled) == [0, 1, 3, 4]
 
 
-async def numbers(count: int) -> AsyncIterator[int]:
+async def numbers(count: int) -> AsyncIterator[Position]:
     for number in range(count):
-        yield number
+        yield Position(number)
 
 
 def test_an_owed_round_is_one_int() -> None:
@@ -242,20 +258,6 @@ def test_an_owed_round_is_one_int() -> None:
     finally:
         tracemalloc.stop()
     assert size < 30_000 * 2 * 48
-
-
-@settings(max_examples=50, deadline=None)
-@given(
-    kept=st.lists(st.tuples(st.integers(0, 2**39), st.integers(0, 9)), unique=True, max_size=20),
-    target=st.integers(1, 25),
-    upfront=st.integers(1, 4),
-)
-def test_the_first_in_order(kept: list[tuple[int, int]], target: int, upfront: int) -> None:
-    first = first_in_order(kept, target, upfront)
-    world = World((), 10, upfront, 1, target)
-    assert len(first) == min(target, len(kept)) and first <= set(kept)
-    ranks = {pair: (*order(world, *pair), pair[1]) for pair in kept}
-    assert all(ranks[taken] < ranks[left] for taken in first for left in set(kept) - first)
 
 
 # What attempts are made with
@@ -293,12 +295,9 @@ async def test_an_engine_is_opened_once_by_the_first_request_and_kept_busy() -> 
         return KEPT
 
     assert not opened
-    done: list[int] = []
-    await search(
-        Agenda(1), numbers(40), attempt, number=int, wanted=lambda number: 1, room=room,
-        done=lambda position, count: done.append(position),
-    )  # fmt: skip
-    assert len(opened) == 1 and sorted(done) == list(range(40))
+    told = Told()
+    await search(Agenda(1), numbers(40), Quest(attempt), room, told)
+    assert len(opened) == 1 and sorted(told.done) == list(range(40))
     assert opened[0].most == 5
 
 

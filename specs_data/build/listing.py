@@ -1,0 +1,156 @@
+"""The problems of a run, read ahead of the search and given their places in the store."""
+
+from __future__ import annotations
+
+import asyncio
+from array import array
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from itertools import repeat
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from specs_data.judges.rules import gold_fault
+from specs_data.problems import Dropped, Incoming, read_problems
+from specs_data.recipe import Recipe
+from specs_data.records import Problem
+from specs_data.rollouts.responses import read_responses
+from specs_data.rollouts.store import Index, Number, Position, Store
+
+if TYPE_CHECKING:
+    from specs_data.build.leakage import Leakage
+
+# The source is read ahead by so many problems, or by so many bytes of pictures; at first by a few, for the
+# model to begin with.
+_READ_FIRST = 64
+_READ_AHEAD = 1024
+_READ_AHEAD_BYTES = 8_000_000
+
+
+class Listing:
+    """The problems of a run in the order of their source, as far as they have been read.
+
+    `expect` is told of each problem that the store did not know before. Four bytes are kept of a problem.
+    Without a judge model (`by_rule`), what no rule can judge is left out.
+    """
+
+    def __init__(
+        self, store: Store, recipe: Recipe, *, by_rule: bool, expect: Callable[[Number, Problem], None] | None
+    ) -> None:
+        self._store = store
+        self._recipe = recipe
+        self._by_rule = by_rule
+        self._expect = expect
+        self._numbers = array("I")  # by position; 0 where a row of the source became no problem
+        self.rest = self._read()  # the problems that nobody has asked for yet, read as they are wanted
+
+    def number(self, position: Position) -> Number:
+        """The number in the store of the problem at this place."""
+        return Number(self._numbers[position])
+
+    async def again(self) -> AsyncIterator[Position]:
+        """All of them from the beginning."""
+        for place, number in enumerate(self._numbers[:]):
+            if number:
+                yield Position(place)
+        async for position in self.rest:
+            yield position
+
+    async def _read(self) -> AsyncIterator[Position]:
+        recipe, store = self._recipe, self._store
+        store.start_listing()
+        leakage = _leakage(recipe.exclude) if recipe.exclude else None
+        source = read_problems(recipe.problems or "", preset=recipe.preset, columns=recipe.columns, limit=recipe.limit)
+        async for chunk in _ahead(_screened(source, leakage, self._by_rule)):
+            for position in self._list(chunk):
+                yield position
+
+    def _list(self, chunk: Sequence[Incoming | Dropped]) -> list[Position]:
+        """Give these problems their places; the positions of those that have one."""
+        store = self._store
+        incoming = [item for item in chunk if isinstance(item, Incoming)]
+        listed = store.list_problems([(Position(item.position), item.problem) for item in incoming])
+        for item in chunk:
+            if isinstance(item, Dropped):
+                store.drop("input", Position(item.position), item.reason, item.detail)
+            elif item.position not in listed:
+                store.drop("input", Position(item.position), "duplicate", item.problem.id)
+            else:
+                self._take(item, *listed[Position(item.position)])
+        return list(listed)
+
+    def _take(self, item: Incoming, number: Number, unseen: bool) -> None:
+        for name, data in zip(item.problem.images, item.images, strict=True):
+            self._store.put_image(name, data)
+        self._numbers.extend(repeat(0, item.position - len(self._numbers)))
+        self._numbers.append(number)
+        if unseen and self._expect is not None:  # what was just read need not be looked up in the store
+            self._expect(number, item.problem)
+
+
+def take_responses(store: Store, file: Path, settings: int) -> None:
+    """Log the responses of `file` as samples, numbered in their order for each problem."""
+    taken = array("I")
+    for row, found in enumerate(read_responses(file)):
+        if isinstance(found, str):
+            store.drop("responses", Position(row), found)
+            continue
+        number = store.named(found[0])
+        if number is None:
+            store.drop("responses", Position(row), "unknown problem_id", found[0])
+            continue
+        taken.extend(repeat(0, number + 1 - len(taken)))
+        store.put("samples", settings, number, Index(taken[number]), None, found[1])
+        taken[number] += 1
+    store.commit()
+
+
+async def each(positions: Sequence[Position]) -> AsyncIterator[Position]:
+    """These problems, one after the other."""
+    for position in positions:
+        yield position
+
+
+def _leakage(sets: Sequence[str]) -> Leakage:
+    """The evaluation sets whose problems are left out."""
+    from specs_data.build.leakage import Leakage
+
+    found = (item for name in sets for item in read_problems(name, gold=False))
+    return Leakage((item.problem.question, item.images) for item in found if isinstance(item, Incoming))
+
+
+def _screened(
+    items: Iterator[Incoming | Dropped], leakage: Leakage | None, by_rule: bool
+) -> Iterator[Incoming | Dropped]:
+    """`items` without the problems that also occur in an evaluation set, and without those to which no
+    response could be judged: for them every token would be in vain."""
+    for item in items:
+        yield item if isinstance(item, Dropped) else _screen(item, leakage, by_rule)
+
+
+def _screen(item: Incoming, leakage: Leakage | None, by_rule: bool) -> Incoming | Dropped:
+    problem = item.problem
+    if reason := leakage and leakage.match(problem.question, item.images):
+        return Dropped(item.position, f"excluded: {reason}")
+    if (by_rule or problem.answer_type != "open") and (fault := gold_fault(problem)):
+        return Dropped(item.position, f"cannot be judged: {fault}", problem.id)
+    return item
+
+
+async def _ahead(items: Iterator[Incoming | Dropped]) -> AsyncIterator[list[Incoming | Dropped]]:
+    """`items` in chunks, read ahead in a thread, so that slow files never hold the model up."""
+    following = asyncio.create_task(asyncio.to_thread(_chunk, items, _READ_FIRST))
+    while chunk := await following:
+        following = asyncio.create_task(asyncio.to_thread(_chunk, items, _READ_AHEAD))
+        yield chunk
+
+
+def _chunk(items: Iterator[Incoming | Dropped], most: int) -> list[Incoming | Dropped]:
+    """The next items: at most as many as the store takes well at once, and as memory has room for their pictures."""
+    chunk: list[Incoming | Dropped] = []
+    size = 0
+    for item in items:
+        chunk.append(item)
+        size += sum(map(len, item.images)) if isinstance(item, Incoming) else 0
+        if len(chunk) >= most or size >= _READ_AHEAD_BYTES:
+            break
+    return chunk

@@ -1,0 +1,216 @@
+"""A run, opened: all that the stages of a build work with."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import UTC, datetime
+from itertools import repeat
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from msgspec import Struct
+
+from specs_data import engines
+from specs_data.build.fates import Fates, read_fates
+from specs_data.build.flow import Flow
+from specs_data.build.listing import Listing
+from specs_data.engines import Engine
+from specs_data.errors import UserError, first_error
+from specs_data.format import load_format
+from specs_data.judges.model import open_judge
+from specs_data.judges.rules import RuleJudge
+from specs_data.plugins import find_corruptions
+from specs_data.problems import count_problems
+from specs_data.recipe import Recipe
+from specs_data.rollouts.demand import OnDemand
+from specs_data.rollouts.plan import Parts, Plan, check_corruptions, make_plan, rival_recipe
+from specs_data.rollouts.progress import Progress
+from specs_data.rollouts.sample import sampling
+from specs_data.rollouts.store import Answers, Store
+from specs_data.services.opening import open_budget
+from specs_data.texts import load_card, system_prompt
+from specs_data.verifiers import Verifier, open_verifier
+
+if TYPE_CHECKING:
+    from specs_data.services.gemini_batch import Job
+
+# Responses under way before an engine says how many keep it busy.
+_WINDOW = 256
+
+
+class Given(Struct, frozen=True):
+    """What a caller brings in place of what the recipe names. `rival` is the policy of `rejected_from`."""
+
+    engine: Engine | None = None
+    rival: Engine | None = None
+    verifier: Verifier | None = None
+
+
+class Run(Struct, frozen=True):
+    """One call of `build`. `engine` and `rival` are None where no response can be asked for; `room` has a place for
+    each problem under way. `before` are the seconds that earlier calls took, by stage."""
+
+    out: Path
+    recipe: Recipe
+    plan: Plan
+    parts: Parts
+    store: Store
+    flow: Flow
+    listing: Listing
+    engine: OnDemand | None
+    rival: OnDemand | None
+    room: asyncio.Semaphore
+    before: Mapping[str, float]
+    started: str
+    quiet: bool
+
+    def fates(self) -> Fates:
+        """What has become of every response by now."""
+        return read_fates(self.store, self.plan)
+
+    def progress(self, label: str) -> Progress:
+        """A bar over the run's problems."""
+        return Progress(label, count_problems(self.recipe.problems or "", self.recipe.limit), self.quiet)
+
+
+@asynccontextmanager
+async def opened(recipe: Recipe, out: Path, given: Given, quiet: bool) -> AsyncIterator[Run]:
+    """The run of `recipe` in the folder `out`, open. What is appended to its store meanwhile is committed at once;
+    where that fails, the block ends with the UserError that says so."""
+    if (out / "dataset").exists() and not (out / "store.sqlite").exists():
+        raise UserError(f"{out} has a dataset that specs-data did not build; use another --out")
+    async with AsyncExitStack() as stack:
+        store = stack.enter_context(Store(out / "store.sqlite"))
+        answers = Answers((recipe.cache or out) / "answers.sqlite")
+        stack.callback(answers.close)
+        run = _open(stack, recipe, out, given, store, answers, quiet)
+        async with _durable(store, run.flow.written):
+            yield run
+
+
+def _open(
+    stack: AsyncExitStack, recipe: Recipe, out: Path, given: Given, store: Store, answers: Answers, quiet: bool
+) -> Run:
+    parts = _open_parts(stack, recipe, given, store, answers)
+    plan = make_plan(store, parts)
+    if plan.rival is None:  # whose responses may be malformed by themselves
+        check_corruptions(parts.corruptions, parts.fmt)
+    flow = Flow(plan, parts, store, answers, stack.enter_context(RuleJudge()))
+    # Problems that wait for a judging service take no place from those that wait for the policy.
+    waiting = sum(one.concurrency for one in (parts.verifier, parts.judge) if one is not None)
+    room = asyncio.Semaphore(_WINDOW + waiting)
+    given_responses = recipe.responses is not None
+    engine = None if given_responses else _on_demand(stack, recipe, parts, flow, given.engine, room)
+    rival = engine
+    if recipe.rejected_from != "chosen":
+        rival = _on_demand(stack, rival_recipe(recipe), parts, flow, given.rival, room)
+    return Run(
+        out=out,
+        recipe=recipe,
+        plan=plan,
+        parts=parts,
+        store=store,
+        flow=flow,
+        listing=Listing(store, recipe, by_rule=parts.judge is None, expect=None if given_responses else flow.expect),
+        engine=engine,
+        rival=rival,
+        room=room,
+        before=store.seconds(),
+        started=datetime.now(UTC).isoformat(timespec="seconds"),
+        quiet=quiet,
+    )
+
+
+def _open_parts(stack: AsyncExitStack, recipe: Recipe, given: Given, store: Store, answers: Answers) -> Parts:
+    load_card(recipe.card)  # a name that is none should stop the run before it costs anything
+    budget = open_budget(recipe, sum(paid.dollars for paid in store.paid().values()), store.pay)
+    verifier = given.verifier
+    if verifier is None:
+        verifier = open_verifier(recipe, budget, _Jobs(answers))
+        stack.push_async_callback(verifier.close)
+    judge = open_judge(recipe, budget)
+    if judge is not None:
+        stack.push_async_callback(judge.close)
+    fmt = load_format(recipe.format)
+    corruptions = find_corruptions(recipe.corruption, fmt.layout)
+    return Parts(
+        recipe=recipe,
+        fmt=fmt,
+        system=system_prompt(recipe.system_prompt, fmt.instruction),
+        corruptions=corruptions,
+        weights=dict(zip(corruptions, recipe.corruption.values() or repeat(1.0), strict=False)),
+        verifier=verifier,
+        judge=judge,
+        engine=given.engine,
+        rival=given.rival,
+    )
+
+
+def _on_demand(
+    stack: AsyncExitStack, recipe: Recipe, parts: Parts, flow: Flow, given: Engine | None, room: asyncio.Semaphore
+) -> OnDemand:
+    async def opened() -> Engine:
+        if given is not None:
+            return given
+        with flow.clocks["load"]:
+            return await engines.open_engine(recipe, sampling(recipe, parts.fmt))
+
+    engine = OnDemand(opened, room, _WINDOW, lent=given is not None)
+    stack.push_async_callback(engine.close)
+    return engine
+
+
+class _Jobs:
+    """Gemini's open batch jobs, kept beside the answers."""
+
+    def __init__(self, answers: Answers) -> None:
+        self._answers = answers
+
+    def jobs(self) -> list[Job]:
+        from specs_data.services.gemini_batch import Job
+
+        return self._answers.jobs(Job)
+
+    def put_job(self, job: Job) -> None:
+        self._answers.put_job(job.label, job)
+
+
+@asynccontextmanager
+async def _durable(store: Store, written: asyncio.Event) -> AsyncIterator[None]:
+    """Commit and sync while the block runs. A failure of either ends the block with its own error: a commit that
+    only a log knows to have failed would let the policy go on generating for nothing."""
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            beside = [tasks.create_task(_commit(store, written)), tasks.create_task(_sync(store))]
+            yield
+            for task in beside:
+                task.cancel()
+    except BaseExceptionGroup as group:
+        raise first_error(group) from None
+
+
+async def _commit(store: Store, written: asyncio.Event) -> None:
+    """Commit once all that is ready now has been handled: at once for a slow model, and many rows together for a
+    fast one."""
+    while True:
+        await written.wait()
+        written.clear()
+        store.commit()
+
+
+async def _sync(store: Store) -> None:
+    """Make what is committed safe against a power failure, once a second."""
+    while True:
+        await asyncio.sleep(1)
+        await asyncio.to_thread(store.sync)
+
+
+def spend(run: Run) -> None:
+    """Put the time of this call on record, the model's loading apart from its work."""
+    seconds = {stage: clock.seconds for stage, clock in run.flow.clocks.items()}
+    seconds["generate"] = max(0.0, seconds["generate"] - seconds["load"])
+    for stage, passed in seconds.items():
+        run.store.spend(stage, passed)
+    run.store.commit()
