@@ -28,6 +28,7 @@ from specs_data.records import Judged, Judgement, Problem, Rejected, Response, S
 from specs_data.rollouts.plan import Parts, Plan, Source
 from specs_data.rollouts.sample import make_request
 from specs_data.rollouts.store import Answers, Index, Number, Position, Stage, Store, digest
+from specs_data.verifiers import is_paid
 
 logger = logging.getLogger(__name__)
 
@@ -267,7 +268,7 @@ class Flow:
 
     async def _verdict(self, judged: Judged) -> Verdict:
         verifier, problem = self._verifier, judged.sample.problem
-        if not verifier.paid:  # by rule: nothing to pay for, nothing to wait for
+        if not is_paid(verifier):  # by rule: nothing to pay for, nothing to wait for
             return await verifier.verify(judged, ())
         text = judged.sample.response.text
         key = digest((verifier.settings, problem.question, problem.choices, problem.images, text))

@@ -14,7 +14,7 @@ import shutil
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import msgspec
 from msgspec import Struct
@@ -49,6 +49,21 @@ from specs_data.services.prices import load_prices
 from specs_data.verifiers import Verifier, verifier_name
 
 
+class Pairs(int):
+    """How many pairs a run has, the number that `pairs` was before; called, it gives them."""
+
+    def __new__(cls, run: Built) -> Self:
+        made = super().__new__(cls, run.count)
+        made._run = run
+        return made
+
+    _run: Built
+
+    def __call__(self) -> Iterator[Pair]:
+        """The pairs of the dataset, split by split, read from its files as they are asked for."""
+        return rows(open_dataset(self._run.out)) if self else iter(())
+
+
 class Built(Struct, frozen=True):
     """A finished run: its folder and its manifest."""
 
@@ -70,9 +85,10 @@ class Built(Struct, frozen=True):
         """How many pairs the dataset has."""
         return sum(self.manifest.dataset.rows.values())
 
-    def pairs(self) -> Iterator[Pair]:
-        """The pairs of the dataset, split by split, read from its files as they are asked for."""
-        return rows(open_dataset(self.out)) if self.count else iter(())
+    @property
+    def pairs(self) -> Pairs:
+        """`pairs()` yields the pairs of the dataset, typed; as a number it is how many there are."""
+        return Pairs(self)
 
 
 def build(

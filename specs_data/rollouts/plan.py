@@ -23,12 +23,12 @@ from specs_data.rollouts.responses import file_digest
 from specs_data.rollouts.sample import policy_fingerprint, policy_name, sampling
 from specs_data.rollouts.store import Store
 from specs_data.texts import Text
-from specs_data.verifiers import Verifier
+from specs_data.verifiers import Verifier, is_paid
 
 # The shape of what a policy is shown; a change of it makes other samples.
 PROMPT_VERSION = 1
 # The rules of judging; a change of them judges anew.
-JUDGE_VERSION = 2
+JUDGE_VERSION = 3
 # Settings that decide samples and go on record as what they stand for (a checkpoint's fingerprint, a prompt's
 # digest); all others as they are.
 _OPENED = frozenset({"policy", "responses", "engine", "format", "system_prompt", *Sampling.__struct_fields__})
@@ -117,7 +117,7 @@ def make_plan(store: Store, parts: Parts) -> Plan:
 
     name = name_of(recipe)
     other = name if recipe.rejected_from == "chosen" else policy_name(recipe.rejected_from)
-    asked = {"verification": parts.verifier.paid, "judging": parts.judge is not None}
+    asked = {"verification": is_paid(parts.verifier), "judging": parts.judge is not None}
     return Plan(
         recipe=recipe,
         fmt=parts.fmt,

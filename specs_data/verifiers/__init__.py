@@ -75,6 +75,11 @@ def verifier_names(recipe: Recipe) -> tuple[str, ...]:
     return ("gemini",)
 
 
+def is_paid(verifier: Verifier) -> bool:
+    """Whether a verdict costs money or a model's time. One that was handed over may not say so; then a model's does."""
+    return bool(getattr(verifier, "paid", "model" in verifier.settings))
+
+
 def verifier_name(recipe: Recipe) -> str:
     """The verifiers of a recipe as its setting writes them. Raises UserError, as `verifier_names` does."""
     return ",".join(verifier_names(recipe))
