@@ -52,7 +52,7 @@ _LEAD = re.compile(
 _FORM = r"(?:\(\s*([A-Z])\s*\)|\[\s*([A-Z])\s*\]|([A-Z]))"
 _BARE = re.compile(r"[(\[{]?\s*([A-Za-z])\s*[)\]}]?\s*[.:]?")
 _LETTER = re.compile(
-    r"(?:\(\s*([A-Z])\s*\)|\[\s*([A-Z])\s*\]|([A-Z])(?=\s*[).:\],;]|\s+-\s))(?:\s*[).:\],;]+\s*|\s+-\s+|\s*)(.*)",
+    r"(?:\(\s*([A-Z])\s*\)|\[\s*([A-Z])\s*\]|([A-Z])(?=\s*[).:\],;]|\s+-\s|\s(?:because|since)\b))(?:\s*[).:\],;]+\s*|\s+-\s+|\s*)(.*)",
     re.DOTALL,
 )
 _IN_BRACKETS = re.compile(r"([A-Z])\s*(\([^()]*\))\s*")  # B (blue)

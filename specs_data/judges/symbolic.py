@@ -41,6 +41,10 @@ DIGITS = 50
 _SPENT = 17
 _ALARMS = (signal.SIGPROF, signal.SIGALRM)
 _PLAIN_MATH = (
+    (
+        re.compile(r"(?<![A-Za-z\\])[a-z]\s*\^\s*\{?\s*-1\s*\}?\s*\(([a-z])\)(?=\s*=)"),
+        r"h(\1)",
+    ),  # an inverse is a function
     (re.compile(r"(?<![A-Za-z\\])(pi|infty|sqrt|alpha|beta|theta)(?![A-Za-z])"), r"\\\1 "),
     (re.compile(r"(?<![A-Za-z\\])(?:infinity|inf|oo)(?![A-Za-z])"), r"\\infty "),
     (re.compile("π"), r"\\pi "),

@@ -39,10 +39,11 @@ FormulasAgree = Callable[["Formula", "Formula"], bool | None]
 
 
 class Range(Struct, frozen=True):
-    """From one number to another: 16-20."""
+    """From one number to another: 16-20. `3 to 2` may be a ratio as well."""
 
     low: Quantity
     high: Quantity
+    said: bool = False
 
 
 class Digits(Struct, frozen=True):
@@ -160,6 +161,7 @@ _EXCEPT = re.compile(
     r"\s*(?:([A-Za-z])\s*(?:\\neq?(?![a-z])|≠|!=)|(?:all )?real numbers (?:except|other than)(?: for)?)\s*(.+)",
     re.IGNORECASE,
 )
+_PRODUCT = re.compile(r"\s*\d+(?:\.\d+)?\s*(?:\*\s*\d+(?:\.\d+)?\s*)+")
 _VARIABLE = re.compile(r"\s*[A-Za-z]\s*")
 _INFINITE = re.compile(r"\s*([+-]?)\s*(?:\\infty|infinity|inf|oo)\s*", re.IGNORECASE)
 _INEQUALITY = re.compile(r"[<>≤≥≠]|\\(?:n?leq?|n?geq?|lt|gt|neq?)(?![a-z])|!=")
@@ -274,7 +276,7 @@ def same_value(gold: Value, answer: Value, agree: FormulasAgree) -> bool | None:
     """Does the answer say the gold? `agree` compares (gold, answer) formulas; None where it cannot tell."""
     match gold, answer:
         case (Quantity(), Quantity()):
-            return same_quantity(gold, answer)
+            return same_quantity(gold, answer) and not _differ_in_factors(gold.text, answer.text)
         case (Items(), Items()):
             return _same_items(gold, answer, agree)
         case (Items(), Quantity()) if "," in answer.text and (found := _read_items(answer.text)):
@@ -292,6 +294,8 @@ def same_value(gold: Value, answer: Value, agree: FormulasAgree) -> bool | None:
             return all(_is_infinite(end) for part in (*_parts(gold), *_parts(answer)) for end in (part.low, part.high))
         case (Ratio(), Ratio()):
             return len(gold.terms) == len(answer.terms) and _in_lowest(gold) == _in_lowest(answer)
+        case (Ratio(), Range(said=True)):
+            return gold.terms == (answer.low.value, answer.high.value) and not answer.high.unit
         case (Ratio(), Quantity()) | (Quantity(), Ratio()):
             ratio, number = (gold, answer) if isinstance(gold, Ratio) else (answer, gold)
             return _is_fraction(ratio, number)
@@ -358,7 +362,7 @@ def _read_range(text: str) -> Range | None:
     if " and " in text and not text.lower().startswith("between "):
         return None
     low, high = read_quantity(found[1].strip(), True), read_quantity(found[2].strip(), True)
-    return Range(replace(low, unit=low.unit or high.unit), high) if low and high else None
+    return Range(replace(low, unit=low.unit or high.unit), high, " to " in text) if low and high else None
 
 
 def _read_words(text: str) -> Words | None:
@@ -569,6 +573,13 @@ def _same_formula(gold: Formula, answer: Formula, agree: FormulasAgree) -> bool 
     return agree(gold, answer)
 
 
+def _differ_in_factors(gold: str, answer: str) -> bool:
+    """Sizes such as 4 x 8 x 12 are told by their numbers, not by their product."""
+    if "*" not in gold or "*" not in answer or not (_PRODUCT.fullmatch(gold) and _PRODUCT.fullmatch(answer)):
+        return False
+    return sorted(map(Fraction, gold.split("*"))) != sorted(map(Fraction, answer.split("*")))
+
+
 def _tower(value: Value) -> tuple[int, Decimal] | None:
     return tower(spelled(value.text)) if isinstance(value, Formula) and value.text[:1].isdigit() else None
 
@@ -586,10 +597,16 @@ def _same_items(gold: Items, answer: Items, agree: FormulasAgree) -> bool | None
     if len(gold.names) == len(answer.names) and any(map(names_differ, gold.names, answer.names)):
         return False
     if gold.brackets in ("", "{}") and answer.brackets in ("", "{}") and len(gold.names) < 2 and len(answer.names) < 2:
+        if _is_bare(gold) and _is_bare(answer) and len(gold.values) != len(answer.values):
+            return False  # 3, 3, 4 is not 3, 4: only sets and roots have each value once
         return _same_set(gold.values, answer.values, lambda one, other: same_value(one, other, agree))
     if len(gold.values) != len(answer.values):
         return False
     return _all(same_value(one, other, agree) for one, other in zip(gold.values, answer.values, strict=True))
+
+
+def _is_bare(items: Items) -> bool:
+    return not items.brackets and not items.names
 
 
 def _may_be_bare(gold: Items, answer: Items) -> bool:

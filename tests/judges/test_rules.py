@@ -142,7 +142,8 @@ def test_numeric_policy(judge: RuleJudge, answer: str, gold: str, right: bool) -
     [
         ("(2,1)", "(1,2)", False), ("2,1", "1,2", True), ("{2,1}", r"\{1,2\}", True), ("2 and 1", "1,2", True),
         ("x=2 or x=3", "2,3", True), ("x=2, y=3", "(2,3)", True), ("x=1, y=2", "x=2, y=1", False),
-        ("4 or 4", "4", True),
+        ("4 or 4", "4", True), ("3, 3, 4", "3, 4", False), (r"\{3,3,4\}", "3, 4", True), ("4×6×16", "4×8×12", False),
+        ("12×8×4", "4×8×12", True), ("3 to 2", "3:2", True), ("2:3", "3 to 2", False), ("10^6×2", r"2\times10^6", True),
         (r"\pm 2", "-2, 2", True), ("+/-2", "±2", True), (r"2\pm\sqrt{3}", r"2+\sqrt3, 2-\sqrt3", True),
         ("1", "1,2", False),
         ("x>1", r"(1,\infty)", True), (r"x\ge1", r"(1,\infty)", False), ("[1,2)", r"1\le x<2", True),
