@@ -247,7 +247,7 @@ def test_what_a_run_before_left_out_of_a_later_stage_is_not_left_out_again(tmp_p
         "    return None if '99' in text else text.replace('<think>', '')\n"
     )
     problems = write_sums(tmp_path, 10)
-    thoughts = "So the answer is 99.", "So the answer is {}."
+    thoughts = "One looks. So the answer is 99.", "One looks. So the answer is {}."
     given = write_responses(tmp_path, [f"<think>{each}</think>\n<answer>{{}}</answer>" for each in thoughts])
     picky = recipe(problems, responses=given, verifier="none", corruption={str(tmp_path / "picky.py"): 1.0})
     verified = picky.model_copy(update={"verifier": "rules"})
@@ -535,7 +535,7 @@ def test_a_dataset_is_checked_by_the_format_it_was_built_with(tmp_path: Path, mo
     mine = 'name = "mine"\ninstruction = "-"\n[thought]\nopen = "<a>"\nclose = "</a>"\n[answer]\nopen = "<b>"\n'
     Path("mine.toml").write_text(mine + 'close = "</b>"\n')
     problems = write_sums(tmp_path, 3)
-    rows = [{"problem_id": f"sum-{n}", "response": f"<a>It is {n + 1}.</a><b>{n + 1}</b>"} for n in range(3)]
+    rows = [{"problem_id": f"sum-{n}", "response": f"<a>{n} + 1 = {n + 1}.</a><b>{n + 1}</b>"} for n in range(3)]
     Path("responses.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     built = build(recipe(problems, responses=Path("responses.jsonl"), format="mine.toml"), tmp_path / "run", quiet=True)
     assert built.count == 3

@@ -98,7 +98,7 @@ def test_a_target_is_filled_by_first_responses_before_second_ones(tmp_path: Path
     def half(request: Request) -> str:
         number = int(request.messages[-1].content.split()[2])
         answer = number + 1 if number % 2 else number
-        return f"<think>So the answer is {answer}.</think>\n<answer>\\boxed{{{answer}}}</answer>"
+        return f"<think>One looks. So the answer is {answer}.</think>\n<answer>\\boxed{{{answer}}}</answer>"
 
     target = recipe(write_sums(tmp_path, 100), samples=8, target=40)
     found = forecast(target, tmp_path / "pilot", engine=ScriptedEngine(half), quiet=True)
