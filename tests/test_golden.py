@@ -73,7 +73,7 @@ def regenerate() -> None:
             found = rebuild(Path("run"), wanted)
             for count in ("sampled", "pairs"):
                 assert found["counts"][count] == wanted["counts"][count]
-            wanted |= found
+            wanted.update(found)
         keys = keys_of(Path("run"))
     assert [key for key in keys if "samples " in key] == [key for key in EXPECTED["keys"] if "samples " in key]
     EXPECTED["keys"] = keys
