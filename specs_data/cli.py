@@ -7,7 +7,7 @@ import signal
 import sys
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from typer.exceptions import TyperException
@@ -286,6 +286,24 @@ def judge(
 
     tally = judge_file(file, sys.stdout.buffer, load_format(response_format))
     typer.echo(f"{tally.right:,} right, {tally.wrong:,} wrong, {tally.unjudged:,} not to be judged", err=True)
+
+
+@app.command()
+def gf(
+    base: Annotated[Path, typer.Option(help="evaluation of the base model")],
+    step: Annotated[list[str], typer.Option(help="N=EVAL, one for each training step; again for further seeds")],
+    out: Annotated[Path | None, typer.Option(help="file for the factors: JSON, or a plot (.png, .svg, .pdf)")] = None,
+    measure: Annotated[Literal["format", "accuracy"], typer.Option(help="what is compared")] = "format",
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+) -> None:
+    """The Generalization Factor per training step, on scores and on gains."""
+    from specs_data.measure.gf import encode, read_step, write
+    from specs_data.measure.gf import gf as run
+
+    factors = run(base, list(map(read_step, step)), measure)
+    if out is not None:
+        write(factors, out)
+    typer.echo(encode(factors).decode() if as_json else str(factors), nl=not as_json)
 
 
 @app.command("verifier-score")

@@ -1,0 +1,107 @@
+r"""What a model really does to a response format: malformed responses sorted into named classes.
+
+    <think>2 + 3 = 5.<answer>5</answer>            drop_think_close
+    <think>2 + 3 = 5.</think>\boxed{5}             remove_answer_tags
+    <think>2 + 3 = 5. \boxed{5}</think>            shift_tags
+    2 + 3 = 5. The answer is 5.                    remove_all_tags
+    <think>2 + 3 = 5.</thought><answer>5</answer>  other_tag
+
+A class has the name of the corruption operator that makes it, where there may be one; what no operator makes
+is named by what is wrong.
+"""
+
+from __future__ import annotations
+
+import re
+from itertools import combinations
+
+from specs_data.format import ResponseFormat, strip_stop_tokens
+
+CUT_OFF = "cut_off"
+EMPTY = "empty"
+SEVERAL = "several_markers"  # more than one fault that no class of its own has
+_TAG = re.compile(r"<\s*[/\\]?\s*[A-Za-z][\w-]{0,19}\s*/?>|\[\s*/?\s*[A-Za-z]{4,12}\s*\]")
+_MOST_TAGS = 8  # that are tried in a missing marker's place
+_FENCE = re.compile(r"```\w*\s*(.*?)\s*```", re.DOTALL)
+_BOX = re.compile(r"\\boxed\s*\{")
+
+
+def error_class(text: str, fmt: ResponseFormat, finish_reason: str = "stop") -> str | None:
+    """The class of the format error in a response, None if the format holds. `finish_reason` is the engine's: what
+    it ended at the limit of tokens was cut off, whatever else is wrong with it."""
+    fault = fmt.check(text)
+    if fault is None:
+        return None
+    text = strip_stop_tokens(text)
+    if finish_reason == "length":
+        return CUT_OFF
+    if not text:
+        return EMPTY
+    if fmt.layout == "json":
+        fenced = _FENCE.fullmatch(text)
+        return "code_fence" if fenced and fmt.check(fenced[1]) is None else _slug(fault, fmt)
+    return _tag_error(text, fmt) or _slug(fault, fmt)
+
+
+def _tag_error(text: str, fmt: ResponseFormat) -> str | None:
+    """The class, by which markers are missing and which stand twice; None where neither is so."""
+    roles = _roles(fmt)
+    counts = {role: text.count(marker) for role, marker in roles.items()}
+    missing = [role for role, count in counts.items() if not count]
+    repeated = any(count > 1 for count in counts.values())
+    if not missing:
+        return "repeat_marker" if repeated else None
+    if _other_tags_stand_for(text, fmt, [roles[role] for role in missing]):
+        return "other_tag"
+    if len(missing) == len(counts):
+        return "remove_all_tags"
+    return SEVERAL if repeated else _missing_error(text, fmt, frozenset(missing))
+
+
+def _other_tags_stand_for(text: str, fmt: ResponseFormat, missing: list[str]) -> bool:
+    """Is the response mended by putting the missing markers, in order, where other tags stand?"""
+    tags = list(_TAG.finditer(text))[: _MOST_TAGS + len(fmt.markers)]
+    for chosen in combinations(tags, len(missing)):
+        mended = text
+        for tag, marker in reversed(list(zip(chosen, missing, strict=True))):
+            mended = mended[: tag.start()] + marker + mended[tag.end() :]
+        if fmt.check(mended) is None:
+            return True
+    return False
+
+
+def _missing_error(text: str, fmt: ResponseFormat, missing: frozenset[str]) -> str:
+    """The class of a response that lacks some markers and has the others once."""
+    roles = _roles(fmt).keys()
+    if missing >= {"answer_open", "answer_close"} & roles and "answer_open" in missing:
+        return _without_answer(text, fmt, missing)
+    if missing == {"think_open", "think_close"} & roles:
+        return "remove_think_tags"
+    return f"drop_{next(iter(missing))}" if len(missing) == 1 else SEVERAL
+
+
+def _without_answer(text: str, fmt: ResponseFormat, missing: frozenset[str]) -> str:
+    """No marker of the answer is there: is its text, and where?"""
+    if "think_open" in missing or fmt.thought is None:
+        return SEVERAL
+    close = fmt.thought.close
+    thought, closed, after = text.partition(close) if close else (text, "", "")
+    if after.strip():
+        return "replace_answer_tags" if after.lstrip().startswith(fmt.labels) else "remove_answer_tags"
+    answered = _BOX.search(thought) or any(label in thought for label in fmt.labels)
+    return "shift_tags" if closed and answered else "think_only"
+
+
+def _roles(fmt: ResponseFormat) -> dict[str, str]:
+    """The format's markers, in order, by what they do."""
+    parts = (("think", fmt.thought), ("answer", fmt.answer))
+    markers = {f"{name}_{end}": getattr(part, end) for name, part in parts if part for end in ("open", "close")}
+    return {role: marker for role, marker in markers.items() if marker}
+
+
+def _slug(fault: str, fmt: ResponseFormat) -> str:
+    """A reason of the format's own as the name of a class, with what a marker does for the marker."""
+    for role, marker in _roles(fmt).items():
+        fault = fault.replace(marker, role)
+    words = fault.partition(" with the keys ")[0]
+    return re.sub(r"\W+", "_", words).strip("_").lower()
