@@ -47,13 +47,13 @@ class Sampling(Struct, frozen=True, gc=False):
 
 class Request(Struct, frozen=True, gc=False):
     """One response asked of an engine: chat messages, image files' bytes (placed before the first
-    user text), and the seed that alone decides the sample. With `nucleus`, a mass such as 0.95, the engine
-    also counts the nuclei of that mass, where it can."""
+    user text), and the seed that alone decides the sample. With `nuclei` the engine also counts the nuclei
+    that it draws from, where it can."""
 
     messages: tuple[Message, ...]
     images: tuple[bytes, ...]
     seed: int
-    nucleus: float | None = None
+    nuclei: bool = False
 
 
 class Nuclei(Struct, frozen=True, gc=False):

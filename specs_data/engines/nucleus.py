@@ -11,6 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
+from specs_data.records import Nuclei
+
 P = 0.95
 
 
@@ -33,3 +35,11 @@ def nucleus_size_at_top(logprobs: Sequence[float], p: float = P) -> int | None:
     chances = np.sort(np.exp(np.asarray(logprobs, dtype=np.float64)))[::-1]
     reached = np.cumsum(chances) >= p
     return int(reached.argmax()) + 1 if reached.any() else None
+
+
+def nuclei_at_top(tokens: Sequence[Sequence[float]]) -> Nuclei:
+    """The nuclei of a response, from the log-probabilities of the likeliest tokens at each of its own. A nucleus that
+    they do not reach is at least one token larger than their number, and counts as that."""
+    sizes = list(map(nucleus_size_at_top, tokens))
+    least = sum(len(logprobs) + 1 if size is None else size for size, logprobs in zip(sizes, tokens, strict=True))
+    return Nuclei(P, len(sizes), least, sizes.count(None))

@@ -75,7 +75,9 @@ def _row(one: Seen) -> tuple[Any, ...]:
 def format_slice(rows: pl.DataFrame, p: float, temperature: float, reason: str) -> FormatSlice:
     """The figures of the responses in one format. `reason` says why they have no nuclei, where they have none."""
     plain = part(rows)
-    errors = rows.filter(col("error").is_not_null()).group_by("error").len().sort(["len", "error"], descending=[True, False])
+    errors = (
+        rows.filter(col("error").is_not_null()).group_by("error").len().sort(["len", "error"], descending=[True, False])
+    )
     verdicts = _by_problem(rows, "consistent")
     return FormatSlice(
         **{name: getattr(plain, name) for name in Slice.__struct_fields__},
@@ -87,7 +89,7 @@ def format_slice(rows: pl.DataFrame, p: float, temperature: float, reason: str) 
     )
 
 
-def parts(rows: pl.DataFrame, column: str) -> dict[str, Slice]:
+def slices(rows: pl.DataFrame, column: str) -> dict[str, Slice]:
     """The figures by the values of a column, the most frequent first."""
     names = rows.group_by(column).len().sort(["len", column], descending=[True, False])[column]
     return {name or "(none)": part(rows.filter(col(column) == name)) for name in names}
@@ -123,13 +125,13 @@ def branching(rows: pl.DataFrame, p: float, temperature: float, reason: str) -> 
         p=p,
         temperature=temperature,
         tokens=tokens,
-        beyond=float(sums["beyond"].sum() / tokens),
+        beyond=int(sums["beyond"].sum()) / tokens,
         by_size=sizes,
     )
 
 
 def _mean_size(rows: pl.DataFrame) -> float:
-    return float(rows["sizes"].sum() / rows["nuclei"].sum())
+    return int(rows["sizes"].sum()) / int(rows["nuclei"].sum())
 
 
 def _by_problem(rows: pl.DataFrame, column: str) -> pl.DataFrame:

@@ -1,57 +1,38 @@
-"""How good is a policy? Format and answer accuracy, pass@k, branching, in the trained and in changed formats.
+"""How good is a policy? Format and answer accuracy, pass@k and branching, in the trained and in changed formats.
 
-Responses are sampled, judged and verified by the same stages as a build's, through the same store under the same
-keys: the same command resumes, and what a build sampled with these settings is not sampled again. Figures are
-counted from the store at the end.
+Every response is sampled, judged and verified through the store; the figures are counted from what became of them.
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import AsyncExitStack
-from itertools import islice
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-from msgspec import Struct
-from tqdm import tqdm
-
-from specs_data import engines
 from specs_data.engines import Engine
 from specs_data.engines.nucleus import P
 from specs_data.errors import UserError
 from specs_data.format import ResponseFormat, load_format
-from specs_data.inert import visible
-from specs_data.judges.model import ModelJudge, open_judge
-from specs_data.judges.rules import RuleJudge, gold_fault
 from specs_data.loop import run
-from specs_data.measure.count import Seen, format_slice, frame, parts
-from specs_data.measure.evaluation import Evaluation, FormatSlice, Slice
+from specs_data.measure.bench import Bench, open_bench, settled, store_folder
+from specs_data.measure.count import Seen, format_slice, frame, slices
+from specs_data.measure.evaluation import Evaluation, FormatSlice
 from specs_data.measure.malformed import error_class
-from specs_data.problems import Dropped, Incoming, read_problems
-from specs_data.recipe import Recipe
-from specs_data.records import Judged, Problem, Request, Response
-from specs_data.rollouts.plan import Plan
-from specs_data.rollouts.planning import Parts, make_plan, name_of
-from specs_data.rollouts.sample import check_policy, policy_fingerprint, sampling
+from specs_data.plugins import label
+from specs_data.recipe import Recipe, deciding
+from specs_data.records import Judged, Sample
+from specs_data.rollouts.planning import name_of
 from specs_data.rollouts.stages import Stages
-from specs_data.rollouts.store import Answers, Store
-from specs_data.services.opening import open_budget
-from specs_data.texts import system_prompt
-from specs_data.verifiers import Verifier, open_verifier
-from specs_data.verifiers.none import NoVerifier
+from specs_data.verifiers import Verifier
 
-_CHUNK = 256  # problems that are taken from the source together
-_NO_CHANCES = "the engine tells no chances of its tokens"
+NO_CHANCES = "no response on record has the chances of its tokens: the engine does not tell them"
 
 
 def evaluate(
     recipe: Recipe,
     formats: Sequence[str] = (),
     *,
-    store: Path,
+    out: Path | str | None = None,
     engine: Engine | None = None,
     verifier: Verifier | None = None,
     quiet: bool = False,
@@ -59,56 +40,21 @@ def evaluate(
     """Evaluate the recipe's policy on its problems in each of `formats` (by default the recipe's own); the first is
     the in-distribution one. `recipe.samples` responses are asked for to each problem.
 
-    What is sampled and judged is kept in the folder `store`: the same call goes on from there. `engine` and
-    `verifier` take the place of those that the recipe names; without a verifier there is no consistency. Raises
-    UserError.
+    `out` is the file that the evaluation will be written to: responses are kept in the store of its folder's run, or
+    else beside it, and the same call goes on from there. `engine` and `verifier` take the place of those that the
+    recipe names; where neither names a verifier there is no consistency. Raises UserError.
     """
-    recipe = settled(recipe, engine)
+    recipe = settled(recipe, engine, verifier)
     wanted = [load_format(name) for name in formats or (recipe.format,)]
     if len({fmt.name for fmt in wanted}) < len(wanted):
-        raise UserError("two formats have the same name: give each of them once")
-    return run(_evaluate(recipe, wanted, store, engine, verifier, quiet))
+        raise UserError("two of the formats have the same name: give each of them once")
+    folder = store_folder(Path(out or default_out(recipe)), recipe)
+    return run(_evaluate(recipe, wanted, folder, engine, verifier, quiet))
 
 
-def settled(recipe: Recipe, engine: Engine | None = None) -> Recipe:
-    """The recipe with its engine and policy settled. Raises UserError if something is missing."""
-    if recipe.problems is None:
-        raise UserError("no problems: give --problems SRC, or problems = ... in specs-data.toml")
-    if engine is not None:
-        return recipe
-    name = engines.engine_name(recipe)
-    if name == "openai" and (recipe.model or not recipe.policy):
-        model = recipe.model or run(engines.only_model(recipe))
-        return recipe.model_copy(update={"engine": name, "policy": model, "model": model})
-    if recipe.policy is None:
-        raise UserError("no policy: give --policy CKPT, or --base-url URL of a server")
-    if name != "openai" and recipe.ray in (None, "local"):  # a cluster has folders of its own
-        check_policy(recipe.policy)
-    return recipe.model_copy(update={"engine": name})
-
-
-def store_folder(out: Path, recipe: Recipe) -> Path:
-    """Where an evaluation whose file is `out` keeps its responses: in the store of the run in whose folder `out`
-    lies, else in a folder of the policy's beside it, so that several policies can be evaluated at once."""
-    if (out.parent / "store.sqlite").exists():
-        return out.parent
-    name = name_of(recipe).replace("/", "--")
-    return out.parent / "stores" / f"{name}-{policy_fingerprint(recipe.policy or recipe.model or '')[:8]}"
-
-
-class _Bench(Struct, frozen=True):
-    """What all formats of an evaluation share. `problems` are the problems' numbers in the store; `verifier` is
-    given by the caller, or opened for each format where the recipe names one."""
-
-    recipe: Recipe
-    store: Store
-    answers: Answers
-    rules: RuleJudge
-    judge: ModelJudge | None
-    engine: Engine | None
-    verifier: Callable[[Recipe], Verifier] | None
-    problems: Sequence[int]
-    quiet: bool
+def default_out(recipe: Recipe) -> Path:
+    """runs/<name of the policy>/evaluation.json."""
+    return Path("runs") / name_of(recipe).replace("/", "--") / "evaluation.json"
 
 
 async def _evaluate(
@@ -119,52 +65,51 @@ async def _evaluate(
     verifier: Verifier | None,
     quiet: bool,
 ) -> Evaluation:
-    async with AsyncExitStack() as stack:
-        store = stack.enter_context(Store(folder / "store.sqlite"))
-        answers = Answers((recipe.cache or folder) / "answers.sqlite")
-        stack.callback(answers.close)
-        budget = open_budget(recipe, sum(paid.dollars for paid in store.paid().values()), store.pay)
-        judge = open_judge(recipe, budget)
-        if judge is not None:
-            stack.push_async_callback(judge.close)
-
-        def opened(own: Recipe) -> Verifier:
-            if verifier is not None:
-                return verifier
-            made = open_verifier(own, budget)
-            stack.push_async_callback(made.close)
-            return made
-
-        left_out: Counter[str] = Counter()
-        bench = _Bench(
-            recipe=recipe,
-            store=store,
-            answers=answers,
-            rules=stack.enter_context(RuleJudge()),
-            judge=judge,
-            engine=engine,
-            verifier=opened if verifier or recipe.verifier else None,
-            problems=take_problems(store, recipe, by_rule=judge is None, left_out=left_out),
-            quiet=quiet,
-        )
-        frames = {fmt.name: frame(await _in_format(bench, fmt)) for fmt in formats}
-    return _evaluation(recipe, frames, verifier, left_out, len(bench.problems))
+    async with open_bench(recipe, folder, engine=engine, verifier=verifier, quiet=quiet) as bench:
+        seen: dict[str, list[Seen]] = {}
+        for fmt in formats:
+            see = partial(_see, fmt=fmt, verified=bench.verifier is not None)
+            seen[fmt.name] = await bench.each(fmt, see)
+        return _evaluation(bench, seen)
 
 
-async def _in_format(bench: _Bench, fmt: ResponseFormat) -> list[Seen]:
-    """What becomes of the responses in one format."""
-    recipe = bench.recipe.model_copy(update={"format": fmt.name})
-    made = Parts(
-        recipe=recipe,
-        fmt=fmt,
-        system=system_prompt(recipe.system_prompt, fmt.instruction),
-        corruptions={},
-        weights={},
-        verifier=bench.verifier(recipe) if bench.verifier else NoVerifier(),
-        judge=bench.judge,
-        engine=bench.engine,
-        rival=None,
+async def _see(stages: Stages, sample: Sample, number: int, *, fmt: ResponseFormat, verified: bool) -> Seen:
+    """What becomes of a response: it is judged, and where it is right and well-formed perhaps verified."""
+    response, problem = sample.response, sample.problem
+    judgement = await stages.judge(sample, number)
+    error = error_class(response.text, fmt, response.finish_reason)
+    verdict = None
+    if verified and judgement is not None and judgement.right and error is None:
+        verdict = await stages.verify(Judged(sample, judgement, None), number)
+    return Seen(
+        problem=number,
+        index=sample.index,
+        type=problem.answer_type,
+        source=problem.source,
+        right=judgement.right if judgement else None,
+        consistent=verdict.consistent if verdict else None,
+        tokens=response.completion_tokens,
+        cut=response.finish_reason == "length",
+        error=error,
+        nuclei=response.nuclei,
     )
-    plan = make_plan(bench.store, made)
-    stages = Stages(plan, made, bench.store, bench.answers, bench.rules, P)
-    return await each_response(bench.store, plan, stages, bench.problems, bench.engine, _Pass(stages, fmt, bench.verifier is not None), bench.quiet)
+
+
+def _evaluation(bench: Bench, seen: Mapping[str, Sequence[Seen]]) -> Evaluation:
+    recipe = bench.recipe
+    frames = {name: frame(rows) for name, rows in seen.items()}
+    by_format = {name: format_slice(rows, P, recipe.temperature, NO_CHANCES) for name, rows in frames.items()}
+    first, whole = next(iter(frames.values())), next(iter(by_format.values()))
+    missing = sum(len(bench.problems) * recipe.samples - len(rows) for rows in frames.values())
+    return Evaluation(
+        **{name: getattr(whole, name) for name in FormatSlice.__struct_fields__},
+        policy=recipe.policy or name_of(recipe),
+        problems=recipe.problems or "",
+        samples=recipe.samples,
+        by_type=slices(first, "type"),
+        by_source=slices(first, "source"),
+        by_format=by_format,
+        verifier=label(recipe.verifier) if recipe.verifier else None,
+        left_out=dict(bench.left_out) | ({"responses refused or given up": missing} if missing else {}),
+        settings={name: getattr(recipe, name) for name in deciding("samples") if getattr(recipe, name) is not None},
+    )

@@ -29,7 +29,8 @@ class Rbf(Struct, frozen=True):
     generated token, averaged over `tokens`, in the distribution at `temperature`.
 
     `beyond` is the share of tokens whose nucleus was larger than what the engine told of it. Each of them counts
-    as one more than that, so `value` is then a lower bound. `by_size` is the factor over the first so many responses.
+    as one more than that, so `value` is then a lower bound. It is measured on the first 480 responses, a first one to
+    each problem before a second one; `by_size` is the factor over the first 120 and 240 of them, as in the paper.
     Where there is none, `value` is None and `reason` says why.
     """
 
@@ -78,8 +79,9 @@ class FormatSlice(Slice, frozen=True):
 
 
 class Evaluation(FormatSlice, frozen=True, kw_only=True):
-    """One policy on one set of problems. Its own figures are those of the first format, which is the
-    in-distribution one; `by_format` has every format in the order of asking."""
+    """One policy on one set of problems, `samples` responses to each. Its own figures are those of the first format,
+    which is the in-distribution one; `by_format` has every format in the order of asking. `left_out` counts by reason
+    what could not be measured, and `settings` are those that decide the responses."""
 
     policy: str = ""
     problems: str = ""
@@ -88,6 +90,7 @@ class Evaluation(FormatSlice, frozen=True, kw_only=True):
     by_source: dict[str, Slice] = {}
     by_format: dict[str, FormatSlice] = {}
     verifier: str | None = None
+    left_out: dict[str, int] = {}
     settings: dict[str, Any] = {}
 
 

@@ -20,12 +20,12 @@ def make_request(
     images: tuple[bytes, ...],
     system: Text | None,
     seed: int,
-    nucleus: float | None = None,
+    nuclei: bool = False,
 ) -> Request:
     """The request for the `index`-th response. Its seed depends on the recipe's seed, the problem's
-    id and the index alone, so that a response does not depend on what else is sampled. Nor does it on `nucleus`,
-    the mass of the nuclei that are wanted with it."""
-    return Request(chat(problem, system), images, sample_seed(seed, problem.id, index), nucleus)
+    id and the index alone, so that a response does not depend on what else is sampled. Nor does it on whether its
+    `nuclei` are wanted with it."""
+    return Request(chat(problem, system), images, sample_seed(seed, problem.id, index), nuclei)
 
 
 def sample_seed(seed: int, problem_id: str, index: int) -> int:

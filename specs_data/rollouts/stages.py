@@ -39,51 +39,43 @@ T = TypeVar("T")
 
 class Stages:
     """The stages of one plan, with the services they use. A problem is named by its number in the store and a
-    response by its index. With `nucleus`, engines are asked for the nuclei of that mass as well."""
+    response by its index."""
 
-    def __init__(
-        self,
-        plan: Plan,
-        parts: Parts,
-        store: Store,
-        answers: Answers,
-        rules: RuleJudge,
-        nucleus: float | None = None,
-    ) -> None:
+    def __init__(self, plan: Plan, parts: Parts, store: Store, answers: Answers, rules: RuleJudge) -> None:
         self._plan = plan
         self._store = store
         self._answers = answers
         self._rules = rules
         self._judge = parts.judge
         self._verifier = parts.verifier
-        self._nucleus = nucleus
         self._verifying = asyncio.Semaphore(parts.verifier.concurrency)
         self._judging = asyncio.Semaphore(parts.judge.concurrency if parts.judge else 1)
         self._asked: dict[bytes, asyncio.Future[Any]] = {}
-        self._refused: list[tuple[int, int, str]] = []  # not on record yet
+        self._refused: list[tuple[int, int, PromptRefused]] = []  # not on record yet
         self._answered = _has_any(store, plan.policy.samples)
         self._commit_is_due = False
 
-    async def sample(self, engine: Engine, problem: Problem, number: int, index: int) -> Sample | None:
+    async def sample(
+        self, engine: Engine, problem: Problem, number: int, index: int, nuclei: bool = False
+    ) -> Sample | None:
         """This response of the policy, asked for unless it is on record; None where the prompt is refused or the
-        engine gave it up."""
+        engine gave it up. With `nuclei`, the engine is asked to count those as well."""
         settings = self._plan.policy.samples
         row = self._store.get("samples", settings, number, index)
         if row is not None:
             return Sample(problem, index, _response(row[1])) if row[0] is None else None
         images = tuple(map(self._store.image, problem.images))
-        request = make_request(problem, index, images, self._plan.system, self._plan.recipe.seed, self._nucleus)
+        request = make_request(problem, index, images, self._plan.system, self._plan.recipe.seed, nuclei)
         try:
             response = await engine.generate(request)
         except PromptRefused as refusal:
-            self._refused.append((number, index, str(refusal)))
+            self._refused.append((number, index, refusal))
             if self._answered or len(self._refused) >= MOST_REFUSALS:
                 self.settle()
             return None
         except Undecided as failure:
-            reason, _, detail = str(failure).partition(": ")
-            logger.warning("response %d to %r is left out until the next run: %s", index, problem.id, detail)
-            self._undecided("samples", number, index, reason)
+            logger.warning("response %d to %r is left out until the next run: %s", index, problem.id, failure.detail)
+            self._undecided("samples", number, index, failure.reason)
             return None
         if not self._answered:
             self._answered = True
@@ -103,8 +95,7 @@ class Stages:
                 "nothing is on record: mend its settings or the problems"
             )
         for number, index, refusal in refused:
-            reason, _, detail = refusal.partition(": ")
-            self._put("samples", self._plan.policy.samples, number, index, f"refused: {reason}", detail)
+            self._put("samples", self._plan.policy.samples, number, index, f"refused: {refusal.reason}", refusal.detail)
 
     async def judge(self, sample: Sample, number: int) -> Judgement | None:
         """Whether the response is right; None where a service gave no usable judgement."""
@@ -117,7 +108,7 @@ class Stages:
             try:
                 judgement = await self._by_model(self._judge, problem, text)
             except Undecided as undecided:
-                self._undecided("judgements", number, sample.index, str(undecided))
+                self._undecided("judgements", number, sample.index, undecided.reason)
                 return None
         else:
             judgement = await self._rules.ajudge(
@@ -135,7 +126,7 @@ class Stages:
         try:
             verdict = await self._verdict(judged)
         except Undecided as undecided:
-            self._undecided("verdicts", number, index, str(undecided))
+            self._undecided("verdicts", number, index, undecided.reason)
             return None
         reason = None if verdict.consistent else "inconsistent"
         self._put("verdicts", self._plan.verdicts, number, index, reason, verdict)
@@ -159,7 +150,7 @@ class Stages:
 
     async def _verdict(self, judged: Judged) -> Verdict:
         verifier, problem = self._verifier, judged.sample.problem
-        if "model" not in verifier.settings:  # by rule: nothing to pay for, nothing to wait for
+        if not verifier.paid:  # by rule: nothing to pay for, nothing to wait for
             return await verifier.verify(judged, ())
         text = judged.sample.response.text
         key = digest((verifier.settings, problem.question, problem.choices, problem.images, text))
