@@ -334,6 +334,13 @@ def make_recipe(settings: dict[str, Any], file: Path | None = None) -> Recipe:
     return read_settings(Recipe, settings, file, passed_over=_NO_SETTINGS)
 
 
+def measured_recipe(settings: dict[str, Any], file: Path | None = None) -> Recipe:
+    """`make_recipe` for measuring: as the build samples, and verified only where `settings` name a verifier. That of
+    the file is for the build, and may cost money."""
+    made = make_recipe(settings, file)
+    return made.model_copy(update={"verifier": settings.get("verifier"), "responses": None})
+
+
 def read_settings(
     kind: type[Settings],
     values: Mapping[str, Any],

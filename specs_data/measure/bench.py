@@ -181,6 +181,11 @@ def settled(recipe: Recipe, engine: Engine | None = None, verifier: Verifier | N
     return recipe.model_copy(update={"engine": name})
 
 
+def default_out(recipe: Recipe) -> Path:
+    """runs/<name of the policy>/evaluation.json."""
+    return Path("runs") / name_of(recipe).replace("/", "--") / "evaluation.json"
+
+
 def store_folder(out: Path, recipe: Recipe) -> Path:
     """Where a measure whose file is `out` keeps responses: in the store of the run in whose folder `out` lies, else
     in the policy's own folder beside `out`, so that several policies can be measured at once."""

@@ -4,14 +4,25 @@ makes the same errors where an operator of that name is installed."""
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from importlib.metadata import entry_points
+from pathlib import Path
 from textwrap import shorten
 
 import msgspec
 from msgspec import Struct
 
-from specs_data.format import ResponseFormat
+from specs_data.engines import Engine
+from specs_data.errors import UserError
+from specs_data.format import ResponseFormat, load_format
 from specs_data.inert import visible
+from specs_data.loop import run
+from specs_data.measure.bench import default_out, open_bench, settled, store_folder
 from specs_data.measure.malformed import error_class
+from specs_data.plugins import group
+from specs_data.recipe import Recipe
+from specs_data.records import Sample
+from specs_data.rollouts.planning import name_of
+from specs_data.rollouts.stages import Stages
 
 EXAMPLES = 3
 _SHOWN = 160  # characters of an example in the terminal
@@ -93,6 +104,40 @@ def sort_errors(
         mix={name: round(counts[name] / covered, 4) for name in ordered if name in operators},
         covered=covered / malformed if malformed else 0.0,
     )
+
+
+def natural_errors(
+    recipe: Recipe, response_format: str, *, out: Path | None = None, engine: Engine | None = None, quiet: bool = False
+) -> FormatErrors:
+    """The format errors of the recipe's policy on its problems: `recipe.samples` responses to each, sampled as
+    `evaluate` does and kept beside `out` (by default in runs/<name of the policy>). Raises UserError."""
+    recipe, fmt = settled(recipe, engine), load_format(response_format)
+    folder = store_folder(out or default_out(recipe), recipe)
+    responses = run(_sampled(recipe, fmt, folder, engine, quiet))
+    operators = entry_points(group=group("corruption")).names
+    return sort_errors(
+        responses, fmt, operators, policy=recipe.policy or name_of(recipe), problems=recipe.problems or ""
+    )
+
+
+def write(errors: FormatErrors, out: Path) -> None:
+    """Write the errors to `out` as JSON. Raises UserError."""
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_bytes(encode(errors))
+    except OSError as error:
+        raise UserError(f"cannot write {out}: {error.strerror}") from None
+
+
+async def _sampled(
+    recipe: Recipe, fmt: ResponseFormat, folder: Path, engine: Engine | None, quiet: bool
+) -> list[tuple[str, str]]:
+    async with open_bench(recipe, folder, engine=engine, quiet=quiet) as bench:
+        return await bench.each(fmt, _text)
+
+
+async def _text(stages: Stages, sample: Sample, number: int) -> tuple[str, str]:
+    return sample.response.text, sample.response.finish_reason
 
 
 def encode(errors: FormatErrors) -> bytes:

@@ -14,7 +14,7 @@ from specs_data.engines.nucleus import P
 from specs_data.errors import UserError
 from specs_data.format import ResponseFormat, load_format
 from specs_data.loop import run
-from specs_data.measure.bench import Bench, open_bench, settled, store_folder
+from specs_data.measure.bench import Bench, default_out, open_bench, settled, store_folder
 from specs_data.measure.count import Seen, format_slice, frame, slices
 from specs_data.measure.evaluation import Evaluation, FormatSlice
 from specs_data.measure.malformed import error_class
@@ -50,11 +50,6 @@ def evaluate(
         raise UserError("two of the formats have the same name: give each of them once")
     folder = store_folder(Path(out or default_out(recipe)), recipe)
     return run(_evaluate(recipe, wanted, folder, engine, verifier, quiet))
-
-
-def default_out(recipe: Recipe) -> Path:
-    """runs/<name of the policy>/evaluation.json."""
-    return Path("runs") / name_of(recipe).replace("/", "--") / "evaluation.json"
 
 
 async def _evaluate(

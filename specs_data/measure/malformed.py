@@ -19,6 +19,7 @@ from specs_data.format import ResponseFormat, strip_stop_tokens
 
 CUT_OFF = "cut_off"
 EMPTY = "empty"
+ANSWER_ONLY = "answer_only"
 SEVERAL = "several_markers"  # more than one fault that no class of its own has
 _TAG = re.compile(r"<\s*[/\\]?\s*[A-Za-z][\w-]{0,19}\s*/?>|\[\s*/?\s*[A-Za-z]{4,12}\s*\]")
 _MOST_TAGS = 8  # that are tried in a missing marker's place
@@ -76,7 +77,7 @@ def _missing_error(text: str, fmt: ResponseFormat, missing: frozenset[str]) -> s
     if missing >= {"answer_open", "answer_close"} & roles and "answer_open" in missing:
         return _without_answer(text, fmt, missing)
     if missing == {"think_open", "think_close"} & roles:
-        return "remove_think_tags"
+        return "remove_think_tags" if text.partition(fmt.answer.open)[0].strip() else ANSWER_ONLY
     return f"drop_{next(iter(missing))}" if len(missing) == 1 else SEVERAL
 
 

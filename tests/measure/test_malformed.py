@@ -28,6 +28,7 @@ CASES = {
     r"<think>2 + 3 = 5.</think>\boxed{5}</answer>": "drop_answer_open",
     r"<think>2 + 3 = 5.</think> \boxed{5}": "remove_answer_tags",
     r"2 + 3 = 5. <answer>\boxed{5}</answer>": "remove_think_tags",
+    r"<answer>\boxed{5}</answer>": "answer_only",
     r"<think>2 + 3 = 5.</think> Answer: \boxed{5}": "replace_answer_tags",
     r"<think>2 + 3 = 5. \boxed{5}</think>": "shift_tags",
     r"<think>2 + 3 = 5. Answer: 5</think>": "shift_tags",
