@@ -12,7 +12,10 @@ is named by what is wrong.
 
 from __future__ import annotations
 
+import ast
+import json
 import re
+import warnings
 from itertools import combinations
 
 from specs_data.format import ResponseFormat, strip_stop_tokens
@@ -39,9 +42,42 @@ def error_class(text: str, fmt: ResponseFormat, finish_reason: str = "stop") -> 
     if not text:
         return EMPTY
     if fmt.layout == "json":
-        fenced = _FENCE.fullmatch(text)
-        return "code_fence" if fenced and fmt.check(fenced[1]) is None else _slug(fault, fmt)
+        return _json_error(text, fmt) or _slug(fault, fmt)
     return _tag_error(text, fmt) or _slug(fault, fmt)
+
+
+def _json_error(text: str, fmt: ResponseFormat) -> str | None:
+    """The class of what should be JSON and is not, or is more; None where it takes more to say."""
+    fenced = _FENCE.fullmatch(text)
+    if fenced and fmt.check(fenced[1]) is None:
+        return "fence_json"
+    if fmt.check(f"{text}}}") is None:
+        return "unclose_json"
+    if text.startswith("{"):
+        return "requote_json" if _is_dictionary(text, fmt) else None
+    keys = [part.open for part in fmt.parts]
+    labelled = [line.partition(":")[0] for line in text.splitlines() if line.partition(":")[0] in keys]
+    if labelled == keys:
+        return "label_json"
+    return None if text.startswith(("[", '"')) or _is_json(text) else "unwrap_json"
+
+
+def _is_dictionary(text: str, fmt: ResponseFormat) -> bool:
+    """Is it the object as a Python dictionary, with other quotes?"""
+    try:
+        with warnings.catch_warnings(action="ignore"):  # Python's on a backslash that escapes nothing
+            found = ast.literal_eval(text)
+        return isinstance(found, dict) and fmt.check(json.dumps(found)) is None
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+        return False
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def _tag_error(text: str, fmt: ResponseFormat) -> str | None:
@@ -89,8 +125,11 @@ def _without_answer(text: str, fmt: ResponseFormat, missing: frozenset[str]) -> 
     thought, closed, after = text.partition(close) if close else (text, "", "")
     if after.strip():
         return "replace_answer_tags" if after.lstrip().startswith(fmt.labels) else "remove_answer_tags"
-    answered = _BOX.search(thought) or any(label in thought for label in fmt.labels)
-    return "shift_tags" if closed and answered else "think_only"
+    if not closed:
+        return "thought_unclosed"
+    if any(label in thought for label in fmt.labels):
+        return "think_only"
+    return "shift_tags" if _BOX.search(thought) else "thought_without_answer"
 
 
 def _roles(fmt: ResponseFormat) -> dict[str, str]:

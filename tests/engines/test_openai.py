@@ -586,19 +586,19 @@ def chances(*tokens: float) -> dict[str, Any]:
 
 
 async def test_a_server_that_tells_chances_has_nuclei() -> None:
-    async with OpenAIServer(lambda body: Reply("a b", choice=chances(0.9, 0.06, 0.01))) as server:
-        async with engine_at(server.url) as engine:
-            counted = await engine.generate(replace(ask(), nuclei=True))
-            plain = await engine.generate(ask())
+    answer = Reply("a b", choice=chances(0.9, 0.06, 0.01))
+    async with OpenAIServer(lambda body: answer) as server, engine_at(server.url) as engine:
+        counted = await engine.generate(replace(ask(), nuclei=True))
+        plain = await engine.generate(ask())
     assert counted.nuclei == Nuclei(0.95, 2, 4)
     assert [body.get("top_logprobs") for body in server.bodies] == [20, None]
     assert plain.text == counted.text
 
 
 async def test_a_nucleus_beyond_the_likeliest_tokens_is_a_lower_bound() -> None:
-    async with OpenAIServer(lambda body: Reply("a b", choice=chances(0.5, 0.2))) as server:
-        async with engine_at(server.url) as engine:
-            assert (await engine.generate(replace(ask(), nuclei=True))).nuclei == Nuclei(0.95, 2, 6, 2)
+    answer = Reply("a b", choice=chances(0.5, 0.2))
+    async with OpenAIServer(lambda body: answer) as server, engine_at(server.url) as engine:
+        assert (await engine.generate(replace(ask(), nuclei=True))).nuclei == Nuclei(0.95, 2, 6, 2)
 
 
 @pytest.mark.parametrize("choice", [{}, {"logprobs": None}, {"logprobs": {"content": None}}, chances()])
@@ -620,7 +620,7 @@ async def test_a_server_that_refuses_to_tell_is_asked_without() -> None:
 
 
 async def test_chances_at_another_temperature_are_not_those_that_were_sampled_from() -> None:
-    async with OpenAIServer(lambda body: Reply("a", choice=chances(0.99))) as server:
-        async with engine_at(server.url, sampling=Sampling(temperature=0.7)) as engine:
-            await engine.generate(replace(ask(), nuclei=True))
+    cool = Sampling(temperature=0.7)
+    async with OpenAIServer(seed_of) as server, engine_at(server.url, sampling=cool) as engine:
+        await engine.generate(replace(ask(), nuclei=True))
     assert "logprobs" not in server.bodies[0]

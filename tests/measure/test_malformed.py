@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from importlib.metadata import entry_points
 
 import pytest
 from hypothesis import given
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from specs_data.format import THINK_ANSWER, Part, ResponseFormat
 from specs_data.measure.malformed import error_class
-from specs_data.plugins import find_corruptions
+from specs_data.plugins import find_corruptions, group
 
 JSON = ResponseFormat(
     name="json", layout="json", thought=Part(open="reasoning"), answer=Part(open="answer"), instruction="-"
@@ -31,9 +32,9 @@ CASES = {
     r"<answer>\boxed{5}</answer>": "answer_only",
     r"<think>2 + 3 = 5.</think> Answer: \boxed{5}": "replace_answer_tags",
     r"<think>2 + 3 = 5. \boxed{5}</think>": "shift_tags",
-    r"<think>2 + 3 = 5. Answer: 5</think>": "shift_tags",
-    r"<think>2 + 3 = 5.</think>": "think_only",
-    r"<think>2 + 3 = 5.": "think_only",
+    r"<think>2 + 3 = 5. Answer: 5</think>": "think_only",
+    r"<think>2 + 3 = 5.</think>": "thought_without_answer",
+    r"<think>2 + 3 = 5. \boxed{5}": "thought_unclosed",
     r"<think>2 + 3 = 5.</think><answer>5</answer><answer>5</answer>": "repeat_marker",
     r"<think><think>2 + 3 = 5.</think><answer>5</answer>": "repeat_marker",
     r"<think>2 + 3 = 5.</thought><answer>5</answer>": "other_tag",
@@ -74,10 +75,16 @@ def test_what_reached_the_limit_was_cut_off(text: str) -> None:
     ("text", "name"),
     [
         ("5", "not_a_json_object"),
-        ("so 5", "not_json"),
+        ('["2 + 3", "5"]', "not_a_json_object"),
+        ("so 5", "unwrap_json"),
+        ("reasoning: 2 + 3\nanswer: 5", "label_json"),
+        ("{'reasoning': '2 + 3', 'answer': '5'}", "requote_json"),
+        ('{"reasoning": "2 + 3", "answer": "5"', "unclose_json"),
         ('{"answer": "5"}', "not_a_json_object"),
         ('{"reasoning": "2", "answer": 5}', "a_json_value_is_not_a_string"),
-        ('```json\n{"reasoning": "2 + 3", "answer": "5"}\n```', "code_fence"),
+        ('```json\n{"reasoning": "2 + 3", "answer": "5"}\n```', "fence_json"),
+        ("{1: 2, (3,): {4}}", "not_json"),
+        (r"{'reasoning': '2 \+ 3', 'answer': '\d'}", "requote_json"),
     ],
 )
 def test_json_has_classes_of_its_own(text: str, name: str) -> None:
@@ -89,24 +96,22 @@ def test_a_format_of_one_marker_knows_where_it_is_missing() -> None:
     assert error_class("2 + 3. Final answer: 5. Final answer: 5", LAST_LINE) == "repeat_marker"
 
 
-@pytest.mark.parametrize(
-    "name", ["remove_all_tags", "remove_answer_tags", "remove_think_tags", "replace_answer_tags", "shift_tags"]
-)
+@pytest.mark.parametrize("name", sorted(entry_points(group=group("corruption")).names - {"move_tags"}))
 def test_what_an_operator_makes_is_in_its_class(name: str) -> None:
-    operator = find_corruptions()[name]
-    response = THINK_ANSWER.render("There are 2 red and 3 blue blocks. 2 + 3 = 5.", r"\boxed{5}")
-    made = operator.apply(response, THINK_ANSWER, random.Random(0))
-    assert made is not None
-    found = error_class(made, THINK_ANSWER)
-    if name == "shift_tags" and found != name:
-        pytest.skip("this operator moves any tag")
-    assert found == name
+    operator, fmt = find_corruptions([name])[name], JSON if name.endswith("_json") else THINK_ANSWER
+    response = fmt.render("There are 2 red and 3 blue blocks, isn't it so? 2 + 3 = 5.", r"\boxed{5}")
+    for seed in range(20):
+        made = operator.apply(response, fmt, random.Random(seed))
+        assert made is not None
+        assert error_class(made, fmt) == name, made
 
 
 PIECES = ["<think>", "</think>", "<answer>", "</answer>", "<b>", "</thought>", " ", "5", r"\boxed{5}", "Answer:", "<"]
+PIECES += ["{", "}", "'", '"', "[", ":", "\\", "reasoning", "answer"]
 
 
 @given(st.lists(st.sampled_from(PIECES), max_size=12).map("".join))
 def test_every_text_is_well_formed_or_in_a_class(text: str) -> None:
     assert (error_class(text, THINK_ANSWER) is None) == (THINK_ANSWER.check(text) is None)
     assert (error_class(text, LAST_LINE) is None) == (LAST_LINE.check(text) is None)
+    assert (error_class(text, JSON) is None) == (JSON.check(text) is None)
