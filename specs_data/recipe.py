@@ -153,7 +153,8 @@ class Recipe(Staged):
     )
     preset: str | None = _what(
         None,
-        "known columns: orsta, virl39k, mmk12, geometry3k, mathvista, or a TOML file",
+        "known columns: orsta, virl39k, mmk12, geometry3k, mathvista, mathverse, mathvision, mmmu, mega-bench, "
+        "or a TOML file",
         decides="dataset",
         example="orsta",
         also=("export", *_MEASURES),

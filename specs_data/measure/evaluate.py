@@ -75,7 +75,7 @@ async def _see(stages: Stages, sample: Sample, number: int, *, fmt: ResponseForm
     error = error_class(response.text, fmt, response.finish_reason)
     verdict = None
     if verified and judgement is not None and judgement.right and error is None:
-        verdict = await stages.verify(Judged(sample, judgement, None), number)
+        verdict = await stages.verify(Judged(sample, judgement), number)
     return Seen(
         problem=number,
         index=sample.index,
