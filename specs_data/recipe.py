@@ -253,9 +253,10 @@ class Recipe(Staged):
         "one is asked where the one before it cannot tell",
         decides="verdicts",
         example="gemini",
+        also=("evaluate",),
     )
     undecided: Literal["keep", "drop"] = _verifying(
-        "drop", "what becomes of a response of which the verifier cannot tell", decides="verdicts"
+        "drop", "what becomes of a response of which the verifier cannot tell", decides="verdicts", also=("evaluate",)
     )
     verifier_model: str | None = _verifying(
         None, "the verifier's model", decides="verdicts", example="gemini-3.8-flash"

@@ -82,7 +82,7 @@ async def _see(stages: Stages, sample: Sample, number: int, *, fmt: ResponseForm
         type=problem.answer_type,
         source=problem.source,
         right=judgement.right if judgement else None,
-        consistent=verdict.consistent if verdict else None,
+        consistent=verdict.consistent if verdict and not verdict.undecided else None,
         tokens=response.completion_tokens,
         cut=response.finish_reason == "length",
         error=error,

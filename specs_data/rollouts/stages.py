@@ -128,7 +128,7 @@ class Stages:
         except Undecided as undecided:
             self._undecided("verdicts", number, index, undecided.reason)
             return None
-        reason = None if verdict.consistent else "inconsistent"
+        reason = None if verdict.consistent else "cannot tell" if verdict.undecided else "inconsistent"
         self._put("verdicts", self._plan.verdicts, number, index, reason, verdict)
         return verdict
 
