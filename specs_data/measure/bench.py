@@ -19,8 +19,8 @@ from tqdm import tqdm
 
 from specs_data import engines
 from specs_data.engines import Engine
-from specs_data.errors import UserError
-from specs_data.format import ResponseFormat
+from specs_data.errors import UserError, first_error
+from specs_data.format import load_format
 from specs_data.judges.model import ModelJudge, open_judge
 from specs_data.judges.rules import RuleJudge, gold_fault
 from specs_data.loop import run
@@ -29,10 +29,10 @@ from specs_data.problems import Dropped, Incoming, read_problems
 from specs_data.recipe import Recipe
 from specs_data.records import Sample
 from specs_data.rollouts.demand import OnDemand
-from specs_data.rollouts.planning import Parts, make_plan, name_of
+from specs_data.rollouts.plan import Parts, make_plan, name_of
 from specs_data.rollouts.sample import check_policy, policy_fingerprint, sampling
-from specs_data.rollouts.stages import Stages
-from specs_data.rollouts.store import Answers, Store
+from specs_data.rollouts.stages import Stages, durable
+from specs_data.rollouts.store import Answers, Index, Number, Store
 from specs_data.services.opening import open_budget
 from specs_data.texts import system_prompt
 from specs_data.verifiers import Verifier, open_verifier
@@ -45,7 +45,7 @@ _READ = 256  # problems that are taken from the source together
 _WINDOW = 256  # responses under way before an engine says how many keep it busy
 
 T = TypeVar("T")
-Attempt = Callable[[Stages, Sample, int], Awaitable[T]]
+Attempt = Callable[[Stages, Sample, Number], Awaitable[T]]
 
 
 class Bench(Struct, frozen=True):
@@ -60,14 +60,14 @@ class Bench(Struct, frozen=True):
     judge: ModelJudge | None
     engine: Engine | None
     verifier: Callable[[Recipe], Verifier] | None
-    problems: Sequence[int]
+    problems: Sequence[Number]
     left_out: Counter[str]
     quiet: bool
 
-    async def each(self, fmt: ResponseFormat, attempt: Attempt[T]) -> list[T]:
-        """What `attempt` makes of each response in the format `fmt`: a response to every problem, then a second one
-        to every problem, and so on. Responses that the policy refused or gave up are not among them."""
-        recipe = self.recipe.model_copy(update={"format": fmt.name})
+    async def each(self, form: str, attempt: Attempt[T]) -> list[T]:
+        """What `attempt` makes of each response in the format called `form`: a response to every problem, then a
+        second one to every problem, and so on. Responses that the policy refused or gave up are not among them."""
+        recipe, fmt = self.recipe.model_copy(update={"format": form}), load_format(form)
         parts = Parts(
             recipe=recipe,
             fmt=fmt,
@@ -80,8 +80,10 @@ class Bench(Struct, frozen=True):
             rival=None,
         )
         stages = Stages(make_plan(self.store, parts), parts, self.store, self.answers, self.rules)
-        found = await self._play(parts, stages, attempt)
-        stages.settle()
+        async with durable(self.store, stages.written):
+            found = await self._play(parts, stages, attempt)
+            stages.settle()
+        self.store.commit()
         return found
 
     async def _play(self, parts: Parts, stages: Stages, attempt: Attempt[T]) -> list[T]:
@@ -96,9 +98,10 @@ class Bench(Struct, frozen=True):
         engine = OnDemand(opened, room, _WINDOW, lent=self.engine is not None)
         found: dict[tuple[int, int], T] = {}
 
-        async def one(number: int, index: int, nuclei: bool) -> None:
+        async def one(number: Number, index: Index, nuclei: bool) -> None:
             try:
-                sample = await stages.sample(engine, self.store.problem(number), number, index, nuclei)
+                problem = self.store.problem(number)
+                sample = await stages.sample(stages.log, engine, stages.policy, problem, number, index, nuclei=nuclei)
                 if sample is not None:
                     found[index, number] = await attempt(stages, sample, number)
                 bar.update()
@@ -111,9 +114,9 @@ class Bench(Struct, frozen=True):
             async with asyncio.TaskGroup() as tasks:
                 for place, (index, number) in enumerate(product(range(recipe.samples), self.problems)):
                     await room.acquire()
-                    tasks.create_task(one(number, index, place < BRANCHING))
+                    tasks.create_task(one(number, Index(index), place < BRANCHING))
         except BaseExceptionGroup as group:
-            raise _first(group) from None
+            raise first_error(group) from None
         finally:
             bar.close()
             await engine.close()
@@ -195,12 +198,12 @@ def store_folder(out: Path, recipe: Recipe) -> Path:
     return out.parent / "stores" / f"{name}-{policy_fingerprint(recipe.policy or recipe.model or '')[:8]}"
 
 
-def _take_problems(store: Store, recipe: Recipe, by_rule: bool, left_out: Counter[str]) -> list[int]:
+def _take_problems(store: Store, recipe: Recipe, by_rule: bool, left_out: Counter[str]) -> list[Number]:
     """The numbers in the store of the recipe's problems. Those that no response could be judged by are left out:
     for them every token would be in vain."""
     source = read_problems(recipe.problems or "", preset=recipe.preset, columns=recipe.columns, limit=recipe.limit)
     names: set[str] = set()
-    numbers: list[int] = []
+    numbers: list[Number] = []
     while chunk := list(islice(_fit(source, by_rule, left_out, names), _READ)):
         for item in chunk:
             for name, data in zip(item.problem.images, item.images, strict=True):
@@ -235,9 +238,3 @@ def _misfit(item: Incoming, by_rule: bool, names: set[str]) -> str | None:
 
 def _told(left_out: Counter[str]) -> str:
     return ", ".join(f"{count} {reason}" for reason, count in left_out.most_common(3)) or "it is empty"
-
-
-def _first(error: BaseException) -> BaseException:
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error

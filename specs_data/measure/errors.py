@@ -21,8 +21,9 @@ from specs_data.measure.malformed import error_class
 from specs_data.plugins import group
 from specs_data.recipe import Recipe
 from specs_data.records import Sample
-from specs_data.rollouts.planning import name_of
+from specs_data.rollouts.plan import name_of
 from specs_data.rollouts.stages import Stages
+from specs_data.rollouts.store import Number
 
 EXAMPLES = 3
 _SHOWN = 160  # characters of an example in the terminal
@@ -113,7 +114,7 @@ def natural_errors(
     `evaluate` does and kept beside `out` (by default in runs/<name of the policy>). Raises UserError."""
     recipe, fmt = settled(recipe, engine), load_format(response_format)
     folder = store_folder(out or default_out(recipe), recipe)
-    responses = run(_sampled(recipe, fmt, folder, engine, quiet))
+    responses = run(_sampled(recipe, response_format, folder, engine, quiet))
     operators = entry_points(group=group("corruption")).names
     return sort_errors(
         responses, fmt, operators, policy=recipe.policy or name_of(recipe), problems=recipe.problems or ""
@@ -130,13 +131,13 @@ def write(errors: FormatErrors, out: Path) -> None:
 
 
 async def _sampled(
-    recipe: Recipe, fmt: ResponseFormat, folder: Path, engine: Engine | None, quiet: bool
+    recipe: Recipe, form: str, folder: Path, engine: Engine | None, quiet: bool
 ) -> list[tuple[str, str]]:
     async with open_bench(recipe, folder, engine=engine, quiet=quiet) as bench:
-        return await bench.each(fmt, _text)
+        return await bench.each(form, _text)
 
 
-async def _text(stages: Stages, sample: Sample, number: int) -> tuple[str, str]:
+async def _text(stages: Stages, sample: Sample, number: Number) -> tuple[str, str]:
     return sample.response.text, sample.response.finish_reason
 
 

@@ -21,8 +21,9 @@ from specs_data.measure.malformed import error_class
 from specs_data.plugins import label
 from specs_data.recipe import Recipe, deciding
 from specs_data.records import Judged, Sample
-from specs_data.rollouts.planning import name_of
+from specs_data.rollouts.plan import name_of
 from specs_data.rollouts.stages import Stages
+from specs_data.rollouts.store import Number
 from specs_data.verifiers import Verifier
 
 NO_CHANCES = "no response on record has the chances of its tokens: the engine does not tell them"
@@ -45,8 +46,8 @@ def evaluate(
     recipe names; where neither names a verifier there is no consistency. Raises UserError.
     """
     recipe = settled(recipe, engine, verifier)
-    wanted = [load_format(name) for name in formats or (recipe.format,)]
-    if len({fmt.name for fmt in wanted}) < len(wanted):
+    wanted = {name: load_format(name) for name in formats or (recipe.format,)}
+    if len({fmt.name for fmt in wanted.values()}) < len(formats or wanted):
         raise UserError("two of the formats have the same name: give each of them once")
     folder = store_folder(Path(out or default_out(recipe)), recipe)
     return run(_evaluate(recipe, wanted, folder, engine, verifier, quiet))
@@ -54,7 +55,7 @@ def evaluate(
 
 async def _evaluate(
     recipe: Recipe,
-    formats: Sequence[ResponseFormat],
+    formats: Mapping[str, ResponseFormat],
     folder: Path,
     engine: Engine | None,
     verifier: Verifier | None,
@@ -62,20 +63,20 @@ async def _evaluate(
 ) -> Evaluation:
     async with open_bench(recipe, folder, engine=engine, verifier=verifier, quiet=quiet) as bench:
         seen: dict[str, list[Seen]] = {}
-        for fmt in formats:
+        for name, fmt in formats.items():
             see = partial(_see, fmt=fmt, verified=bench.verifier is not None)
-            seen[fmt.name] = await bench.each(fmt, see)
+            seen[fmt.name] = await bench.each(name, see)
         return _evaluation(bench, seen)
 
 
-async def _see(stages: Stages, sample: Sample, number: int, *, fmt: ResponseFormat, verified: bool) -> Seen:
+async def _see(stages: Stages, sample: Sample, number: Number, *, fmt: ResponseFormat, verified: bool) -> Seen:
     """What becomes of a response: it is judged, and where it is right and well-formed perhaps verified."""
     response, problem = sample.response, sample.problem
-    judgement = await stages.judge(sample, number)
+    _, judgement = await stages.judge(stages.log, stages.policy, sample, number) or (None, None)
     error = error_class(response.text, fmt, response.finish_reason)
     verdict = None
     if verified and judgement is not None and judgement.right and error is None:
-        verdict = await stages.verify(Judged(sample, judgement), number)
+        verdict = await stages.verify(stages.log, Judged(sample, judgement), number)
     return Seen(
         problem=number,
         index=sample.index,
