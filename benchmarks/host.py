@@ -41,7 +41,7 @@ def respond(request: Request) -> str:
 async def sample_only(flow: Flow, engine: Engine | None, number: int, index: int) -> Outcome:
     """In place of `Flow.choose`: the response is asked for and stored, and that is all."""
     problem = flow._unseen.pop(number)
-    await flow._sample(flow._nothing, engine, flow._plan.policy, problem, number, index)
+    await flow.sample(flow._nothing, engine, flow.policy, problem, number, index)
     return Outcome.OVER
 
 

@@ -7,7 +7,7 @@ import signal
 import sys
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from typer.exceptions import TyperException
@@ -15,7 +15,7 @@ from typer.exceptions import TyperException
 from specs_data.errors import CheckFailed, SpecsDataError, UserError
 from specs_data.flags import with_flags
 from specs_data.inert import visible
-from specs_data.recipe import Recipe, make_recipe, read_settings
+from specs_data.recipe import Recipe, make_recipe, measured_recipe, read_settings
 from specs_data.train.settings import DpoSettings, GrpoSettings, SftSettings
 
 _INTERRUPTED = 130  # typer's status after Ctrl-C
@@ -286,6 +286,72 @@ def judge(
 
     tally = judge_file(file, sys.stdout.buffer, load_format(response_format))
     typer.echo(f"{tally.right:,} right, {tally.wrong:,} wrong, {tally.unjudged:,} not to be judged", err=True)
+
+
+Formats = Annotated[
+    list[str] | None, typer.Option("--format", help="response format; again for changed ones, the first is trained on")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
+
+
+@app.command()
+@with_flags(Recipe, of="evaluate")
+def evaluate(
+    recipe: File = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="the JSON file (default: runs/<name of the policy>/evaluation.json)")
+    ] = None,
+    formats: Formats = None,
+    as_json: AsJson = False,
+    **settings: Any,
+) -> None:
+    """Format and answer accuracy, pass@k and branching of a policy. The same command resumes."""
+    from specs_data.measure.bench import default_out
+    from specs_data.measure.evaluate import evaluate as run
+    from specs_data.measure.evaluation import encode, write_evaluation
+    from specs_data.measure.table import table
+
+    made = measured_recipe(settings, recipe)
+    file = out or default_out(made)
+    evaluation = run(made, formats or (), out=file)
+    write_evaluation(evaluation, file)
+    typer.echo(encode(evaluation).decode() if as_json else f"{table(evaluation)}\n\nwrote {file}", nl=not as_json)
+
+
+@app.command()
+@with_flags(Recipe, of="errors")
+def errors(
+    recipe: File = None,
+    out: Annotated[Path | None, typer.Option("--out", help="a JSON file for the distribution")] = None,
+    response_format: Annotated[str, typer.Option("--format", help="the response format")] = "think-answer",
+    as_json: AsJson = False,
+    **settings: Any,
+) -> None:
+    """The format errors that a policy really makes, and the corruption mix that matches them."""
+    from specs_data.measure.errors import encode, natural_errors, write
+
+    found = natural_errors(measured_recipe(settings, recipe), response_format, out=out)
+    if out is not None:
+        write(found, out)
+    typer.echo(encode(found).decode() if as_json else str(found), nl=not as_json)
+
+
+@app.command()
+def gf(
+    base: Annotated[Path, typer.Option(help="evaluation of the base model")],
+    step: Annotated[list[str], typer.Option(help="N=EVAL, one for each training step; again for further seeds")],
+    out: Annotated[Path | None, typer.Option(help="file for the factors: JSON, or a plot (.png, .svg, .pdf)")] = None,
+    measure: Annotated[Literal["format", "accuracy"], typer.Option(help="what is compared")] = "format",
+    as_json: AsJson = False,
+) -> None:
+    """The Generalization Factor per training step, on scores and on gains."""
+    from specs_data.measure.gf import encode, read_step, write
+    from specs_data.measure.gf import gf as run
+
+    factors = run(base, list(map(read_step, step)), measure)
+    if out is not None:
+        write(factors, out)
+    typer.echo(encode(factors).decode() if as_json else str(factors), nl=not as_json)
 
 
 @app.command("verifier-score")

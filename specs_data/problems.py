@@ -5,9 +5,13 @@ A bad row never stops the stream: it comes out as a Dropped with its reason.
 
 from __future__ import annotations
 
+import ast
 import base64
+import contextlib
 import hashlib
+import json
 import re
+import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import chain, islice
 from pathlib import Path
@@ -25,7 +29,7 @@ from specs_data.judges.answers import boxes
 from specs_data.judges.choices import listed_choices
 from specs_data.judges.numbers import Quantity
 from specs_data.judges.values import Items, read_value
-from specs_data.presets import load_preset
+from specs_data.presets import Preset, load_preset
 from specs_data.records import AnswerType, Problem
 from specs_data.texts import chat
 
@@ -76,6 +80,18 @@ class Dropped(Struct, frozen=True):
     detail: str = ""
 
 
+# Fields of which several columns make one value; the texts of a question stand below each other.
+_TOGETHER = ("question", "images", "choices")
+
+
+class _Names(Struct, frozen=True):
+    """The columns of a field: the first that a row has counts, or all `together`."""
+
+    names: tuple[str, ...]
+    together: bool = False
+    texts: bool = False
+
+
 class _Bad(Exception):
     """Why a row is left out: a reason to count by, and a detail."""
 
@@ -91,8 +107,9 @@ def read_problems(
     """The problems of `source`, in order. With `gold`, those without an answer are dropped; else
     theirs is empty. Raises UserError if there is no such source, or none of its first rows has a column
     that is needed."""
-    names = _column_names(preset, columns or {})
-    rows = islice(_rows(source), limit)
+    known = load_preset(preset) if preset else Preset()
+    names = _column_names(preset, known, columns or {})
+    rows = islice((row for row in _rows(source) if _belongs(row[0], known)), limit)
     first = list(islice(rows, FIRST_ROWS))
     needed = {"question", "answer"} if gold else {"question"}
     if len(first) < FIRST_ROWS or not _is_ragged(Path(source)):
@@ -102,7 +119,7 @@ def read_problems(
         try:
             if isinstance(row, str):
                 raise _Bad(row)
-            problem, images = _problem(row, names, folder, gold)
+            problem, images = _problem(row, names, known.types, folder, gold)
         except _Bad as bad:
             yield Dropped(position, *map(str, bad.args))
         else:
@@ -130,13 +147,25 @@ def _lists_options(question: str) -> bool:
     return found is not None and second.search(question, found.end()) is not None
 
 
-def _column_names(preset: str | None, columns: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
-    known = load_preset(preset).columns if preset else {}
-    for where, given in ((f"the preset {preset}", known), ("--columns", columns)):
+def _belongs(row: dict[str, Any] | str, known: Preset) -> bool:
+    """Whether a row of the source is one of the data set that the preset is about; a bad one is for others to tell."""
+    if isinstance(row, str):
+        return True
+    return all(str(_value(row, (name,))) in values for name, values in known.where.items())
+
+
+def _column_names(preset: str | None, known: Preset, columns: Mapping[str, str]) -> dict[str, _Names]:
+    for where, given in ((f"the preset {preset}", known.columns), ("--columns", columns)):
         for field in sorted(set(given) - set(COLUMNS)):
             raise UserError(f"{where} knows no field {field!r}; the fields are {', '.join(COLUMNS)}")
-    chosen = {**known, **columns}
-    return {field: (chosen[field],) if field in chosen else usual for field, usual in COLUMNS.items()}
+    chosen: dict[str, str | tuple[str, ...]] = {**known.columns, **columns}
+    return {field: _names(field, chosen.get(field, usual)) for field, usual in COLUMNS.items()}
+
+
+def _names(field: str, given: str | tuple[str, ...]) -> _Names:
+    if given is COLUMNS[field]:
+        return _Names(COLUMNS[field])
+    return _Names((given,)) if isinstance(given, str) else _Names(given, field in _TOGETHER, field == "question")
 
 
 def _is_ragged(path: Path) -> bool:
@@ -144,13 +173,11 @@ def _is_ragged(path: Path) -> bool:
     return path.is_dir() or path.suffix == ".jsonl"
 
 
-def _check_columns(
-    columns: Collection[str], names: Mapping[str, tuple[str, ...]], needed: set[str], source: str
-) -> None:
+def _check_columns(columns: Collection[str], names: Mapping[str, _Names], needed: set[str], source: str) -> None:
     for field in sorted(needed):
-        if columns and not any({name, name.partition(".")[0]} & {*columns} for name in names[field]):
+        if columns and not any({name, name.partition(".")[0]} & {*columns} for name in names[field].names):
             raise UserError(
-                f"{source} has no column {names[field][0]!r} for the {field}; it has {', '.join(columns)}; "
+                f"{source} has no column {names[field].names[0]!r} for the {field}; it has {', '.join(columns)}; "
                 f"use --columns {field}=COLUMN or --preset"
             )
 
@@ -213,9 +240,9 @@ def _hub_rows(source: str) -> Iterator[dict[str, Any]]:
 
 
 def _problem(
-    row: Mapping[str, Any], names: Mapping[str, tuple[str, ...]], folder: Path | None, gold: bool
+    row: Mapping[str, Any], names: Mapping[str, _Names], types: Mapping[str, str], folder: Path | None, gold: bool
 ) -> tuple[Problem, tuple[bytes, ...]]:
-    values = {field: _value(row, names[field]) for field in COLUMNS}
+    values = {field: _field(row, names[field]) for field in COLUMNS}
     question = _question(values["question"])
     answer = _answer(values["answer"]) if gold else ""
     choices = _choices(values["choices"])
@@ -226,6 +253,7 @@ def _problem(
             reason, _, detail = fault.partition(": ")
             raise _Bad(f"image {reason}", detail)
     kind = str(values["answer_type"] or "")
+    kind = types.get(kind, kind)
     if kind not in _TYPES:
         raise _Bad("answer type not supported", kind)
     answer_type = _TYPES[kind] or infer_answer_type(question, answer, choices)
@@ -255,6 +283,16 @@ def _with_listed_choices(problem: Problem) -> Problem:
     return listed if knows_gold and chat(listed, None) == chat(problem, None) else problem
 
 
+def _field(row: Mapping[str, Any], names: _Names) -> Any:
+    """What a row has for a field: of several names the first value, or all of them together."""
+    if not names.together:
+        return _value(row, names.names)
+    values = [value for name in names.names for value in _listed(_value(row, (name,)))]
+    if not all(isinstance(value, str) for value in values) or not names.texts:
+        return values
+    return "\n".join(value.strip() for value in values if value.strip())
+
+
 def _value(row: Mapping[str, Any], names: tuple[str, ...]) -> Any:
     for name in names:
         value = row.get(name) if name in row or "." not in name else _nested(row, name)
@@ -265,8 +303,27 @@ def _value(row: Mapping[str, Any], names: tuple[str, ...]) -> Any:
 
 def _nested(row: Any, name: str) -> Any:
     for key in name.split("."):
-        row = row.get(key) if isinstance(row, Mapping) else None
+        row = _read_literal(row)
+        if key == "*" and isinstance(row, Mapping) and len(row) == 1:
+            (row,) = row.values()
+        elif key.isdecimal() and isinstance(row, list):
+            row = row[int(key)] if int(key) < len(row) else None
+        else:
+            row = row.get(key) if isinstance(row, Mapping) else None
     return row
+
+
+def _read_literal(value: Any) -> Any:
+    """A list or an object that stands as text in its column, as JSON or as Python writes it; else `value`."""
+    if not isinstance(value, str) or not value.startswith(("[", "{")) or len(value) > MAX_TEXT:
+        return value
+    with contextlib.suppress(ValueError, RecursionError):
+        return json.loads(value)
+    faults = (ValueError, TypeError, SyntaxError, MemoryError, RecursionError)
+    # Python warns of a backslash that escapes nothing.
+    with contextlib.suppress(*faults), warnings.catch_warnings(action="ignore"):
+        return ast.literal_eval(value)
+    return value
 
 
 def _question(value: Any) -> str:
@@ -305,6 +362,7 @@ def _unwrapped(answer: str) -> str:
 
 
 def _choices(value: Any) -> tuple[str, ...]:
+    value = _read_literal(value)
     if value is None or value == "":
         return ()
     if not isinstance(value, list) or not all(isinstance(choice, (str, int, float)) for choice in value):
@@ -315,6 +373,7 @@ def _choices(value: Any) -> tuple[str, ...]:
 
 
 def _listed(value: Any) -> list[Any]:
+    value = _read_literal(value)
     if value is None or value == "":
         return []
     return value if isinstance(value, list) else [value]

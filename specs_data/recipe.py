@@ -118,12 +118,13 @@ class Staged(BaseModel):
                 )
 
 
-_what = partial(setting, panel="What to sample")
-_how = partial(setting, panel="How to sample")
-_engine = partial(setting, panel="The engine")
-_judging = partial(setting, panel="Judging")
-_verifying = partial(setting, panel="Verifying")
-_services = partial(setting, panel="Services that judge and verify")
+_MEASURES = ("evaluate", "errors")  # they sample as a build does; evaluate also judges and verifies
+_what = partial(setting, panel="What to sample", also=_MEASURES)
+_how = partial(setting, panel="How to sample", also=_MEASURES)
+_engine = partial(setting, panel="The engine", also=_MEASURES)
+_judging = partial(setting, panel="Judging", also=("evaluate",))
+_verifying = partial(setting, panel="Verifying", also=("evaluate", "verifier-score"))
+_services = partial(setting, panel="Services that judge and verify", also=("evaluate", "verifier-score"))
 _pairing = partial(setting, panel="Pairing")
 _output = partial(setting, panel="Output")
 
@@ -142,6 +143,7 @@ class Recipe(Staged):
         "responses instead of a policy: problem_id and response",
         decides="samples",
         example="responses.jsonl",
+        also=(),
     )
     problems: str | None = _what(
         None,
@@ -151,23 +153,24 @@ class Recipe(Staged):
     )
     preset: str | None = _what(
         None,
-        "known columns: orsta, virl39k, mmk12, geometry3k, mathvista, or a TOML file",
+        "known columns: orsta, virl39k, mmk12, geometry3k, mathvista, mathverse, mathvision, mmmu, mega-bench, "
+        "or a TOML file",
         decides="dataset",
         example="orsta",
-        also=("export",),
+        also=("export", *_MEASURES),
     )
     columns: Annotated[dict[str, str], BeforeValidator(paired)] = _what(
         {},
         "the source's columns for our fields",
         decides="dataset",
         example={"question": "problem", "images": "picture"},
-        also=("export",),
+        also=("export", *_MEASURES),
     )
     exclude: Listed = _what(
-        (), "evaluation sets whose problems are left out", decides="dataset", example=["mathvista.parquet"]
+        (), "evaluation sets whose problems are left out", decides="dataset", example=["mathvista.parquet"], also=()
     )
     limit: Positive | None = _what(
-        None, "use only the first N problems", decides="dataset", example=1000, also=("export",)
+        None, "use only the first N problems", decides="dataset", example=1000, also=("export", *_MEASURES)
     )
 
     format: str = _how(
@@ -181,10 +184,10 @@ class Recipe(Staged):
         "a name in prompts/, a file, or none; by default the format's instruction",
         decides="samples",
         example="none",
-        also=("export",),
+        also=("export", *_MEASURES),
     )
     samples: Positive = _how(8, "most responses per problem", decides="dataset")
-    samples_upfront: Positive = _how(1, "responses asked for in the first round", decides="dataset")
+    samples_upfront: Positive = _how(1, "responses asked for in the first round", decides="dataset", also=())
     temperature: float = _how(1.0, "sampling temperature", decides="samples", ge=0)
     top_p: float = _how(1.0, "nucleus sampling", decides="samples", gt=0, le=1)
     max_tokens: Positive = _how(2048, "most tokens of one response", decides="samples")
@@ -250,37 +253,35 @@ class Recipe(Staged):
         "one is asked where the one before it cannot tell",
         decides="verdicts",
         example="gemini",
+        also=("evaluate",),
     )
     undecided: Literal["keep", "drop"] = _verifying(
-        "drop", "what becomes of a response of which the verifier cannot tell", decides="verdicts"
+        "drop", "what becomes of a response of which the verifier cannot tell", decides="verdicts", also=("evaluate",)
     )
     verifier_model: str | None = _verifying(
-        None, "the verifier's model", decides="verdicts", example="gemini-3.8-flash", also=("verifier-score",)
+        None, "the verifier's model", decides="verdicts", example="gemini-3.8-flash"
     )
     verifier_base_url: Url | None = _verifying(
         None,
         "openai verifier: the server's URL",
         decides="nothing",
         example="http://localhost:8001/v1",
-        also=("verifier-score",),
     )
 
     allow_model_mismatch: bool = _services(
         False,
         "go on if a service answers with another model than asked for",
         decides="judgements",
-        also=("verifier-score",),
     )
-    gemini_batch: bool = _services(False, "Gemini's batch API: half the price, within a day", decides="nothing")
-    rpm: Positive | None = _services(
-        None, "most requests per minute to a service", decides="nothing", example=1000, also=("verifier-score",)
+    gemini_batch: bool = _services(
+        False, "Gemini's batch API: half the price, within a day", decides="nothing", also=()
     )
+    rpm: Positive | None = _services(None, "most requests per minute to a service", decides="nothing", example=1000)
     max_cost: float | None = _services(
         None,
         "stop before the services have cost this many US dollars",
         decides="nothing",
         example=20.0,
-        also=("verifier-score",),
         gt=0,
     )
     prices: Path | None = _services(
@@ -288,10 +289,9 @@ class Recipe(Staged):
         "TOML file with prices per model, on top of the shipped ones",
         decides="nothing",
         example="prices.toml",
-        also=("verifier-score",),
     )
     cache: Path | None = _services(
-        None, "folder of verdicts that several runs share", decides="nothing", example="cache"
+        None, "folder of verdicts that several runs share", decides="nothing", example="cache", also=("evaluate",)
     )
 
     pairs_per_problem: Positive = _pairing(1, "most pairs per problem", decides="dataset")
@@ -334,6 +334,13 @@ def make_recipe(settings: dict[str, Any], file: Path | None = None) -> Recipe:
     if file is None and DEFAULT_RECIPE.exists():
         file = DEFAULT_RECIPE
     return read_settings(Recipe, settings, file, passed_over=_NO_SETTINGS)
+
+
+def measured_recipe(settings: dict[str, Any], file: Path | None = None) -> Recipe:
+    """`make_recipe` for measuring: as the build samples, and verified only where `settings` name a verifier. That of
+    the file is for the build, and may cost money."""
+    made = make_recipe(settings, file)
+    return made.model_copy(update={"verifier": settings.get("verifier"), "responses": None})
 
 
 def read_settings(

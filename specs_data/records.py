@@ -47,11 +47,24 @@ class Sampling(Struct, frozen=True, gc=False):
 
 class Request(Struct, frozen=True, gc=False):
     """One response asked of an engine: chat messages, image files' bytes (placed before the first
-    user text), and the seed that alone decides the sample."""
+    user text), and the seed that alone decides the sample. With `nuclei` the engine also counts the nuclei
+    that it draws from, where it can."""
 
     messages: tuple[Message, ...]
     images: tuple[bytes, ...]
     seed: int
+    nuclei: bool = False
+
+
+class Nuclei(Struct, frozen=True, gc=False):
+    """The nuclei of mass `p` at the `tokens` of a response, in the distribution that was sampled from (before top_p):
+    the sum of their sizes, each the number of tokens whose chances it takes to reach p. `beyond` of them were larger
+    than the engine could tell, and stand in `sizes` with the least that they can be."""
+
+    p: float
+    tokens: int
+    sizes: int
+    beyond: int = 0
 
 
 class Response(Struct, frozen=True, gc=False):
@@ -61,6 +74,7 @@ class Response(Struct, frozen=True, gc=False):
     finish_reason: str = "stop"
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    nuclei: Nuclei | None = None
 
 
 class Sample(Struct, frozen=True, gc=False):

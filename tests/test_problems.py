@@ -229,6 +229,42 @@ ROWS: dict[str, tuple[dict[str, Any], Problem]] = {
         },
         Problem("5", "Which colour?", "blue", "multiple_choice", ("red", "blue"), (), "IconQA"),
     ),
+    "mathverse": (
+        {
+            "sample_index": "5", "problem_index": "1", "problem_version": "Vision Only", "question": "",
+            "image": image(RED), "answer": "B", "question_type": "multi-choice", "query_wo": "Directly answer.",
+            "metadata": {"split": "testmini", "source": "GeoQA", "subject": "Plane Geometry", "subfield": "Angle"},
+            "query_cot": "First reason, then answer the question shown in the image.", "question_for_eval": "?",
+        },
+        Problem(
+            "5", "First reason, then answer the question shown in the image.", "B", "multiple_choice", (), (),
+            "Plane Geometry",
+        ),
+    ),
+    "mathvision": (
+        {
+            "id": "4", "question": "Which is it?\n<image1>", "options": ["A", "B", "C"], "image": "images/4.jpg",
+            "decoded_image": image(RED), "answer": "C", "solution": None, "level": 2, "subject": "counting",
+        },
+        Problem("4", "Which is it?\n<image1>", "C", "multiple_choice", ("A", "B", "C"), (), "counting"),
+    ),
+    "mmmu": (
+        {
+            "id": "validation_Art_1", "question": "<image 1> Who?", "options": "['Goya', \"O'Keeffe\"]", "answer": "B",
+            "explanation": "", "image_1": image(RED), "image_2": None, "img_type": "['Paintings']",
+            "topic_difficulty": "Easy", "question_type": "multiple-choice", "subfield": "Drawing",
+        },
+        Problem("validation_Art_1", "<image 1> Who?", "B", "multiple_choice", ("Goya", "O'Keeffe"), (), "Drawing"),
+    ),
+    "mega-bench": (
+        {
+            "id": "17", "task_name": "counting", "task_description": "Count them.", "global_media": "[]",
+            "example_text": "", "example_media": "[]", "query_text": "<image> How many?", "answer": "{'answer': '7'}",
+            "query_media": "['images/17.png']", "eval_context": "{}",
+            "metric_info": "{'field_score_function': {'answer': 'exact_str_match'}, 'aggregation': {}}",
+        },
+        Problem("17", "Count them.\nHow many?", "7", "numeric", (), (), "counting"),
+    ),
 }  # fmt: skip
 
 
@@ -241,6 +277,31 @@ def test_presets(tmp_path: Path, preset: str) -> None:
     assert found.images == (RED,)
     fields = {name: getattr(wanted, name) for name in Problem.__struct_fields__}
     assert found.problem == Problem(**{**fields, "images": (hashlib.sha256(RED).hexdigest(),)})
+
+
+def test_a_benchmark_is_its_own_rows(tmp_path: Path) -> None:
+    verse, _ = ROWS["mathverse"]
+    others = [{**verse, "sample_index": str(n), "problem_version": "Text Lite"} for n in range(3)]
+    found = read(parquet(tmp_path / "v.parquet", [*others, verse]), preset="mathverse", limit=1)
+    assert [item.problem.id for item in found if isinstance(item, Incoming)] == ["5"]
+    mega, _ = ROWS["mega-bench"]
+    boxes = {**mega, "metric_info": "{'field_score_function': {'a': 'nbbox_iou_tuple'}}"}
+    fields = {**mega, "metric_info": "{'field_score_function': {'a': 'exact_str_match', 'b': 'exact_str_match'}}"}
+    assert read(parquet(tmp_path / "m.parquet", [boxes, fields]), preset="mega-bench") == []
+
+
+@pytest.mark.parametrize(
+    ("answer", "gold", "kind"), [("['7.5', '7,5']", "7.5", "numeric"), ("red", "red", "text"), ("[", "[", "text")]
+)
+def test_open_questions_of_mmmu(tmp_path: Path, answer: str, gold: str, kind: str) -> None:
+    row = {**ROWS["mmmu"][0], "options": "[]", "question_type": "open", "answer": answer}
+    found = one(parquet(tmp_path / "p.parquet", [row]), preset="mmmu").problem
+    assert (found.answer, found.choices, found.answer_type) == (gold, (), kind)
+
+
+def test_free_form_questions_of_mathverse(tmp_path: Path) -> None:
+    row = {**ROWS["mathverse"][0], "question_type": "free-form", "answer": "60°"}
+    assert one(parquet(tmp_path / "p.parquet", [row]), preset="mathverse").problem.answer_type == "numeric"
 
 
 def test_a_preset_of_one_s_own(tmp_path: Path) -> None:

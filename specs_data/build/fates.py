@@ -31,13 +31,12 @@ from polars import DataFrame, Expr, col
 
 from specs_data.rollouts.frames import to_frame, write_fates
 from specs_data.rollouts.plan import Plan, Source
+from specs_data.rollouts.stages import FORMAT, WRONG
 from specs_data.rollouts.store import Index, Position, Stage, Store
 
 # By stage (model asked for, model that served, rows, prompt and completion tokens).
 Served = dict[str, list[tuple[str, str, int, int, int]]]
 
-WRONG = "wrong answer"
-FORMAT = "format: "
 UNDECIDED = "undecided: "
 _ORDER = ("input", "responses", "sample", "judge", "format", "verify", "pair", "corruption", "rejected")
 _MOST_VERDICTS = 20

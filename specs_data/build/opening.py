@@ -17,7 +17,7 @@ from specs_data.build.fates import Fates, read_fates
 from specs_data.build.flow import Flow
 from specs_data.build.listing import Listing
 from specs_data.engines import Engine
-from specs_data.errors import UserError, first_error
+from specs_data.errors import UserError
 from specs_data.format import load_format
 from specs_data.judges.model import open_judge
 from specs_data.judges.rules import RuleJudge
@@ -28,6 +28,7 @@ from specs_data.rollouts.demand import OnDemand
 from specs_data.rollouts.plan import Parts, Plan, check_corruptions, make_plan, rival_recipe
 from specs_data.rollouts.progress import Progress
 from specs_data.rollouts.sample import sampling
+from specs_data.rollouts.stages import durable
 from specs_data.rollouts.store import Answers, Store
 from specs_data.services.opening import open_budget
 from specs_data.texts import load_card, system_prompt
@@ -86,7 +87,7 @@ async def opened(recipe: Recipe, out: Path, given: Given, quiet: bool) -> AsyncI
         answers = Answers((recipe.cache or out) / "answers.sqlite")
         stack.callback(answers.close)
         run = _open(stack, recipe, out, given, store, answers, quiet)
-        async with _durable(store, run.flow.written):
+        async with durable(store, run.flow.written):
             yield run
 
 
@@ -175,36 +176,6 @@ class _Jobs:
 
     def put_job(self, job: Job) -> None:
         self._answers.put_job(job.label, job)
-
-
-@asynccontextmanager
-async def _durable(store: Store, written: asyncio.Event) -> AsyncIterator[None]:
-    """Commit and sync while the block runs. A failure of either ends the block with its own error: a commit that
-    only a log knows to have failed would let the policy go on generating for nothing."""
-    try:
-        async with asyncio.TaskGroup() as tasks:
-            beside = [tasks.create_task(_commit(store, written)), tasks.create_task(_sync(store))]
-            yield
-            for task in beside:
-                task.cancel()
-    except BaseExceptionGroup as group:
-        raise first_error(group) from None
-
-
-async def _commit(store: Store, written: asyncio.Event) -> None:
-    """Commit once all that is ready now has been handled: at once for a slow model, and many rows together for a
-    fast one."""
-    while True:
-        await written.wait()
-        written.clear()
-        store.commit()
-
-
-async def _sync(store: Store) -> None:
-    """Make what is committed safe against a power failure, once a second."""
-    while True:
-        await asyncio.sleep(1)
-        await asyncio.to_thread(store.sync)
 
 
 def spend(run: Run) -> None:

@@ -23,7 +23,7 @@ from polars import DataFrame
 from specs_data import engines
 from specs_data.build import dataset
 from specs_data.build.fates import keep_fates
-from specs_data.build.flow import Choosing, Clock, Rejecting
+from specs_data.build.flow import Choosing, Rejecting
 from specs_data.build.forecast import Forecast, Measured, measure, scale
 from specs_data.build.listing import each, take_responses
 from specs_data.build.manifest import make_manifest
@@ -44,6 +44,7 @@ from specs_data.rollouts.frames import FATES, FrameName, read_frame
 from specs_data.rollouts.plan import name_of
 from specs_data.rollouts.progress import say
 from specs_data.rollouts.sample import check_policy
+from specs_data.rollouts.stages import Clock
 from specs_data.rollouts.store import Position
 from specs_data.services.prices import load_prices
 from specs_data.verifiers import Verifier, verifier_name

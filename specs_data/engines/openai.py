@@ -20,15 +20,17 @@ from msgspec import UNSET, Struct, UnsetType
 
 from specs_data import wire
 from specs_data.engines import DEFAULTS, ModelOptions
+from specs_data.engines.nucleus import nuclei_at_top
 from specs_data.engines.refusals import check_images, refusal
 from specs_data.engines.replicas import Replicas, Server
 from specs_data.errors import EngineFailed, SpecsDataError, Undecided, UserError
 from specs_data.images import media_type
 from specs_data.inert import one_line
-from specs_data.records import Message, Request, Response, Sampling
+from specs_data.records import Message, Nuclei, Request, Response, Sampling
 from specs_data.wire import Answer, Meaning, NoAnswer, Trouble
 
 STRIKES = 8  # failures of one request, each while others were served, until it is given up
+_CHANCES = b',"logprobs":true,"top_logprobs":20'  # as many as OpenAI and vLLM tell by default
 LARGE = 1 << 20  # bytes; a body above this is sent in pieces
 
 # What vLLM and SGLang understand beyond OpenAI's parameters: keep the stop string in the text, and
@@ -48,8 +50,21 @@ class _Said(Struct):
     reasoning: str | None = None
 
 
+class _Top(Struct):
+    logprob: float
+
+
+class _Token(Struct):
+    top_logprobs: tuple[_Top, ...] = ()
+
+
+class _Chances(Struct):
+    content: tuple[_Token, ...] | None = None
+
+
 class _Choice(Struct):
     message: _Said
+    logprobs: _Chances | None = None
     finish_reason: str | None = None
     stop_reason: str | int | UnsetType | None = UNSET  # vLLM
     matched_stop: str | int | UnsetType | None = UNSET  # SGLang
@@ -147,6 +162,7 @@ class OpenAIEngine:
         self._pixels = _pixels(options.min_pixels, options.max_pixels)
         self._limit_images = options.limit_images
         self._settings: _Settings | None = None
+        self._tells = True  # the chances of tokens, until it refuses
         self._served = 0
 
     @property
@@ -167,6 +183,7 @@ class OpenAIEngine:
                 response = await self._attempt(messages, attempts)
             except _Again as again:
                 self._settings = again.settings
+                messages = self._messages(request)
             except _Failed as failed:
                 await asyncio.sleep(self._pause(failed, attempts))
             else:
@@ -222,7 +239,9 @@ class OpenAIEngine:
                 images = ()
             else:
                 messages.append(msgspec.json.encode(message))
-        return b'%b],"seed":%d}' % (b",".join(messages), request.seed)
+        # Servers tell chances as they are at temperature 1.
+        told = self._tells and request.nuclei and self._sampling.temperature == 1
+        return b'%b],"seed":%d%b}' % (b",".join(messages), request.seed, _CHANCES if told else b"")
 
     async def _attempt(self, messages: bytes, attempts: _Attempts) -> Response:
         """Ask one server once, another than at the last attempt where one is free."""
@@ -262,6 +281,9 @@ class OpenAIEngine:
             raise _Failed(f"{server.name}: {self._key.hide(none)}", strike=strike, lost=lost) from None
         if answer.means is Meaning.DONE:
             return self._read(server, settings, answer.content)
+        if answer.means is Meaning.REFUSED and b"logprobs" in answer.content and body.endswith(_CHANCES + b"}"):
+            self._tells = False
+            raise _Again(settings)
         raise self._fault(server, settings, answer)
 
     def _read(self, server: Server, settings: _Settings, content: bytes) -> Response:
@@ -278,7 +300,8 @@ class OpenAIEngine:
         if text is None:
             raise _Again(self._make_settings((), settings.extras))
         usage = reply.usage or _Usage()
-        return Response(text, choice.finish_reason or "stop", usage.prompt_tokens or 0, usage.completion_tokens or 0)
+        tokens = usage.prompt_tokens or 0, usage.completion_tokens or 0
+        return Response(text, choice.finish_reason or "stop", *tokens, _nuclei(choice))
 
     def _fault(self, server: Server, settings: _Settings, answer: Answer) -> Exception:
         """What an answer without a response means."""
@@ -332,6 +355,14 @@ class OpenAIEngine:
         if attempts.strikes >= STRIKES:
             raise Undecided("given up", f"{STRIKES} attempts failed while others were served: {failed}")
         return wire.pause(attempts.failures, failed.pause)
+
+
+def _nuclei(choice: _Choice) -> Nuclei | None:
+    """The nuclei of the response, where the server told the likeliest tokens at each of its own."""
+    tokens = choice.logprobs.content if choice.logprobs else None
+    if not tokens or not all(token.top_logprobs for token in tokens):
+        return None
+    return nuclei_at_top([[top.logprob for top in token.top_logprobs] for token in tokens])
 
 
 def _kept_stop(choice: _Choice, stop: tuple[str, ...]) -> str | None:

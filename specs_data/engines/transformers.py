@@ -17,14 +17,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
+from msgspec.structs import replace
 from PIL import Image
 
 from specs_data.engines import DEFAULTS, ModelOptions
 from specs_data.engines.checkpoint import load_model, load_processor, tokenizer_of
 from specs_data.engines.images import open_image
+from specs_data.engines.nucleus import P
 from specs_data.engines.refusals import NO_IMAGES, TOO_LONG, check_images, refusal
 from specs_data.errors import EngineFailed, PromptRefused, SpecsDataError, require
-from specs_data.records import Message, Request, Response, Sampling
+from specs_data.records import Message, Nuclei, Request, Response, Sampling
 
 if TYPE_CHECKING:
     import torch
@@ -135,7 +137,7 @@ class TransformersEngine:
             self._serve([job for job, left in zip(jobs, room, strict=True) if left >= 1])
             return
         try:
-            rows = self._sample(inputs, [job.request.seed for job in jobs], max(room))
+            rows, sizes = self._sample(inputs, [job.request for job in jobs], max(room))
         except Exception as error:
             if _out_of_memory(error) and len(jobs) > 1:
                 self._serve(jobs[: len(jobs) // 2])
@@ -146,8 +148,9 @@ class TransformersEngine:
         if self._closed:  # the rows may be cut anywhere
             _fail(jobs, EngineFailed(WAS_CLOSED))
             return
-        for job, row, left in zip(jobs, rows, room, strict=True):
-            job.future.set_result(self._respond(row[:left], self._context - left))
+        for job, row, counted, left in zip(jobs, rows, sizes, room, strict=True):
+            response = self._respond(row[:left], self._context - left)
+            job.future.set_result(_with_nuclei(response, counted) if job.request.nuclei else response)
 
     def _encode(self, jobs: Sequence[_Job]) -> Any:
         """Tensors of the prompts, padded on the left."""
@@ -159,8 +162,11 @@ class TransformersEngine:
             text=texts, **images, add_special_tokens=False, padding=True, padding_side="left", return_tensors="pt"
         )
 
-    def _sample(self, inputs: Any, seeds: Sequence[int], room: int) -> list[list[int]]:
-        """The token ids of the responses: each row with its ending, and padding behind it."""
+    def _sample(
+        self, inputs: Any, requests: Sequence[Request], room: int
+    ) -> tuple[list[list[int]], list[Sequence[int]]]:
+        """The token ids of the responses: each row with its ending, and padding behind it; and the sizes of the
+        nuclei that each token was drawn from, where one of the requests wants them."""
         transformers = require("transformers", "transformers")
         most = min(self._sampling.max_tokens, room)
         config = transformers.GenerationConfig(
@@ -171,14 +177,16 @@ class TransformersEngine:
             suppress_tokens=_placeholders(self._model.config) or None,
         )
         width = inputs["input_ids"].shape[1]
-        draw = [_Draw(seeds, self._sampling, most)] if self._sampling.temperature > 0 else []
+        nuclei = _Nuclei(len(requests), self._sampling.temperature)
+        draw: list[Any] = [nuclei] if any(request.nuclei for request in requests) else []
+        if self._sampling.temperature > 0:
+            draw.append(_Draw([request.seed for request in requests], self._sampling, most))
         stop: list[Any] = [self._closing]
         if self._sampling.stop:
             stop.append(_Stop(self._tokenizer, self._sampling.stop, self._closers, width))
         there = {name: _moved(value, self._model) for name, value in inputs.items()}
         output = self._model.generate(**there, generation_config=config, logits_processor=draw, stopping_criteria=stop)
-        rows: list[list[int]] = output[:, width:].tolist()
-        return rows
+        return output[:, width:].tolist(), nuclei.sizes()
 
     def _closing(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
         """A stopping criterion for all rows at once: the engine is closed, and nobody waits for them."""
@@ -226,6 +234,34 @@ class _Draw:
         return self._torch.rand(most, generator=generator)
 
 
+class _Nuclei:
+    """A logits processor that changes nothing and counts, for each row, the tokens whose chances it takes to reach
+    the mass P: see `specs_data.engines.nucleus`. Only the counts leave the device."""
+
+    def __init__(self, rows: int, temperature: float) -> None:
+        self._torch: Any = require("torch", "transformers")
+        self._rows = rows
+        self._temperature = temperature
+        self._counts: list[Any] = []
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        if self._temperature == 0:  # one token has all the mass
+            counts = self._torch.ones(scores.shape[0], dtype=self._torch.long)
+        else:
+            chances = (scores.float() / self._temperature).softmax(-1).sort(-1, descending=True).values
+            before = chances.cumsum(-1) - chances
+            counts = (before < P).sum(-1)
+        self._counts.append(counts)
+        return scores
+
+    def sizes(self) -> list[Sequence[int]]:
+        """The counts by row and token; none where nobody wants them."""
+        if not self._counts:
+            return [()] * self._rows
+        counts: list[Sequence[int]] = self._torch.stack(self._counts, dim=1).tolist()
+        return counts
+
+
 class _Stop:
     """A stopping criterion per row: one of the strings is complete. Only rows whose last token
     might close one are decoded."""
@@ -244,6 +280,12 @@ class _Stop:
             tail = self._tokenizer.decode(input_ids[row, max(self._width, input_ids.shape[1] - self._tail) :])
             done[row] = any(string in tail for string in self._strings)
         return done
+
+
+def _with_nuclei(response: Response, sizes: Sequence[int]) -> Response:
+    """`response` with the nuclei of its own tokens; behind them a row goes on with padding."""
+    own = sizes[: response.completion_tokens]
+    return replace(response, nuclei=Nuclei(P, len(own), sum(own)))
 
 
 def _moved(value: Any, model: Any) -> Any:

@@ -24,6 +24,7 @@ from msgspec import Struct
 
 from specs_data.engines import DEFAULTS, ModelOptions
 from specs_data.engines.images import open_image
+from specs_data.engines.nucleus import nuclei_at_top
 from specs_data.engines.refusals import check_images, refusal
 from specs_data.errors import EngineFailed, PromptRefused, Undecided, UserError, require
 from specs_data.inert import one_line
@@ -32,6 +33,7 @@ from specs_data.records import Request, Response, Sampling
 TAKE_IN = 0.25  # seconds for which requests are taken in between two steps of the model
 LINGER = 0.002  # seconds to wait for the next one: a step costs nearly the same for one more
 DECODERS = 4  # threads that open images
+TOP = 20  # likeliest tokens whose chances vLLM tells, its own default limit
 DECODED = 16  # requests whose images are opened ahead: they take megabytes each
 
 
@@ -180,7 +182,7 @@ class VLLMEngine:
             if waiting.pop(_number(job.id), None) is not None:
                 llm.llm_engine.abort_request([job.id], internal=True)
             return
-        chat, params = _messages(job.request, job.images), _params(self._sampling, job.request.seed)
+        chat, params = _messages(job.request, job.images), _params(self._sampling, job.request)
         try:
             (job.id,) = llm.enqueue_chat([chat], params, use_tqdm=False)
             waiting[_number(job.id)] = job
@@ -228,15 +230,18 @@ def _start(checkpoint: str, settings: dict[str, Any]) -> Any:
     return llm
 
 
-def _params(sampling: Sampling, seed: int) -> Any:
+def _params(sampling: Sampling, request: Request) -> Any:
     vllm = require("vllm", "vllm")
+    # vLLM tells chances as they are at temperature 1; at 0 there is nothing to tell.
+    told = TOP if request.nuclei and sampling.temperature == 1 else None
     return vllm.SamplingParams(
         temperature=sampling.temperature,
         top_p=sampling.top_p,
         max_tokens=sampling.max_tokens,
-        seed=seed,
+        seed=request.seed,
         stop=list(sampling.stop),
         include_stop_str_in_output=True,
+        logprobs=told,
     )
 
 
@@ -272,7 +277,9 @@ def _deliver(outputs: list[Any], waiting: dict[str, _Job]) -> None:
             _settle(job.response, Undecided("given up", f"vLLM ended it with {best.finish_reason!r}"))
             continue
         tokens = len(output.prompt_token_ids or ()), len(best.token_ids)
-        _settle(job.response, Response(best.text, best.finish_reason or "stop", *tokens))
+        top = [[chance.logprob for chance in chances.values() if chance.rank <= TOP] for chances in best.logprobs or ()]
+        nuclei = nuclei_at_top(top) if top else None
+        _settle(job.response, Response(best.text, best.finish_reason or "stop", *tokens, nuclei))
 
 
 def _settle(future: Future[Any], outcome: object) -> None:

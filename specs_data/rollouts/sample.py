@@ -14,10 +14,18 @@ from specs_data.texts import Text, chat
 _EDGE = 1 << 20
 
 
-def make_request(problem: Problem, index: int, images: tuple[bytes, ...], system: Text | None, seed: int) -> Request:
+def make_request(
+    problem: Problem,
+    index: int,
+    images: tuple[bytes, ...],
+    system: Text | None,
+    seed: int,
+    nuclei: bool = False,
+) -> Request:
     """The request for the `index`-th response. Its seed depends on the recipe's seed, the problem's
-    id and the index alone, so that a response does not depend on what else is sampled."""
-    return Request(chat(problem, system), images, sample_seed(seed, problem.id, index))
+    id and the index alone, so that a response does not depend on what else is sampled. Nor does it on whether its
+    `nuclei` are wanted with it."""
+    return Request(chat(problem, system), images, sample_seed(seed, problem.id, index), nuclei)
 
 
 def sample_seed(seed: int, problem_id: str, index: int) -> int:

@@ -178,6 +178,13 @@ class Store:
         )
         return {position: (number, number > last) for position, number in found}
 
+    def know(self, problems: Sequence[Problem]) -> list[Number]:
+        """The numbers of these problems, which get no place in the run at hand."""
+        rows = [(_hash(record), record) for record in map(_encode, problems)]
+        self._append_many("INSERT OR IGNORE INTO problems VALUES (NULL, ?, ?)", rows)
+        found = (self._execute("SELECT id FROM problems WHERE digest = ?", (key,)).fetchone() for key, _ in rows)
+        return [Number(number) for (number,) in found]
+
     def problem(self, number: Number) -> Problem:
         """The problem with this number."""
         row = self._execute("SELECT record FROM problems WHERE id = ?", (number,)).fetchone()

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import io
 import logging
+import math
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -13,13 +14,14 @@ from typing import Any
 
 import pytest
 from fakes.openai_server import OpenAIServer, Reply
+from msgspec.structs import replace
 from PIL import Image
 
 from specs_data import wire
 from specs_data.engines import ModelOptions, replicas
 from specs_data.engines.openai import OpenAIEngine
 from specs_data.errors import EngineFailed, PromptRefused, Undecided, UserError
-from specs_data.records import Message, Request, Response, Sampling
+from specs_data.records import Message, Nuclei, Request, Response, Sampling
 from specs_data.services.openai import OpenAIClient
 
 Answer = Callable[[dict[str, Any]], str | Reply]
@@ -575,3 +577,50 @@ async def test_words_that_only_contain_a_parameter_are_a_refusal() -> None:
             await engine.generate(ask(3))
         await engine.generate(ask(4))
     assert server.bodies[-1]["stop"] == ["</answer>"]
+
+
+def chances(*tokens: float) -> dict[str, Any]:
+    """Chances of the likeliest tokens, as servers tell them, at each of two tokens."""
+    top = [{"token": "x", "logprob": math.log(chance), "bytes": [120]} for chance in tokens]
+    return {"logprobs": {"content": [{"token": "x", "logprob": -0.1, "top_logprobs": top}] * 2}}
+
+
+async def test_a_server_that_tells_chances_has_nuclei() -> None:
+    answer = Reply("a b", choice=chances(0.9, 0.06, 0.01))
+    async with OpenAIServer(lambda body: answer) as server, engine_at(server.url) as engine:
+        counted = await engine.generate(replace(ask(), nuclei=True))
+        plain = await engine.generate(ask())
+    assert counted.nuclei == Nuclei(0.95, 2, 4)
+    assert [body.get("top_logprobs") for body in server.bodies] == [20, None]
+    assert plain.text == counted.text
+
+
+async def test_a_nucleus_beyond_the_likeliest_tokens_is_a_lower_bound() -> None:
+    answer = Reply("a b", choice=chances(0.5, 0.2))
+    async with OpenAIServer(lambda body: answer) as server, engine_at(server.url) as engine:
+        assert (await engine.generate(replace(ask(), nuclei=True))).nuclei == Nuclei(0.95, 2, 6, 2)
+
+
+@pytest.mark.parametrize("choice", [{}, {"logprobs": None}, {"logprobs": {"content": None}}, chances()])
+async def test_a_server_that_tells_none_has_no_nuclei(choice: dict[str, Any]) -> None:
+    async with OpenAIServer(lambda body: Reply("a b", choice=choice)) as server, engine_at(server.url) as engine:
+        assert await engine.generate(replace(ask(), nuclei=True)) == Response("a b", "stop", 5, 2)
+
+
+async def test_a_server_that_refuses_to_tell_is_asked_without() -> None:
+    def answer(body: dict[str, Any]) -> Reply:
+        if "logprobs" in body:
+            return Reply("top_logprobs is not supported by this model", status=400)
+        return Reply("a b")
+
+    async with OpenAIServer(answer) as server, engine_at(server.url) as engine:
+        responses = [await engine.generate(replace(ask(seed), nuclei=True)) for seed in range(3)]
+    assert [response.text for response in responses] == ["a b"] * 3
+    assert len(server.bodies) == 4  # it is not asked for them again
+
+
+async def test_chances_at_another_temperature_are_not_those_that_were_sampled_from() -> None:
+    cool = Sampling(temperature=0.7)
+    async with OpenAIServer(seed_of) as server, engine_at(server.url, sampling=cool) as engine:
+        await engine.generate(replace(ask(), nuclei=True))
+    assert "logprobs" not in server.bodies[0]

@@ -7,6 +7,7 @@ import io
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +15,20 @@ import pytest
 import torch
 from lessons import question
 from model import CHAT_TEMPLATE
+from msgspec.structs import replace
 from PIL import Image
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from specs_data.engines import ModelOptions
 from specs_data.engines.checkpoint import load_model, load_processor
-from specs_data.engines.transformers import TransformersEngine
+from specs_data.engines.images import open_image
+from specs_data.engines.nucleus import nucleus_sizes
+from specs_data.engines.transformers import TransformersEngine, _blocks, _Job, _placeholders
 from specs_data.errors import EngineFailed, PromptRefused, UserError
 from specs_data.format import THINK_ANSWER
 from specs_data.mini import checkpoint
 from specs_data.mini.world import draw, picture
-from specs_data.records import Message, Request, Response, Sampling
+from specs_data.records import Message, Nuclei, Request, Response, Sampling
 
 GREEDY = Sampling(temperature=0, max_tokens=48)
 SAMPLING = Sampling(temperature=1.0, max_tokens=48)
@@ -251,3 +255,36 @@ def test_what_is_saved_without_torchvision_still_names_the_video_processor(tmp_p
     assert processor.image_processor.size["longest_edge"] == 6272
     processor.save_pretrained(tmp_path)
     assert "Qwen2VLVideoProcessor" in (tmp_path / "processor_config.json").read_text()
+
+
+async def test_nuclei_are_counted_at_each_token_and_change_no_sample(engine: TransformersEngine) -> None:
+    wanted = [replace(ask(index), nuclei=index % 2 == 0) for index in range(12)]
+    found = await sample(engine, *wanted)
+    assert [response.nuclei is not None for response in found] == [request.nuclei for request in wanted]
+    plain = await sample(engine, *(ask(index) for index in range(12)))
+    assert [replace(response, nuclei=None) for response in found] == plain
+    for response in found[::2]:
+        assert response.nuclei is not None and response.nuclei.beyond == 0
+        assert response.nuclei.tokens == response.completion_tokens > 0
+        assert response.nuclei.sizes >= response.nuclei.tokens
+
+
+async def test_the_nuclei_are_those_of_the_models_own_distributions(engine: TransformersEngine) -> None:
+    """The text of a response is fed back, and the distribution at each token looked at."""
+    (response,) = await sample(engine, replace(ask(0), nuclei=True))
+    processor, model = load_processor(checkpoint("grpo-zero")), load_model(checkpoint("grpo-zero"))
+    request, tokenizer = ask(0), processor.tokenizer
+    job = _Job(request, tuple(map(open_image, request.images)), Future())
+    prompt = processor.apply_chat_template([_blocks(job)], tokenize=False, add_generation_prompt=True)
+    images = {"images": [list(job.images)], "add_special_tokens": False, "return_tensors": "pt"}
+    asked = processor(text=prompt, **images)["input_ids"].shape[1]
+    inputs = processor(text=[prompt[0] + response.text + tokenizer.eos_token], **images)
+    with torch.inference_mode():
+        logits = model(**inputs).logits[0, asked - 1 : -1].double()
+    sizes = nucleus_sizes(logits.index_fill(1, torch.tensor(_placeholders(model.config)), -float("inf")).numpy())
+    assert response.nuclei == Nuclei(0.95, len(sizes), sum(sizes))
+
+
+async def test_a_greedy_policy_does_not_branch(greedy: TransformersEngine) -> None:
+    (response,) = await sample(greedy, replace(ask(0), nuclei=True))
+    assert response.nuclei is not None and response.nuclei.sizes == response.nuclei.tokens

@@ -1,0 +1,284 @@
+"""The stages that a response passes whatever is made of it: sampled, judged, verified.
+
+Every stage looks into the store first and appends to it after, under the plan's settings; what a stage leaves out
+carries its reason there. Whoever goes through these stages with the same settings finds what is there already.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import defaultdict
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any, Self, TypeVar
+
+import msgspec
+
+from specs_data.engines import Engine
+from specs_data.errors import PromptRefused, Undecided, UserError, first_error
+from specs_data.judges.answers import final_answer
+from specs_data.judges.model import ModelJudge
+from specs_data.judges.rules import RuleJudge
+from specs_data.records import Judged, Judgement, Problem, Response, Sample, Verdict
+from specs_data.rollouts.plan import Parts, Plan, Source
+from specs_data.rollouts.sample import make_request
+from specs_data.rollouts.store import Answers, Index, Number, Stage, Store, digest
+from specs_data.verifiers import is_paid
+
+logger = logging.getLogger(__name__)
+
+# Why a response is left out: these words stand in the store.
+WRONG = "wrong answer"
+FORMAT = "format: "
+# So many refusals without one response are no fault of the prompts.
+MOST_REFUSALS = 64
+
+_response = msgspec.json.Decoder(Response).decode
+_judgement = msgspec.json.Decoder(Judgement).decode
+_verdict = msgspec.json.Decoder(Verdict).decode
+
+T = TypeVar("T")
+Log = Callable[[Stage, int, Number, Index], tuple[str | None, bytes] | None]
+
+
+class Clock:
+    """The seconds during which at least one `with` block was open."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self._open = 0
+        self._since = 0.0
+
+    def __enter__(self) -> Self:
+        if not self._open:
+            self._since = time.perf_counter()
+        self._open += 1
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._open -= 1
+        if not self._open:
+            self.seconds += time.perf_counter() - self._since
+
+
+class Stages:
+    """The stages of one plan, with the services they use. A problem is named by its number in the store and a
+    response by its index. Each stage looks into a `log`: the store's own, or that of a problem that it has just met."""
+
+    def __init__(self, plan: Plan, parts: Parts, store: Store, answers: Answers, rules: RuleJudge) -> None:
+        self.clocks = {stage: Clock() for stage in ("load", "generate", "judge", "verify", "pair")}
+        self.written = asyncio.Event()  # something is in the store that is not committed yet
+        self._plan = plan
+        self._store = store
+        self._answers = answers
+        self._rules = rules
+        self._judge = parts.judge
+        self._verifier = parts.verifier
+        self._verifying = asyncio.Semaphore(parts.verifier.concurrency)
+        self._judging = asyncio.Semaphore(parts.judge.concurrency if parts.judge else 1)
+        self._asked: dict[bytes, asyncio.Future[Any]] = {}
+        # By settings, as long as they are not on record.
+        self._refused: defaultdict[int, list[tuple[Number, Index, PromptRefused]]] = defaultdict(list)
+        self._answered = {source.samples for source in (plan.policy, plan.rival) if source and _has_any(store, source)}
+
+    @property
+    def policy(self) -> Source:
+        """The policy of the plan."""
+        return self._plan.policy
+
+    @property
+    def log(self) -> Log:
+        """The store's own log."""
+        return self._store.get
+
+    async def sample(
+        self,
+        log: Log,
+        engine: Engine | None,
+        source: Source,
+        problem: Problem,
+        number: Number,
+        index: Index,
+        *,
+        nuclei: bool = False,
+    ) -> Sample | None:
+        """This response of `source`; one that is not on record is asked of the engine, perhaps with its `nuclei`. None
+        where there is none: the prompt was refused, or the engine gave it up."""
+        row = log("samples", source.samples, number, index)
+        if row is not None:
+            return Sample(problem, index, _response(row[1])) if row[0] is None else None
+        if engine is None:
+            return None
+        request = make_request(problem, index, self._images(problem), self._plan.system, self._plan.recipe.seed, nuclei)
+        try:
+            with self.clocks["generate"]:
+                response = await engine.generate(request)
+        except PromptRefused as refusal:
+            refused = self._refused[source.samples]
+            refused.append((number, index, refusal))
+            if source.samples in self._answered or len(refused) >= MOST_REFUSALS:
+                self._settle(source)
+            return None
+        except Undecided as failure:
+            logger.warning("response %d to %r is left out until the next run: %s", index, problem.id, failure.detail)
+            self._undecided("samples", number, index, failure.reason)
+            return None
+        if source.samples not in self._answered:
+            self._answered.add(source.samples)
+            self._settle(source)
+        self._put("samples", source.samples, number, index, None, response)
+        return Sample(problem, index, response)
+
+    async def judge(
+        self, log: Log, source: Source, sample: Sample, number: Number
+    ) -> tuple[str | None, Judgement] | None:
+        """Why a build leaves the response out, None where it is right and well-formed, and the judgement. None where
+        a service gave no usable one."""
+        row = log("judgements", source.judgements, number, Index(sample.index))
+        if row is not None:
+            return row[0], _judgement(row[1])
+        problem, text = sample.problem, sample.response.text
+        with self.clocks["judge"]:
+            if problem.answer_type == "open" and self._judge is not None:
+                try:
+                    judgement = await self._by_model(self._judge, problem, text)
+                except Undecided as undecided:
+                    self._undecided("judgements", number, Index(sample.index), undecided.reason)
+                    return None
+            else:
+                judgement = await self._rules.ajudge(
+                    text, problem.answer, problem.answer_type, problem.choices, self._plan.fmt
+                )
+            reason = self._fault(judgement, text)
+        self._put("judgements", source.judgements, number, Index(sample.index), reason, judgement)
+        return reason, judgement
+
+    async def _by_model(self, judge: ModelJudge, problem: Problem, text: str) -> Judgement:
+        answer = final_answer(text, self._plan.fmt) or ""
+        key = digest((judge.settings, problem.question, problem.answer, problem.images, answer))
+        return await self._answer(
+            key, Judgement, self._judging, lambda: judge.judge(problem, answer, self._images(problem))
+        )
+
+    def _fault(self, judgement: Judgement, text: str) -> str | None:
+        if judgement.right is None:
+            return f"cannot be judged: {judgement.rule}"
+        if not judgement.right:
+            return WRONG
+        fault = self._plan.fmt.check(text)
+        return fault and f"{FORMAT}{fault}"
+
+    async def verify(self, log: Log, judged: Judged, number: Number) -> Verdict | None:
+        """Whether the reasoning leads to the answer. None where a service gave no usable verdict."""
+        index = Index(judged.sample.index)
+        row = log("verdicts", self._plan.verdicts, number, index)
+        if row is not None:
+            return _verdict(row[1])
+        try:
+            with self.clocks["verify"]:
+                verdict = await self._verdict(judged)
+        except Undecided as undecided:
+            self._undecided("verdicts", number, index, undecided.reason)
+            return None
+        reason = None if verdict.consistent else "cannot tell" if verdict.undecided else "inconsistent"
+        self._put("verdicts", self._plan.verdicts, number, index, reason, verdict)
+        return verdict
+
+    async def _verdict(self, judged: Judged) -> Verdict:
+        verifier, problem = self._verifier, judged.sample.problem
+        if not is_paid(verifier):  # by rule: nothing to pay for, nothing to wait for
+            return await verifier.verify(judged, ())
+        text = judged.sample.response.text
+        key = digest((verifier.settings, problem.question, problem.choices, problem.images, text))
+        return await self._answer(key, Verdict, self._verifying, lambda: verifier.verify(judged, self._images(problem)))
+
+    async def _answer(self, key: bytes, kind: type[T], room: asyncio.Semaphore, ask: Callable[[], Awaitable[T]]) -> T:
+        """The answer that is on record under `key`, or else the one that is asked for now, once for all who want it."""
+        if key in self._asked:
+            answer: T = await asyncio.shield(self._asked[key])
+            return answer
+        future = self._asked[key] = asyncio.get_running_loop().create_future()
+        try:
+            async with room:
+                found = self._answers.get(key, kind)
+                if found is None:
+                    found = await ask()
+                    self._answers.put(key, found)
+            future.set_result(found)
+            return found
+        except Exception as error:
+            future.set_exception(error)
+            future.exception()  # perhaps nobody else wants it
+            raise
+        finally:
+            future.cancel()
+            del self._asked[key]
+
+    def settle(self) -> None:
+        """Put on record which prompts were refused. Raises UserError for a policy that has answered none: that is
+        no fault of the prompts."""
+        for source in (self._plan.policy, self._plan.rival):
+            if source is not None:
+                self._settle(source)
+
+    def _settle(self, source: Source) -> None:
+        refused = self._refused.pop(source.samples, [])
+        if refused and source.samples not in self._answered:
+            number, _, refusal = refused[-1]
+            name = self._store.problem(number).id
+            raise UserError(
+                f"the policy {source.name} refuses every prompt, as with {name!r}: {refusal}; "
+                "nothing is on record: mend its settings or the problems"
+            )
+        for number, index, refusal in refused:
+            self._put("samples", source.samples, number, index, f"refused: {refusal.reason}", refusal.detail)
+
+    # The store
+
+    def _images(self, problem: Problem) -> tuple[bytes, ...]:
+        return tuple(map(self._store.image, problem.images))
+
+    def _undecided(self, stage: Stage, number: Number, index: Index, reason: str) -> None:
+        self._store.leave_undecided(stage, number, index, reason)
+        self.written.set()
+
+    def _put(self, stage: Stage, settings: int, number: Number, index: Index, reason: str | None, record: Any) -> None:
+        self._store.put(stage, settings, number, index, reason, record)
+        self.written.set()
+
+
+def _has_any(store: Store, source: Source) -> bool:
+    """Is there a response of this policy on record?"""
+    return any(store.select("SELECT 1 FROM samples WHERE settings = ? AND reason IS NULL LIMIT 1", (source.samples,)))
+
+
+@asynccontextmanager
+async def durable(store: Store, written: asyncio.Event) -> AsyncIterator[None]:
+    """Commit and sync while the block runs. A failure of either ends the block with its own error: a commit that
+    only a log knows to have failed would let the policy go on generating for nothing."""
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            beside = [tasks.create_task(_commit(store, written)), tasks.create_task(_sync(store))]
+            yield
+            for task in beside:
+                task.cancel()
+    except BaseExceptionGroup as group:
+        raise first_error(group) from None
+
+
+async def _commit(store: Store, written: asyncio.Event) -> None:
+    """Commit once all that is ready now has been handled: at once for a slow model, and many rows together for a
+    fast one."""
+    while True:
+        await written.wait()
+        written.clear()
+        store.commit()
+
+
+async def _sync(store: Store) -> None:
+    """Make what is committed safe against a power failure, once a second."""
+    while True:
+        await asyncio.sleep(1)
+        await asyncio.to_thread(store.sync)
