@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from codecs import BOM_UTF8
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import chain, islice
@@ -10,11 +12,13 @@ from typing import Any
 
 import msgspec
 
-from specs_data.errors import UserError, first_line
+from specs_data.errors import FileRefused, UserError, first_line
 
 SUFFIXES = (".jsonl", ".parquet")
 FIRST_ROWS = 100  # among which every column that is needed must occur
 _BATCH = 64
+# A FIFO would block, a link could be put in the file's place after it was looked at.
+_UNTRUSTED = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
 
 
 def read_rows(file: Path, unread: Collection[str] = ()) -> Iterator[dict[str, Any] | str]:
@@ -54,6 +58,33 @@ def write_whole(file: Path, content: bytes) -> None:
     part = file.with_name(f"{file.name}.part")
     part.write_bytes(content)
     part.replace(file)
+
+
+def read_inside(folder: Path, name: str, most_bytes: int) -> bytes:
+    """The bytes of a file that data name: `name` is relative to `folder`, and leads, with all links followed, to a
+    regular file inside of it, of at most `most_bytes`. Nothing else is read, nothing is waited for.
+
+    Raises FileRefused; its reason is "not found", "outside", "not a file", "too large" or "not readable".
+    """
+    try:
+        place = Path(os.path.realpath(folder / name, strict=True))
+        if not place.is_relative_to(os.path.realpath(folder)):
+            raise FileRefused("outside", f"it lies outside of {folder}")
+        with open(place, "rb", opener=lambda path, _: os.open(path, _UNTRUSTED)) as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise FileRefused("not a file", "it is no regular file")
+            # One that grows, or one of the system's that claims to be empty, has no more than that either.
+            content = file.read(most_bytes + 1) if status.st_size <= most_bytes else None
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # a NUL in it
+        raise FileRefused("not found", "there is no such file") from None
+    except IsADirectoryError:
+        raise FileRefused("not a file", "it is a folder") from None
+    except OSError as error:  # a socket cannot be opened, a ring of links leads nowhere
+        raise FileRefused("not readable", error.strerror or "") from None
+    if content is None or len(content) > most_bytes:
+        raise FileRefused("too large", f"it has more than {most_bytes} bytes")
+    return content
 
 
 def count_rows(file: Path) -> int:
