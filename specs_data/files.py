@@ -64,26 +64,29 @@ def read_inside(folder: Path, name: str, most_bytes: int) -> bytes:
     """The bytes of a file that data name: `name` is relative to `folder`, and leads, with all links followed, to a
     regular file inside of it, of at most `most_bytes`. Nothing else is read, nothing is waited for.
 
-    Raises FileRefused; its reason is "not found", "outside", "not a file", "too large" or "not readable".
+    Raises FileRefused; its reason is "not found", "outside", "not a file", "too large" or "not readable", and its
+    detail goes on from "which".
     """
     try:
         place = Path(os.path.realpath(folder / name, strict=True))
         if not place.is_relative_to(os.path.realpath(folder)):
-            raise FileRefused("outside", f"it lies outside of {folder}")
+            raise FileRefused("outside", f"lies outside of {folder}")
         with open(place, "rb", opener=lambda path, _: os.open(path, _UNTRUSTED)) as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
-                raise FileRefused("not a file", "it is no regular file")
+                raise FileRefused("not a file", "is no regular file")
             # One that grows, or one of the system's that claims to be empty, has no more than that either.
             content = file.read(most_bytes + 1) if status.st_size <= most_bytes else None
-    except (FileNotFoundError, NotADirectoryError, ValueError):  # a NUL in it
-        raise FileRefused("not found", "there is no such file") from None
+    except ValueError:  # a NUL in it
+        raise FileRefused("not found", "no file can be called") from None
+    except (FileNotFoundError, NotADirectoryError):
+        raise FileRefused("not found", "cannot be found") from None
     except IsADirectoryError:
-        raise FileRefused("not a file", "it is a folder") from None
+        raise FileRefused("not a file", "is a folder") from None
     except OSError as error:  # a socket cannot be opened, a ring of links leads nowhere
-        raise FileRefused("not readable", error.strerror or "") from None
+        raise FileRefused("not readable", f"cannot be read: {error.strerror}") from None
     if content is None or len(content) > most_bytes:
-        raise FileRefused("too large", f"it has more than {most_bytes} bytes")
+        raise FileRefused("too large", f"has more than {most_bytes:,} bytes")
     return content
 
 

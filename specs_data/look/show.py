@@ -61,12 +61,18 @@ _SVG = """\
 
 
 def show(
-    path: str | Path, count: int = 3, *, columns: Mapping[str, str] | None = None, console: Console | None = None
+    path: str | Path,
+    count: int = 3,
+    *,
+    columns: Mapping[str, str] | None = None,
+    images: Path | None = None,
+    console: Console | None = None,
 ) -> None:
     """Print `count` pairs of a run or of any preference dataset, of different operators as far as
-    there are. `columns` names the dataset's own columns for ours. Raises UserError."""
+    there are. `columns` names the dataset's own columns for ours, `images` the folder of the pictures that its
+    rows name, if it is not the dataset's own. Raises UserError."""
     console = console or Console()
-    for pair in _pick(path, count, columns):
+    for pair in _pick(path, count, columns, images):
         show_pair(pair, console)
 
 
@@ -91,12 +97,25 @@ def save_picture(path: str | Path, out: Path, *, width: int = 100) -> Path:
     return out
 
 
-def _pick(path: str | Path, count: int, columns: Mapping[str, str] | None = None) -> list[Pair]:
-    pairs = (pair for pair in try_rows(open_dataset(path), columns=columns) if not isinstance(pair, str))
-    found = _varied(islice(pairs, _LOOK_AT), count)
+def _pick(
+    path: str | Path, count: int, columns: Mapping[str, str] | None = None, images: Path | None = None
+) -> list[Pair]:
+    faults: list[str] = []
+    found = _varied(islice(_shown(path, columns, images, faults), _LOOK_AT), count)
     if not found:
-        raise UserError(f"{path} has no rows that can be shown")
+        raise UserError(f"{path} has no rows that can be shown" + (f": the first {faults[0]}" if faults else ""))
     return found
+
+
+def _shown(
+    path: str | Path, columns: Mapping[str, str] | None, images: Path | None, faults: list[str]
+) -> Iterator[Pair]:
+    """The rows that can be read; `faults` gets why others cannot."""
+    for pair in try_rows(open_dataset(path, images), columns=columns):
+        if isinstance(pair, str):
+            faults.append(pair)
+        else:
+            yield pair
 
 
 def _varied(pairs: Iterable[Pair], count: int) -> list[Pair]:

@@ -52,16 +52,17 @@ class _Refused(Exception):
     """A row the target cannot take, with the reason."""
 
 
-def export(dataset: str | Path, to: str, out: str | Path) -> Export:
+def export(dataset: str | Path, to: str, out: str | Path, images: Path | None = None) -> Export:
     """Write a preference dataset for the trainer `to` (llamafactory, ms-swift or openrlhf) into the folder `out`.
 
-    Rows that the trainer would misread are left out and counted. Raises UserError.
+    Rows that the trainer would misread are left out and counted. `images` is the folder of the pictures that rows
+    name, if it is not the dataset's own. Raises UserError.
     """
     out = Path(out)
     targets = {"llamafactory": _llamafactory, "ms-swift": _swift, "openrlhf": _openrlhf}
     if to not in targets:
         raise UserError(f"cannot export pairs to {to!r}; choose from: {', '.join(targets)}")
-    opened = open_dataset(dataset)
+    opened = open_dataset(dataset, images)
     name = _name(opened)
     out.mkdir(parents=True, exist_ok=True)
     left_out: Counter[str] = Counter()

@@ -31,18 +31,19 @@ _EXAMPLES = 50
 Reasons = dict[str, list[str | None]]  # by split, for each row why it is left out; None: it is kept
 
 
-def merge(datasets: Sequence[str | Path], out: str | Path) -> tuple[Origin, ...]:
+def merge(datasets: Sequence[str | Path], out: str | Path, images: Path | None = None) -> tuple[Origin, ...]:
     """Merge `datasets` (runs, dataset folders, files or Hub ids), in this order, into the new folder `out`.
 
     It is laid out like a run: dataset/, manifest.json, dropped.jsonl. The same datasets give the same
-    bytes. Returns what each of them gave. Raises UserError.
+    bytes. `images` is the folder of the pictures that rows name, if it is not their dataset's own. Returns what each
+    of them gave. Raises UserError.
     """
     out = Path(out)
     if len(datasets) < 2:
         raise UserError("merge needs at least two datasets")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} already exists and is not empty; give another folder with --out")
-    opened = [open_dataset(dataset) for dataset in datasets]
+    opened = [open_dataset(dataset, images) for dataset in datasets]
     names = [_name(dataset, given) for dataset, given in zip(opened, datasets, strict=True)]
     reasons = _choose(opened)
     part = out.with_name(f".{out.name}.part")
