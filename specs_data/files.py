@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 import stat
 from codecs import BOM_UTF8
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import msgspec
 
@@ -55,9 +58,80 @@ def response_rows(file: Path, needed: Sequence[str]) -> Iterator[dict[str, Any] 
 
 def write_whole(file: Path, content: bytes) -> None:
     """Write `file` in one step: a reader sees the old content or the new, and so does who comes after a crash."""
+    with whole_file(file) as target:
+        target.write(content)
+
+
+@contextmanager
+def whole_file(file: Path) -> Iterator[BinaryIO]:
+    """A file to write to, that takes the place of `file` in one step when the block ends; after an error there is
+    none of it."""
     part = file.with_name(f"{file.name}.part")
-    part.write_bytes(content)
-    part.replace(file)
+    try:
+        with part.open("wb") as target:
+            yield target
+        put_in_place(part, file)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def put_in_place(part: Path, place: Path) -> None:
+    """Give `part`, a finished file or folder, the name `place`, in place of a file or folder that has it. What stands under that name
+    is whole at any moment, and after a power failure: all of it is on the disk before it is named."""
+    for file in [part, *part.rglob("*")]:
+        _sync(file)
+    if part.is_dir() and place.is_dir():  # no folder takes the place of another in one step
+        old = place.with_name(f"{place.name}.old")
+        shutil.rmtree(old, ignore_errors=True)
+        place.rename(old)
+        part.rename(place)
+        shutil.rmtree(old, ignore_errors=True)
+    else:
+        part.replace(place)
+    _sync(place.parent)
+
+
+@contextmanager
+def staged(place: Path) -> Iterator[Path]:
+    """An empty folder, whose files go into the folder `place` when the block ends: the deepest first, then in the order
+    in which they were written, each in one step. Where there is no `place` yet it comes to be whole. After an error
+    nothing of it is there."""
+    fresh = not place.is_dir()
+    part = place.with_name(f".{place.name}.part") if fresh else place / ".part"
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    try:
+        yield part
+        if fresh:
+            put_in_place(part, place)
+        else:
+            _put_all(part, place)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _put_all(part: Path, place: Path) -> None:
+    files = [file for file in part.rglob("*") if file.is_file()]
+    for file in sorted(files, key=lambda file: (-len(file.parts), file.stat().st_mtime_ns)):
+        there = place / file.relative_to(part)
+        there.parent.mkdir(parents=True, exist_ok=True)
+        put_in_place(file, there)
+
+
+def _sync(path: Path) -> None:
+    """Force a file's content, or a folder's list of names, onto the disk."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except PermissionError:  # how Windows says that a folder cannot be opened
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a file system that knows no such thing
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def read_inside(folder: Path, name: str, most_bytes: int) -> bytes:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from specs_data.errors import FileRefused
-from specs_data.files import read_inside
+from specs_data.files import put_in_place, read_inside, staged, whole_file, write_whole
 
 MOST = 1000
 
@@ -73,3 +73,51 @@ def test_a_large_file_is_not_read(folder: Path) -> None:
     assert reason(folder, "huge") == "too large"
     assert reason(Path("/dev"), "zero") == "not a file"
     assert reason(Path("/proc/self"), "status") == "too large"  # it says that it is empty
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    file = tmp_path / "a.txt"
+    write_whole(file, b"one")
+    with pytest.raises(RuntimeError), whole_file(file) as target:
+        target.write(b"tw")
+        raise RuntimeError
+    assert file.read_bytes() == b"one"
+    write_whole(file, b"two")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+    assert file.read_bytes() == b"two"
+
+
+def test_a_file_never_takes_the_place_of_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "mine").write_text("mine")
+    with pytest.raises(OSError, match="folder"):
+        write_whole(tmp_path / "folder", b"new")
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["folder", "mine"]
+
+
+def test_a_folder_takes_the_place_of_another(tmp_path: Path) -> None:
+    for name in ("old", "new"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / name).write_text(name)
+    put_in_place(tmp_path / "new", tmp_path / "old")
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["new", "old"]
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_what_is_staged_comes_at_its_end_or_not_at_all(tmp_path: Path, there: bool) -> None:
+    place = tmp_path / "place"
+    if there:
+        place.mkdir()
+        (place / "mine").write_text("mine")
+    with pytest.raises(RuntimeError), staged(place) as part:
+        (part / "index").write_text("half")
+        raise RuntimeError
+    assert [path.name for path in tmp_path.rglob("*")] == (["place", "mine"] if there else [])
+    with staged(place) as part:
+        (part / "deep").mkdir()
+        (part / "index").write_text("all")
+        (part / "deep" / "file").write_text("deep")
+        assert not (place / "index").exists()
+    found = {path.relative_to(place).as_posix(): path.read_text() for path in place.rglob("*") if path.is_file()}
+    assert found == {"index": "all", "deep/file": "deep"} | ({"mine": "mine"} if there else {})
+    assert [path.name for path in tmp_path.iterdir()] == ["place"]

@@ -21,6 +21,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from specs_data.errors import UserError
+from specs_data.files import write_whole
 from specs_data.images import image_fault
 from specs_data.inert import one_line, visible
 from specs_data.pairs.diff import Difference, Op, difference
@@ -104,7 +105,7 @@ def report(path: str | Path, out: str | Path | None = None, images: Path | None 
     out = Path(out or (Path(path) if Path(path).is_dir() else Path()) / "report.html")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(page, encoding="utf-8")
+        write_whole(out, page.encode())
     except OSError as error:
         raise UserError(f"cannot write the report to {out}: {error.strerror}") from None
     return out

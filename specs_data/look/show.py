@@ -23,6 +23,7 @@ from rich.table import Table
 from rich.text import Text
 
 from specs_data.errors import UserError
+from specs_data.files import write_whole
 from specs_data.images import image_fault
 from specs_data.inert import one_line, visible
 from specs_data.pairs.diff import Difference, Op, difference
@@ -93,7 +94,7 @@ def save_picture(path: str | Path, out: Path, *, width: int = 100) -> Path:
     console = Console(record=True, width=width, file=io.StringIO(), force_terminal=True, color_system="truecolor")
     show_pair(pair, console)
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(console.export_svg(title="specs-data show", code_format=_SVG, unique_id="pair"), encoding="utf-8")
+    write_whole(out, console.export_svg(title="specs-data show", code_format=_SVG, unique_id="pair").encode())
     return out
 
 

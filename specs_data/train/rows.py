@@ -18,6 +18,7 @@ import msgspec
 from msgspec import Struct
 
 from specs_data.errors import UserError, require
+from specs_data.files import write_whole
 from specs_data.pairs import rows as pairs_io
 from specs_data.problems import Dropped, read_problems
 from specs_data.records import Message
@@ -108,7 +109,7 @@ def shared_rows(out: Path, make: Callable[[Path], Rows], resuming: bool) -> Rows
         rows = make(file)
         if before is not None and before.sha256 != rows.sha256:
             raise UserError(f"{rows.source} has changed since this run began; use another --out")
-        note.write_bytes(msgspec.json.encode(rows))
+        write_whole(note, msgspec.json.encode(rows))
         return rows
 
 
