@@ -77,8 +77,8 @@ def whole_file(file: Path) -> Iterator[BinaryIO]:
 
 
 def put_in_place(part: Path, place: Path) -> None:
-    """Give `part`, a finished file or folder, the name `place`, in place of a file or folder that has it. What stands under that name
-    is whole at any moment, and after a power failure: all of it is on the disk before it is named."""
+    """Give `part`, a finished file or folder, the name `place`, in place of a file or folder that has it. What stands
+    under that name is whole at any moment, and after a power failure: all of it is on the disk before it is named."""
     for file in [part, *part.rglob("*")]:
         _sync(file)
     if part.is_dir() and place.is_dir():  # no folder takes the place of another in one step
