@@ -32,6 +32,7 @@ app = typer.Typer(
 File = Annotated[Path | None, typer.Option("--recipe", help="TOML file with the same keys as the flags")]
 Out = Annotated[Path | None, typer.Option("--out", help="folder of the run (default: runs/<name of the policy>)")]
 Target = Annotated[str, typer.Argument(metavar="RUN|DATASET", help="a run, a dataset folder or file, or a Hub id")]
+Images = Annotated[Path | None, typer.Option(help="folder of the pictures that rows name (default: the dataset's own)")]
 Columns = Annotated[str | None, typer.Option(help="its own columns: chosen=...,rejected=...,prompt=...,answer=...")]
 
 
@@ -173,23 +174,25 @@ def show(
     target: Target,
     count: Annotated[int, typer.Option("-n", min=1, help="how many pairs")] = 3,
     columns: Columns = None,
+    images: Images = None,
 ) -> None:
     """Pairs in the terminal, with the difference marked."""
     from specs_data.look.show import show as show_pairs
     from specs_data.recipe import read_columns
 
-    show_pairs(target, count, columns=read_columns(columns))
+    show_pairs(target, count, columns=read_columns(columns), images=images)
 
 
 @app.command()
 def report(
     target: Target,
     out: Annotated[Path | None, typer.Option("--out", help="the HTML file (default: report.html in the run)")] = None,
+    images: Images = None,
 ) -> None:
     """One self-contained HTML page: the funnel, the figures, and the pairs to look at."""
     from specs_data.look.report import report as run
 
-    typer.echo(f"wrote {run(target, out)}")
+    typer.echo(f"wrote {run(target, out, images)}")
 
 
 @app.command()
@@ -215,6 +218,7 @@ def export(
     source: Annotated[str, typer.Argument(metavar="DATASET|PROBLEMS")],
     to: Annotated[str, typer.Option(help="llamafactory, ms-swift or openrlhf; for problems trl, easyr1 or verl")],
     out: Annotated[Path, typer.Option(help="folder for the files")],
+    images: Images = None,
     **settings: Any,
 ) -> None:
     """Write a dataset for another trainer, or problems as its GRPO prompts."""
@@ -225,7 +229,7 @@ def export(
     if to in PROMPT_TARGETS:
         done = export_prompts(read_settings(Recipe, {**settings, "problems": source}), to, out)
     else:
-        done = export_pairs(source, to, out)
+        done = export_pairs(source, to, out, images)
     typer.echo(describe_export(done))
 
 
@@ -267,12 +271,13 @@ def versions(repo_id: Annotated[str, typer.Argument(metavar="REPO_ID")]) -> None
 def merge(
     datasets: Annotated[list[str], typer.Argument(metavar="A B ...", help="runs or datasets")],
     out: Annotated[Path, typer.Option(help="folder for the merged dataset")],
+    images: Images = None,
 ) -> None:
     """Several datasets into one, without duplicates by problem and picture."""
     from specs_data.share.merge import describe_merge
     from specs_data.share.merge import merge as run
 
-    typer.echo(describe_merge(run(datasets, out)))
+    typer.echo(describe_merge(run(datasets, out, images)))
 
 
 @app.command()

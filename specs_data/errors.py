@@ -6,6 +6,7 @@ SpecsDataError
 ├── CheckFailed         a check did not hold: exit status 1
 ├── PromptRefused       an engine cannot serve one request: that problem is dropped, with the reason
 ├── EngineFailed        an engine broke down: the run stops, what is stored stays
+├── FileRefused         a file that data name is not one that may be read: that row is left out, or named
 ├── Undecided           a service gave no usable answer: never a verdict or a response, asked again later
 └── PluginFailed        a plug-in raised or returned nonsense: the plug-in is named
 """
@@ -48,6 +49,10 @@ class _Reasoned(SpecsDataError):
 
 class PromptRefused(_Reasoned):
     """One request cannot be served (too long, too many images, a broken image); others are unharmed."""
+
+
+class FileRefused(_Reasoned):
+    """A file that data name is not there, not inside the data's folder, no regular file, or too large."""
 
 
 class EngineFailed(SpecsDataError):

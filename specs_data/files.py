@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import shutil
+import stat
 from codecs import BOM_UTF8
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import msgspec
 
-from specs_data.errors import UserError, first_line
+from specs_data.errors import FileRefused, UserError, first_line
 
 SUFFIXES = (".jsonl", ".parquet")
 FIRST_ROWS = 100  # among which every column that is needed must occur
 _BATCH = 64
+# A FIFO would block, a link could be put in the file's place after it was looked at.
+_UNTRUSTED = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
 
 
 def read_rows(file: Path, unread: Collection[str] = ()) -> Iterator[dict[str, Any] | str]:
@@ -51,9 +58,110 @@ def response_rows(file: Path, needed: Sequence[str]) -> Iterator[dict[str, Any] 
 
 def write_whole(file: Path, content: bytes) -> None:
     """Write `file` in one step: a reader sees the old content or the new, and so does who comes after a crash."""
+    with whole_file(file) as target:
+        target.write(content)
+
+
+@contextmanager
+def whole_file(file: Path) -> Iterator[BinaryIO]:
+    """A file to write to, that takes the place of `file` in one step when the block ends; after an error there is
+    none of it."""
     part = file.with_name(f"{file.name}.part")
-    part.write_bytes(content)
-    part.replace(file)
+    try:
+        with part.open("wb") as target:
+            yield target
+        put_in_place(part, file)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def put_in_place(part: Path, place: Path) -> None:
+    """Give `part`, a finished file or folder, the name `place`, in place of a file or folder that has it. What stands
+    under that name is whole at any moment, and after a power failure: all of it is on the disk before it is named."""
+    for file in [part, *part.rglob("*")]:
+        _sync(file)
+    if part.is_dir() and place.is_dir():  # no folder takes the place of another in one step
+        old = place.with_name(f"{place.name}.old")
+        shutil.rmtree(old, ignore_errors=True)
+        place.rename(old)
+        part.rename(place)
+        shutil.rmtree(old, ignore_errors=True)
+    else:
+        part.replace(place)
+    _sync(place.parent)
+
+
+@contextmanager
+def staged(place: Path) -> Iterator[Path]:
+    """An empty folder, whose files go into the folder `place` when the block ends: the deepest first, then in the order
+    in which they were written, each in one step. Where there is no `place` yet it comes to be whole. After an error
+    nothing of it is there."""
+    fresh = not place.is_dir()
+    part = place.with_name(f".{place.name}.part") if fresh else place / ".part"
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    try:
+        yield part
+        if fresh:
+            put_in_place(part, place)
+        else:
+            _put_all(part, place)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _put_all(part: Path, place: Path) -> None:
+    files = [file for file in part.rglob("*") if file.is_file()]
+    for file in sorted(files, key=lambda file: (-len(file.parts), file.stat().st_mtime_ns)):
+        there = place / file.relative_to(part)
+        there.parent.mkdir(parents=True, exist_ok=True)
+        put_in_place(file, there)
+
+
+def _sync(path: Path) -> None:
+    """Force a file's content, or a folder's list of names, onto the disk."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except PermissionError:  # how Windows says that a folder cannot be opened
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a file system that knows no such thing
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def read_inside(folder: Path, name: str, most_bytes: int) -> bytes:
+    """The bytes of a file that data name: `name` is relative to `folder`, and leads, with all links followed, to a
+    regular file inside of it, of at most `most_bytes`. Nothing else is read, nothing is waited for.
+
+    Raises FileRefused; its reason is "not found", "outside", "not a file", "too large" or "not readable", and its
+    detail goes on from "which".
+    """
+    try:
+        place = Path(os.path.realpath(folder / name, strict=True))
+        if not place.is_relative_to(os.path.realpath(folder)):
+            raise FileRefused("outside", f"lies outside of {folder}")
+        with open(place, "rb", opener=lambda path, _: os.open(path, _UNTRUSTED)) as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise FileRefused("not a file", "is no regular file")
+            # One that grows, or one of the system's that claims to be empty, has no more than that either.
+            content = file.read(most_bytes + 1) if status.st_size <= most_bytes else None
+    except ValueError:  # a NUL in it
+        raise FileRefused("not found", "no file can be called") from None
+    except (FileNotFoundError, NotADirectoryError):
+        raise FileRefused("not found", "cannot be found") from None
+    except IsADirectoryError:
+        raise FileRefused("not a file", "is a folder") from None
+    except OSError as error:  # a socket cannot be opened, a ring of links leads nowhere
+        raise FileRefused("not readable", f"cannot be read: {error.strerror}") from None
+    if content is None or len(content) > most_bytes:
+        raise FileRefused("too large", f"has more than {most_bytes:,} bytes")
+    return content
 
 
 def count_rows(file: Path) -> int:

@@ -31,6 +31,7 @@ from specs_data.build.opening import Given, Run, opened, spend
 from specs_data.build.search import Agenda, Quest, search
 from specs_data.engines import Engine
 from specs_data.errors import UserError
+from specs_data.files import put_in_place, write_whole
 from specs_data.loop import run
 from specs_data.pairs.card import render_card
 from specs_data.pairs.manifest import Manifest, read_manifest, write_manifest
@@ -311,10 +312,13 @@ def _finish(run: Run) -> Built:
             f"--holdout {recipe.holdout:g} of {figures.pairs} pairs beside a train split"
         )
     # From here on nothing can fail that a user could mend: the run's files belong together.
-    (out / "recipe.toml").write_text(dump_recipe(recipe), encoding="utf-8")
-    (out / "dropped.part").replace(out / "dropped.jsonl")
-    (out / "fates.part").replace(out / FATES)
-    _swap(fresh if figures.pairs else None, out / "dataset")
+    write_whole(out / "recipe.toml", dump_recipe(recipe).encode())
+    put_in_place(out / "dropped.part", out / "dropped.jsonl")
+    put_in_place(out / "fates.part", out / FATES)
+    if figures.pairs:
+        put_in_place(fresh, out / "dataset")
+    else:
+        shutil.rmtree(out / "dataset", ignore_errors=True)
     write_manifest(manifest, out / "manifest.json")
     return Built(out, manifest)
 
@@ -328,14 +332,3 @@ def _seldom_collected() -> Iterator[None]:
         yield
     finally:
         gc.set_threshold(*before)
-
-
-def _swap(fresh: Path | None, place: Path) -> None:
-    """Put the folder `fresh`, or nothing, in the place of the one before."""
-    old = place.with_name(place.name + ".old")
-    shutil.rmtree(old, ignore_errors=True)
-    if place.exists():
-        place.rename(old)
-    if fresh:
-        fresh.rename(place)
-    shutil.rmtree(old, ignore_errors=True)

@@ -21,6 +21,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from specs_data.errors import UserError
+from specs_data.files import write_whole
 from specs_data.images import image_fault
 from specs_data.inert import one_line, visible
 from specs_data.pairs.diff import Difference, Op, difference
@@ -91,18 +92,20 @@ class Shown(Struct, frozen=True):
     rejected: tuple[Piece, ...]
 
 
-def report(path: str | Path, out: str | Path | None = None) -> Path:
+def report(path: str | Path, out: str | Path | None = None, images: Path | None = None) -> Path:
     """Write the report of a run or of any preference dataset to the HTML file `out`, and return it. By default it
     is report.html in the run's or the dataset's folder, or here where it has none.
+
+    `images` is the folder of the pictures that rows name, if it is not the dataset's own.
 
     Without a manifest the page shows what can be counted from the rows. At most 200 pairs, evenly spread, are
     on it. Raises UserError.
     """
-    page = render_report(open_dataset(path))
+    page = render_report(open_dataset(path, images))
     out = Path(out or (Path(path) if Path(path).is_dir() else Path()) / "report.html")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(page, encoding="utf-8")
+        write_whole(out, page.encode())
     except OSError as error:
         raise UserError(f"cannot write the report to {out}: {error.strerror}") from None
     return out

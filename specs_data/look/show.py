@@ -23,6 +23,7 @@ from rich.table import Table
 from rich.text import Text
 
 from specs_data.errors import UserError
+from specs_data.files import write_whole
 from specs_data.images import image_fault
 from specs_data.inert import one_line, visible
 from specs_data.pairs.diff import Difference, Op, difference
@@ -61,12 +62,18 @@ _SVG = """\
 
 
 def show(
-    path: str | Path, count: int = 3, *, columns: Mapping[str, str] | None = None, console: Console | None = None
+    path: str | Path,
+    count: int = 3,
+    *,
+    columns: Mapping[str, str] | None = None,
+    images: Path | None = None,
+    console: Console | None = None,
 ) -> None:
     """Print `count` pairs of a run or of any preference dataset, of different operators as far as
-    there are. `columns` names the dataset's own columns for ours. Raises UserError."""
+    there are. `columns` names the dataset's own columns for ours, `images` the folder of the pictures that its
+    rows name, if it is not the dataset's own. Raises UserError."""
     console = console or Console()
-    for pair in _pick(path, count, columns):
+    for pair in _pick(path, count, columns, images):
         show_pair(pair, console)
 
 
@@ -87,16 +94,29 @@ def save_picture(path: str | Path, out: Path, *, width: int = 100) -> Path:
     console = Console(record=True, width=width, file=io.StringIO(), force_terminal=True, color_system="truecolor")
     show_pair(pair, console)
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(console.export_svg(title="specs-data show", code_format=_SVG, unique_id="pair"), encoding="utf-8")
+    write_whole(out, console.export_svg(title="specs-data show", code_format=_SVG, unique_id="pair").encode())
     return out
 
 
-def _pick(path: str | Path, count: int, columns: Mapping[str, str] | None = None) -> list[Pair]:
-    pairs = (pair for pair in try_rows(open_dataset(path), columns=columns) if not isinstance(pair, str))
-    found = _varied(islice(pairs, _LOOK_AT), count)
+def _pick(
+    path: str | Path, count: int, columns: Mapping[str, str] | None = None, images: Path | None = None
+) -> list[Pair]:
+    faults: list[str] = []
+    found = _varied(islice(_shown(path, columns, images, faults), _LOOK_AT), count)
     if not found:
-        raise UserError(f"{path} has no rows that can be shown")
+        raise UserError(f"{path} has no rows that can be shown" + (f": the first {faults[0]}" if faults else ""))
     return found
+
+
+def _shown(
+    path: str | Path, columns: Mapping[str, str] | None, images: Path | None, faults: list[str]
+) -> Iterator[Pair]:
+    """The rows that can be read; `faults` gets why others cannot."""
+    for pair in try_rows(open_dataset(path, images), columns=columns):
+        if isinstance(pair, str):
+            faults.append(pair)
+        else:
+            yield pair
 
 
 def _varied(pairs: Iterable[Pair], count: int) -> list[Pair]:

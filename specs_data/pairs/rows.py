@@ -6,7 +6,6 @@ of LLaMA-Factory (conversations) and ms-swift (messages, rejected_response) are 
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import chain, islice
@@ -16,10 +15,12 @@ from typing import Any, cast
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
-from specs_data.errors import UserError, first_line
-from specs_data.files import FIRST_ROWS, SUFFIXES, columns_of, read_rows
+from specs_data.errors import FileRefused, UserError, first_line
+from specs_data.files import FIRST_ROWS, SUFFIXES, columns_of, read_inside, read_rows
 from specs_data.files import count_rows as rows_in
+from specs_data.images import MAX_BYTES, image_fault
 from specs_data.pairs.manifest import Manifest, read_manifest
 from specs_data.records import Message, Pair, Picture, Role
 
@@ -46,18 +47,31 @@ class _Bad(Exception):
 
 class Dataset(Struct, frozen=True):
     """A preference dataset on disk. `splits` maps names to data files in order; `manifest` is the
-    run's manifest.json where there is one of ours. Paths of `splits` lie under `root`. `foreign` is one that
-    came from the Hub: its rows may name no picture outside of it."""
+    run's manifest.json where there is one of ours. Paths of `splits` lie under `root`. Pictures that its rows
+    name are read from inside of `inside` alone (default: `root`), or of `images`, the folder that the user names."""
 
     root: Path
     splits: dict[str, tuple[Path, ...]]
     manifest: Manifest | None = None
-    foreign: bool = False
+    inside: Path | None = None
+    images: Path | None = None
+
+    @property
+    def home(self) -> Path:
+        """The folder that none of its files lies outside of."""
+        return self.inside or self.root
 
 
-def open_dataset(path: str | Path) -> Dataset:
+def open_dataset(path: str | Path, images: Path | None = None) -> Dataset:
     """The dataset at `path`: a RUN, a dataset folder, one Parquet or JSONL file, or else a Hub
-    dataset id `name[@revision]`, which is downloaded. Raises UserError."""
+    dataset id `name[@revision]`, which is downloaded. `images` is the folder of the pictures that its rows
+    name, if they do not lie in the dataset's own. Raises UserError."""
+    if images is not None and not images.is_dir():
+        raise UserError(f"there is no folder {images} with pictures")
+    return replace(_open(path), images=images)
+
+
+def _open(path: str | Path) -> Dataset:
     place = Path(path)
     if place.is_file():
         if place.suffix not in SUFFIXES:
@@ -68,7 +82,8 @@ def open_dataset(path: str | Path) -> Dataset:
         if not inside.is_dir() and (place / "dropped.jsonl").is_file():
             raise UserError(f"{place}: this run has no dataset; {place / 'dropped.jsonl'} says why, line by line")
         return _open_folder(inside if inside.is_dir() else place)
-    return _open_folder(_download(str(path)), foreign=True)
+    snapshot = _download(str(path))
+    return replace(_open_folder(snapshot), inside=snapshot.parent.parent)  # its files are links to blobs beside it
 
 
 def rows(
@@ -130,8 +145,8 @@ def count_rows(dataset: Dataset) -> dict[str, int]:
     return {name: sum(map(rows_in, files)) for name, files in dataset.splits.items()}
 
 
-def _open_folder(root: Path, *, foreign: bool = False) -> Dataset:
-    files = sorted(file for suffix in SUFFIXES for file in root.rglob(f"*{suffix}") if not _hidden(file, root))
+def _open_folder(root: Path) -> Dataset:
+    files = sorted(file for suffix in SUFFIXES for file in root.rglob(f"*{suffix}") if _is_data(file, root))
     if any(file.suffix == ".parquet" for file in files):
         files = [file for file in files if file.suffix == ".parquet"]
     if not files:
@@ -141,11 +156,12 @@ def _open_folder(root: Path, *, foreign: bool = False) -> Dataset:
         name = _split_of(file, alone=len(files) == 1)
         splits[name] = (*splits.get(name, ()), file)
     ordered = sorted(splits, key=lambda name: (name != "train", name))
-    return Dataset(root, {name: splits[name] for name in ordered}, _manifest(root), foreign)
+    return Dataset(root, {name: splits[name] for name in ordered}, _manifest(root))
 
 
-def _hidden(file: Path, root: Path) -> bool:
-    return any(part.startswith(".") for part in file.relative_to(root).parts)
+def _is_data(file: Path, root: Path) -> bool:
+    """A regular file, none of whose folders is hidden."""
+    return file.is_file() and not any(part.startswith(".") for part in file.relative_to(root).parts)
 
 
 def _split_of(file: Path, alone: bool) -> str:
@@ -254,10 +270,9 @@ def _pair(row: Row, file: Path, dataset: Dataset) -> Pair:
     images = row.get("images")
     if images is None:
         images = [] if row.get("image") is None else [row["image"]]
-    inside = dataset.root if dataset.foreign else None
     return Pair(
         id=_stated(row, "id") or "",
-        images=tuple(_image(image, file, inside) for image in (images if isinstance(images, list) else [images])),
+        images=tuple(_image(image, file, dataset) for image in (images if isinstance(images, list) else [images])),
         prompt=prompt,
         chosen=chosen[-1].content,
         rejected=rejected[-1].content,
@@ -309,8 +324,8 @@ def _text(content: Any) -> str:
     return "".join(block.get("text") or "" for block in content)
 
 
-def _image(image: Any, file: Path, inside: Path | None) -> Picture:
-    """An image given as bytes, as a path relative to the file, or as datasets' own dict."""
+def _image(image: Any, file: Path, dataset: Dataset) -> Picture:
+    """An image given as bytes, as a path, or as datasets' own dict."""
     content, path = (image.get("bytes"), image.get("path")) if isinstance(image, Mapping) else (None, image)
     if isinstance(path, bytes):
         return Picture(path)
@@ -320,13 +335,26 @@ def _image(image: Any, file: Path, inside: Path | None) -> Picture:
         raise _Bad("has an image whose bytes are not binary; give the path of its file instead")
     if not isinstance(path, str):
         raise _Bad("has an image that is neither bytes nor a path")
-    # Links are not followed: the Hub's cache is made of them.
-    place = Path(os.path.normpath(file.parent / path))
-    if inside is not None and not place.is_relative_to(inside):
-        raise _Bad(f"names the image {path}, which lies outside of the dataset")
+    return Picture(_named_picture(path, file, dataset), Path(path).name)
+
+
+def _named_picture(path: str, file: Path, dataset: Dataset) -> bytes:
+    """The bytes of the picture that a row of `file` names: relative to it, or to the folder that the user names."""
+    told = path if path.isprintable() else repr(path)
     try:
-        return Picture(place.read_bytes(), place.name)
-    except OSError as error:
-        raise _Bad(f"names the image {path}, which cannot be read: {error.strerror}") from None
-    except ValueError:  # a NUL in it
-        raise _Bad(f"names the image {path!r}, which no file can be called") from None
+        if dataset.images is not None:
+            content = read_inside(dataset.images, path, MAX_BYTES)
+        else:
+            content = read_inside(dataset.home, str((file.parent / path).absolute()), MAX_BYTES)
+    except FileRefused as refused:
+        if refused.reason != "outside":
+            raise _Bad(f"names the image {told}, which {refused.detail}") from None
+        place = f"the folder {dataset.images}" if dataset.images else "the dataset's own folder"
+        raise _Bad(
+            f"names the image {told}, which lies outside of {place}, and no other is read: move it there, "
+            "or give the folder of the pictures with --images"
+        ) from None
+    fault = image_fault(content)
+    if fault is not None:
+        raise _Bad(f"names the image {told}, which is no picture that can be used ({fault})")
+    return content

@@ -11,7 +11,6 @@ template/base.py), OpenRLHF (datasets/reward_dataset.py), TRL 1.16, EasyR1 and v
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import re
 from collections import Counter
@@ -22,6 +21,8 @@ import pyarrow as pa
 from msgspec import Struct
 
 from specs_data.errors import UserError
+from specs_data.files import staged
+from specs_data.images import image_fault, media_type
 from specs_data.pairs.manifest import Manifest
 from specs_data.pairs.parquet import IMAGES, MESSAGES, make_schema, write_shards
 from specs_data.pairs.rows import Dataset, Row, open_dataset, rows, to_row
@@ -52,39 +53,40 @@ class _Refused(Exception):
     """A row the target cannot take, with the reason."""
 
 
-def export(dataset: str | Path, to: str, out: str | Path) -> Export:
+def export(dataset: str | Path, to: str, out: str | Path, images: Path | None = None) -> Export:
     """Write a preference dataset for the trainer `to` (llamafactory, ms-swift or openrlhf) into the folder `out`.
 
-    Rows that the trainer would misread are left out and counted. Raises UserError.
+    Rows that the trainer would misread are left out and counted. `images` is the folder of the pictures that rows
+    name, if it is not the dataset's own. Raises UserError.
     """
     out = Path(out)
     targets = {"llamafactory": _llamafactory, "ms-swift": _swift, "openrlhf": _openrlhf}
     if to not in targets:
         raise UserError(f"cannot export pairs to {to!r}; choose from: {', '.join(targets)}")
-    opened = open_dataset(dataset)
+    opened = open_dataset(dataset, images)
     name = _name(opened)
-    out.mkdir(parents=True, exist_ok=True)
     left_out: Counter[str] = Counter()
     written: dict[str, int] = {}
-    files: dict[str, Path] = {}
+    files = {split: f"{name if split == 'train' else f'{name}_{split}'}.jsonl" for split in opened.splits}
     longest = 0
-    for split in opened.splits:
-        files[split] = out / f"{name if split == 'train' else f'{name}_{split}'}.jsonl"
-        with files[split].open("w", encoding="utf-8") as lines:
-            for pair in rows(opened, split):
-                try:
-                    line = _checked(pair, targets[to], out)
-                except _Refused as refused:
-                    left_out[str(refused)] += 1
-                    continue
-                lines.write(json.dumps(line, ensure_ascii=False) + "\n")
-                written[split] = written.get(split, 0) + 1
-                longest = max(longest, _length(pair))
-    if not written:
-        raise UserError(f"{to} can take none of the rows of {dataset}: {describe_left_out(left_out) or 'it is empty'}")
-    if to == "llamafactory":
-        files = {"info": _dataset_info(out, files), **files}
-    return Export(tuple(files.values()), written, dict(left_out), _notes(to, name, out, longest))
+    with staged(out) as part:
+        for split, file in files.items():
+            with (part / file).open("w", encoding="utf-8") as lines:
+                for pair in rows(opened, split):
+                    try:
+                        line = _checked(pair, targets[to], part)
+                    except _Refused as refused:
+                        left_out[str(refused)] += 1
+                        continue
+                    lines.write(json.dumps(line, ensure_ascii=False) + "\n")
+                    written[split] = written.get(split, 0) + 1
+                    longest = max(longest, _length(pair))
+        if not written:
+            reasons = describe_left_out(left_out) or "it is empty"
+            raise UserError(f"{to} can take none of the rows of {dataset}: {reasons}")
+        if to == "llamafactory":
+            files = {"info": _write_dataset_info(part, list(files.values())), **files}
+    return Export(tuple(out / file for file in files.values()), written, dict(left_out), _notes(to, name, out, longest))
 
 
 def export_problems(
@@ -107,15 +109,18 @@ def export_problems(
             except _Refused as refused:
                 left_out[str(refused)] += 1
 
-    shards = write_shards(lines(), out, "train", schema=make_schema(columns))
-    if not shards:
-        raise UserError(f"{to} can take none of the problems: {describe_left_out(left_out) or 'there are none'}")
-    files = [out / shard.path for shard in shards]
-    notes = _PROBLEM_NOTES[to]
-    if to == "easyr1" and system is not None:
-        files.append(out / "format_prompt.jinja")
-        files[-1].write_text(f"{{{{ content | trim }}}} {_raw(system.body)}", encoding="utf-8")
-    return Export(tuple(files), {"train": sum(shard.rows for shard in shards)}, dict(left_out), notes)
+    with staged(out) as part:
+        shards = write_shards(lines(), part, "train", schema=make_schema(columns))
+        if not shards:
+            raise UserError(f"{to} can take none of the problems: {describe_left_out(left_out) or 'there are none'}")
+        files = [shard.path for shard in shards]
+        if to == "easyr1" and system is not None:
+            files.append("format_prompt.jinja")
+            (part / files[-1]).write_text(f"{{{{ content | trim }}}} {_raw(system.body)}", encoding="utf-8")
+        for old in (out / "data").glob("train-*.parquet"):  # of another number of files
+            old.unlink()
+    written = {"train": sum(shard.rows for shard in shards)}
+    return Export(tuple(out / file for file in files), written, dict(left_out), _PROBLEM_NOTES[to])
 
 
 def describe_export(done: Export) -> str:
@@ -219,24 +224,21 @@ def _named(image: bytes) -> str:
 
 
 def _suffix(image: bytes) -> str:
-    from PIL import Image
-
-    try:
-        with Image.open(io.BytesIO(image)) as opened:
-            return {"JPEG": "jpg"}.get(opened.format or "", (opened.format or "png").lower())
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        raise _Refused("a picture that cannot be opened") from None
+    if image_fault(image) is not None:
+        raise _Refused("a picture that cannot be opened")
+    kind = (media_type(image) or "").removeprefix("image/")
+    return {"jpeg": "jpg"}.get(kind, kind)
 
 
-def _dataset_info(out: Path, files: dict[str, Path]) -> Path:
+def _write_dataset_info(out: Path, files: Sequence[str]) -> str:
     columns = {"messages": "conversations", "chosen": "chosen", "rejected": "rejected", "images": "images"}
     info = {
-        file.stem: {"file_name": file.name, "formatting": "sharegpt", "ranking": True, "columns": columns}
-        for file in files.values()
+        Path(file).stem: {"file_name": file, "formatting": "sharegpt", "ranking": True, "columns": columns}
+        for file in files
     }
-    path = out / "dataset_info.json"
-    path.write_text(json.dumps(info, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    return path
+    name = "dataset_info.json"
+    (out / name).write_text(json.dumps(info, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return name
 
 
 def _notes(to: str, name: str, out: Path, longest: int) -> tuple[str, ...]:

@@ -8,9 +8,9 @@ split, so that train and test stay apart. The manifest says which rows came from
 from __future__ import annotations
 
 import hashlib
-import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
@@ -18,6 +18,7 @@ from typing import BinaryIO
 import msgspec
 
 from specs_data.errors import UserError
+from specs_data.files import staged
 from specs_data.pairs.card import render_card
 from specs_data.pairs.manifest import Counts, Manifest, Origin, Shard, describe_data, write_manifest
 from specs_data.pairs.parquet import write_pairs
@@ -31,37 +32,35 @@ _EXAMPLES = 50
 Reasons = dict[str, list[str | None]]  # by split, for each row why it is left out; None: it is kept
 
 
-def merge(datasets: Sequence[str | Path], out: str | Path) -> tuple[Origin, ...]:
+def merge(datasets: Sequence[str | Path], out: str | Path, images: Path | None = None) -> tuple[Origin, ...]:
     """Merge `datasets` (runs, dataset folders, files or Hub ids), in this order, into the new folder `out`.
 
     It is laid out like a run: dataset/, manifest.json, dropped.jsonl. The same datasets give the same
-    bytes. Returns what each of them gave. Raises UserError.
+    bytes. `images` is the folder of the pictures that rows name, if it is not their dataset's own. Returns what each
+    of them gave. Raises UserError.
     """
     out = Path(out)
     if len(datasets) < 2:
         raise UserError("merge needs at least two datasets")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} already exists and is not empty; give another folder with --out")
-    opened = [open_dataset(dataset) for dataset in datasets]
+    opened = [open_dataset(dataset, images) for dataset in datasets]
     names = [_name(dataset, given) for dataset, given in zip(opened, datasets, strict=True)]
     reasons = _choose(opened)
-    part = out.with_name(f".{out.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    with (part / "dropped.jsonl").open("wb") as dropped:
-        writer = _Writer(opened, names, reasons, dropped)
-        splits = {split: writer.write(split, part / "dataset") for split in writer.splits}
-    splits = {split: shards for split, shards in splits.items() if shards}
-    if not splits:
-        raise UserError(f"{' and '.join(names)} have no rows to merge")
-    origins = tuple(_origin(opened[n], names[n], reasons, n) for n in range(len(opened)))
-    manifest = _manifest(out.name, opened, origins, splits, writer)
-    write_manifest(manifest, part / "manifest.json")
-    card = render_card(manifest, list(islice(rows(open_dataset(part)), _EXAMPLES)))
-    (part / "dataset" / "README.md").write_text(card, encoding="utf-8")
-    if out.exists():
+    with suppress(OSError):  # an empty one is replaced in one step, unless something holds it
         out.rmdir()
-    part.rename(out)
+    with staged(out) as part:
+        with (part / "dropped.jsonl").open("wb") as dropped:
+            writer = _Writer(opened, names, reasons, dropped)
+            splits = {split: writer.write(split, part / "dataset") for split in writer.splits}
+        splits = {split: shards for split, shards in splits.items() if shards}
+        if not splits:
+            raise UserError(f"{' and '.join(names)} have no rows to merge")
+        origins = tuple(_origin(opened[n], names[n], reasons, n) for n in range(len(opened)))
+        manifest = _manifest(out.name, opened, origins, splits, writer)
+        write_manifest(manifest, part / "manifest.json")
+        card = render_card(manifest, list(islice(rows(open_dataset(part)), _EXAMPLES)))
+        (part / "dataset" / "README.md").write_text(card, encoding="utf-8")
     return origins
 
 

@@ -1,17 +1,21 @@
-"""What must not leave this machine: tokens in any text, local paths, pictures that are only paths."""
+"""What must not leave this machine: secrets in any cell, local paths, and in a column of pictures what is none."""
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from specs_data.errors import UserError
+from specs_data.images import image_fault
 from specs_data.pairs.rows import Dataset, raw_rows
 
 # A token is at least as long as its issuer makes it, and does not go on from a longer word.
@@ -26,19 +30,32 @@ _SECRETS = {
 _SECRET = re.compile(rb"(?<![A-Za-z0-9])(?:" + b"|".join(b"(%s)" % pattern for pattern in _SECRETS.values()) + b")")
 _STARTS = (b"hf_", b"AIza", b"sk-", b"AKIA", b"ASIA", b"gh", b"-----BEGIN")
 _LOCAL = re.compile(r"[/\\]|^[A-Za-z]:")
+_KEYS = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|PASSWD)$", re.IGNORECASE)  # of names of environment variables
+_SHORTEST = 12  # characters of a key; a shorter word may stand in a text by chance
+_PICTURES = 16  # decoded at once
 
 
 def find_secret(text: bytes) -> str | None:
-    """What kind of secret `text` holds, or None. The secret itself is never returned."""
+    """What kind of secret `text` holds, or None: one by its look, or a key of this environment. The secret itself is
+    never returned."""
+    own = next((name for name, key in _own_keys() if key in text), None)
+    if own is not None:
+        return f"value of {own}"
     if not any(start in text for start in _STARTS):
         return None
     found = _SECRET.search(text)
     return None if found is None or found.lastindex is None else list(_SECRETS)[found.lastindex - 1]
 
 
+def _own_keys() -> list[tuple[str, bytes]]:
+    """The keys in the environment, by the variable's name."""
+    found = ((name, os.environ[name].strip()) for name in os.environ if _KEYS.search(name))
+    return [(name, os.fsencode(key)) for name, key in found if len(key) >= _SHORTEST and not key.startswith("/")]
+
+
 def refuse_private(dataset: Dataset, texts: dict[str, bytes]) -> None:
-    """Raise UserError if a row or one of the `texts` (content by file name) holds a secret, or if a
-    picture is only a path or names a folder of this machine. Pictures' own bytes are not searched."""
+    """Raise UserError if a cell or one of the `texts` (content by file name) holds a secret, or if a
+    picture is only a path, names a folder of this machine, or cannot be decoded."""
     for name, text in texts.items():
         _refuse_secret(text, name)
     for files in dataset.splits.values():
@@ -71,6 +88,7 @@ def _check_jsonl(file: Path) -> None:
         for number, line in enumerate(lines, 1):
             _refuse_secret(line, f"line {number} of {file}")
     for number, row in enumerate(raw_rows(file), 1):
+        _refuse_secret(msgspec.json.encode(row), f"line {number} of {file}")  # without the line's escapes
         for column in ("image", "images"):
             if row.get(column):
                 raise UserError(_only_a_path(column, number, file))
@@ -88,7 +106,9 @@ def _check_parquet(file: Path) -> None:
                     _refuse_secret(text, f"the column {column!r} in rows {first + 1} to {first + len(batch)} of {file}")
             first += len(batch)
         for column in pictures:
-            _check_pictures(parquet, column, file)
+            _check_names(parquet, column, file)
+        for column in pictures:
+            _check_content(parquet, column, file)
 
 
 def _holds_pictures(field: pa.Field) -> bool:
@@ -112,10 +132,10 @@ def _in_picture(leaf: str, pictures: list[str], part: str) -> bool:
     return leaf.split(".", maxsplit=1)[0] in pictures and leaf.rsplit(".", 1)[-1] == part
 
 
-def _check_pictures(parquet: pq.ParquetFile, column: str, file: Path) -> None:
+def _check_names(parquet: pq.ParquetFile, column: str, file: Path) -> None:
     """Every picture has bytes, and a name without folders if any."""
     if not pa.types.is_struct(_inner(parquet.schema_arrow.field(column).type)):
-        if not pa.types.is_binary(_inner(parquet.schema_arrow.field(column).type)):
+        if not _is_binary(_inner(parquet.schema_arrow.field(column).type)):
             raise UserError(_only_a_path(column, 1, file))
         return
     leaves = [leaf for leaf in _leaves(parquet) if _in_picture(leaf, [column], "path")]
@@ -137,6 +157,35 @@ def _check_pictures(parquet: pq.ParquetFile, column: str, file: Path) -> None:
         first += len(batch)
 
 
+def _check_content(parquet: pq.ParquetFile, column: str, file: Path) -> None:
+    """Every picture is one, and no secret hides in it or behind it."""
+    with ThreadPoolExecutor() as threads:
+        for number, pictures in enumerate(_contents(parquet, column)):
+            first = number * _PICTURES + 1
+            for fault in threads.map(image_fault, pictures.values()):
+                if fault is not None:
+                    raise UserError(
+                        f"a picture in rows {first} to {first + _PICTURES - 1} of {file}, column {column!r}, cannot be "
+                        f"used ({fault}); take it out before publishing"
+                    )
+            for row, content in pictures.items():
+                _refuse_secret(content, f"a picture in row {first + row[0]} of {file}")
+
+
+def _contents(parquet: pq.ParquetFile, column: str) -> Iterator[dict[tuple[int, int], bytes]]:
+    """The pictures of a few rows at a time, by their row and their place among these."""
+    binary = _is_binary(_inner(parquet.schema_arrow.field(column).type))
+    leaves = [leaf for leaf in _leaves(parquet) if _in_picture(leaf, [column], "bytes")]
+    for batch in parquet.iter_batches(_PICTURES, columns=[column] if binary else leaves):
+        flat, owners = _flattened(batch.column(0))
+        pictures = (flat if binary else flat.field("bytes")).to_pylist()
+        yield {
+            (row, place): picture
+            for place, (row, picture) in enumerate(zip(owners, pictures, strict=True))
+            if picture is not None
+        }
+
+
 def _never_null(parquet: pq.ParquetFile, column: str) -> bool:
     """Do the row groups' statistics already prove that every picture has bytes?"""
     number = next(n for n, leaf in enumerate(_leaves(parquet)) if _in_picture(leaf, [column], "bytes"))
@@ -144,9 +193,9 @@ def _never_null(parquet: pq.ParquetFile, column: str) -> bool:
     return all(c.statistics is not None and c.statistics.has_null_count and not c.statistics.null_count for c in groups)
 
 
-def _flattened(column: pa.Array) -> tuple[pa.StructArray, list[int]]:
-    """The structs of a column, and the row each belongs to."""
-    if pa.types.is_struct(column.type):
+def _flattened(column: pa.Array) -> tuple[pa.Array, list[int]]:
+    """The items of a column of lists, or the column, and the row each belongs to."""
+    if not (pa.types.is_list(column.type) or pa.types.is_large_list(column.type)):
         return column, list(range(len(column)))
     return column.flatten(), pc.list_parent_indices(column).to_pylist()
 
@@ -165,5 +214,11 @@ def _buffers(array: pa.Array) -> Iterator[bytes]:
     elif pa.types.is_struct(array.type):
         for number in range(array.type.num_fields):
             yield from _buffers(array.field(number))
-    elif pa.types.is_string(array.type) or pa.types.is_large_string(array.type) or pa.types.is_binary(array.type):
+    elif pa.types.is_string(array.type) or pa.types.is_large_string(array.type) or _is_binary(array.type):
         yield b"\n".join(text for text in array.cast(pa.large_binary()).to_pylist() if text)
+    elif not pa.types.is_primitive(array.type):  # a map, a dictionary, a view: however it is laid out
+        yield "\n".join(map(str, array.to_pylist())).encode(errors="replace")
+
+
+def _is_binary(kind: pa.DataType) -> bool:
+    return kind in (pa.binary(), pa.large_binary())

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from msgspec import Struct
 
-from specs_data.errors import CheckFailed, UserError
+from specs_data.errors import CheckFailed, FileRefused, UserError
+from specs_data.files import read_inside
 from specs_data.pairs.manifest import Data, Manifest, Shard, describe_data, encode_manifest
 from specs_data.pairs.parquet import describe
 from specs_data.pairs.rows import Dataset, count_rows, open_dataset
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 
 _TAG = re.compile(r"v(\d+)\.(\d+)\.(\d+)")
 _DATA = re.compile(r"(data/)?[\w.]+-\d{5}-of-\d{5}\.parquet")
+_CARD_BYTES = 10_000_000  # the Hub shows no longer one
 _WAITS = (1, 2, 4, 8)  # seconds between attempts at a commit
 
 
@@ -405,14 +407,23 @@ def _read_back(api: HfApi, plan: Plan) -> int:
 
 def _card(dataset: Dataset, license: str | None, published: str | None) -> tuple[bytes, str | None]:
     """The card and its license: the one given, else the card's own, else the one published before."""
-    file = dataset.root / "README.md"
-    card = file.read_bytes() if file.is_file() else b""
+    card = _read_card(dataset)
     chosen = license or license_of(card) or published
     if not card or chosen is None or license_of(card) == chosen:
         return card, chosen if card else license
     head, rest = card_head(card)
     lines = [line for line in head if not line.startswith(b"license:")]
     return b"---\n" + b"\n".join([b"license: " + chosen.encode(), *lines]) + b"\n---\n" + rest, chosen
+
+
+def _read_card(dataset: Dataset) -> bytes:
+    """The dataset's own card, empty if there is none."""
+    try:
+        return read_inside(dataset.home, str((dataset.root / "README.md").absolute()), _CARD_BYTES)
+    except FileRefused as refused:
+        if refused.reason == "not found":
+            return b""
+        raise UserError(f"{dataset.root} has a README.md which {refused.detail}; repair it, or take it away") from None
 
 
 def _manifest(dataset: Dataset, data: Data) -> Manifest:

@@ -61,7 +61,7 @@ def fitting_rows(settings: PreferenceSettings, model: Any, processor: Any) -> Ro
     fits = whole_rows(processor, limit)
     rows = shared_rows(
         settings.out,
-        lambda file: preference_rows(settings.data, settings.split, fits, settings.limit, file),
+        lambda file: preference_rows(settings.data, settings.split, fits, settings.limit, file, settings.images),
         run.resuming(settings),
     )
     if rows.dropped and settings.overlong == "refuse":

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from specs_data.errors import require
+from specs_data.files import write_whole
 from specs_data.texts import load_card
 
 Row = dict[str, Any]
@@ -33,7 +34,7 @@ def metrics_log(file: Path) -> Any:
     class MetricsLog(transformers.TrainerCallback):  # type: ignore[name-defined, misc]
         def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             if state.is_world_process_zero:
-                file.write_text("".join(map(_line, filter(_is_step, state.log_history))), encoding="utf-8")
+                write_whole(file, "".join(map(_line, filter(_is_step, state.log_history))).encode())
 
         def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             if state.is_world_process_zero and _is_step(state.log_history[-1]):

@@ -18,6 +18,7 @@ import msgspec
 from msgspec import Struct
 
 from specs_data.errors import UserError, require
+from specs_data.files import write_whole
 from specs_data.pairs import rows as pairs_io
 from specs_data.problems import Dropped, read_problems
 from specs_data.records import Message
@@ -44,13 +45,16 @@ class Unfit(Exception):
     """Why a row is left out."""
 
 
-def preference_rows(source: str, split: str, fits: Callable[[Row], None], limit: int | None, file: Path) -> Rows:
+def preference_rows(
+    source: str, split: str, fits: Callable[[Row], None], limit: int | None, file: Path, images: Path | None = None
+) -> Rows:
     """The rows of a preference dataset: `images`, `prompt`, `chosen`, `rejected`, as TRL reads them.
 
-    `fits` raises Unfit for a row that cannot be trained on. The Arrow file is written to `file`.
+    `fits` raises Unfit for a row that cannot be trained on. `images` is the folder of the pictures that rows name,
+    if it is not the dataset's own. The Arrow file is written to `file`.
     Raises UserError if no row is left.
     """
-    dataset = pairs_io.open_dataset(source)
+    dataset = pairs_io.open_dataset(source, images)
     found = map(pairs_io.to_row, islice(pairs_io.rows(dataset, split), limit))
     rows = ({column: row[column] for column in _PREFERENCE} for row in found)
     version = dataset.manifest.dataset.fingerprint if dataset.manifest else ""
@@ -105,7 +109,7 @@ def shared_rows(out: Path, make: Callable[[Path], Rows], resuming: bool) -> Rows
         rows = make(file)
         if before is not None and before.sha256 != rows.sha256:
             raise UserError(f"{rows.source} has changed since this run began; use another --out")
-        note.write_bytes(msgspec.json.encode(rows))
+        write_whole(note, msgspec.json.encode(rows))
         return rows
 
 

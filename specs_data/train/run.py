@@ -38,6 +38,7 @@ import tomli_w
 
 from specs_data.engines.checkpoint import best_device, load_model, load_processor
 from specs_data.errors import UserError, require
+from specs_data.files import staged
 from specs_data.train import report
 from specs_data.train.rows import Rows
 from specs_data.train.settings import TrainSettings
@@ -271,8 +272,9 @@ def finish(method: str, settings: TrainSettings, trainer: Any, rows: Rows) -> Pa
     # Or transformers would split what the first process loads below over all processes (DeepSpeed stage 3).
     require("transformers.integrations.deepspeed", "train").unset_hf_deepspeed_config()
     if trainer.is_world_process_zero():
-        _save(settings, trainer.processing_class, raw)
-        _papers(method, settings, trainer, rows, started)
+        with staged(settings.out) as part:
+            _save(settings, trainer.processing_class, raw, part)
+            _papers(method, settings, trainer, rows, started, part)
         shutil.rmtree(raw)
         Path(rows.file).unlink(missing_ok=True)
         if settings.keep_checkpoints == 1:
@@ -282,25 +284,25 @@ def finish(method: str, settings: TrainSettings, trainer: Any, rows: Rows) -> Pa
     return settings.out
 
 
-def _save(settings: TrainSettings, processor: Any, raw: Path) -> None:
-    """The trained weights as a plain checkpoint, adapters merged, in the type of the first one."""
+def _save(settings: TrainSettings, processor: Any, raw: Path, out: Path) -> None:
+    """The trained weights as a plain checkpoint in `out`, adapters merged, in the type of the first one."""
     torch = require("torch", "train")
     if settings.lora:
         peft = require("peft", "train")
         model = load_model(settings.model, dtype="float32", device="cpu")
         adapted = peft.PeftModel.from_pretrained(model, raw)
-        adapted.save_pretrained(settings.out / "adapter")
-        (settings.out / "adapter" / "README.md").unlink(missing_ok=True)  # peft's form of a card, unfilled
+        adapted.save_pretrained(out / "adapter")
+        (out / "adapter" / "README.md").unlink(missing_ok=True)  # peft's form of a card, unfilled
         model = adapted.merge_and_unload()
     else:
         model = load_model(raw, dtype="float32", device="cpu")
     config = require("transformers", "train").AutoConfig.from_pretrained(settings.model)
     kind = config.dtype or torch.float32 if settings.save_dtype == "auto" else getattr(torch, settings.save_dtype)
-    model.to(kind).save_pretrained(settings.out)
-    processor.save_pretrained(settings.out)
+    model.to(kind).save_pretrained(out)
+    processor.save_pretrained(out)
 
 
-def _papers(method: str, settings: TrainSettings, trainer: Any, rows: Rows, started: float) -> None:
+def _papers(method: str, settings: TrainSettings, trainer: Any, rows: Rows, started: float, out: Path) -> None:
     recipe = (settings.out / "recipe.toml").read_text(encoding="utf-8")
     manifest = {
         "name": settings.out.name,
@@ -316,10 +318,10 @@ def _papers(method: str, settings: TrainSettings, trainer: Any, rows: Rows, star
         "versions": {name: version(name) for name in ("specs-data", "trl", "transformers", "torch")},
     }
     metrics = report.read_metrics(settings.out / "metrics.jsonl")
-    report.plot({"": metrics}, settings.out / "curves.svg")
-    (settings.out / "README.md").write_text(report.card(manifest, metrics, recipe), encoding="utf-8")
+    report.plot({"": metrics}, out / "curves.svg")
+    (out / "README.md").write_text(report.card(manifest, metrics, recipe), encoding="utf-8")
     # Last, because it says that the run is finished.
-    (settings.out / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+    (out / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
 
 
 def hub_ids(names: Sequence[str]) -> list[str]:

@@ -83,6 +83,7 @@ class PreferenceSettings(TrainSettings):
 
     data: str = Field(description="preference dataset: a RUN, a dataset folder, a file, or a Hub id name[@revision]")
     split: str = Field("train", description="split of the dataset")
+    images: Path | None = Field(None, description="folder of the pictures that rows name (default: the dataset's own)")
     max_length: Positive = Field(16_384, description="longest prompt + response in tokens")  # paper: 16,384
     overlong: Literal["drop", "refuse"] = Field("drop", description="what becomes of rows that do not fit")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +19,7 @@ from PIL import Image as Pillow
 from specs_data.errors import UserError
 from specs_data.pairs.manifest import Manifest, fingerprint
 from specs_data.pairs.parquet import SCHEMA, write_pairs, write_shards
-from specs_data.pairs.rows import TEXT_COLUMNS, Dataset, count_rows, open_dataset, rows, to_row
+from specs_data.pairs.rows import TEXT_COLUMNS, count_rows, open_dataset, rows, to_row
 from specs_data.share.export import export
 
 
@@ -237,13 +238,52 @@ def test_a_run_without_pairs_has_no_dataset(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", ["/etc/hostname", "../outside.png", "a/../../outside.png"])
-def test_a_dataset_from_the_hub_reads_no_file_of_this_machine(tmp_path: Path, path: str) -> None:
+def test_a_dataset_reads_no_other_file_of_this_machine(tmp_path: Path, path: str) -> None:
     (tmp_path / "outside.png").write_bytes(picture())
     (tmp_path / "hub/a").mkdir(parents=True)
     file = tmp_path / "hub/p.jsonl"
     file.write_text(json.dumps({"prompt": "Q", "chosen": "a", "rejected": "b", "images": [path]}))
     with pytest.raises(UserError, match="lies outside of the dataset"):
-        list(rows(Dataset(file.parent, {"train": (file,)}, foreign=True)))
+        list(rows(open_dataset(file)))
+
+
+def test_a_picture_that_a_row_names_is_one(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_bytes(b"a secret")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "link.png").symlink_to("../secret")
+    (tmp_path / "data" / "text.png").write_bytes(b"a text")
+    os.mkfifo(tmp_path / "data" / "fifo.png")
+    file = tmp_path / "data" / "p.jsonl"
+    for name, sentence in [
+        ("link.png", "lies outside of the dataset's own folder.*--images"),
+        ("text.png", "is no picture that can be used .not an image"),
+        ("fifo.png", "is no regular file"),
+    ]:
+        file.write_text(json.dumps({"prompt": "Q", "chosen": "a", "rejected": "b", "images": [name]}))
+        with pytest.raises(UserError, match=sentence):
+            list(rows(open_dataset(file)))
+
+
+def test_the_user_says_where_else_pictures_lie(tmp_path: Path) -> None:
+    for folder in ("data", "pictures"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "pictures" / "a.png").write_bytes(picture())
+    file = tmp_path / "data" / "p.jsonl"
+    for name in ("a.png", str(tmp_path / "pictures" / "a.png")):
+        file.write_text(json.dumps({"prompt": "Q", "chosen": "a", "rejected": "b", "images": [name]}))
+        [found] = rows(open_dataset(file, tmp_path / "pictures"))
+        assert found.images[0].content == picture()
+    file.write_text(json.dumps({"prompt": "Q", "chosen": "a", "rejected": "b", "images": ["../data/p.jsonl"]}))
+    with pytest.raises(UserError, match="lies outside of the folder .*pictures"):
+        list(rows(open_dataset(file, tmp_path / "pictures")))
+    with pytest.raises(UserError, match="there is no folder"):
+        open_dataset(file, tmp_path / "nothing")
+
+
+def test_a_pipe_in_a_folder_is_no_data(tmp_path: Path) -> None:
+    write_shards([row(0)], tmp_path, "train")
+    os.mkfifo(tmp_path / "data" / "more.parquet")
+    assert count_rows(open_dataset(tmp_path)) == {"train": 1}
 
 
 def test_what_is_no_dataset_is_said_in_a_sentence(tmp_path: Path) -> None:

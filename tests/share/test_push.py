@@ -481,6 +481,55 @@ def test_pictures_that_are_only_paths_are_refused(tmp_path: Path) -> None:
         refuse_private(open_dataset(tmp_path / "p.jsonl"), {})
 
 
+@pytest.mark.parametrize(
+    ("content", "fault"),
+    [
+        (b"-----BEGIN OPENSSH PRIVATE KEY-----", "not an image"),
+        (b"\x89PNG\r\n\x1a\n torn", "broken"),
+        (bytes(100), "not an image"),
+    ],
+)
+def test_what_is_no_picture_is_not_published(tmp_path: Path, content: bytes, fault: str) -> None:
+    write_shards([row(0), row(1, images=[{"bytes": content, "path": "a.png"}])], tmp_path, "train")
+    with pytest.raises(UserError, match=rf"a picture in rows 1 to 16 of .*'images', cannot be used \({fault}"):
+        refuse_private(open_dataset(tmp_path), {})
+    pq.write_table(pa.table({"image": pa.array([content])}), tmp_path / "bytes.parquet")
+    with pytest.raises(UserError, match=rf"cannot be used \({fault}|looks like a private key"):
+        refuse_private(open_dataset(tmp_path / "bytes.parquet"), {})
+
+
+def test_keys_of_the_environment_and_hidden_ones_are_not_published(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOME_API_KEY", "correct-horse-battery")
+    write_shards([row(0, chosen=[{"role": "assistant", "content": "a correct-horse-battery"}])], tmp_path, "train")
+    with pytest.raises(UserError, match="holds what looks like a value of SOME_API_KEY") as caught:
+        refuse_private(open_dataset(tmp_path), {})
+    assert "horse" not in str(caught.value)
+    file = tmp_path / "p.jsonl"
+    file.write_text(json.dumps({"chosen": "hf_" + "aB3" * 12}).replace("hf_", "\\u0068f_"))
+    with pytest.raises(UserError, match=r"line 1 of .* looks like a Hugging Face token"):
+        refuse_private(open_dataset(file), {})
+    behind = picture(1) + b"hf_" + b"aB3" * 12
+    write_shards([row(0, images=[{"bytes": behind, "path": "a.png"}])], tmp_path / "other", "train")
+    with pytest.raises(UserError, match="a picture in row 1 of .* looks like a Hugging Face token"):
+        refuse_private(open_dataset(tmp_path / "other"), {})
+    maps = pa.array([[("k", "hf_" + "aB3" * 12)]], pa.map_(pa.string(), pa.string()))
+    pq.write_table(pa.table({"notes": maps}), tmp_path / "map.parquet")
+    with pytest.raises(UserError, match="the column .notes"):
+        refuse_private(open_dataset(tmp_path / "map.parquet"), {})
+
+
+def test_a_card_that_leads_elsewhere_is_not_published(desk: Desk, run: Path) -> None:
+    (run / "id_rsa").write_text("mine")
+    (run / "dataset" / "README.md").unlink()
+    (run / "dataset" / "README.md").symlink_to("../id_rsa")
+    status, said = desk.push(run)
+    assert status == 2
+    assert "README.md which lies outside of" in said
+    assert desk.name not in desk.hub.repos
+
+
 def test_clean_rows_pass(tmp_path: Path) -> None:
     write_shards([row(0), row(1, images=[])], tmp_path, "train")
     refuse_private(open_dataset(tmp_path), {"README.md": CARD.encode()})
