@@ -7,6 +7,7 @@ SpecsDataError
 ├── PromptRefused       an engine cannot serve one request: that problem is dropped, with the reason
 ├── EngineFailed        an engine broke down: the run stops, what is stored stays
 ├── Undecided           a service gave no usable answer: never a verdict or a response, asked again later
+│   └── ItemRefused     it never will about this one item: the service is well, others are unharmed
 └── PluginFailed        a plug-in raised or returned nonsense: the plug-in is named
 """
 
@@ -56,6 +57,11 @@ class EngineFailed(SpecsDataError):
 
 class Undecided(_Reasoned):
     """A service gave no usable answer, a judging one or an engine. The same is asked again on the next run."""
+
+
+class ItemRefused(Undecided):
+    """A judging service answers others, but will not answer about this item (a blocked or broken picture): nothing
+    is asked about it a second time, and it says nothing of the service."""
 
 
 class PluginFailed(SpecsDataError):
