@@ -8,6 +8,7 @@ SpecsDataError
 ├── EngineFailed        an engine broke down: the run stops, what is stored stays
 ├── FileRefused         a file that data name is not one that may be read: that row is left out, or named
 ├── Undecided           a service gave no usable answer: never a verdict or a response, asked again later
+│   └── ItemRefused     it never will about this one item: the service is well, others are unharmed
 └── PluginFailed        a plug-in raised or returned nonsense: the plug-in is named
 """
 
@@ -61,6 +62,11 @@ class EngineFailed(SpecsDataError):
 
 class Undecided(_Reasoned):
     """A service gave no usable answer, a judging one or an engine. The same is asked again on the next run."""
+
+
+class ItemRefused(Undecided):
+    """A judging service answers others, but will not answer about this item (a blocked or broken picture): nothing
+    is asked about it a second time, and it says nothing of the service."""
 
 
 class PluginFailed(SpecsDataError):

@@ -125,9 +125,13 @@ _MEANINGS = {
 }
 
 
+# OpenAI's word for an account without money, and the quotaId of Google's that are counted by the day.
+_LASTING = re.compile(r"insufficient_quota|[\"']quotaId[\"']\s*:\s*[\"'][^\"']*PerDay")
+
+
 def meaning(status: int, said: str = "") -> Meaning:
-    """What a status means; `said` is the error's text, where there is one."""
-    if status == 429 and "insufficient_quota" in said:
+    """What a status means; `said` is the error's body, where there is one."""
+    if status == 429 and _LASTING.search(said):
         return Meaning.NO_QUOTA
     if status in _MEANINGS:
         return _MEANINGS[status]
@@ -145,7 +149,9 @@ def mistake(means: Meaning, where: str, said: str, *, model: str | None, flags: 
         case Meaning.NOT_THERE:
             return UserError(f"{where} has no model {model!r}, or nothing is at this URL ({said}): check {flags}")
         case Meaning.NO_QUOTA:
-            return UserError(f"{where} has no quota left for the key in {key} ({said})")
+            return UserError(
+                f"{where} has no quota left for the key in {key} ({said}): once it has, run the same command again"
+            )
         case Meaning.ELSEWHERE:
             return UserError(f"{where} redirects ({said}), and no key is sent there: give the final URL, see {flags}")
     return None

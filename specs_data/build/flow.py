@@ -78,10 +78,10 @@ class Flow(Stages):
             return Outcome.OVER
         reason, judgement = await self.judge(log, self._plan.policy, sample, number) or ("undecided", None)
         if reason is not None or judgement is None:
-            return Outcome.LEFT
+            return self._left(number)
         verdict = await self.verify(log, Judged(sample, judgement), number)
         if verdict is None or not verdict.consistent:
-            return Outcome.LEFT
+            return self._left(number)
         if self._plan.rival is not None:
             return Outcome.KEPT
         return self._paired(log, sample, judgement.answer, number, index, "chosen")
@@ -103,6 +103,9 @@ class Flow(Stages):
             return Outcome.LEFT
         answer = final_answer(sample.response.text, self._plan.fmt)
         return self._paired(log, sample, answer, number, chosen, rival.name)
+
+    def _left(self, number: Number) -> Outcome:
+        return Outcome.OVER if self.is_hopeless(number) else Outcome.LEFT
 
     def _paired(
         self, log: Log, sample: Sample, answer: str | None, number: Number, chosen: Index, origin: str

@@ -17,7 +17,7 @@ from typing import Any, Self, TypeVar
 import msgspec
 
 from specs_data.engines import Engine
-from specs_data.errors import PromptRefused, Undecided, UserError, first_error
+from specs_data.errors import ItemRefused, PromptRefused, Undecided, UserError, first_error
 from specs_data.judges.answers import final_answer
 from specs_data.judges.model import ModelJudge
 from specs_data.judges.rules import RuleJudge
@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 # Why a response is left out: these words stand in the store.
 WRONG = "wrong answer"
 FORMAT = "format: "
+REFUSED = "refused: "
 # So many refusals without one response are no fault of the prompts.
 MOST_REFUSALS = 64
 
@@ -82,6 +83,8 @@ class Stages:
         # By settings, as long as they are not on record.
         self._refused: defaultdict[int, list[tuple[Number, Index, PromptRefused]]] = defaultdict(list)
         self._answered = {source.samples for source in (plan.policy, plan.rival) if source and _has_any(store, source)}
+        self._proved = _proved(store, plan)
+        self._hopeless: set[Number] = set()
 
     @property
     def policy(self) -> Source:
@@ -92,6 +95,10 @@ class Stages:
     def log(self) -> Log:
         """The store's own log."""
         return self._store.get
+
+    def is_hopeless(self, number: Number) -> bool:
+        """Does a service not answer about this problem, whatever the response?"""
+        return number in self._hopeless
 
     async def sample(
         self,
@@ -138,14 +145,15 @@ class Stages:
         a service gave no usable one."""
         row = log("judgements", source.judgements, number, Index(sample.index))
         if row is not None:
-            return row[0], _judgement(row[1])
+            return None if self._is_refused(number, row[0]) else (row[0], _judgement(row[1]))
         problem, text = sample.problem, sample.response.text
         with self.clocks["judge"]:
             if problem.answer_type == "open" and self._judge is not None:
                 try:
                     judgement = await self._by_model(self._judge, problem, text)
+                    self._proved.add(source.judgements)
                 except Undecided as undecided:
-                    self._undecided("judgements", number, Index(sample.index), undecided.reason)
+                    self._give_up("judgements", source.judgements, number, Index(sample.index), undecided)
                     return None
             else:
                 judgement = await self._rules.ajudge(
@@ -175,13 +183,14 @@ class Stages:
         index = Index(judged.sample.index)
         row = log("verdicts", self._plan.verdicts, number, index)
         if row is not None:
-            return _verdict(row[1])
+            return None if self._is_refused(number, row[0]) else _verdict(row[1])
         try:
             with self.clocks["verify"]:
                 verdict = await self._verdict(judged)
         except Undecided as undecided:
-            self._undecided("verdicts", number, index, undecided.reason)
+            self._give_up("verdicts", self._plan.verdicts, number, index, undecided)
             return None
+        self._proved.add(self._plan.verdicts)
         reason = None if verdict.consistent else "cannot tell" if verdict.undecided else "inconsistent"
         self._put("verdicts", self._plan.verdicts, number, index, reason, verdict)
         return verdict
@@ -233,7 +242,25 @@ class Stages:
                 "nothing is on record: mend its settings or the problems"
             )
         for number, index, refusal in refused:
-            self._put("samples", source.samples, number, index, f"refused: {refusal.reason}", refusal.detail)
+            self._put("samples", source.samples, number, index, REFUSED + refusal.reason, refusal.detail)
+
+    def _give_up(self, stage: Stage, settings: int, number: Number, index: Index, undecided: Undecided) -> None:
+        """A service gave no usable answer. That it will not answer about this item is put on record, so that it is
+        not paid for again; but where it never answered at all its settings may be to blame."""
+        reason = REFUSED + undecided.reason
+        refused = isinstance(undecided, ItemRefused) and self._is_refused(number, reason)
+        if refused and settings in self._proved:
+            self._put(stage, settings, number, index, reason, {"reason": undecided.detail})
+        else:
+            self._undecided(stage, number, index, undecided.reason)
+
+    def _is_refused(self, number: Number, reason: str | None) -> bool:
+        """Is this the reason of an item that a service does not answer about? Then no other response to the problem
+        is worth its tokens; one that was cut off may be the response's fault."""
+        refused = reason is not None and reason.startswith(REFUSED)
+        if refused and reason != f"{REFUSED}cut off":
+            self._hopeless.add(number)
+        return refused
 
     # The store
 
@@ -252,6 +279,15 @@ class Stages:
 def _has_any(store: Store, source: Source) -> bool:
     """Is there a response of this policy on record?"""
     return any(store.select("SELECT 1 FROM samples WHERE settings = ? AND reason IS NULL LIMIT 1", (source.samples,)))
+
+
+def _proved(store: Store, plan: Plan) -> set[int]:
+    """The settings under which a judging service has answered anything."""
+    by_model = "SELECT 1 FROM {} WHERE settings = ? AND json_extract(CAST(record AS TEXT), '$.model') != '' LIMIT 1"
+    asked: list[tuple[Stage, int]] = [("verdicts", plan.verdicts)] if "verification" in plan.services else []
+    if "judging" in plan.services:
+        asked += [("judgements", source.judgements) for source in (plan.policy, plan.rival) if source]
+    return {settings for stage, settings in asked if any(store.select(by_model.format(stage), (settings,)))}
 
 
 @asynccontextmanager

@@ -18,7 +18,7 @@ from typing import Annotated, Any, Generic, Literal, Protocol, TypeVar
 from msgspec import Struct
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
-from specs_data.errors import Undecided
+from specs_data.errors import ItemRefused
 from specs_data.images import media_type
 from specs_data.wire import Key, Meaning, NoAnswer, Trouble
 
@@ -37,6 +37,11 @@ Reason = Literal[
     "images too large",
     "unknown image type",
 ]
+
+# Those that belong to the one item that was asked about: it is asked about once more at most, and they say
+# nothing of the service, once that has answered anything.
+OF_THE_ITEM: frozenset[Reason] = frozenset({"blocked", "refused", "cut off", "images too large", "unknown image type"})
+TWICE = 2
 
 # A request may have 20 MB, and base64 makes four bytes of three.
 MAX_IMAGE_BYTES = 14_000_000
@@ -108,6 +113,11 @@ class Failed(Exception):
         self.final = final
         self.paid = paid or Reply()
 
+    @property
+    def of_the_item(self) -> bool:
+        """Does it belong to what was asked about, and not to the service?"""
+        return self.reason in OF_THE_ITEM
+
 
 class Client(Protocol):
     """A service that takes questions, one attempt at a time."""
@@ -172,7 +182,7 @@ def ask_about(rubric: str, parts: Mapping[str, str], images: Sequence[bytes], fo
     """A question about an item made of named parts that were written by others.
 
     Each part stands between lines that carry the item's id. The id is a hash of all parts, so that
-    no text can close its own part. Raises Undecided for images that cannot be sent as they are."""
+    no text can close its own part. Raises ItemRefused for images that cannot be sent as they are."""
     _check_images(images)
     content = hashlib.sha256(json.dumps(dict(parts)).encode())
     for image in images:
@@ -183,10 +193,10 @@ def ask_about(rubric: str, parts: Mapping[str, str], images: Sequence[bytes], fo
 
 
 def image_type(image: bytes) -> str:
-    """The media type of an image file, by its first bytes. Raises Undecided for one that services do not read."""
+    """The media type of an image file, by its first bytes. Raises ItemRefused for one that services do not read."""
     found = media_type(image)
     if found not in _READ:
-        raise Undecided("unknown image type")
+        raise ItemRefused("unknown image type")
     return found
 
 
@@ -235,6 +245,6 @@ def fill(form: type[F], text: str) -> F:
 
 def _check_images(images: Sequence[bytes]) -> None:
     if sum(map(len, images)) > MAX_IMAGE_BYTES:
-        raise Undecided("images too large")
+        raise ItemRefused("images too large")
     for image in images:
         image_type(image)

@@ -143,7 +143,7 @@ class GeminiClient:
 
     def _raise(self, error: APIError) -> NoReturn:
         message = self._key.hide(error.message or error.status or "")
-        means = wire.meaning(error.code)
+        means = wire.meaning(error.code, json.dumps(error.details, default=str))
         if means is Meaning.REFUSED and "api key" in message.lower():
             means = Meaning.WRONG_KEY
         if error.status == "FAILED_PRECONDITION":

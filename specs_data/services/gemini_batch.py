@@ -23,7 +23,7 @@ from msgspec import Struct
 
 from specs_data import wire
 from specs_data.errors import UserError, require
-from specs_data.services import Answer, F, Failed, Question, Reason, Reply, fill, json_schema
+from specs_data.services import TWICE, Answer, F, Failed, Question, Reason, Reply, fill, json_schema
 from specs_data.services.gemini import GeminiClient, read_response
 from specs_data.services.limits import Budget, Health, Spending
 from specs_data.services.service import answer, check_served, client_settings
@@ -121,6 +121,7 @@ class GeminiBatch:
         """The answer, hours later. Raises Undecided with a Reason, and UserError where the run must stop."""
         key = self._key(question)
         paid: list[Reply] = []
+        of_the_item = 0
         for attempt in range(1, self._attempts + 1):
             self._health.check()
             async with self._spending.call(question) as replies:
@@ -137,7 +138,8 @@ class GeminiBatch:
                     del self._outcomes[key]
                     if not isinstance(failure, _Unread):
                         self._release(key)
-                if failure.final or attempt == self._attempts:
+                of_the_item += failure.of_the_item
+                if failure.final or attempt == self._attempts or of_the_item == TWICE:
                     self._health.undecided(failure)
             else:
                 self._health.decided()

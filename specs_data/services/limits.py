@@ -8,9 +8,9 @@ from collections.abc import AsyncIterator, Callable, Hashable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, NoReturn
 
-from specs_data.errors import Undecided, UserError
+from specs_data.errors import ItemRefused, Undecided, UserError
 from specs_data.records import Payment
-from specs_data.services import Client, Failed, Question, Reason, Reply
+from specs_data.services import OF_THE_ITEM, Client, Failed, Question, Reason, Reply
 from specs_data.services.prices import Prices
 
 
@@ -180,7 +180,10 @@ class Gate:
 
 
 class Health:
-    """The last outcomes of a service. Too many failures among them stop the run."""
+    """The last outcomes of a service. Too many failures among them stop the run.
+
+    What belongs to an item counts only while the service has answered nothing: then it is as likely that its
+    settings are wrong."""
 
     LAST = 40
     ENOUGH = 20
@@ -189,6 +192,7 @@ class Health:
         self._name = name
         self._outcomes: deque[Reason | None] = deque(maxlen=self.LAST)
         self._stopped: UserError | None = None
+        self._proved = False
 
     def check(self) -> None:
         """Raise the error that stopped the run, if one did."""
@@ -202,11 +206,18 @@ class Health:
 
     def decided(self) -> None:
         """A question was answered."""
+        if not self._proved:
+            self._proved = True
+            self._outcomes = deque((each for each in self._outcomes if each not in OF_THE_ITEM), maxlen=self.LAST)
         self._outcomes.append(None)
 
     def undecided(self, failure: Failed) -> NoReturn:
-        """A question was given up. Raises Undecided, or UserError if half of the last ones were."""
+        """A question was given up. Raises Undecided (ItemRefused where it is the item's own fault), or UserError if
+        half of the last ones were."""
         self.check()
+        given_up = (ItemRefused if failure.of_the_item else Undecided)(failure.reason, failure.detail)
+        if failure.of_the_item and self._proved:
+            raise given_up
         self._outcomes.append(failure.reason)
         reasons = Counter(outcome for outcome in self._outcomes if outcome)
         if len(self._outcomes) >= self.ENOUGH and reasons.total() * 2 >= len(self._outcomes):
@@ -218,7 +229,7 @@ class Health:
                     f"({counts}{last}); see to that, and the same command goes on from here"
                 )
             )
-        raise Undecided(failure.reason, failure.detail)
+        raise given_up
 
 
 def _most_prompt_tokens(question: Question[Any]) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from specs_data import wire
 from specs_data.errors import UserError
-from specs_data.services import Answer, Client, F, Failed, Question, Reply, fill
+from specs_data.services import TWICE, Answer, Client, F, Failed, Question, Reply, fill
 from specs_data.services.limits import Budget, Gate, Health, Spending
 from specs_data.services.prices import same_model
 
@@ -15,10 +15,10 @@ from specs_data.services.prices import same_model
 class Service:
     """Gets questions answered by a client, one call each, up to `in_flight` at once.
 
-    A failed attempt is repeated up to `attempts` times, `pause` seconds later and then twice as long
-    each time. A call that came too soon is repeated when the service says. What the service says to wait
-    is waited for up to `patience` seconds in all. `timeout` is for one attempt; a model that thinks may
-    need a minute. `stage` is what the questions are for; it goes on record with what they cost."""
+    A failed attempt is repeated up to `attempts` times (TWICE, where it is the item's fault), `pause` seconds
+    later and then twice as long each time. A call that came too soon is repeated when the service says. What the
+    service says to wait is waited for up to `patience` seconds in all. `timeout` is for one attempt; a
+    model that thinks may need a minute. `stage` is what the questions are for; it goes on record with what they cost."""
 
     def __init__(
         self,
@@ -56,7 +56,7 @@ class Service:
     async def ask(self, question: Question[F]) -> Answer[F]:
         """The answer. Raises Undecided with a Reason, and UserError where the run must stop."""
         paid: list[Reply] = []
-        failures = 0
+        failures = of_the_item = 0
         waited = 0.0
         while True:
             self._health.check()
@@ -67,9 +67,11 @@ class Service:
             except Failed as failure:
                 too_soon = failure.reason == "rate limit"
                 failures += not too_soon
+                of_the_item += failure.of_the_item
                 wait = wire.pause(failures, failure.wait, self._pause)
                 waited += max(wait, self._pause) if too_soon or failure.wait is not None else 0.0
-                if failure.final or failures >= self._attempts or waited > self._patience:
+                spent = failures >= self._attempts or of_the_item >= TWICE or waited > self._patience
+                if failure.final or spent:
                     self._health.undecided(failure)
                 await asyncio.sleep(wait)
             else:

@@ -173,4 +173,4 @@ def test_those_who_wait_for_one_answer_share_its_failure(server: Server, tmp_pat
     same = ScriptedEngine(lambda _: "<think>Yes.</think>\n<answer>1</answer>")
     built = build(gemini(problems, samples=4, samples_upfront=4), tmp_path / "run", engine=same, quiet=True)
     assert built.manifest["dropped"]["verify"] == {"undecided: cut off": 4}
-    assert cost(tmp_path / "run") == pytest.approx(4 * PRICE) and len(server.calls) == 4
+    assert cost(tmp_path / "run") == pytest.approx(2 * PRICE) and len(server.calls) == 2

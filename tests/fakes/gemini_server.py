@@ -21,6 +21,7 @@ import uvloop
 from aiohttp import web
 
 Body = dict[str, Any]
+_DAY = "GenerateRequestsPerDayPerProjectPerModel"
 GOOD = {"item": "", "reason": "It adds up.", "answer": "5", "consistent": True, "right": True}
 
 
@@ -42,6 +43,7 @@ class Service:
     def __init__(self, answer: Callable[[str, str, list[Body]], str] = agree, port: int = 0) -> None:
         self.answer = answer
         self.faults: deque[str] = deque()
+        self.fault_of: Callable[[str], str] = lambda text: ""  # by what is asked, once the queue is used up
         self.calls: list[tuple[str, dict[str, str], Body]] = []
         self.served = ""
         self.latency = 0.0
@@ -113,7 +115,7 @@ class Service:
         due = self._loop.time() + self.latency
         body = await request.json()
         self.calls.append((request.path, dict(request.headers), body))
-        fault = self.faults.popleft() if self.faults else ""
+        fault = self.faults.popleft() if self.faults else self.fault_of(_question(body)[1])
         if not fault and self._random.random() < self.share_429:
             fault = f"429 {self.retry_delay}"
         if fault and (response := await self._fail(request, fault)) is not None:
@@ -178,6 +180,11 @@ class Service:
                 info = {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": f"{detail}s"}
                 headers = {"Retry-After": detail} if detail else {}
                 return _error(429, "RESOURCE_EXHAUSTED", "Slow down.", [info] if detail else [], headers)
+            case "day":
+                violation = {"quotaMetric": "generate_content_free_tier_requests", "quotaId": f"{_DAY}-FreeTier"}
+                spent = {"@type": "type.googleapis.com/google.rpc.QuotaFailure", "violations": [violation]}
+                info = {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "36s"}
+                return _error(429, "RESOURCE_EXHAUSTED", "You exceeded your current quota.", [spent, info])
             case "500" | "502" | "503" | "504":
                 headers = {"Retry-After": detail} if detail else {}
                 return _error(int(kind), "INTERNAL", "Something broke.", [], headers)
@@ -305,7 +312,7 @@ class Service:
             if option in body:
                 message = f"Unsupported parameter: '{option}' is not supported with this model."
                 return web.json_response({"error": {"message": message, "param": option}}, status=400)
-        fault = self.faults.popleft() if self.faults else ""
+        fault = self.faults.popleft() if self.faults else self.fault_of(_chat(body)[1])
         if fault and (response := await self._fail(request, fault)) is not None:
             return response
         message: Body = {"role": "assistant", "content": self.answer(*_chat(body))}

@@ -95,9 +95,10 @@ PASSING = ["429 0.02", "429", "500", "html", "reset", "truncated", "MAX_TOKENS",
     "fault", [*PASSING, "no candidates", "broken JSON", "body", "body null", 'body {"choices": 5}']
 )
 async def test_a_failure_that_passes_costs_nothing_but_time(server: Server, fault: str) -> None:
-    server.faults.extend([fault, fault])
+    times = 1 if fault in ("blocked", "refusal", "MAX_TOKENS") else 2  # what belongs to the item is asked twice at most
+    server.faults.extend([fault] * times)
     assert (await verify(server)).consistent
-    assert len(server.calls) == 3
+    assert len(server.calls) == times + 1
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,132 @@
+"""Every failure has one owner: the item, a setting, a passing state or a lasting one. Whatever happens, a run ends with
+the dataset of all others, or with one sentence."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fakes.gemini_server import Service as Server
+from fakes.sums import recipe, write_sums
+
+from specs_data import build
+from specs_data.build.run import Built
+from specs_data.engines.scripted import ScriptedEngine
+from specs_data.errors import UserError
+from specs_data.records import Request
+
+pytestmark = pytest.mark.filterwarnings("ignore:Inheritance class Aiohttp:DeprecationWarning")
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    monkeypatch.delenv("GOOGLE_API_KEY", raising=False)
+    monkeypatch.setenv("GEMINI_API_KEY", "k-secret")
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.setattr("specs_data.wire.LONGEST_PAUSE", 0.01)
+    monkeypatch.setattr("ssl.SSLContext.load_verify_locations", lambda *_, **__: None)
+    with Server() as server:
+        monkeypatch.setenv("GOOGLE_GEMINI_BASE_URL", server.url)
+        yield server
+
+
+def number_in(text: str) -> int:
+    found = re.search(r"What is (\d+) \+ 1", text)
+    assert found is not None
+    return int(found[1])
+
+
+def right(request: Request) -> str:
+    """Always right, and another text for each response."""
+    number = number_in(request.messages[-1].content)
+    return f"<think>{request.seed}: {number} + 1 = {number + 1}.</think>\n<answer>\\boxed{{{number + 1}}}</answer>"
+
+
+def failing(fault: str, share: Callable[[int], bool]) -> Callable[[str], str]:
+    return lambda text: fault if share(number_in(text)) else ""
+
+
+def left_out(run: Path) -> Counter[tuple[str, str]]:
+    lines = (run / "dropped.jsonl").read_text().splitlines()
+    return Counter((row["stage"], row["reason"]) for row in map(json.loads, lines))
+
+
+def verified(problems: Path, out: Path, **settings: Any) -> tuple[Built, ScriptedEngine]:
+    engine = ScriptedEngine(right)
+    settings = {"verifier": "gemini", "verifier_model": "gemini-3.8-flash", **settings}
+    return build(recipe(problems, **settings), out, engine=engine, quiet=True), engine
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason", "times"),
+    [
+        ("blocked", "refused: blocked", 2),
+        ("SAFETY", "refused: blocked", 2),
+        ("400", "refused: refused", 1),
+    ],
+)
+@pytest.mark.parametrize("share", [3, 40])
+def test_items_that_a_verifier_refuses_are_left_out_and_not_asked_about_again(
+    server: Server, tmp_path: Path, fault: str, reason: str, times: int, share: int
+) -> None:
+    problems = write_sums(tmp_path, 64, pictures=True)
+    server.fault_of = failing(fault, lambda number: number % 64 >= 64 - share)
+    built, engine = verified(problems, tmp_path / "run", samples=8)
+    assert built.count == 64 - share
+    assert engine.calls == 64  # no second response of a problem that is refused
+    calls = len(server.calls)
+    assert calls <= 64 + share * times
+    for _ in range(2):
+        built, engine = verified(problems, tmp_path / "run", samples=8)
+        assert built.count == 64 - share and not engine.calls
+    assert len(server.calls) <= calls + share  # at most those that came before the service had answered at all
+    assert left_out(tmp_path / "run")["verify", reason] == share
+
+
+def test_a_response_that_is_too_long_to_verify_is_paid_for_twice_and_another_one_is_tried(
+    server: Server, tmp_path: Path
+) -> None:
+    problems = write_sums(tmp_path, 30)
+    server.fault_of = failing("MAX_TOKENS", lambda number: number == 29)
+    built, engine = verified(problems, tmp_path / "run", samples=3)
+    assert built.count == 29
+    assert engine.calls == 29 + 3 and len(server.calls) == 29 + 3 * 2
+    calls = len(server.calls)
+    verified(problems, tmp_path / "run", samples=3)
+    assert len(server.calls) == calls
+
+
+def test_a_judge_that_refuses_an_item_leaves_it_out(server: Server, tmp_path: Path) -> None:
+    file = write_sums(tmp_path, 30)
+    rows = [{**json.loads(line), "answer_type": "open"} for line in file.read_text().splitlines()]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    server.fault_of = failing("blocked", lambda number: number >= 27)
+    settings: dict[str, Any] = {"judge_model": "openai:gpt-4o", "judge_base_url": server.url, "verifier": "none"}
+    for expected in (30, 0):
+        built, engine = verified(file, tmp_path / "run", samples=4, **settings)
+        assert built.count == 27 and engine.calls == expected
+
+
+def test_where_nothing_was_ever_answered_the_settings_are_to_blame(server: Server, tmp_path: Path) -> None:
+    problems = write_sums(tmp_path, 64)
+    server.fault_of = lambda _: "400"
+    with pytest.raises(UserError, match="questions undecided"):
+        verified(problems, tmp_path / "run")
+    server.fault_of = lambda _: ""
+    built, _ = verified(problems, tmp_path / "run")
+    assert built.count == 64  # nothing was on record against an item
+
+
+def test_the_quota_of_the_day_stops_at_once(server: Server, tmp_path: Path) -> None:
+    problems = write_sums(tmp_path, 40)
+    server.fault_of = lambda _: "day"
+    start = time.monotonic()
+    with pytest.raises(UserError, match="no quota left for the key .*exceeded your current quota") as caught:
+        verified(problems, tmp_path / "run")
+    assert "\n" not in str(caught.value) and time.monotonic() - start < 5
