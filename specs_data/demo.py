@@ -5,13 +5,12 @@
     base --GRPO--> GRPO-zero --build--> pairs
     base ------------------------------ pairs --DPO + SFT--> cold start --GRPO--> final
 
-Between the stages each policy answers new problems at temperature 1: how many of its responses have
+Between the stages each policy is evaluated on new problems at temperature 1: how many of its responses have
 the format, and how many are right.
 """
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,16 +20,12 @@ from msgspec import Struct
 from tqdm import tqdm
 
 from specs_data.build.run import Built, build
-from specs_data.engines import ModelOptions
-from specs_data.engines.transformers import TransformersEngine
 from specs_data.errors import require
-from specs_data.format import THINK_ANSWER
-from specs_data.judges.rules import RuleJudge
+from specs_data.measure.evaluate import evaluate
+from specs_data.measure.evaluation import Evaluation, write_evaluation
 from specs_data.mini import checkpoint
-from specs_data.mini.world import as_problem, draw, picture, write_problems
+from specs_data.mini.world import write_problems
 from specs_data.recipe import Recipe, read_settings
-from specs_data.records import Problem, Request, Sampling
-from specs_data.texts import chat, load_prompt
 from specs_data.train.dpo import train_dpo
 from specs_data.train.grpo import train_grpo
 from specs_data.train.settings import DpoSettings, GrpoSettings
@@ -77,16 +72,18 @@ def demo_full(out: Path) -> list[Stage]:
     end; the same call resumes. Needs the train extra."""
     rl = write_problems(out / "rl-problems", 1000, RL_WORLD)
     new = write_problems(out / "problems", 600, PAIRS_WORLD)
-    base = checkpoint("base")
-    stages = [_stage("base", lambda: base)]
-    zero = _stage("GRPO-zero", lambda: _grpo(base, rl, out / "grpo-zero", stop_when_format=0.9))
+    base, measured = checkpoint("base"), out / "evaluations"
+    stages = [_stage("base", measured, lambda: base)]
+    zero = _stage("GRPO-zero", measured, lambda: _grpo(base, rl, out / "grpo-zero", stop_when_format=0.9))
     recipe = {"policy": str(zero.folder), "problems": str(new), "verifier": "rules", "max_tokens": MAX_TOKENS}
     pairs = build(Recipe.model_validate({**recipe, "batch_size": 64}), out / "run")
     tqdm.write(f"{pairs.count} pairs that differ only in format, in {pairs.out}")
-    stages += [zero, _stage("cold start", lambda: _cold_start(base, pairs.out, out / "cold-start"))]
-    stages.append(_stage("final", lambda: _grpo(stages[-1].folder, rl, out / "final")))
+    stages += [zero, _stage("cold start", measured, lambda: _cold_start(base, pairs.out, out / "cold-start"))]
+    stages.append(_stage("final", measured, lambda: _grpo(stages[-1].folder, rl, out / "final")))
     _plot(stages, out / "loop.svg")
-    tqdm.write(f"\n{table(stages)}\n\nloop.svg, run/dataset and every checkpoint with its curves are in {out}")
+    tqdm.write(
+        f"\n{table(stages)}\n\nloop.svg, run/dataset, evaluations and every checkpoint with its curves are in {out}"
+    )
     return stages
 
 
@@ -96,11 +93,12 @@ def table(stages: Sequence[Stage]) -> str:
     return "\n".join(["| policy | format | accuracy | made in |", "|---|---|---|---|", *rows])
 
 
-def _stage(name: str, make: Callable[[], Path]) -> Stage:
+def _stage(name: str, out: Path, make: Callable[[], Path]) -> Stage:
     folder = make()
     manifest = folder / "manifest.json"  # every trainer leaves one, with the time it took
     seconds = json.loads(manifest.read_text())["seconds"] if manifest.exists() else 0.0
-    format, accuracy = asyncio.run(measure(folder))
+    found = measure(folder, out)
+    format, accuracy = (share.value if share else 0.0 for share in (found.format, found.accuracy))
     tqdm.write(f"{name}: format {format:.1%}, accuracy {accuracy:.1%} ({_made_in(seconds)})")
     return Stage(name, folder, format, accuracy, seconds)
 
@@ -121,26 +119,22 @@ def _cold_start(model: Path, data: Path, out: Path) -> Path:
     return train_dpo(DpoSettings(model=str(model), data=str(data), out=out, **shape))
 
 
-async def measure(policy: Path) -> tuple[float, float]:
-    """Shares of well-formed and of right responses of a checkpoint to new problems, at temperature 1."""
-    engine = TransformersEngine(policy, Sampling(max_tokens=MAX_TOKENS), ModelOptions(batch_size=64))
-    puzzles = [draw(TEST_WORLD, index) for index in range(MEASURED)]
-    problems = [as_problem(puzzle, str(index)) for index, puzzle in enumerate(puzzles)]
-    requests = [
-        Request(chat(problem, load_prompt(THINK_ANSWER.instruction)), (picture(puzzle.things),), seed)
-        for seed, (puzzle, problem) in enumerate(zip(puzzles, problems, strict=True))
-    ]
-    try:
-        texts = [response.text for response in await asyncio.gather(*map(engine.generate, requests))]
-    finally:
-        await engine.close()
-    with RuleJudge() as judge:
-        right = [judge.judge(text, *_gold(problem)).right for text, problem in zip(texts, problems, strict=True)]
-    return sum(THINK_ANSWER.check(text) is None for text in texts) / len(texts), sum(map(bool, right)) / len(right)
-
-
-def _gold(problem: Problem) -> tuple[str, Any, tuple[str, ...]]:
-    return problem.answer, problem.answer_type, problem.choices
+def measure(policy: Path, out: Path) -> Evaluation:
+    """How a checkpoint answers new problems, once each at temperature 1. The evaluation is in `out`/NAME.json, and
+    the problems and responses beside it; the same call resumes."""
+    problems = write_problems(out / "problems", MEASURED, TEST_WORLD)
+    file = out / f"{policy.name}.json"
+    recipe = read_settings(Recipe, {
+        "policy": str(policy),
+        "problems": str(problems),
+        "engine": "transformers",
+        "samples": 1,
+        "max_tokens": MAX_TOKENS,
+        "batch_size": 64,
+    })  # fmt: skip
+    evaluation = evaluate(recipe, out=file)
+    write_evaluation(evaluation, file)
+    return evaluation
 
 
 def _plot(stages: Sequence[Stage], file: Path) -> None:
