@@ -98,6 +98,8 @@ def staged(place: Path) -> Iterator[Path]:
     in which they were written, each in one step. Where there is no `place` yet it comes to be whole. After an error
     nothing of it is there."""
     fresh = not place.is_dir()
+    if fresh and place.exists():
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(place))
     part = place.with_name(f".{place.name}.part") if fresh else place / ".part"
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
