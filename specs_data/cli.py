@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from asyncio import CancelledError
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, Literal
@@ -19,7 +21,10 @@ from specs_data.recipe import Recipe, make_recipe, measured_recipe, read_setting
 from specs_data.train.settings import DpoSettings, GrpoSettings, SftSettings
 
 _INTERRUPTED = 130  # typer's status after Ctrl-C
+_TERMINATED = 143  # the shell's after SIGTERM
 _CLOSED_PIPE = 141  # the shell's for a program whose reader, like head, has seen enough
+
+_terminated = False
 
 app = typer.Typer(
     name="specs-data",
@@ -38,36 +43,62 @@ Columns = Annotated[str | None, typer.Option(help="its own columns: chosen=...,r
 
 def main() -> None:
     """Run the command line. A user's mistake is one sentence on standard error and exit status 2."""
+    _open_streams()
     signal.signal(signal.SIGTERM, _interrupt)
+    status = _run()
+    if status == _INTERRUPTED:
+        status = _TERMINATED if _terminated else _INTERRUPTED
+        _tell("interrupted; the same command goes on from here")
+    for number in (signal.SIGINT, signal.SIGTERM):  # all is said: what threads still do may be cut short
+        signal.signal(number, lambda *_: os._exit(status))
+    sys.exit(status)
+
+
+def _run() -> int:
     try:
-        status = app(standalone_mode=False) or 0
+        status = int(app(standalone_mode=False) or 0)
         sys.stdout.flush()
     except TyperException as error:
         error.show()  # type: ignore[attr-defined]
-        status = error.exit_code
+        return int(error.exit_code)
     except CheckFailed as error:
         _tell(str(error))
-        status = 1
+        return 1
     except SpecsDataError as error:
         _tell(f"error: {error}")
-        status = 2
+        return 2
     except BrokenPipeError:
-        status = _leave_quietly()
+        return _leave_quietly(_CLOSED_PIPE)
     except OSError as error:
-        _tell(f"error: cannot use {error.filename}: {error.strerror}" if error.filename else str(error))
-        status = 2
+        _tell(f"error: cannot use {error.filename}: {error.strerror}" if error.filename else f"error: {error}")
+        return 2 if error.filename else _leave_quietly(2)
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+    except CancelledError:
+        _tell("error: a part of the work was cancelled, by nobody here; the same command goes on from here")
+        return 2
     except SystemExit as ended:  # how typer and rich take it that nobody reads on
         if not isinstance(ended.__context__, BrokenPipeError):
             raise
-        status = _leave_quietly()
-    if status == _INTERRUPTED:
-        _tell("interrupted; the same command goes on from here")
-    sys.exit(status)
+        return _leave_quietly(_CLOSED_PIPE)
+    return status
 
 
 def _tell(text: str) -> None:
     """A line on standard error; what it quotes may be anybody's."""
-    typer.echo(visible(text), err=True)
+    with suppress(OSError):  # nobody reads there
+        typer.echo(visible(text), err=True)
+
+
+def _open_streams() -> None:
+    """Standard streams that are closed go nowhere: or the next file that is opened would get what is printed."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, "w" if number else "r", encoding="utf-8", closefd=False))
 
 
 @app.command()
@@ -382,12 +413,17 @@ def verifier_score(
     typer.echo(scores_json(scores) if as_json else describe_scores(scores))
 
 
-def _leave_quietly() -> int:
-    """Let what is still to be printed go nowhere, so that Python's own last flush finds no closed pipe."""
+def _leave_quietly(status: int) -> int:
+    """Let what is still to be printed go nowhere, so that Python's own last flush finds no closed pipe or full disk."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    return _CLOSED_PIPE
+    return status
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
     """Treat a polite request to end (a cluster's preemption) like Ctrl-C."""
-    raise KeyboardInterrupt
+    global _terminated  # noqa: PLW0603 - a signal handler has nowhere else to tell it
+    _terminated = True
+    handler = signal.getsignal(signal.SIGINT)
+    if not callable(handler):
+        raise KeyboardInterrupt
+    handler(signal.SIGINT, frame)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Coroutine
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
+
+from specs_data.errors import PluginFailed
 
 try:
     from uvloop import run as _run  # a fifth less work for a request over HTTP
@@ -13,6 +15,18 @@ except ImportError:  # there is none for Windows
     from asyncio import run as _run  # type: ignore[assignment]
 
 T = TypeVar("T")
+
+
+async def asked_for(call: Awaitable[T], who: str) -> T:
+    """What `call` gives. Raises PluginFailed where `who` ends it by a CancelledError that nobody asked for:
+    its task would end as if all was well."""
+    try:
+        return await call
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise
+        raise PluginFailed(f"{who} gave up a call that nobody had cancelled") from None
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:

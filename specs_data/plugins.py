@@ -42,6 +42,7 @@ from msgspec import Struct
 
 from specs_data.errors import PluginFailed, SpecsDataError, UserError, unknown_name
 from specs_data.format import ResponseFormat
+from specs_data.loop import asked_for
 from specs_data.records import Judged, Request, Response, Sampling, Verdict
 
 SECONDS = 10.0
@@ -443,7 +444,7 @@ class _Owned:
         )
         try:
             with self._plugin.named("failed"):
-                return await call(*arguments)
+                return await asked_for(call(*arguments), str(self._plugin))
         finally:
             slow.cancel()
 

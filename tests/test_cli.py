@@ -214,8 +214,9 @@ def test_init_writes_a_recipe_that_reads(tmp_path: Path, specs_data: Command) ->
     assert specs_data("init", cwd=tmp_path).returncode == 2
 
 
-def test_an_interrupted_build_says_so(responses: Path) -> None:
-    """A server that never answers keeps the build waiting; Ctrl-C ends it with 130."""
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_build_says_so(responses: Path, number: signal.Signals, status: int) -> None:
+    """A server that never answers keeps the build waiting; Ctrl-C ends it with 130, SIGTERM with 143."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         command = ["build", "--engine", "openai", "--base-url", f"http://127.0.0.1:{port}/v1", "--model", "m",
@@ -226,7 +227,18 @@ def test_an_interrupted_build_says_so(responses: Path) -> None:
             while not (responses.parent / "waiting" / "store.sqlite").exists():
                 time.sleep(0.05)
             time.sleep(1)
-            build.send_signal(signal.SIGINT)
+            build.send_signal(number)
             _, errors = build.communicate(timeout=20)
-    assert build.returncode == 130
-    assert "the same command goes on from here" in errors and "Traceback" not in errors
+    assert build.returncode == status
+    assert errors.count("the same command goes on from here") == 1 and "Traceback" not in errors
+
+
+def test_closed_streams_are_no_files(responses: Path) -> None:
+    """What is opened next would have the number of a closed stream, and get what is printed."""
+    command = [sys.executable, "-m", "specs_data", "corruptions"]
+    for closed, status in ((">&-", 0), ("2>&-", 0), (">&- 2>&- <&-", 0), (">/dev/full", 2)):
+        done = subprocess.run(
+            ["sh", "-c", f'exec "$0" "$@" {closed}', *command], check=False, capture_output=True, text=True, timeout=60
+        )
+        assert done.returncode == status, closed
+        assert "Traceback" not in done.stderr and "Exception ignored" not in done.stderr, closed

@@ -206,6 +206,7 @@ class Mine:
         (ENGINE.format(made="1 / 0", generate="pass"), r"cannot be made: ZeroDivisionError"),
         (ENGINE.format(made="pass", generate="1 / 0"), r"failed: ZeroDivisionError"),
         (ENGINE.format(made="pass", generate="import sys; sys.exit()"), r"failed: SystemExit"),
+        (ENGINE.format(made="pass", generate="import asyncio; raise asyncio.CancelledError"), "nobody had cancelled"),
         (ENGINE.format(made="pass", generate="return 'text'"), r"generate is 'text', where a Response should stand"),
         (ENGINE.format(made="pass", generate="return Response(None)"), r"generate is .*, where a Response should"),
         (ENGINE.format(made="pass", generate="return Response('a')").replace("= 4", "= 'many'"), "concurrency is 'm"),
@@ -232,6 +233,10 @@ async def test_an_engine_that_breaks_down_is_named(tmp_path: Path, source: str, 
     [
         (VERIFIER.format(made="1 / 0", verify="pass", settings="{}"), r"cannot be made: ZeroDivisionError"),
         (VERIFIER.format(made="pass", verify="1 / 0", settings="{}"), r"failed: ZeroDivisionError"),
+        (
+            VERIFIER.format(made="pass", verify="import asyncio; raise asyncio.CancelledError", settings="{}"),
+            "gave up a call that nobody had cancelled",
+        ),
         (VERIFIER.format(made="pass", verify="return True", settings="{}"), r"verify is True, where a Verdict should"),
         (VERIFIER.format(made="pass", verify="return Verdict('yes', '')", settings="{}"), r"where a Verdict should"),
         (

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from msgspec import Struct
 
 from specs_data.engines import Engine
+from specs_data.loop import asked_for
 from specs_data.records import Request, Response
 
 
@@ -30,7 +31,7 @@ class OnDemand:
         """As the engine behind it."""
         running = self._running or await self._open()
         async with running.slots:
-            return await running.engine.generate(request)
+            return await asked_for(running.engine.generate(request), "the engine")
 
     async def close(self) -> None:
         """Release the model; the next request opens it anew."""

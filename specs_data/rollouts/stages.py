@@ -21,6 +21,7 @@ from specs_data.errors import ItemRefused, PromptRefused, Undecided, UserError, 
 from specs_data.judges.answers import final_answer
 from specs_data.judges.model import ModelJudge
 from specs_data.judges.rules import RuleJudge
+from specs_data.loop import asked_for
 from specs_data.records import Judged, Judgement, Problem, Response, Sample, Verdict
 from specs_data.rollouts.plan import Parts, Plan, Source
 from specs_data.rollouts.sample import make_request
@@ -198,7 +199,7 @@ class Stages:
     async def _verdict(self, judged: Judged) -> Verdict:
         verifier, problem = self._verifier, judged.sample.problem
         if not is_paid(verifier):  # by rule: nothing to pay for, nothing to wait for
-            return await verifier.verify(judged, ())
+            return await asked_for(verifier.verify(judged, ()), "the verifier")
         text = judged.sample.response.text
         key = digest((verifier.settings, problem.question, problem.choices, problem.images, text))
         return await self._answer(key, Verdict, self._verifying, lambda: verifier.verify(judged, self._images(problem)))
@@ -213,7 +214,7 @@ class Stages:
             async with room:
                 found = self._answers.get(key, kind)
                 if found is None:
-                    found = await ask()
+                    found = await asked_for(ask(), "a judging service")
                     self._answers.put(key, found)
             future.set_result(found)
             return found
