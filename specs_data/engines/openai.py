@@ -21,9 +21,9 @@ from msgspec import UNSET, Struct, UnsetType
 from specs_data import wire
 from specs_data.engines import DEFAULTS, ModelOptions
 from specs_data.engines.nucleus import nuclei_at_top
-from specs_data.engines.refusals import check_images, refusal
-from specs_data.engines.replicas import Replicas, Server
-from specs_data.errors import EngineFailed, SpecsDataError, Undecided, UserError
+from specs_data.engines.refusals import BLOCKED, check_images, refusal
+from specs_data.engines.replicas import MOST_SILENCES, Replicas, Server, Silent
+from specs_data.errors import EngineFailed, PromptRefused, SpecsDataError, Undecided, UserError
 from specs_data.images import media_type
 from specs_data.inert import one_line
 from specs_data.records import Message, Nuclei, Request, Response, Sampling
@@ -31,6 +31,7 @@ from specs_data.wire import Answer, Meaning, NoAnswer, Trouble
 
 STRIKES = 8  # failures of one request, each while others were served, until it is given up
 _CHANCES = b',"logprobs":true,"top_logprobs":20'  # as many as OpenAI and vLLM tell by default
+SLOWEST = 10  # tokens per second of a server that is believed to work
 LARGE = 1 << 20  # bytes; a body above this is sent in pieces
 
 # What vLLM and SGLang understand beyond OpenAI's parameters: keep the stop string in the text, and
@@ -48,6 +49,7 @@ class _Said(Struct):
     content: str | None = None
     reasoning_content: str | None = None
     reasoning: str | None = None
+    refusal: str | None = None
 
 
 class _Top(Struct):
@@ -145,7 +147,8 @@ class OpenAIEngine:
     `model` is the name the servers know the model by; without one, it is the only one they list. A key, where
     one is needed, is read from OPENAI_API_KEY. `min_pixels` and `max_pixels` reach vLLM's image
     processor; a request with more than `limit_images` images is refused. After `patience` seconds
-    without any server, or without any response, EngineFailed is raised.
+    without any server, or without any response, EngineFailed is raised. A server that answers none of its requests
+    for as long (and longer than the longest response would take at SLOWEST) hangs: others get them.
     """
 
     def __init__(
@@ -156,7 +159,10 @@ class OpenAIEngine:
         self._key = wire.read_key(wire.OPENAI_KEY)
         headers = {"Content-Type": "application/json", **self._key.bearer}
         self._per_server = options.concurrency or 64
-        self._replicas = Replicas(options.base_url, headers, per_server=self._per_server, patience=patience)
+        silence = max(patience, sampling.max_tokens / SLOWEST)
+        self._replicas = Replicas(
+            options.base_url, headers, per_server=self._per_server, patience=patience, silence=silence
+        )
         self._sampling = sampling
         self._model = model
         self._pixels = _pixels(options.min_pixels, options.max_pixels)
@@ -273,7 +279,9 @@ class OpenAIEngine:
         body = settings.head + messages
         data = body if len(body) < LARGE else io.BytesIO(body)
         try:
-            answer = await wire.ask(self._replicas.session, server.chat, data)
+            answer = await self._replicas.listen(server, wire.ask(self._replicas.session, server.chat, data))
+        except Silent as silent:
+            raise self._silent(server, silent) from None
         except NoAnswer as none:
             # A server that is not there is no fault of the request; one that died of it, or that answers
             # without end, may be.
@@ -286,6 +294,13 @@ class OpenAIEngine:
             raise _Again(settings)
         raise self._fault(server, settings, answer)
 
+    def _silent(self, server: Server, silent: Silent) -> Exception:
+        silence = self._replicas.silence
+        if not silent.hangs:
+            return Undecided("given up", f"no answer for {MOST_SILENCES * silence:.0f} s, while others were answered")
+        said = f"{server.name} hangs: it takes requests, and has answered none for {silence:.0f} s"
+        return _Failed(said, fault=EngineFailed(f"{said}; restart it, and the same command goes on from here"))
+
     def _read(self, server: Server, settings: _Settings, content: bytes) -> Response:
         try:
             reply = _decode_reply(content)
@@ -296,6 +311,10 @@ class OpenAIEngine:
             raise _Failed(f"{server.name} gave the response up")
         if choice.message.reasoning_content or choice.message.reasoning:
             raise UserError(f"{server.name} takes the thought out of the response: start it without a reasoning parser")
+        if choice.finish_reason == "content_filter" or choice.message.refusal:
+            raise PromptRefused(BLOCKED, self._key.hide(choice.message.refusal or "held back by a content filter"))
+        if choice.message.content is None:
+            raise _Failed(f"{server.name} sent a response without text ({choice.finish_reason})")
         text = _kept_stop(choice, settings.stop)
         if text is None:
             raise _Again(self._make_settings((), settings.extras))

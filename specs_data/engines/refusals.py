@@ -7,6 +7,7 @@ from specs_data.errors import PromptRefused
 TOO_LONG = "prompt too long"
 TOO_MANY_IMAGES = "too many images"
 BROKEN_IMAGE = "an image cannot be read"
+BLOCKED = "blocked"
 NO_IMAGES = "the policy takes no images"
 OTHER = "the engine cannot serve it"
 

@@ -11,7 +11,9 @@ then gets all its work at once. One that was reached and only failed may well li
 serve a request first. One that fails while no other may serve stays up: it may only be limiting its rate,
 and to put it aside would be to stop. Any request that it serves proves a server well.
 
-There is no limit on how long an answer may take. A machine that vanished is noticed by TCP keepalive.
+How long an answer may take depends on the server alone: one that has answered nothing at all for `silence` seconds,
+though it has requests, hangs, and all that it has are failed. A request that waits four times as long while others
+are answered is given up. A machine that vanished is noticed by TCP keepalive.
 """
 
 from __future__ import annotations
@@ -19,8 +21,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from enum import Enum, auto
+from typing import TypeVar
 
 import aiohttp
 from yarl import URL
@@ -35,8 +38,19 @@ FIRST_ANSWER = 15.0  # seconds until a server that never answered counts as a wr
 TOLERATED = 3  # failures in a row after which a server is put aside, if another may serve
 PROBE = 30.0  # seconds for a list of models
 MOST_BYTES = 64 << 20  # of one answer
+MOST_SILENCES = 4  # for which one request waits while others are answered
+
+T = TypeVar("T")
 
 Slot = tuple[int, int]  # a number and a server's place in the list
+
+
+class Silent(Exception):
+    """A request had no answer in time; `hangs`: nor had any other at this server."""
+
+    def __init__(self, hangs: bool) -> None:
+        super().__init__("no answer")
+        self.hangs = hangs
 
 
 class Standing(Enum):
@@ -62,6 +76,9 @@ class Server:
         self.trial: Slot | None = None  # the slot of the request that it is tried with
         self.comeback: asyncio.Task[None] | None = None
         self.parked: list[Slot] = []
+        self.heard = 0.0  # when it last answered, or got its first request after it had none
+        self.waiting: set[asyncio.Timeout] = set()  # of the requests that it has
+        self.watch: asyncio.TimerHandle | None = None
 
     @property
     def is_up(self) -> bool:
@@ -72,12 +89,22 @@ class Server:
 class Replicas:
     """The servers at `urls` (with or without /v1), at most `per_server` requests in flight at each.
 
-    `patience` is how long, in seconds, all of them may be silent after they once answered.
+    `patience` is how long, in seconds, all of them may be away after they once answered, and `silence` how long one
+    may have requests and answer none of them.
     """
 
-    def __init__(self, urls: Sequence[str], headers: Mapping[str, str], *, per_server: int, patience: float) -> None:
+    def __init__(
+        self,
+        urls: Sequence[str],
+        headers: Mapping[str, str],
+        *,
+        per_server: int,
+        patience: float,
+        silence: float | None = None,
+    ) -> None:
         self.servers = [Server(wire.api_root(url)) for url in dict.fromkeys(urls)]
         self.patience = patience
+        self.silence = silence or patience
         self.answered = False
         self.failure: SpecsDataError | None = None  # none of them will serve any more
         self._headers = headers
@@ -120,6 +147,33 @@ class Replicas:
             self._slots.put_nowait(slot)
         else:
             server.parked.append(slot)
+
+    async def listen(self, server: Server, answer: Awaitable[T]) -> T:
+        """The `answer` of a server to a request. Raises Silent where it hangs, or where this request does."""
+        if not server.waiting:
+            server.heard = time.monotonic()
+        limit = asyncio.timeout(MOST_SILENCES * self.silence)
+        try:
+            async with limit:
+                server.waiting.add(limit)
+                if server.watch is None:
+                    self._watch(server)
+                found = await answer
+        except TimeoutError:
+            raise Silent(time.monotonic() - server.heard >= self.silence) from None
+        finally:
+            server.waiting.discard(limit)
+        server.heard = time.monotonic()
+        return found
+
+    def _watch(self, server: Server) -> None:
+        """Look at `server` when it may have been silent for too long. One look for all its requests: a timer for each
+        that is set anew by every answer would cost more than the answers."""
+        loop, left = asyncio.get_running_loop(), server.heard + self.silence - time.monotonic()
+        server.watch = loop.call_later(left, self._watch, server) if server.waiting and left > 0 else None
+        if left <= 0:
+            for limit in server.waiting:
+                limit.reschedule(loop.time())
 
     def others_up(self, server: Server) -> bool:
         """Is another server up?"""
@@ -173,6 +227,8 @@ class Replicas:
         for server in self.servers:
             if server.comeback is not None:
                 server.comeback.cancel()
+            if server.watch is not None:
+                server.watch.cancel()
         if self._opened is not None:
             await self._opened.close()
 

@@ -18,7 +18,7 @@ class Service:
     A failed attempt is repeated up to `attempts` times (TWICE, where it is the item's fault), `pause` seconds
     later and then twice as long each time. A call that came too soon is repeated when the service says. What the
     service says to wait is waited for up to `patience` seconds in all. `timeout` is for one attempt; a
-    model that thinks may need a minute. `stage` is what the questions are for; it goes on record with what they cost."""
+    model that thinks may need a minute. `stage` is what the questions are for; it goes on record with the costs."""
 
     def __init__(
         self,

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
+import itertools
 import logging
 import math
 import socket
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -323,6 +325,7 @@ def test_no_address_is_refused() -> None:
         Reply(drop=True),
         Reply("partial", "abort"),
         Reply(choice={"message": 3}),
+        Reply(choice={"message": {"role": "assistant", "content": None}}),
     ],
 )
 async def test_passing_failures_are_retried(fault: Reply) -> None:
@@ -624,3 +627,90 @@ async def test_chances_at_another_temperature_are_not_those_that_were_sampled_fr
     async with OpenAIServer(seed_of) as server, engine_at(server.url, sampling=cool) as engine:
         await engine.generate(replace(ask(), nuclei=True))
     assert "logprobs" not in server.bodies[0]
+
+
+# Servers that hang
+
+
+SHORT = Sampling(max_tokens=1)
+HANG = Reply("late", delay=600.0)
+
+
+async def test_a_replica_that_hangs_gives_its_requests_to_the_others() -> None:
+    async with (
+        OpenAIServer(lambda _: HANG) as hanging,
+        OpenAIServer(seed_of) as well,
+        engine_at(hanging.url, well.url, sampling=SHORT, patience=0.3, concurrency=4) as engine,
+    ):
+        assert await answers(engine, 40) == [str(seed) for seed in range(40)]
+    assert 1 <= len(hanging.bodies) <= 8
+
+
+async def test_a_single_server_that_hangs_ends_the_run_in_one_sentence() -> None:
+    async with serving(lambda _: HANG, sampling=SHORT, patience=0.3) as (_server, engine):
+        with pytest.raises(EngineFailed, match=r"hangs: it takes requests, and has answered none for 0 s"):
+            await answers(engine, 8)
+
+
+async def test_a_server_that_hangs_after_it_has_served_is_noticed() -> None:
+    count = 0
+
+    def tiring(_: dict[str, Any]) -> str | Reply:
+        nonlocal count
+        count += 1
+        return "well" if count <= 10 else HANG
+
+    async with serving(tiring, sampling=SHORT, patience=0.3, concurrency=4) as (_server, engine):
+        with pytest.raises(EngineFailed, match="hangs"):
+            await answers(engine, 20)
+
+
+async def test_a_slow_server_does_not_hang() -> None:
+    async with serving(lambda body: Reply(seed_of(body), delay=0.1 * body["seed"]), sampling=SHORT, patience=0.3) as (
+        _server,
+        engine,
+    ):
+        assert await answers(engine, 10) == [str(seed) for seed in range(10)]
+
+
+async def test_a_request_that_hangs_alone_is_given_up_alone() -> None:
+    async with serving(lambda body: HANG if body["seed"] == 7 else "well", sampling=SHORT, patience=0.2) as (
+        _server,
+        engine,
+    ):
+        hanging = asyncio.create_task(engine.generate(ask(7)))
+        while not hanging.done():
+            await asyncio.sleep(0.02)
+            assert (await engine.generate(ask(1))).text == "well"
+        with pytest.raises(Undecided, match="while others were answered"):
+            await hanging
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [
+        {"finish_reason": "content_filter", "message": {"role": "assistant", "content": None}},
+        {"message": {"role": "assistant", "content": None, "refusal": "I cannot look at that."}},
+    ],
+)
+async def test_what_a_service_blocks_is_the_item_s(choice: dict[str, Any]) -> None:
+    def picky(body: dict[str, Any]) -> Reply:
+        return Reply("fine", choice=choice if body["seed"] == 3 else {})
+
+    async with serving(picky) as (server, engine):
+        with pytest.raises(PromptRefused, match="^blocked: "):
+            await engine.generate(ask(3))
+        assert (await engine.generate(ask(1))).text == "fine"
+    assert len(server.bodies) == 2
+
+
+async def test_a_third_of_failures_slows_a_run_and_does_not_stall_it() -> None:
+    def shaky(body: dict[str, Any]) -> str | Reply:
+        draw = next(draws) % 10
+        return {0: Reply("full", status=429), 1: Reply("broken", status=500), 2: Reply(drop=True)}.get(draw, "well")
+
+    draws = itertools.count()
+    start = time.monotonic()
+    async with serving(shaky, concurrency=16) as (_server, engine):
+        assert await answers(engine, 400) == ["well"] * 400
+    assert time.monotonic() - start < 10
