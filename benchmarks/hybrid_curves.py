@@ -11,7 +11,6 @@ The paper, 7B: lambda 0 ends with chosen about -0.5 and margin 17, lambda 1 with
 from __future__ import annotations
 
 import argparse
-import asyncio
 import statistics
 import tempfile
 from collections.abc import Sequence
@@ -49,7 +48,8 @@ def main() -> None:
         runs = [read_metrics(model / "metrics.jsonl") for model in models]
         shown[f"λ={weight:g}"] = runs[0]
         ends = [over_seeds([last_tenth(rows, key) for rows in runs], "+.2f") for key in METRICS]
-        shares = zip(*(asyncio.run(measure(model)) for model in models), strict=True)
+        found = [measure(model, options.out / "evaluations") for model in models]
+        shares = [[one.format.value for one in found], [one.accuracy.value for one in found]]
         print("", f"{weight:g}", *ends, *(over_seeds(values, ".1%") for values in shares), "", sep=" | ", flush=True)
     plot(shown, options.out / "hybrid_curves.svg")
     print(options.out / "hybrid_curves.svg")

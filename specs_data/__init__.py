@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from specs_data.look.check import check
     from specs_data.look.report import report
     from specs_data.look.show import show
+    from specs_data.measure.compare import compare
+    from specs_data.measure.evaluate import evaluate
+    from specs_data.measure.gf import gf
     from specs_data.share.export import export
     from specs_data.share.merge import merge
     from specs_data.share.push import push, versions
@@ -41,7 +44,10 @@ __all__ = [
     "__version__",
     "build",
     "check",
+    "compare",
+    "evaluate",
     "export",
+    "gf",
     "load_format",
     "load_run",
     "make_recipe",
@@ -57,7 +63,10 @@ _LAZY = {
     "Built": "build.run",
     "build": "build.run",
     "check": "look.check",
+    "compare": "measure.compare",
+    "evaluate": "measure.evaluate",
     "export": "share.export",
+    "gf": "measure.gf",
     "load_run": "build.run",
     "merge": "share.merge",
     "push": "share.push",

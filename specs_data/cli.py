@@ -390,6 +390,24 @@ def gf(
     typer.echo(encode(factors).decode() if as_json else str(factors), nl=not as_json)
 
 
+@app.command()
+def compare(
+    targets: Annotated[
+        list[str], typer.Argument(metavar="[NAME=]EVAL|RUN ...", help="evaluations and training runs; a name for seeds")
+    ],
+    out: Annotated[Path | None, typer.Option("--out", help="an HTML page")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Evaluations and training runs side by side, as tables and as one self-contained page."""
+    from specs_data.measure.compare import compare as run
+    from specs_data.measure.compare import encode, read_named, write_page
+
+    found = run(list(map(read_named, targets)))
+    typer.echo(encode(found).decode() if as_json else str(found), nl=not as_json)
+    if out is not None:
+        typer.echo(f"wrote {write_page(found, out)}", err=as_json)
+
+
 @app.command("verifier-score")
 @with_flags(Recipe, of="verifier-score")
 def verifier_score(

@@ -343,6 +343,11 @@ def find_corruptions(names: Collection[str] = (), drawn: str = "tags") -> dict[s
     return found
 
 
+def corruption_names() -> frozenset[str]:
+    """The names of all operators that are installed, whenever they are drawn."""
+    return frozenset(_installed("corruption"))
+
+
 def _operator(plugin: Plugin) -> Operator:
     with plugin.named("cannot be made"):
         made = plugin.found() if inspect.isclass(plugin.found) else plugin.found

@@ -100,12 +100,13 @@ def part(rows: pl.DataFrame) -> Slice:
     formed, right = _by_problem(rows, "formed"), _by_problem(rows, "right")
     samples, rights = right["known"].to_numpy(), right["true"].to_numpy()
     passed = {str(k): found for k in ks(int(samples.max(initial=0))) if (found := _pass_at(samples, rights, k))}
+    ends = {k: (found.low, found.high) for k, found in passed.items()}
     return Slice(
         n=len(formed),
         format=estimate(formed["true"].to_numpy(), formed["known"].to_numpy()),
         accuracy=estimate(rights, samples),
         pass_at={k: found.value for k, found in passed.items()},
-        pass_at_interval={k: (found.low or 0.0, found.high or 0.0) for k, found in passed.items()},
+        pass_at_interval={k: (low, high) for k, (low, high) in ends.items() if low is not None and high is not None},
     )
 
 

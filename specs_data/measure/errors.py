@@ -4,7 +4,6 @@ makes the same errors where an operator of that name is installed."""
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from importlib.metadata import entry_points
 from pathlib import Path
 from textwrap import shorten
 
@@ -18,7 +17,7 @@ from specs_data.inert import visible
 from specs_data.loop import run
 from specs_data.measure.bench import default_out, open_bench, settled, store_folder
 from specs_data.measure.malformed import error_class
-from specs_data.plugins import group
+from specs_data.plugins import corruption_names
 from specs_data.recipe import Recipe
 from specs_data.records import Sample
 from specs_data.rollouts.plan import name_of
@@ -115,9 +114,8 @@ def natural_errors(
     recipe, fmt = settled(recipe, engine), load_format(response_format)
     folder = store_folder(out or default_out(recipe), recipe)
     responses = run(_sampled(recipe, response_format, folder, engine, quiet))
-    operators = entry_points(group=group("corruption")).names
     return sort_errors(
-        responses, fmt, operators, policy=recipe.policy or name_of(recipe), problems=recipe.problems or ""
+        responses, fmt, corruption_names(), policy=recipe.policy or name_of(recipe), problems=recipe.problems or ""
     )
 
 

@@ -32,7 +32,7 @@ def estimate(values: ArrayLike, weights: ArrayLike | None = None, *, seed: int =
     the mean), with the percentile bootstrap's 95 % interval. None where the weights sum to nothing.
 
     Where every problem says exactly 0 or exactly 1, resampling knows no doubt, and the interval is the exact
-    one of a share (Clopper and Pearson 1934).
+    one of a share (Clopper and Pearson 1934). One problem tells nothing of others: its interval is not known.
     """
     sums = np.asarray(values, dtype=np.float64)
     sizes = np.ones_like(sums) if weights is None else np.asarray(weights, dtype=np.float64)
@@ -43,6 +43,8 @@ def estimate(values: ArrayLike, weights: ArrayLike | None = None, *, seed: int =
     if value in (0.0, 1.0) and np.array_equal(sums, value * sizes):
         bound = (OUTSIDE / 2) ** (1 / sums.size)
         return Estimate(value, bound if value else 0.0, 1.0 if value else 1 - bound)
+    if sums.size == 1:
+        return Estimate(value)
     low, high = np.quantile(_resampled(sums, sizes, seed), (OUTSIDE / 2, 1 - OUTSIDE / 2))
     return Estimate(value, float(low), float(high))
 

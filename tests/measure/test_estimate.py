@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from specs_data.measure.estimate import estimate, ks, pass_at_k
+from specs_data.measure.estimate import Estimate, estimate, ks, pass_at_k
 
 
 @given(st.integers(1, 9).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n), st.integers(1, n))))
@@ -63,12 +63,16 @@ def test_weights_make_a_ratio_of_sums() -> None:
     assert [found.low, found.high] == pytest.approx(np.quantile(plain, [0.025, 0.975]).tolist(), abs=0.02)
 
 
-@given(st.lists(st.integers(0, 8).map(lambda c: c / 8), min_size=1, max_size=60))
+@given(st.lists(st.integers(0, 8).map(lambda c: c / 8), min_size=2, max_size=60))
 def test_an_interval_holds_its_value_and_is_the_same_again(values: list[float]) -> None:
     found = estimate(values)
     assert found is not None and found.low is not None and found.high is not None
     assert 0 <= found.low <= found.value <= found.high <= 1
     assert found == estimate(values)
+
+
+def test_one_problem_tells_nothing_of_others() -> None:
+    assert estimate([0.25]) == Estimate(0.25)
 
 
 def test_a_problem_without_weight_plays_no_part() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from importlib.metadata import entry_points
 
 import pytest
 from hypothesis import given
@@ -11,7 +10,7 @@ from hypothesis import strategies as st
 
 from specs_data.format import THINK_ANSWER, Part, ResponseFormat
 from specs_data.measure.malformed import error_class
-from specs_data.plugins import find_corruptions, group
+from specs_data.plugins import corruption_names, find_corruptions
 
 JSON = ResponseFormat(
     name="json", layout="json", thought=Part(open="reasoning"), answer=Part(open="answer"), instruction="-"
@@ -96,7 +95,7 @@ def test_a_format_of_one_marker_knows_where_it_is_missing() -> None:
     assert error_class("2 + 3. Final answer: 5. Final answer: 5", LAST_LINE) == "repeat_marker"
 
 
-@pytest.mark.parametrize("name", sorted(entry_points(group=group("corruption")).names - {"move_tags"}))
+@pytest.mark.parametrize("name", sorted(corruption_names() - {"move_tags"}))
 def test_what_an_operator_makes_is_in_its_class(name: str) -> None:
     operator, fmt = find_corruptions([name])[name], JSON if name.endswith("_json") else THINK_ANSWER
     response = fmt.render("There are 2 red and 3 blue blocks, isn't it so? 2 + 3 = 5.", r"\boxed{5}")

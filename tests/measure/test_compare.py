@@ -1,0 +1,103 @@
+"""Evaluations and training runs side by side."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from specs_data.cli import app
+from specs_data.errors import UserError
+from specs_data.measure.compare import compare, read_named, render, write_page
+
+
+def training_run(folder: Path, name: str, values: list[float], metric: str = "reward") -> Path:
+    run = folder / name
+    run.mkdir()
+    rows = [{"step": step, metric: value, "loss": None} for step, value in enumerate(values, 1)]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return run
+
+
+def evaluation(folder: Path, name: str, share: float) -> Path:
+    file = folder / f"{name}.json"
+    parts = {
+        "think-answer": {"n": 50, "format": {"value": share, "low": share - 0.05, "high": share + 0.05}},
+        "json": {},
+    }
+    file.write_text(json.dumps({"policy": name, "by_format": parts, "accuracy": 0.5}))
+    return file
+
+
+def test_seeds_of_one_name_become_a_mean_and_a_band(tmp_path: Path) -> None:
+    runs = [("DPO", training_run(tmp_path, f"d{n}", [0.0 + n, 1.0 + n, 2.0 + n])) for n in range(2)]
+    found = compare([*runs, ("SFT", training_run(tmp_path, "s", [0.0, 4.0, 0.0, 4.0]))])
+    dpo, sft = found.curves["reward"]["DPO"], found.curves["reward"]["SFT"]
+    assert (dpo.mean, dpo.low, dpo.high) == ((0.5, 1.5, 2.5), (0.0, 1.0, 2.0), (1.0, 2.0, 3.0))
+    assert dpo.swing == 0 and sft.swing == pytest.approx(3.771, abs=0.001)
+    assert found.last_common_step == 3 and sft.at(3) == 0.0 and sft.end == 4.0
+    assert "loss" not in found.curves
+
+
+def test_the_tables_and_the_page_have_the_figures(tmp_path: Path) -> None:
+    found = compare([
+        ("base", evaluation(tmp_path, "base", 0.4)),
+        ("cold", evaluation(tmp_path, "cold", 0.9)),
+        ("DPO", training_run(tmp_path, "d", [0.5, 1.25])),
+    ])  # fmt: skip
+    shown, page = str(found), render(found)
+    for text in ("40.0% [35.0, 45.0]", "90.0% [85.0, 95.0]", "1.250", "DPO", "think-answer"):
+        assert text in shown and text in page
+    assert page.count("<polyline") == 1 and page.count('class="whisker"') == 2
+
+
+def test_the_page_is_whole_and_asks_for_nothing(tmp_path: Path) -> None:
+    hostile = "<script>alert(1)</script>\u202e"
+    page = render(compare([(hostile, evaluation(tmp_path, "x", 0.5)), (hostile, training_run(tmp_path, "d", [1, 2]))]))
+    assert "<script" not in page and "http" not in page.replace("http-equiv", "") and "\u202e" not in page
+    assert "default-src &#39;none&#39;" in page or "default-src 'none'" in page
+    depth: list[str] = []
+
+    class Reader(HTMLParser):
+        def handle_starttag(self, tag: str, attrs: object) -> None:
+            if tag not in ("meta", "rect", "line", "polygon"):
+                depth.append(tag)
+
+        def handle_endtag(self, tag: str) -> None:
+            assert depth.pop() == tag
+
+        def handle_startendtag(self, tag: str, attrs: object) -> None:
+            pass
+
+    Reader().feed(page)
+    assert depth == []
+    assert re.search(r"style-src 'sha256-[^']+'", page.replace("&#39;", "'"))
+
+
+def test_names() -> None:
+    assert read_named("a/b.json") == ("b", Path("a/b.json"))
+    assert read_named("SFT, 1 = runs/sft") == ("SFT, 1", Path("runs/sft"))
+
+
+def test_what_is_neither_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no metrics.jsonl"):
+        compare([("x", tmp_path)])
+    with pytest.raises(UserError, match="none of the training runs"):
+        compare([("x", training_run(tmp_path, "x", [1.0], metric="other"))])
+    with pytest.raises(UserError, match="cannot read"):
+        compare([("x", tmp_path / "x.json")])
+    with pytest.raises(UserError, match="cannot write"):
+        write_page(compare([("x", evaluation(tmp_path, "y", 0.5))]), tmp_path)
+
+
+def test_the_command(tmp_path: Path) -> None:
+    arguments = ["compare", f"base={evaluation(tmp_path, 'e', 0.5)}", f"DPO={training_run(tmp_path, 'd', [1.0, 2.0])}"]
+    done = CliRunner().invoke(app, [*arguments, "--out", str(tmp_path / "page.html")])
+    assert done.exit_code == 0 and "50.0% [45.0, 55.0]" in done.stdout and "page.html" in done.stdout
+    assert (tmp_path / "page.html").read_text().startswith("<!doctype html>")
+    printed = CliRunner().invoke(app, [*arguments, "--json"])
+    assert json.loads(printed.stdout)["curves"]["reward"]["DPO"]["mean"] == [1.0, 2.0]
