@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 
 from specs_data.errors import UserError
+from specs_data.files import write_whole
 from specs_data.pairs.manifest import Manifest, read_manifest
 from specs_data.recipe import Recipe, make_recipe
 from specs_data.rollouts.plan import name_of
@@ -29,7 +30,7 @@ def default_out(recipe: Recipe) -> Path:
     names = [name_of(recipe).replace("/", "--")]
     if source.exists():
         names += [part for part in reversed(source.resolve().parent.parts) if part != source.anchor]
-    while len(names) > 1 and _NO_NAME.fullmatch(names[0]):
+    while len(names) > 1 and all(map(_NO_NAME.fullmatch, names[0].split("--"))):
         names[:2] = [f"{names[1]}--{names[0]}"]
     place = Path("runs") / names[0]
     for above in names[1:]:
@@ -84,7 +85,9 @@ def keep_card(out: Path, fresh: Path) -> str | None:
         return "the card was edited by hand and stays as it is"
     kept = out / "README.edited.md"
     kept.write_bytes(content)
-    return f"the card was edited by hand, and the dataset is another now: it has a new card, and the edited one is {kept}"
+    return (
+        f"the card was edited by hand, and the dataset is another now: it has a new card, and the edited one is {kept}"
+    )
 
 
 def digest_of(card: bytes) -> str:

@@ -25,8 +25,7 @@ from specs_data.build import dataset
 from specs_data.build.fates import keep_fates
 from specs_data.build.flow import Choosing, Rejecting
 from specs_data.build.forecast import Forecast, Measured, measure, scale
-from specs_data.build.keep import default_out as default_out
-from specs_data.build.keep import digest_of, keep_card, manifest_of, refuse_empty, refuse_to_replace
+from specs_data.build.keep import default_out, digest_of, keep_card, manifest_of, refuse_empty, refuse_to_replace
 from specs_data.build.listing import each, take_responses
 from specs_data.build.manifest import make_manifest
 from specs_data.build.opening import Given, Run, opened, spend

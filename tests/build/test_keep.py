@@ -77,4 +77,4 @@ def test_an_edited_card_survives(tmp_path: Path, capfd: pytest.CaptureFixture[st
     assert (run / "README.edited.md").read_text() == made + "\nMy own words.\n"
     assert "README.edited.md" in capfd.readouterr().err
     build(recipe(problems, target=3), run, engine=policy())
-    assert "edited" not in capfd.readouterr().err
+    assert "card was edited" not in capfd.readouterr().err
