@@ -108,6 +108,9 @@ def build(
     out: Out = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="only try a few problems and print a forecast")] = False,
     pilot: Annotated[int, typer.Option(min=1, help="problems that a dry run tries")] = 32,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="replace a finished dataset of another policy or other problems")
+    ] = False,
     **settings: Any,
 ) -> None:
     """Turn problems and a policy (or responses) into a preference dataset. The same command resumes."""
@@ -119,7 +122,7 @@ def build(
     if dry_run:
         typer.echo(forecast(made, out, pilot))
         return
-    built = run(made, out)
+    built = run(made, out, overwrite=overwrite)
     typer.echo(summary(built.manifest))
     if not built.count:
         raise UserError(f"no pairs came of it; {built.out / 'dropped.jsonl'} says why, line by line")

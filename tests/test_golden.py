@@ -48,7 +48,7 @@ def unpack(folder: Path) -> Path:
 def rebuild(run: Path, wanted: dict[str, Any]) -> dict[str, Any]:
     """What a recipe gives now."""
     recipe = {key: CHECKPOINTS.get(str(value), value) for key, value in wanted["recipe"].items()}
-    built = build(make_recipe(recipe), run, quiet=True)
+    built = build(make_recipe(recipe), run, quiet=True, overwrite=True)
     dataset = built.out / "dataset"
     lines = sorted((built.out / "dropped.jsonl").read_bytes().splitlines(True))
     return {

@@ -25,6 +25,7 @@ from specs_data.build import dataset
 from specs_data.build.fates import keep_fates
 from specs_data.build.flow import Choosing, Rejecting
 from specs_data.build.forecast import Forecast, Measured, measure, scale
+from specs_data.build.keep import default_out, digest_of, keep_card, manifest_of, refuse_empty, refuse_to_replace
 from specs_data.build.listing import each, take_responses
 from specs_data.build.manifest import make_manifest
 from specs_data.build.opening import Given, Run, opened, spend
@@ -34,7 +35,7 @@ from specs_data.errors import UserError
 from specs_data.files import put_in_place, write_whole
 from specs_data.loop import run
 from specs_data.pairs.card import render_card
-from specs_data.pairs.manifest import Manifest, read_manifest, write_manifest
+from specs_data.pairs.manifest import Manifest, write_manifest
 from specs_data.pairs.rows import open_dataset, rows
 from specs_data.plugins import verifier_label
 from specs_data.problems import count_problems
@@ -42,7 +43,6 @@ from specs_data.recipe import Recipe, differences, dump_recipe, make_recipe
 from specs_data.records import Pair
 from specs_data.rollouts.demand import OnDemand
 from specs_data.rollouts.frames import FATES, FrameName, read_frame
-from specs_data.rollouts.plan import name_of
 from specs_data.rollouts.progress import say
 from specs_data.rollouts.sample import check_policy
 from specs_data.rollouts.stages import Clock
@@ -101,17 +101,19 @@ def build(
     rival: Engine | None = None,
     verifier: Verifier | None = None,
     quiet: bool = False,
+    overwrite: bool = False,
 ) -> Built:
     """Build the dataset of `recipe` in the folder `out` (default: runs/<name of the policy>).
 
     `engine`, `rival` (the policy of `rejected_from`) and `verifier` take the place of those that the
-    recipe names. Raises UserError for what the user must change; what is done by then is kept, and
+    recipe names. A finished dataset gives way to an empty one, or to one of another policy or other problems, only
+    with `overwrite`. Raises UserError for what the user must change; what is done by then is kept, and
     the same call goes on from there.
     """
     recipe = check(recipe, engine, rival, verifier)
     place, given = Path(out or default_out(recipe)), Given(engine, rival, verifier)
     with _seldom_collected():
-        return run(_build(recipe, place, given, quiet))
+        return run(_build(recipe, place, given, quiet, overwrite))
 
 
 def forecast(
@@ -138,18 +140,10 @@ def forecast(
 
 def load_run(out: Path | str) -> Built:
     """The finished run in the folder `out`. Raises UserError."""
-    try:
-        manifest = read_manifest((Path(out) / "manifest.json").read_bytes())
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        manifest = None
+    manifest = manifest_of(Path(out))
     if manifest is None:
         raise UserError(f"{out} is not a finished run: it has no readable manifest.json")
     return Built(Path(out), manifest)
-
-
-def default_out(recipe: Recipe) -> Path:
-    """runs/<name of the policy, or of the file of responses>."""
-    return Path("runs") / name_of(recipe).replace("/", "--")
 
 
 def check(
@@ -185,12 +179,14 @@ def check(
     return recipe.model_copy(update=changes)
 
 
-async def _build(recipe: Recipe, out: Path, given: Given, quiet: bool) -> Built:
+async def _build(recipe: Recipe, out: Path, given: Given, quiet: bool, overwrite: bool) -> Built:
     """Sample, judge, verify and pair as far as needed; then write the dataset."""
+    if not overwrite:
+        refuse_to_replace(recipe, out)
     if not quiet:
         _say_changes(recipe, out)
     async with _searched(recipe, out, given, quiet) as done:
-        built = _finish(done)
+        built = _finish(done, overwrite)
     if built.count < (recipe.target or 0) and not quiet:
         say(f"{built.count} of {recipe.target} pairs: no problem is left to ask about")
     return built
@@ -279,7 +275,7 @@ async def _make_way(engine: OnDemand | None, following: OnDemand | None) -> None
 # The dataset
 
 
-def _finish(run: Run) -> Built:
+def _finish(run: Run, overwrite: bool) -> Built:
     """Write the recipe, the dataset, what was left out and the manifest, each in one step."""
     store, plan, out, recipe = run.store, run.plan, run.out, run.recipe
     fresh = out / "dataset.part"
@@ -289,6 +285,8 @@ def _finish(run: Run) -> Built:
         splits, figures = dataset.write_rows(store, fates, plan, fresh)
         left_out = dataset.write_left_out(fates.left_out(), out / "dropped.part")
         keep_fates(fates, plan, out / "fates.part")
+    if not figures.pairs and not overwrite:
+        refuse_empty(out, "")
     manifest = make_manifest(
         store,
         plan,
@@ -304,6 +302,9 @@ def _finish(run: Run) -> Built:
     if figures.pairs:
         card = render_card(manifest, list(figures.examples.values()), template=recipe.card, license=recipe.license)
         (fresh / "README.md").write_text(card, encoding="utf-8")
+        manifest = msgspec.structs.replace(manifest, card_sha256=digest_of(card.encode()))
+        if (note := keep_card(out, fresh)) and not run.quiet:
+            say(note)
     else:
         shutil.rmtree(fresh, ignore_errors=True)
     if recipe.holdout and figures.pairs and "test" not in splits and not run.quiet:

@@ -147,6 +147,7 @@ class Manifest(Struct, frozen=True, omit_defaults=True):
 
     `recipe` has the shape of its TOML, `response_format` that of a ResponseFormat; `dropped` counts by stage and
     reason, `corruptions` counts pairs by operator, `samples_per_pair` by how many responses their problem took.
+    `card_sha256` is the digest of the card as it was made: one that somebody has edited since has another.
     `tokens`, `cost_usd` (US dollars) and `seconds` are by stage; a cost of None says that a price is not known.
     """
 
@@ -172,6 +173,7 @@ class Manifest(Struct, frozen=True, omit_defaults=True):
     prompts: dict[str, Prompt | None] | None = None
     versions: dict[str, str] | None = None
     merged: list[Origin] | None = None
+    card_sha256: str | None = None
 
     def __getitem__(self, name: str) -> Any:
         return self._plain()[name]

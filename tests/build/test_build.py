@@ -613,7 +613,8 @@ def test_a_rebuild_without_pairs_leaves_no_dataset(tmp_path: Path) -> None:
     assert build(recipe(problems), tmp_path / "run", engine=policy(), quiet=True).count
     operator = tmp_path / "idle.py"
     operator.write_text("def idle(text, fmt, rng):\n    return None\n")
-    built = build(recipe(problems, corruption=[str(operator)]), tmp_path / "run", engine=policy(), quiet=True)
+    idle = recipe(problems, corruption=[str(operator)])
+    built = build(idle, tmp_path / "run", engine=policy(), quiet=True, overwrite=True)
     assert built.count == 0 and not list(built.pairs())
     assert not list((tmp_path / "run").glob("dataset*"))
     with pytest.raises(UserError, match="this run has no dataset"):
