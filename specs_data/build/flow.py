@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from enum import IntEnum
 
 from specs_data.build.listing import Listing
-from specs_data.build.search import Outcome
+from specs_data.build.search import Line, Outcome, Quest
 from specs_data.engines import Engine
 from specs_data.judges.answers import final_answer
 from specs_data.judges.rules import RuleJudge
@@ -16,15 +17,26 @@ from specs_data.rollouts.stages import FORMAT, WRONG, Log, Stages
 from specs_data.rollouts.store import Answers, Index, Number, Position, Stage, Store
 
 
+class Turn(IntEnum):
+    """Who may be asked for what is not on record. Who came before has been asked already."""
+
+    POLICY = 0
+    JUDGE = 1
+    VERIFIER = 2
+
+
 class Choosing:
     """What the first search is for: chosen responses, at most so many of a problem; and where no rival is to answer
     as well, their pairs."""
 
-    def __init__(self, flow: Flow, listing: Listing, engine: Engine | None, most: int) -> None:
+    def __init__(
+        self, flow: Flow, listing: Listing, engine: Engine | None, most: int, turn: Turn = Turn.POLICY
+    ) -> None:
         self._flow = flow
         self._listing = listing
         self._engine = engine
         self._most = most
+        self._turn = turn
 
     def wanted(self, position: Position) -> int:
         """How many chosen responses the problem is to have."""
@@ -32,19 +44,25 @@ class Choosing:
 
     def attempt(self, position: Position, index: Index, kept: int) -> Awaitable[Outcome]:
         """Try whether this response becomes a chosen one."""
-        return self._flow.choose(self._engine, self._listing.number(position), index)
+        return self._flow.choose(self._engine, self._listing.number(position), index, self._turn)
 
 
 class Rejecting:
     """What the second search is for: a rival's response as the rejected side of each of these chosen ones."""
 
     def __init__(
-        self, flow: Flow, listing: Listing, engine: Engine | None, chosen: Mapping[Position, Sequence[Index]]
+        self,
+        flow: Flow,
+        listing: Listing,
+        engine: Engine | None,
+        chosen: Mapping[Position, Sequence[Index]],
+        turn: Turn = Turn.POLICY,
     ) -> None:
         self._flow = flow
         self._listing = listing
         self._engine = engine
         self._chosen = chosen
+        self._turn = turn
 
     def wanted(self, position: Position) -> int:
         """How many rejected responses the problem is to have."""
@@ -52,7 +70,8 @@ class Rejecting:
 
     def attempt(self, position: Position, index: Index, kept: int) -> Awaitable[Outcome]:
         """Try whether this response of the rival fits the first chosen one that has no rejected side yet."""
-        return self._flow.reject(self._engine, self._listing.number(position), self._chosen[position][kept], index)
+        number, chosen = self._listing.number(position), self._chosen[position][kept]
+        return self._flow.reject(self._engine, number, chosen, index, self._turn)
 
 
 class Flow(Stages):
@@ -68,17 +87,32 @@ class Flow(Stages):
         """A problem that the store did not know before: its first responses need not be looked up."""
         self._unseen[number] = problem
 
-    async def choose(self, engine: Engine | None, number: Number, index: Index) -> Outcome:
+    def lines(self, quest: Callable[[Turn], Quest]) -> dict[Outcome, Line]:
+        """The lines of the judging services, where `quest` gives what is searched for at each turn. Somewhat more
+        rounds are at a service than it takes at once, so that it never waits for one to be looked up."""
+        services = {Outcome.TO_JUDGE: (Turn.JUDGE, self._judge), Outcome.TO_VERIFY: (Turn.VERIFIER, self._verifier)}
+        return {
+            waits: Line(quest(turn), service.concurrency + service.concurrency // 4 + 1)
+            for waits, (turn, service) in services.items()
+            if service is not None
+        }
+
+    async def choose(self, engine: Engine | None, number: Number, index: Index, turn: Turn = Turn.POLICY) -> Outcome:
         """Try whether this response becomes a chosen one; with no rival, make its pair as well."""
         unseen = self._unseen.pop(number, None)
         log = self._nothing if unseen else self._store.get
         problem = unseen or self._store.problem(number)
-        sample = await self.sample(log, engine, self._plan.policy, problem, number, index)
+        policy = self._plan.policy
+        sample = await self.sample(log, None if turn else engine, policy, problem, number, index)
         if sample is None:
             return Outcome.OVER
-        reason, judgement = await self.judge(log, self._plan.policy, sample, number) or ("undecided", None)
+        if turn is not Turn.JUDGE and self.needs_judge(log, policy, sample, number):
+            return self._left(number) if turn else Outcome.TO_JUDGE  # it was asked in its turn, and could not tell
+        reason, judgement = await self.judge(log, policy, sample, number) or ("undecided", None)
         if reason is not None or judgement is None:
             return self._left(number)
+        if turn is not Turn.VERIFIER and self.needs_verifier(log, number, index):
+            return Outcome.TO_VERIFY
         verdict = await self.verify(log, Judged(sample, judgement), number)
         if verdict is None or not verdict.consistent:
             return self._left(number)
@@ -86,16 +120,21 @@ class Flow(Stages):
             return Outcome.KEPT
         return self._paired(log, sample, judgement.answer, number, index, "chosen")
 
-    async def reject(self, engine: Engine | None, number: Number, chosen: Index, index: Index) -> Outcome:
+    async def reject(
+        self, engine: Engine | None, number: Number, chosen: Index, index: Index, turn: Turn = Turn.POLICY
+    ) -> Outcome:
         """Try whether the rival's response becomes the rejected side of response `chosen`: a right
         one for decoupled pairs, a wrong one for coupled pairs, malformed or made so."""
         rival = self._plan.rival
         if rival is None:
             raise ValueError("this run has no rival")
         log = self._store.get
-        sample = await self.sample(log, engine, rival, self._store.problem(number), number, index)
+        problem = self._store.problem(number)
+        sample = await self.sample(log, None if turn else engine, rival, problem, number, index)
         if sample is None:
             return Outcome.OVER
+        if not turn and self.needs_judge(log, rival, sample, number):
+            return Outcome.TO_JUDGE
         reason, _ = await self.judge(log, rival, sample, number) or ("undecided", None)
         right = reason is None or reason.startswith(FORMAT)
         wanted = reason == WRONG if self._plan.recipe.pairing == "coupled" else right

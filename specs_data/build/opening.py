@@ -51,7 +51,7 @@ class Given(Struct, frozen=True):
 
 class Run(Struct, frozen=True):
     """One call of `build`. `engine` and `rival` are None where no response can be asked for; `room` has a place for
-    each problem under way. `before` are the seconds that earlier calls took, by stage."""
+    each problem at the policy. `before` are the seconds that earlier calls took, by stage."""
 
     out: Path
     recipe: Recipe
@@ -99,9 +99,7 @@ def _open(
     if plan.rival is None:  # whose responses may be malformed by themselves
         check_corruptions(parts.corruptions, parts.fmt)
     flow = Flow(plan, parts, store, answers, stack.enter_context(RuleJudge()))
-    # Problems that wait for a judging service take no place from those that wait for the policy.
-    waiting = sum(one.concurrency for one in (parts.verifier, parts.judge) if one is not None)
-    room = asyncio.Semaphore(_WINDOW + waiting)
+    room = asyncio.Semaphore(_WINDOW)
     given_responses = recipe.responses is not None
     engine = None if given_responses else _on_demand(stack, recipe, parts, flow, given.engine, room)
     rival = engine

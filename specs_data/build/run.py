@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import gc
 import shutil
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -23,7 +23,7 @@ from polars import DataFrame
 from specs_data import engines
 from specs_data.build import dataset
 from specs_data.build.fates import keep_fates
-from specs_data.build.flow import Choosing, Rejecting
+from specs_data.build.flow import Choosing, Rejecting, Turn
 from specs_data.build.forecast import Forecast, Measured, measure, scale
 from specs_data.build.keep import default_out, digest_of, keep_card, manifest_of, refuse_empty, refuse_to_replace
 from specs_data.build.listing import each, take_responses
@@ -231,14 +231,18 @@ async def _search(run: Run) -> None:
     if recipe.responses is not None:  # they name problems, which must be known before
         positions = each([position async for position in listing.rest])
         take_responses(run.store, recipe.responses, run.plan.policy.samples)
-    choosing = Choosing(run.flow, listing, run.engine, recipe.pairs_per_problem)
+
+    def choosing(turn: Turn) -> Quest:
+        return Choosing(run.flow, listing, run.engine, recipe.pairs_per_problem, turn)
+
     if run.plan.rival is None:
-        await _play(run, "pairs", Agenda(run.plan.samples, recipe.samples_upfront, recipe.target), positions, choosing)
+        agenda = Agenda(run.plan.samples, recipe.samples_upfront, recipe.target)
+        await _play(run, "pairs", agenda, positions, choosing, run.engine)
         return
     target = recipe.target
     while True:
         agenda = Agenda(run.plan.samples, recipe.samples_upfront, target)
-        await _play(run, "chosen", agenda, positions, choosing)
+        await _play(run, "chosen", agenda, positions, choosing, run.engine)
         await _make_way(run.engine, run.rival)
         await _search_rejected(run, target)
         missing = (recipe.target or 0) - run.fates().pairs.height
@@ -254,14 +258,25 @@ async def _search(run: Run) -> None:
 async def _search_rejected(run: Run, target: int | None) -> None:
     """The second search: a response of the rival as the rejected side of each of the first `target` chosen."""
     chosen = run.fates().chosen(run.recipe.pairs_per_problem, target)
-    rejecting = Rejecting(run.flow, run.listing, run.rival, chosen)
-    await _play(run, "rejected", Agenda(run.plan.samples), each(list(chosen)), rejecting)
+
+    def rejecting(turn: Turn) -> Quest:
+        return Rejecting(run.flow, run.listing, run.rival, chosen, turn)
+
+    await _play(run, "rejected", Agenda(run.plan.samples), each(list(chosen)), rejecting, run.rival)
 
 
-async def _play(run: Run, label: str, agenda: Agenda, positions: AsyncIterator[Position], quest: Quest) -> None:
-    progress = run.progress(label)
+async def _play(
+    run: Run,
+    label: str,
+    agenda: Agenda,
+    positions: AsyncIterator[Position],
+    quest: Callable[[Turn], Quest],
+    engine: OnDemand | None,
+) -> None:
+    progress, lines = run.progress(label), run.flow.lines(quest)
     try:
-        await search(agenda, positions, quest, run.room, progress)
+        release = engine.close if engine is not None else None
+        await search(agenda, positions, quest(Turn.POLICY), run.room, progress, lines, release)
     finally:
         progress.close()
 

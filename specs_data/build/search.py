@@ -3,16 +3,22 @@
 A problem's responses come in rounds: `upfront` of them in the first, one in each later round, and
 a later round only if the ones before kept too little. All first rounds go before all second rounds,
 and so on: the problems that the policy finds easy are paid for first.
+
+A round that waits for a judging service gives its place at the policy back and stands in that service's line, as one
+int: what it has come to is on record, and is gone through again when its turn comes. So the policy never waits for a
+judge, however slow that one is, and however long the line.
 """
 
 from __future__ import annotations
 
 import asyncio
 import heapq
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from enum import Enum, auto
 from math import inf
 from typing import Protocol
+
+from msgspec import Struct, field
 
 from specs_data.errors import first_error
 from specs_data.rollouts.store import Index, Position
@@ -26,6 +32,8 @@ class Outcome(Enum):
     KEPT = auto()
     LEFT = auto()  # left out; another response to the same problem may do better
     OVER = auto()  # this problem gets no other response
+    TO_JUDGE = auto()  # a model is to judge the answer
+    TO_VERIFY = auto()  # the verifier is to be asked, which takes its time
 
 
 class Quest(Protocol):
@@ -46,6 +54,15 @@ class Told(Protocol):
     def step(self, position: Position, pairs: int) -> None:
         """The problem at `position` is done and has that many pairs."""
         ...
+
+
+class Line(Struct):
+    """Rounds that wait for a judging service. `quest` goes on with them where they stopped, as many at once as there
+    are `places`."""
+
+    quest: Quest
+    places: int
+    waiting: list[int] = field(default_factory=list)
 
 
 class Agenda:
@@ -94,14 +111,33 @@ class Agenda:
         if len(self._kept) > self._target:
             heapq.heappop(self._kept)
 
+    @property
+    def owing(self) -> bool:
+        """Whether a round after the first is owed that is not in vain."""
+        return bool(self._owed) and not self.vain(self._owed[0])
+
     def next(self) -> tuple[Position, range] | None:
         """The next owed round after the first: the problem's position and the indices of its responses."""
-        # `kept` has the last of the pairs so far on top: nothing that comes after it can be among the first any more.
-        if not self._owed or (not self.open and self._owed[0] > -self._kept[0]):
-            return None
-        round_, position = divmod(heapq.heappop(self._owed), 1 << _POSITION_BITS)
+        return self.round(heapq.heappop(self._owed)) if self.owing else None
+
+    def vain(self, key: int) -> bool:
+        """Whether nothing that this round keeps can belong to the target any more."""
+        # `kept` has the last of the pairs so far on top: nothing that comes after it can be among the first.
+        return not self.open and key > -self._kept[0]
+
+    def key(self, position: Position, indices: range) -> int:
+        """The round as one int; of two, the smaller comes first in canonical order."""
+        return _key(round_of(indices[0], self._upfront), position)
+
+    def round(self, key: int) -> tuple[Position, range]:
+        """The round that stands as this int."""
+        round_, position = divmod(key, 1 << _POSITION_BITS)
         index = round_ + self._upfront - 1
-        return Position(position), range(index, index + 1)
+        return Position(position), range(index, index + 1) if round_ else self.first
+
+    def last(self, indices: range) -> bool:
+        """Whether a problem can have no round after this one."""
+        return indices.stop >= self._samples
 
 
 def round_of(index: int, upfront: int) -> int:
@@ -110,64 +146,144 @@ def round_of(index: int, upfront: int) -> int:
 
 
 async def search(
-    agenda: Agenda, positions: AsyncIterator[Position], quest: Quest, room: asyncio.Semaphore, progress: Told
+    agenda: Agenda,
+    positions: AsyncIterator[Position],
+    quest: Quest,
+    room: asyncio.Semaphore,
+    progress: Told,
+    lines: Mapping[Outcome, Line] | None = None,
+    release: Callable[[], Awaitable[None]] | None = None,
 ) -> None:
     """Play the agenda's rounds, as many at once as `room` has places, until none is owed.
 
     `positions` gives the problems in the order of their source. A problem is done with as many kept responses as
-    are wanted of it, or when it can have no more; `progress` is told.
+    are wanted of it, or when it can have no more; `progress` is told. `lines` has the line of each outcome that waits
+    for a service, in the order in which a response comes to them. `release` is called when only lines are left, and
+    nothing that they can bring makes another response wanted: the policy may go.
     """
-    kept: dict[Position, int] = {}  # only of problems under way that have some of several
-    running: set[Position] = set()
-    moved = asyncio.Event()
-
-    async def play(position: Position, indices: range) -> None:
-        try:
-            count = kept.pop(position, 0)
-            outcomes = await _attempt(quest, position, indices, count)
-            wanted = quest.wanted(position)
-            for index, outcome in zip(indices, outcomes, strict=True):
-                if outcome is Outcome.KEPT and count < wanted:
-                    count += 1
-                    agenda.keep(position, Index(index))
-            if count >= wanted or Outcome.OVER in outcomes or not agenda.owe(position, Index(indices.stop)):
-                progress.step(position, count)
-            elif count:
-                kept[position] = count
-        finally:
-            running.discard(position)
-            room.release()
-            moved.set()
-
-    async def following() -> tuple[Position, range] | None:
-        # With a target, no more rounds are under way than pairs are missing: each might be the last that is needed.
-        if len(running) >= agenda.worth:
-            return None
-        # First rounds come first, and their problems from the source, which may be endless.
-        position = await anext(positions, None) if agenda.open else None
-        return agenda.next() if position is None else (position, agenda.first)
-
     try:
         async with asyncio.TaskGroup() as tasks:
-            while True:
-                await room.acquire()
-                if (turn := await following()) is not None:
-                    running.add(turn[0])
-                    tasks.create_task(play(*turn))
-                    continue
-                room.release()
-                if not running:
-                    return
-                # What is under way may owe a further round, or leave one that was not worth its tokens till now.
-                moved.clear()
-                await moved.wait()
+            await _Search(agenda, positions, quest, room, progress, lines or {}, tasks).run(release)
     except BaseExceptionGroup as group:
         raise first_error(group) from None
 
 
-async def _attempt(quest: Quest, position: Position, indices: range, kept: int) -> list[Outcome]:
-    attempts = [quest.attempt(position, Index(index), kept) for index in indices]
-    return [await attempts[0]] if len(attempts) == 1 else list(await asyncio.gather(*attempts))
+class _Search:
+    """The rounds of one search that are begun and not decided: at the policy, at a service, or in a line."""
+
+    def __init__(
+        self,
+        agenda: Agenda,
+        positions: AsyncIterator[Position],
+        quest: Quest,
+        room: asyncio.Semaphore,
+        progress: Told,
+        lines: Mapping[Outcome, Line],
+        tasks: asyncio.TaskGroup,
+    ) -> None:
+        self._agenda = agenda
+        self._positions = positions
+        self._quest = quest
+        self._room = room
+        self._progress = progress
+        self._lines = lines
+        self._tasks = tasks
+        self._kept: dict[Position, int] = {}  # only of problems under way that have some of several
+        self._under_way = 0
+        self._asking = 0  # of them, those at the policy
+        self._hopeful = 0  # of them, those whose problem may be owed a further round
+        self._ended = False  # the source has no more problems that are wanted
+        self._moved = asyncio.Event()
+
+    async def run(self, release: Callable[[], Awaitable[None]] | None) -> None:
+        while True:
+            await self._room.acquire()
+            if (turn := await self._following()) is not None:
+                self._enter(*turn)
+                continue
+            self._room.release()
+            if not self._under_way:
+                return
+            self._moved.clear()
+            if release is not None and self._ended and not (self._asking or self._hopeful or self._agenda.owing):
+                await release()
+                release = None
+            # What is under way may owe a further round, or leave one that was not worth its tokens till now.
+            await self._moved.wait()
+
+    async def _following(self) -> tuple[Position, range] | None:
+        # With a target, no more rounds are under way than pairs are missing: each might be the last that is needed.
+        if self._under_way >= self._agenda.worth:
+            return None
+        # First rounds come first, and their problems from the source, which may be endless.
+        position = await anext(self._positions, None) if self._agenda.open else None
+        self._ended = position is None
+        return self._agenda.next() if position is None else (position, self._agenda.first)
+
+    def _enter(self, position: Position, indices: range) -> None:
+        self._under_way += 1
+        self._asking += 1
+        self._hopeful += not self._agenda.last(indices)
+        self._tasks.create_task(self._ask(position, indices))
+
+    def _leave(self, indices: range) -> None:
+        self._under_way -= 1
+        self._hopeful -= not self._agenda.last(indices)
+        self._moved.set()
+
+    async def _ask(self, position: Position, indices: range) -> None:
+        """A round at the policy."""
+        try:
+            outcomes = await self._attempt(self._quest, position, indices)
+        finally:
+            self._asking -= 1
+            self._room.release()
+            self._moved.set()
+        self._go_on(position, indices, outcomes)
+
+    async def _go_through(self, line: Line, position: Position, indices: range) -> None:
+        """A round at the service of this line."""
+        outcomes = await self._attempt(line.quest, position, indices)
+        line.places += 1
+        self._go_on(position, indices, outcomes)
+        self._serve(line)
+
+    async def _attempt(self, quest: Quest, position: Position, indices: range) -> list[Outcome]:
+        kept = self._kept.get(position, 0)
+        attempts = [quest.attempt(position, Index(index), kept) for index in indices]
+        return [await attempts[0]] if len(attempts) == 1 else list(await asyncio.gather(*attempts))
+
+    def _go_on(self, position: Position, indices: range, outcomes: list[Outcome]) -> None:
+        """The round's way from here: into the first line that one of its responses has to join, or to its end."""
+        line = next((self._lines[waits] for waits in self._lines if waits in outcomes), None)
+        if line is None:
+            self._decide(position, indices, outcomes)
+        else:
+            heapq.heappush(line.waiting, self._agenda.key(position, indices))
+            self._serve(line)
+
+    def _serve(self, line: Line) -> None:
+        """Let the first in line have the places that are free."""
+        while line.places and line.waiting:
+            key = heapq.heappop(line.waiting)
+            position, indices = self._agenda.round(key)
+            if self._agenda.vain(key):  # nobody is paid for it
+                self._leave(indices)
+            else:
+                line.places -= 1
+                self._tasks.create_task(self._go_through(line, position, indices))
+
+    def _decide(self, position: Position, indices: range, outcomes: list[Outcome]) -> None:
+        count, wanted = self._kept.pop(position, 0), self._quest.wanted(position)
+        for index, outcome in zip(indices, outcomes, strict=True):
+            if outcome is Outcome.KEPT and count < wanted:
+                count += 1
+                self._agenda.keep(position, Index(index))
+        self._leave(indices)
+        if count >= wanted or Outcome.OVER in outcomes or not self._agenda.owe(position, Index(indices.stop)):
+            self._progress.step(position, count)
+        elif count:
+            self._kept[position] = count
 
 
 def _key(round_: int, position: Position) -> int:

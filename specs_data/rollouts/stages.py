@@ -79,6 +79,8 @@ class Stages:
         self._judge = parts.judge
         self._verifier = parts.verifier
         self._verifying = asyncio.Semaphore(parts.verifier.concurrency)
+        # One by rule that takes one response at a time answers at once, or is waited for as a rule is.
+        self._verifier_waits = is_paid(parts.verifier) or parts.verifier.concurrency > 1
         self._judging = asyncio.Semaphore(parts.judge.concurrency if parts.judge else 1)
         self._asked: dict[bytes, asyncio.Future[Any]] = {}
         # By settings, as long as they are not on record.
@@ -149,7 +151,7 @@ class Stages:
             return None if self._is_refused(number, row[0]) else (row[0], _judgement(row[1]))
         problem, text = sample.problem, sample.response.text
         with self.clocks["judge"]:
-            if problem.answer_type == "open" and self._judge is not None:
+            if self._judge is not None and _is_open(problem):
                 try:
                     judgement = await self._by_model(self._judge, problem, text)
                     self._proved.add(source.judgements)
@@ -163,6 +165,16 @@ class Stages:
             reason = self._fault(judgement, text)
         self._put("judgements", source.judgements, number, Index(sample.index), reason, judgement)
         return reason, judgement
+
+    def needs_judge(self, log: Log, source: Source, sample: Sample, number: Number) -> bool:
+        """Whether a model would have to be asked for the judgement."""
+        if self._judge is None or not _is_open(sample.problem):
+            return False
+        return log("judgements", source.judgements, number, Index(sample.index)) is None
+
+    def needs_verifier(self, log: Log, number: Number, index: Index) -> bool:
+        """Whether the verifier would have to be asked, and may take its time."""
+        return self._verifier_waits and log("verdicts", self._plan.verdicts, number, index) is None
 
     async def _by_model(self, judge: ModelJudge, problem: Problem, text: str) -> Judgement:
         answer = final_answer(text, self._plan.fmt) or ""
@@ -198,8 +210,11 @@ class Stages:
 
     async def _verdict(self, judged: Judged) -> Verdict:
         verifier, problem = self._verifier, judged.sample.problem
-        if not is_paid(verifier):  # by rule: nothing to pay for, nothing to wait for
+        if not self._verifier_waits:
             return await asked_for(verifier.verify(judged, ()), "the verifier")
+        if not is_paid(verifier):  # nothing to pay for, nothing that another run should have of it
+            async with self._verifying:
+                return await asked_for(verifier.verify(judged, ()), "the verifier")
         text = judged.sample.response.text
         key = digest((verifier.settings, problem.question, problem.choices, problem.images, text))
         return await self._answer(key, Verdict, self._verifying, lambda: verifier.verify(judged, self._images(problem)))
@@ -275,6 +290,10 @@ class Stages:
     def _put(self, stage: Stage, settings: int, number: Number, index: Index, reason: str | None, record: Any) -> None:
         self._store.put(stage, settings, number, index, reason, record)
         self.written.set()
+
+
+def _is_open(problem: Problem) -> bool:
+    return problem.answer_type == "open"
 
 
 def _has_any(store: Store, source: Source) -> bool:
