@@ -24,7 +24,7 @@ from msgspec.structs import replace
 
 from specs_data.errors import UserError, first_line
 from specs_data.files import FIRST_ROWS, SUFFIXES, columns_of, count_rows, read_rows
-from specs_data.images import MAX_BYTES, image_fault
+from specs_data.images import MAX_BYTES, Unusable, settle
 from specs_data.judges.answers import boxes
 from specs_data.judges.choices import listed_choices
 from specs_data.judges.numbers import Quantity
@@ -246,12 +246,7 @@ def _problem(
     question = _question(values["question"])
     answer = _answer(values["answer"]) if gold else ""
     choices = _choices(values["choices"])
-    images = tuple(_image(value, folder) for value in _listed(values["images"]))
-    for image in images:
-        fault = image_fault(image)
-        if fault:
-            reason, _, detail = fault.partition(": ")
-            raise _Bad(f"image {reason}", detail)
+    images = tuple(_settled(_image(value, folder)) for value in _listed(values["images"]))
     kind = str(values["answer_type"] or "")
     kind = types.get(kind, kind)
     if kind not in _TYPES:
@@ -377,6 +372,14 @@ def _listed(value: Any) -> list[Any]:
     if value is None or value == "":
         return []
     return value if isinstance(value, list) else [value]
+
+
+def _settled(image: bytes) -> bytes:
+    try:
+        return settle(image)
+    except Unusable as fault:
+        reason, _, detail = str(fault).partition(": ")
+        raise _Bad(f"image {reason}", detail) from None
 
 
 def _image(value: Any, folder: Path | None) -> bytes:
