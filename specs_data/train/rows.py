@@ -56,14 +56,8 @@ def preference_rows(
     if it is not the dataset's own. The Arrow file is written to `file`.
     Raises UserError if no row is left.
     """
-<<<<<<< HEAD
     dataset = pairs_io.open_dataset(source, images)
-    found = map(pairs_io.to_row, islice(pairs_io.rows(dataset, split), limit))
-    rows = ({column: row[column] for column in _PREFERENCE} for row in found)
-=======
-    dataset = pairs_io.open_dataset(source)
     rows = map(_preference, islice(pairs_io.rows(dataset, split), limit))
->>>>>>> 45c172c (A picture is settled where it is read: everybody sees equal pixels)
     version = dataset.manifest.dataset.fingerprint if dataset.manifest else ""
     return _write(rows, _PREFERENCE, fits, source, version, file)
 
