@@ -1,11 +1,15 @@
-"""Image files as bytes: what kind they are, and whether they are whole. They are hostile until checked."""
+"""Image files as bytes: what kind they are, whether they are whole, and what everybody sees in them. They are hostile
+until checked."""
 
 from __future__ import annotations
 
 import io
+import warnings
 from functools import lru_cache
+from math import isfinite
+from typing import cast
 
-from PIL import Image
+from PIL import Image, ImageOps
 
 MAX_BYTES = 50_000_000
 MAX_PIXELS = 89_000_000  # Pillow, and so every loader, warns of more
@@ -18,6 +22,16 @@ _SIGNATURES = {
     b"II*\x00": "image/tiff",
     b"MM\x00*": "image/tiff",
 }
+# What every reader opens, in the modes that every reader makes the same pixels of.
+_READ_BY_ALL = {"image/png", "image/jpeg", "image/webp"}
+_PLAIN_MODES = {"RGB", "L", "1", "P", "RGBA", "LA"}
+_ORIENTATION, _TURNED = 0x0112, range(2, 9)
+_PNG_DEPTH = 24  # the byte of a PNG that says how many bits a sample has
+_WHITE_16 = (1 << 16) - 1
+
+
+class Unusable(Exception):
+    """Why an image file cannot be used."""
 
 
 def media_type(data: bytes) -> str | None:
@@ -28,26 +42,107 @@ def media_type(data: bytes) -> str | None:
     return "image/webp" if data[:4] == b"RIFF" and data[8:12] == b"WEBP" else None
 
 
-# Neighbouring questions often share a picture, so the last results are remembered, with their bytes.
-@lru_cache(maxsize=8)
+def suffix(data: bytes) -> str:
+    """The suffix of a file with these bytes, without its dot; "bin" for an unknown kind."""
+    return (media_type(data) or "image/bin").removeprefix("image/").replace("jpeg", "jpg")
+
+
+def settle(data: bytes) -> bytes:
+    """The image file in which everybody sees the same: policy, verifier and trainer.
+
+    A PNG, JPEG or WebP file of one frame in 8 bits, that is opaque and not to be turned, is so already and stays as
+    it is. Of any other the first frame is written anew, in RGB: turned as its EXIF orientation says, transparency on
+    white, as transformers' processors have it, and 16 bits scaled to 8; a JPEG stays one, the rest become PNG. A file
+    that was settled stays as it is. Raises Unusable.
+    """
+    settled = _settled(data)
+    if isinstance(settled, str):
+        raise Unusable(settled)
+    return settled
+
+
 def image_fault(data: bytes) -> str | None:
     """Why an image file cannot be used, None if it can. It is decoded once, so that none that would
     break a loader goes further."""
+    settled = _settled(data)
+    return settled if isinstance(settled, str) else None
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """The first frame of an opened image as everybody should see it; see `settle`."""
+    image = ImageOps.exif_transpose(image)
+    if image.mode == "F" or image.mode.startswith("I"):
+        return _grey(image).convert("RGB")
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    layer = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
+
+
+# Neighbouring questions often share a picture, so the last results are remembered, with their bytes.
+@lru_cache(maxsize=8)
+def _settled(data: bytes) -> bytes | str:
+    """The settled file, or why there is none."""
     if len(data) > MAX_BYTES:
         return f"too large: {len(data)} bytes"
     kind = media_type(data)
     if kind is None:
         return "not an image"
     try:
-        with Image.open(io.BytesIO(data), formats=[kind.removeprefix("image/")]) as image:
+        with (
+            warnings.catch_warnings(action="ignore"),  # a file's blemishes are no concern of the user's terminal
+            Image.open(io.BytesIO(data), formats=[kind.removeprefix("image/")]) as image,
+        ):
             width, height = image.size
             if width * height > MAX_PIXELS:
                 return f"too large: {width} x {height} pixels"
-            # A JPEG is decoded at an eighth of its size: enough to see that it is whole.
-            image.draft("L", (width // 8, height // 8))
-            image.load()
+            return data if _is_plain(image, kind, data) else _written(to_rgb(image), kind)
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         return f"too large: a picture in {len(data)} bytes"
     except Exception as error:  # Pillow's decoders raise many kinds on hostile bytes
         return f"broken: {type(error).__name__}"
-    return None
+
+
+def _is_plain(image: Image.Image, kind: str, data: bytes) -> bool:
+    """Whether everybody sees the same in this file. What is not ruled out by its head is decoded."""
+    if kind not in _READ_BY_ALL or image.mode not in _PLAIN_MODES:
+        return False
+    if kind == "image/png" and data[_PNG_DEPTH] > 8:
+        return False
+    # The second frame of a JPEG is a camera's preview, which nobody shows.
+    if kind != "image/jpeg" and getattr(image, "is_animated", False):
+        return False
+    if image.getexif().get(_ORIENTATION) in _TURNED:
+        return False
+    # A JPEG is decoded at an eighth of its size: enough to see that it is whole.
+    image.draft("L", (image.width // 8, image.height // 8))
+    image.load()
+    return not image.has_transparency_data or image.convert("RGBA").getchannel("A").getextrema() == (255, 255)
+
+
+def _written(image: Image.Image, kind: str) -> bytes:
+    image.info = {}  # a profile or a note of the old file would say something else to some readers
+    file = io.BytesIO()
+    if kind == "image/jpeg":
+        image.save(file, "JPEG", quality=95, subsampling=0)
+    else:
+        image.save(file, "PNG")
+    return file.getvalue()
+
+
+def _grey(image: Image.Image) -> Image.Image:
+    """Grey of more than 8 bits in 8. 16 bits have a white; of whole numbers and fractions without one, the lowest is
+    black and the highest is white."""
+    values = image.convert("I") if image.mode.startswith("I;") else image
+    ends = (0, _WHITE_16) if image.mode.startswith("I;16") else values.getextrema()
+    low, high = cast(tuple[float, float], ends)
+    if not isfinite(high - low):
+        raise ValueError("no numbers")
+    step = 255 / ((high - low) or 1)
+    grey = values.point(lambda value: value * step + (0.5 - low * step)).convert("L")
+    clear = image.info.get("transparency")
+    if isinstance(clear, int):  # the one value of a PNG that is transparent
+        import numpy as np
+
+        grey.paste(255, mask=Image.fromarray(np.asarray(values) == clear))
+    return grey

@@ -16,7 +16,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import chain, islice
 from pathlib import Path
 from string import ascii_uppercase
-from typing import Any, get_args
+from typing import Any, TypeAlias, get_args
 
 import msgspec
 from msgspec import Struct
@@ -24,13 +24,14 @@ from msgspec.structs import replace
 
 from specs_data.errors import UserError, first_line
 from specs_data.files import FIRST_ROWS, SUFFIXES, columns_of, count_rows, read_rows
-from specs_data.images import MAX_BYTES, image_fault
+from specs_data.images import Unusable, media_type, settle
 from specs_data.judges.answers import boxes
 from specs_data.judges.choices import listed_choices
 from specs_data.judges.numbers import Quantity
 from specs_data.judges.values import Items, read_value
 from specs_data.presets import Preset, load_preset
 from specs_data.records import AnswerType, Problem
+from specs_data.shelf import PICTURE_SUFFIXES, Shelf
 from specs_data.texts import chat
 
 MAX_TEXT = 100_000
@@ -39,7 +40,7 @@ MAX_TEXT = 100_000
 COLUMNS: Mapping[str, tuple[str, ...]] = {
     "id": ("id", "problem_id"),
     "question": ("question", "problem"),
-    "images": ("images", "image"),
+    "images": ("images", "image", "image_path", "file_name"),
     "answer": ("answer",),
     "answer_type": ("answer_type",),
     "choices": ("choices",),
@@ -55,6 +56,7 @@ _TYPES: Mapping[str, AnswerType | None] = {
     "float": "numeric",
     "": None,
 }
+_NUMBERED = re.compile(r"image_(\d{1,2})")  # MMMU's
 # Hostile texts are long: no pattern below may take more than linear time.
 _PLACEHOLDER = re.compile(r"<image>[ \t]*\n?")
 _LONGEST_VALUE = 200
@@ -96,6 +98,10 @@ class _Bad(Exception):
     """Why a row is left out: a reason to count by, and a detail."""
 
 
+# A row as its file has it, or why it cannot be read, and the pictures that it may name.
+_Raw: TypeAlias = tuple[dict[str, Any] | str, Shelf | None]
+
+
 def read_problems(
     source: str,
     *,
@@ -105,8 +111,8 @@ def read_problems(
     gold: bool = True,
 ) -> Iterator[Incoming | Dropped]:
     """The problems of `source`, in order. With `gold`, those without an answer are dropped; else
-    theirs is empty. Raises UserError if there is no such source, or none of its first rows has a column
-    that is needed."""
+    theirs is empty. Raises UserError if there is no such source, none of its first rows has a column
+    that is needed, or one holds pictures that nobody would see."""
     known = load_preset(preset) if preset else Preset()
     names = _column_names(preset, known, columns or {})
     rows = islice((row for row in _rows(source) if _belongs(row[0], known)), limit)
@@ -115,11 +121,13 @@ def read_problems(
     if len(first) < FIRST_ROWS or not _is_ragged(Path(source)):
         needed |= set(columns or {})
     _check_columns(columns_of(row for row, _ in first), names, needed, source)
-    for position, (row, folder) in enumerate(chain(first, rows)):
+    if gold and names["images"] == _Names(COLUMNS["images"]):
+        _check_pictures(first, names, source)
+    for position, (row, shelf) in enumerate(chain(first, rows)):
         try:
             if isinstance(row, str):
                 raise _Bad(row)
-            problem, images = _problem(row, names, known.types, folder, gold)
+            problem, images = _problem(row, names, known.types, shelf, gold)
         except _Bad as bad:
             yield Dropped(position, *map(str, bad.args))
         else:
@@ -182,6 +190,36 @@ def _check_columns(columns: Collection[str], names: Mapping[str, _Names], needed
             )
 
 
+def _check_pictures(first: Sequence[_Raw], names: Mapping[str, _Names], source: str) -> None:
+    """Raise UserError if a column holds pictures and is not used."""
+    known = {name.partition(".")[0] for usual in names.values() for name in usual.names}
+    tried = set()
+    for row, shelf in first:
+        if isinstance(row, str):
+            continue
+        used = next((name for name in names["images"].names if row.get(name)), None)
+        for column, value in row.items():
+            sample = next(iter(_listed(value)), None)
+            if column in known or column in tried or not sample or (not used and _NUMBERED.fullmatch(column)):
+                continue
+            tried.add(column)
+            if _is_picture(sample, shelf):
+                rest = f"; images={used} leaves it out" if used else ""
+                raise UserError(
+                    f"{source} has pictures in the column {column!r}, which is not used: use --columns "
+                    f"images={column}{rest}"
+                )
+
+
+def _is_picture(value: Any, shelf: Shelf | None) -> bool:
+    """Whether a value is plainly a picture: its bytes, a datasets Image, a data URL, the path of one that is there."""
+    if isinstance(value, dict) and {*value} == {"bytes", "path"}:
+        value = value["bytes"] or value["path"]
+    if isinstance(value, bytes):
+        return media_type(value) is not None
+    return isinstance(value, str) and (value.startswith("data:image/") or (shelf is not None and shelf.has(value)))
+
+
 def count_problems(source: str, limit: int | None = None) -> int | None:
     """How many rows `source` has, at most `limit`; None for a Hub dataset."""
     path = Path(source)
@@ -201,24 +239,21 @@ def _files(folder: Path) -> list[Path]:
     return files
 
 
-def _rows(source: str) -> Iterator[tuple[dict[str, Any] | str, Path | None]]:
-    """Raw rows with the folder that image paths are relative to; a string stands for a bad row."""
+def _rows(source: str) -> Iterator[_Raw]:
+    """Raw rows with the pictures that they may name; a string stands for a bad row."""
     path = Path(source)
     if path.is_dir():
+        shelves: dict[Path, Shelf] = {}
         for file in _files(path):
-            yield from _file_rows(file)
+            shelf = shelves.setdefault(file.parent, Shelf(file.parent, path))
+            yield from ((row, shelf) for row in read_rows(file))
     elif path.exists():
-        yield from _file_rows(path)
+        shelf = Shelf(path.parent, path.parent)
+        yield from ((row, shelf) for row in read_rows(path))
     elif re.fullmatch(r"[\w.-]+/[\w.-]+(:[\w.-]+)?(@[\w./-]+)?(#[\w.-]+)?", source) and path.suffix not in SUFFIXES:
         yield from ((row, None) for row in _hub_rows(source))
     else:
         raise UserError(f"there are no problems at {source}: no such file or folder, and not a Hub dataset id")
-
-
-def _file_rows(file: Path) -> Iterator[tuple[dict[str, Any] | str, Path]]:
-    folder = file.parent
-    for row in read_rows(file):
-        yield row, folder
 
 
 def _hub_rows(source: str) -> Iterator[dict[str, Any]]:
@@ -240,18 +275,13 @@ def _hub_rows(source: str) -> Iterator[dict[str, Any]]:
 
 
 def _problem(
-    row: Mapping[str, Any], names: Mapping[str, _Names], types: Mapping[str, str], folder: Path | None, gold: bool
+    row: Mapping[str, Any], names: Mapping[str, _Names], types: Mapping[str, str], shelf: Shelf | None, gold: bool
 ) -> tuple[Problem, tuple[bytes, ...]]:
-    values = {field: _field(row, names[field]) for field in COLUMNS}
+    values = {field: _field(row, names[field]) for field in COLUMNS if field != "images"}
     question = _question(values["question"])
     answer = _answer(values["answer"]) if gold else ""
     choices = _choices(values["choices"])
-    images = tuple(_image(value, folder) for value in _listed(values["images"]))
-    for image in images:
-        fault = image_fault(image)
-        if fault:
-            reason, _, detail = fault.partition(": ")
-            raise _Bad(f"image {reason}", detail)
+    images = tuple(_picture(value, shelf, values["id"]) for _, value in _pictures(row, names["images"]))
     kind = str(values["answer_type"] or "")
     kind = types.get(kind, kind)
     if kind not in _TYPES:
@@ -379,27 +409,52 @@ def _listed(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
-def _image(value: Any, folder: Path | None) -> bytes:
-    """The bytes of an image given as bytes, a datasets Image, a data URL or a path."""
+def _pictures(row: Mapping[str, Any], names: _Names) -> list[tuple[int, Any]]:
+    """The pictures of a row, as it gives them, with the numbers that a text may call them by."""
+    if not names.together:
+        for name in names.names:
+            value = _value(row, (name,))
+            if value in (None, "", []):
+                continue
+            # Any file may be called a file name.
+            if name != "file_name" or str(value).lower().endswith(PICTURE_SUFFIXES):
+                return list(enumerate(_listed(value), 1))
+        if names.names != COLUMNS["images"]:
+            return []
+    columns = names.names if names.together else [name for name in row if _NUMBERED.fullmatch(name)]
+    found: list[tuple[int, Any]] = []
+    for name in columns:
+        numbered = _NUMBERED.fullmatch(name)
+        for value in _listed(_value(row, (name,))):
+            found.append((int(numbered[1]) if numbered else len(found) + 1, value))
+    return sorted(found, key=lambda picture: picture[0])
+
+
+def _picture(value: Any, shelf: Shelf | None, row: Any) -> bytes:
+    """The settled bytes of a picture, whatever it is given as. A drop names the `row` and the picture."""
+    try:
+        return settle(_image(value, shelf))
+    except Unusable as fault:
+        reason, _, detail = str(fault).partition(": ")
+        name = value.get("path") if isinstance(value, dict) else value
+        name = name if isinstance(name, str) and not name.startswith("data:") else ""
+        told = " ".join(filter(None, (name[:200], f"({detail})" if detail else "")))
+        raise _Bad(f"image {reason}", ": ".join(filter(None, ("" if row is None else str(row)[:100], told)))) from None
+
+
+def _image(value: Any, shelf: Shelf | None) -> bytes:
+    """The bytes of an image given as bytes, a datasets Image, a data URL or a path. Raises Unusable."""
     if isinstance(value, dict):
         value = value.get("bytes") or value.get("path")
     if isinstance(value, bytes):
         return value
     if not isinstance(value, str):
-        raise _Bad("image not supported", type(value).__name__)
+        raise Unusable(f"not supported: {type(value).__name__}")
     if value.startswith("data:"):
         try:
             return base64.b64decode(value.partition(",")[2], validate=True)
         except ValueError:
-            raise _Bad("image broken", "data URL") from None
-    if "://" in value or folder is None:
-        raise _Bad("image not local", value[:200])
-    file = folder / value
-    try:
-        if not file.is_file():
-            raise _Bad("image not found", value[:200])
-        if file.stat().st_size > MAX_BYTES:
-            raise _Bad("image too large", value[:200])
-        return file.read_bytes()
-    except (OSError, ValueError):
-        raise _Bad("image not found", value[:200]) from None
+            raise Unusable("broken: data URL") from None
+    if "://" in value or shelf is None:
+        raise Unusable("not local")
+    return shelf.read(value)

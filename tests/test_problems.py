@@ -27,6 +27,7 @@ from PIL import Image
 
 from specs_data.errors import UserError
 from specs_data.files import read_rows
+from specs_data.images import media_type
 from specs_data.pairs.parquet import IMAGES, make_schema
 from specs_data.presets import shipped_presets
 from specs_data.problems import MAX_TEXT, Dropped, Incoming, count_problems, infer_answer_type, read_problems
@@ -412,7 +413,15 @@ def test_hostile_images_are_bad_rows(tmp_path: Path, reason: str) -> None:
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF"])
 def test_whole_images_of_every_kind_are_taken(tmp_path: Path, kind: str) -> None:
     data = saved(kind)
-    assert one(parquet(tmp_path / "p.parquet", [{**GOOD, "images": [data]}])).images == (data,)
+    found = one(parquet(tmp_path / "p.parquet", [{**GOOD, "images": [data]}]))
+    (taken,) = found.images
+    assert found.problem.images == (hashlib.sha256(taken).hexdigest(),)
+    if kind in ("PNG", "JPEG", "WEBP"):
+        assert taken == data
+    else:  # not every reader knows these
+        assert media_type(taken) == "image/png"
+    with Image.open(io.BytesIO(taken)) as new, Image.open(io.BytesIO(data)) as old:
+        assert new.convert("RGB").tobytes() == old.convert("RGB").tobytes()
 
 
 @settings(max_examples=60, deadline=None)

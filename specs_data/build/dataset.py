@@ -18,7 +18,7 @@ from polars import DataFrame, String, col
 
 from specs_data.build.fates import Fates
 from specs_data.format import strip_stop_tokens
-from specs_data.images import media_type
+from specs_data.images import suffix
 from specs_data.pairs.manifest import Shard
 from specs_data.pairs.parquet import write_pairs
 from specs_data.records import Pair, Picture, Problem, Rejected, Response, Twin
@@ -112,7 +112,7 @@ def _pair(store: Store, plan: Plan, entry: _Entry) -> Pair:
     images = [(digest, store.image(digest)) for digest in problem.images]
     return Pair(
         id=f"{problem.id}-{entry.index}",
-        images=tuple(Picture(data, f"{digest[:16]}.{_suffix(data)}") for digest, data in images),
+        images=tuple(Picture(data, f"{digest[:16]}.{suffix(data)}") for digest, data in images),
         prompt=chat(problem, plan.system),
         # A chat template adds its stop token: a response that was logged with one must not teach it twice.
         chosen=strip_stop_tokens(entry.response.text),
@@ -125,10 +125,6 @@ def _pair(store: Store, plan: Plan, entry: _Entry) -> Pair:
         policy=plan.policy.name,
         verifier=plan.verifier,
     )
-
-
-def _suffix(image: bytes) -> str:
-    return (media_type(image) or "image/bin").removeprefix("image/").replace("jpeg", "jpg")
 
 
 def _count(figures: Figures, entry: _Entry, pair: Pair) -> None:

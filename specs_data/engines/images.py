@@ -5,19 +5,19 @@ from __future__ import annotations
 import io
 import warnings
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from specs_data.engines.refusals import BROKEN_IMAGE
 from specs_data.errors import PromptRefused
+from specs_data.images import to_rgb
 
 
 def open_image(data: bytes) -> Image.Image:
-    """The image as RGB, turned as its EXIF orientation says (as `datasets` does for training).
-    Raises PromptRefused where it is broken or absurdly large."""
+    """The image as RGB, as `images.settle` has it. Raises PromptRefused where it is broken or absurdly large."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a file's blemishes are no concern of the user's terminal
-            return ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB")
+            return to_rgb(Image.open(io.BytesIO(data)))
     except Exception as error:  # decoders of broken files raise whatever they like
         raise PromptRefused(BROKEN_IMAGE, _detail(error)) from None
 

@@ -22,7 +22,7 @@ from msgspec import Struct
 
 from specs_data.errors import UserError
 from specs_data.files import staged
-from specs_data.images import image_fault, media_type
+from specs_data.images import Unusable, settle, suffix
 from specs_data.pairs.manifest import Manifest
 from specs_data.pairs.parquet import IMAGES, MESSAGES, make_schema, write_shards
 from specs_data.pairs.rows import Dataset, Row, open_dataset, rows, to_row
@@ -209,25 +209,26 @@ def _refuse_words(pair: Pair, words: tuple[str, ...]) -> None:
 def _save(images: Sequence[Picture], out: Path) -> list[str]:
     """The pictures as files in `out`/images, named by their content; their paths relative to `out`."""
     paths = []
-    for image in images:
-        path = Path("images") / _named(image.content)
+    for content in map(_settled, images):
+        path = Path("images") / _named(content)
         if not (out / path).exists():
             (out / path).parent.mkdir(exist_ok=True)
-            (out / path).write_bytes(image.content)
+            (out / path).write_bytes(content)
         paths.append(path.as_posix())
     return paths
 
 
+def _settled(image: Picture) -> bytes:
+    """A picture as the policy would see it: these loaders put transparency on black."""
+    try:
+        return settle(image.content)
+    except Unusable:
+        raise _Refused("a picture that cannot be opened") from None
+
+
 def _named(image: bytes) -> str:
     """A file name for a picture, from its content."""
-    return f"{hashlib.sha256(image).hexdigest()[:24]}.{_suffix(image)}"
-
-
-def _suffix(image: bytes) -> str:
-    if image_fault(image) is not None:
-        raise _Refused("a picture that cannot be opened")
-    kind = (media_type(image) or "").removeprefix("image/")
-    return {"jpeg": "jpg"}.get(kind, kind)
+    return f"{hashlib.sha256(image).hexdigest()[:24]}.{suffix(image)}"
 
 
 def _write_dataset_info(out: Path, files: Sequence[str]) -> str:

@@ -16,12 +16,14 @@ from typing import Any
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from specs_data.errors import UserError, require
 from specs_data.files import write_whole
+from specs_data.images import Unusable, settle
 from specs_data.pairs import rows as pairs_io
 from specs_data.problems import Dropped, read_problems
-from specs_data.records import Message
+from specs_data.records import Message, Pair
 from specs_data.texts import Text, chat
 
 Row = dict[str, Any]
@@ -55,8 +57,7 @@ def preference_rows(
     Raises UserError if no row is left.
     """
     dataset = pairs_io.open_dataset(source, images)
-    found = map(pairs_io.to_row, islice(pairs_io.rows(dataset, split), limit))
-    rows = ({column: row[column] for column in _PREFERENCE} for row in found)
+    rows = map(_preference, islice(pairs_io.rows(dataset, split), limit))
     version = dataset.manifest.dataset.fingerprint if dataset.manifest else ""
     return _write(rows, _PREFERENCE, fits, source, version, file)
 
@@ -139,7 +140,7 @@ def whole_rows(processor: Any, limit: int, answer_room: int = 0) -> Callable[[Ro
             turns = {side: data_utils.prepare_multimodal_messages(turns[side], images.get(side)) for side in sides}
         written = data_utils.apply_chat_template(turns, processor)
         prompt, *answers = map(len, tokenizer([written[side] for side in sides], verbose=False)["input_ids"])
-        sizes = [_size(image["bytes"], decode=bool(answers)) for image in row["images"]]
+        sizes = [_size(image["bytes"]) for image in row["images"]]
         if prompt + max(answers, default=answer_room) + _image_tokens(processor, sizes) > limit:
             raise Unfit(f"longer than {limit} tokens")
 
@@ -157,17 +158,22 @@ def _image_tokens(processor: Any, sizes: Sequence[tuple[int, int]]) -> int:
     return int(sum(counts)) - len(sizes)
 
 
-def _size(data: bytes, decode: bool) -> tuple[int, int]:
-    """Height and width of an image file; `decode` tries the whole file (problems come tried)."""
+def _size(data: bytes) -> tuple[int, int]:
+    """Height and width of an image file that is whole."""
     from PIL import Image
 
+    with Image.open(io.BytesIO(data)) as image:
+        return image.height, image.width
+
+
+def _preference(pair: Pair) -> Row | str:
+    """A row with its pictures as the policy would see them, whoever made the dataset; or why it is left out."""
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            if decode:
-                image.load()
-            return image.height, image.width
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        raise Unfit("an image cannot be read") from None
+        images = tuple(replace(image, content=settle(image.content)) for image in pair.images)
+    except Unusable:
+        return "an image cannot be read"
+    row = pairs_io.to_row(replace(pair, images=images))
+    return {column: row[column] for column in _PREFERENCE}
 
 
 def _features() -> dict[str, Any]:
