@@ -262,8 +262,8 @@ def test_a_changed_verifier_judges_anew(tmp_path: Path) -> None:
     pairs = []
     for verdict in ("True", "False"):
         file.write_text(VERIFIER.format(made="pass", verify=f"return Verdict({verdict}, 'x')", settings="{}"))
-        engine = policy()
-        pairs.append(build(recipe(problems, verifier=str(file)), tmp_path / "run", engine=engine, quiet=True).count)
+        judged = recipe(problems, verifier=str(file))
+        pairs.append(build(judged, tmp_path / "run", engine=policy(), quiet=True, overwrite=True).count)
     assert pairs[0] > 0 and pairs[1] == 0
 
 

@@ -51,7 +51,13 @@ def test_no_earlier_build_shows(builds: list[dict[str, Any]], concurrency: int) 
         folder = Path(name)
         problems = write_sums(folder, 10, pictures=True)
         for each in builds:
-            build(recipe(problems, **each), folder / "used", engine=policy(concurrency=concurrency), quiet=True)
+            build(
+                recipe(problems, **each),
+                folder / "used",
+                engine=policy(concurrency=concurrency),
+                quiet=True,
+                overwrite=True,
+            )
         build(recipe(problems, **builds[-1]), folder / "fresh", engine=policy(), quiet=True)
         assert rows(folder / "used") == rows(folder / "fresh")
 
@@ -78,7 +84,7 @@ def test_an_earlier_build_that_made_more_does_not_show(
 ) -> None:
     problems = write_sums(tmp_path, 30, pictures=True)
     for each in (before, last):
-        build(recipe(problems, **each), tmp_path / "used", engine=policy(), quiet=True)
+        build(recipe(problems, **each), tmp_path / "used", engine=policy(), quiet=True, overwrite=True)
     build(recipe(problems, **last), tmp_path / "fresh", engine=policy(), quiet=True)
     assert rows(tmp_path / "used") == rows(tmp_path / "fresh")
 

@@ -59,11 +59,16 @@ def test_rejected_from_names_another_model_of_the_server(tmp_path: Path) -> None
         rows = rows_of(tmp_path / "run")
         assert {(row["policy"], row["rejected_from"]) for row in rows} == {("zero", "base")}
         assert asked(server) == {"zero", "base"}
-        build(recipe(problems, **settings, rejected_from="base"), tmp_path / "run", quiet=True)
+        build(recipe(problems, **settings, rejected_from="base"), tmp_path / "run", quiet=True, overwrite=True)
         assert asked(server) == set()
-        build(recipe(problems, **settings, rejected_from="other"), tmp_path / "run", quiet=True)
+        build(recipe(problems, **settings, rejected_from="other"), tmp_path / "run", quiet=True, overwrite=True)
         assert asked(server) == {"other"}
-        build(recipe(problems, **settings | {"model": "base"}, rejected_from="zero"), tmp_path / "run", quiet=True)
+        build(
+            recipe(problems, **settings | {"model": "base"}, rejected_from="zero"),
+            tmp_path / "run",
+            quiet=True,
+            overwrite=True,
+        )
         assert {row["policy"] for row in rows_of(tmp_path / "run")} == {"base"}
 
 
@@ -72,7 +77,7 @@ def test_the_model_asked_for_is_the_policy(tmp_path: Path) -> None:
         problems = write_sums(tmp_path, 10)
         for model in ("mod-a", "mod-b"):
             settings = recipe(problems, base_url=server.url, model=model, policy="ckpt/x", samples=4)
-            built = build(settings, tmp_path / "run", quiet=True)
+            built = build(settings, tmp_path / "run", quiet=True, overwrite=True)
             assert asked(server) == {model}, "the responses of another model are not taken for this one's"
             assert {row["policy"] for row in rows_of(tmp_path / "run")} == {model}
             assert (built.recipe.policy, built.recipe.model) == (model, model)
