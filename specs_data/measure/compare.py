@@ -23,7 +23,7 @@ from specs_data.errors import UserError
 from specs_data.files import read_rows
 from specs_data.inert import one_line, visible
 from specs_data.measure.estimate import Estimate
-from specs_data.measure.evaluation import Evaluation, FormatSlice, read_evaluation
+from specs_data.measure.evaluation import Evaluation, FormatSlice, read_evaluation, write_file
 from specs_data.measure.table import aligned, branching, formats_of, passed, share
 from specs_data.texts import load_card
 
@@ -212,11 +212,7 @@ class Whisker(Struct, frozen=True):
 
 def write_page(comparison: Comparison, out: Path) -> Path:
     """Write the page, and return its path. It needs no network and allows none. Raises UserError."""
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(render(comparison), encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"cannot write {out}: {error.strerror}") from None
+    write_file(out, render(comparison).encode())
     return out
 
 

@@ -11,11 +11,11 @@ import msgspec
 from msgspec import Struct
 
 from specs_data.engines import Engine
-from specs_data.errors import UserError
 from specs_data.format import ResponseFormat, load_format
 from specs_data.inert import visible
 from specs_data.loop import run
 from specs_data.measure.bench import default_out, open_bench, settled, store_folder
+from specs_data.measure.evaluation import write_file
 from specs_data.measure.malformed import error_class
 from specs_data.plugins import corruption_names
 from specs_data.recipe import Recipe
@@ -121,11 +121,7 @@ def natural_errors(
 
 def write(errors: FormatErrors, out: Path) -> None:
     """Write the errors to `out` as JSON. Raises UserError."""
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_bytes(encode(errors))
-    except OSError as error:
-        raise UserError(f"cannot write {out}: {error.strerror}") from None
+    write_file(out, encode(errors))
 
 
 async def _sampled(

@@ -21,6 +21,7 @@ import msgspec
 from msgspec import Struct
 
 from specs_data.errors import UserError, first_line
+from specs_data.files import write_whole
 from specs_data.measure.estimate import Estimate
 
 
@@ -95,12 +96,15 @@ class Evaluation(FormatSlice, frozen=True, kw_only=True):
 
 
 def write_evaluation(evaluation: Evaluation, file: Path) -> None:
-    """Write the JSON object in one step: a reader sees the old file or the new one. Raises UserError."""
-    part = file.with_name(f"{file.name}.part")
+    """Write the JSON object. Raises UserError."""
+    write_file(file, encode(evaluation))
+
+
+def write_file(file: Path, content: bytes) -> None:
+    """Write a file that the user asked for, whole or not at all, and the folders above it. Raises UserError."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(encode(evaluation))
-        part.replace(file)
+        write_whole(file, content)
     except OSError as error:
         raise UserError(f"cannot write {file}: {error.strerror}") from None
 

@@ -10,6 +10,7 @@ themselves: both are given, and each is called what it is.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from io import BytesIO
 from pathlib import Path
 from statistics import fmean
 from typing import Literal
@@ -18,7 +19,7 @@ import msgspec
 from msgspec import Struct
 
 from specs_data.errors import UserError, require
-from specs_data.measure.evaluation import Evaluation, read_evaluation
+from specs_data.measure.evaluation import Evaluation, read_evaluation, write_file
 
 BETA = 2.0
 PLOTS = (".png", ".svg", ".pdf")
@@ -157,14 +158,10 @@ def table(factors: Factors) -> str:
 
 def write(factors: Factors, out: Path) -> None:
     """Write the factors to `out`: a plot where it ends in .png, .svg or .pdf, JSON otherwise. Raises UserError."""
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        if out.suffix.lower() in PLOTS:
-            plot({"": factors}, out)
-        else:
-            out.write_bytes(encode(factors))
-    except OSError as error:
-        raise UserError(f"cannot write {out}: {error.strerror}") from None
+    if out.suffix.lower() in PLOTS:
+        plot({"": factors}, out)
+    else:
+        write_file(out, encode(factors))
 
 
 def encode(factors: Factors) -> bytes:
@@ -195,8 +192,10 @@ def plot(runs: Mapping[str, Factors], file: Path) -> None:
         axes.set_ylabel("%")
         if any(runs):
             axes.legend(fontsize=8)
+    drawn, kind = BytesIO(), file.suffix.lower()
     with rc_context({"svg.hashsalt": "specs-data", "svg.fonttype": "none"}):
-        figure.savefig(file, metadata={"Date": None} if file.suffix == ".svg" else None)
+        figure.savefig(drawn, format=kind.removeprefix("."), metadata={"Date": None} if kind == ".svg" else None)
+    write_file(file, drawn.getvalue())
 
 
 def read_step(text: str) -> tuple[int, str]:
