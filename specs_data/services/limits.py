@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Hashable, Sequence
 from contextlib import asynccontextmanager
@@ -128,7 +129,7 @@ class Gate:
     everything waits as long as the service says; each round of accepted calls adds one. A few calls
     that are turned away at random cost less than holding back the others would."""
 
-    TOLERATED = 0.2
+    TOLERATED = 0.4
     MEMORY = 64
 
     def __init__(self, most: int, pace: Pace | None = None) -> None:
@@ -193,6 +194,8 @@ class Health:
         self._outcomes: deque[Reason | None] = deque(maxlen=self.LAST)
         self._stopped: UserError | None = None
         self._proved = False
+        self._turned_away = 0  # calls in a row
+        self._since = 0.0  # the first of them
 
     def check(self) -> None:
         """Raise the error that stopped the run, if one did."""
@@ -206,10 +209,25 @@ class Health:
 
     def decided(self) -> None:
         """A question was answered."""
+        self._turned_away = 0
         if not self._proved:
             self._proved = True
             self._outcomes = deque((each for each in self._outcomes if each not in OF_THE_ITEM), maxlen=self.LAST)
         self._outcomes.append(None)
+
+    def turned_away(self, failure: Failed, patience: float) -> None:
+        """A call came too soon. Raises UserError if none did anything else for `patience` seconds: whoever waits for a
+        service that serves nobody may wait for hours."""
+        now = time.monotonic()
+        self._since = self._since if self._turned_away else now
+        self._turned_away += 1
+        if self._turned_away >= self.ENOUGH and now - self._since > patience:
+            self.stop(
+                UserError(
+                    f"{self._name} has turned away every call for {now - self._since:.0f} s "
+                    f"({failure.detail or failure.reason}); see to its limits, and the same command goes on from here"
+                )
+            )
 
     def undecided(self, failure: Failed) -> NoReturn:
         """A question was given up. Raises Undecided (ItemRefused where it is the item's own fault), or UserError if

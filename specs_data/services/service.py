@@ -73,6 +73,8 @@ class Service:
                 spent = failures >= self._attempts or of_the_item >= TWICE or waited > self._patience
                 if failure.final or spent:
                     self._health.undecided(failure)
+                if too_soon:
+                    self._health.turned_away(failure, self._patience)
                 await asyncio.sleep(wait)
             else:
                 self._health.decided()

@@ -303,6 +303,15 @@ async def test_too_many_undecided_stop_the_run(server: Server) -> None:
     assert len({str(stop) for stop in stops}) == 1
 
 
+async def test_a_service_that_turns_everybody_away_is_not_waited_for_in_silence(server: Server) -> None:
+    server.faults.extend(["429"] * 10000)
+    verifier = make(patience=0.5, in_flight=2)
+    start = time.monotonic()
+    outcomes = await asyncio.gather(*(verifier.verify(judged(f"r{n}"), []) for n in range(60)), return_exceptions=True)
+    await verifier.close()
+    assert any(isinstance(outcome, UserError) for outcome in outcomes) and time.monotonic() - start < 10
+
+
 async def test_a_few_undecided_do_not(server: Server) -> None:
     verifier = make()
     for n in range(40):
