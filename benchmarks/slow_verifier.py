@@ -1,0 +1,102 @@
+"""Does a slow verifier keep the policy waiting?
+
+    python benchmarks/slow_verifier.py [--problems 2000] [--slots 128] [--response 0.5] [--at-once 64] [--verdict 1.0]
+
+A scripted policy of so many slots, where half of the responses are wrong, and a verifier of a few at once, slower than
+the policy is. Prints the share of the slots' time that is used from the first response to the last, with
+`--samples-upfront` and `--pairs-per-problem` as well, and exits 1 below 0.90.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from specs_data import build, make_recipe
+from specs_data.engines.scripted import ScriptedEngine
+from specs_data.records import Judged, Request, Response, Verdict
+
+
+class Watched(ScriptedEngine):
+    """Notes when each response began and ended, in seconds."""
+
+    def __init__(self, slots: int, seconds: float) -> None:
+        super().__init__(respond, concurrency=slots, delay=seconds)
+        self.spans: list[tuple[float, float]] = []
+
+    async def generate(self, request: Request) -> Response:
+        """As the scripted engine."""
+        begun = time.perf_counter()
+        response = await super().generate(request)
+        self.spans.append((begun, time.perf_counter()))
+        return response
+
+    def used(self) -> float:
+        """The share of the slots' time from the first response to the last."""
+        whole = max(end for _, end in self.spans) - min(begun for begun, _ in self.spans)
+        return sum(end - begun for begun, end in self.spans) / (whole * self.concurrency)
+
+
+class Waiting:
+    """A verifier that takes its time and finds everything consistent."""
+
+    settings = {"verifier": "waiting"}
+
+    def __init__(self, at_once: int, seconds: float) -> None:
+        self.concurrency = at_once
+        self._seconds = seconds
+
+    async def verify(self, judged: Judged, images: object) -> Verdict:
+        """Consistent, after a while."""
+        await asyncio.sleep(self._seconds)
+        return Verdict(True, "looked at for long")
+
+    async def close(self) -> None:
+        """Nothing to release."""
+
+
+def respond(request: Request) -> str:
+    """Right for every second seed."""
+    answer = int(request.messages[-1].content.split()[2]) + 1 + request.seed % 2
+    return f"<think>Adding one to the number gives {answer}.</think>\n<answer>\\boxed{{{answer}}}</answer>"
+
+
+def measure(options: argparse.Namespace, settings: dict[str, int]) -> float:
+    """One build; prints its line."""
+    engine = Watched(options.slots, options.response)
+    with tempfile.TemporaryDirectory() as name:
+        problems = Path(name) / "problems.jsonl"
+        rows = ({"question": f"What is {number} + 1?", "answer": str(number + 1)} for number in range(options.problems))
+        problems.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        recipe = make_recipe({"problems": str(problems), "samples": 4, **settings})
+        begun = time.perf_counter()
+        verifier = Waiting(options.at_once, options.verdict)
+        built = build(recipe, Path(name) / "run", engine=engine, verifier=verifier, quiet=True)
+        seconds = time.perf_counter() - begun
+    print(
+        f"{settings or 'plain'}: {engine.used():.3f} of the slots' time used; {engine.calls} responses, {built.count} "
+        f"pairs, {seconds:.0f} s"
+    )
+    return engine.used()
+
+
+def main() -> int:
+    """Three builds."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--problems", type=int, default=2000)
+    parser.add_argument("--slots", type=int, default=128)
+    parser.add_argument("--response", type=float, default=0.5)
+    parser.add_argument("--at-once", type=int, default=64)
+    parser.add_argument("--verdict", type=float, default=1.0)
+    options = parser.parse_args()
+    kinds: list[dict[str, int]] = [{}, {"samples_upfront": 2}, {"samples_upfront": 4, "pairs_per_problem": 2}]
+    return int(min(measure(options, settings) for settings in kinds) < 0.9)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
