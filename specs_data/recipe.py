@@ -273,6 +273,11 @@ class Recipe(Staged):
         "go on if a service answers with another model than asked for",
         decides="judgements",
     )
+    answer_tokens: Positive = _services(
+        4096,
+        "most tokens of one answer, thinking included; less for a model with a short context",
+        decides="judgements",
+    )
     gemini_batch: bool = _services(
         False, "Gemini's batch API: half the price, within a day", decides="nothing", also=()
     )

@@ -69,6 +69,7 @@ FLAGS: dict[str, tuple[list[str], Any]] = {
     "ray": (["local"], "local"),
     "replicas": (["2"], 2),
     "verifier": (["rules"], "rules"),
+    "answer_tokens": (["512"], 512),
     "undecided": (["keep"], "keep"),
     "verifier_model": (["v"], "v"),
     "verifier_base_url": (["http://v"], "http://v"),
@@ -250,7 +251,7 @@ def test_a_setting_changes_the_keys_of_what_it_decides(name: str, keys: Callable
     wanted = FLAGS[name][1]
     if name == "corruption":
         wanted = {"./mine.py": 1.0}
-    with_judge = {"judge_model": "openai:other"} if name.startswith("judge_") else {}
+    with_judge = {"judge_model": "openai:other"} if name.startswith(("judge_", "answer_tokens")) else {}
     before = keys(Recipe(**{**base, **with_judge}))
     after = keys(Recipe(**{**base, **with_judge, name: wanted}))
     changed = {stage for stage in STAGES if before[stage] != after[stage]}

@@ -11,15 +11,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Annotated, Any, Generic, Literal, Protocol, TypeVar
 
 from msgspec import Struct
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+from msgspec.structs import replace
+from pydantic import BaseModel, BeforeValidator, ConfigDict
 
 from specs_data.errors import ItemRefused
 from specs_data.images import media_type
+from specs_data.services.reading import read_form
 from specs_data.wire import Key, Meaning, NoAnswer, Trouble
 
 # Why there is no answer: the reasons that are counted.
@@ -48,6 +49,12 @@ MAX_IMAGE_BYTES = 14_000_000
 
 _READ = {"image/png", "image/jpeg", "image/gif", "image/bmp", "image/webp"}
 
+_NOTES = {
+    "broken answer": "Your last reply could not be read. Reply with the JSON object that is asked for alone.",
+    "empty answer": "Your last reply was empty. Reply with the JSON object that is asked for.",
+    "cut off": "Your last reply was too long and was cut off. Do not think aloud; keep the reason under 20 words.",
+}
+
 # Text that a model may leave out by writing null.
 Words = Annotated[str, BeforeValidator(lambda value: "" if value is None else value)]
 
@@ -65,13 +72,32 @@ F = TypeVar("F", bound=Form)
 
 class Question(Struct, Generic[F], frozen=True):
     """One thing to ask: the rubric, which is the same for many questions and goes first so that
-    services can cache it, the image files' bytes, the item's id and text, and the form to fill in."""
+    services can cache it, the image files' bytes, the item's id and text, and the form to fill in. A repeated
+    `attempt` knows the `trouble` with the last one, and how many were cut off before it (`shorter`)."""
 
     rubric: str
     images: tuple[bytes, ...]
     item: str
     text: str
     form: type[F]
+    attempt: int = 0
+    trouble: Reason | None = None
+    shorter: int = 0
+
+    @property
+    def asked(self) -> str:
+        """The item's text, and what a repeated attempt has to do better."""
+        note = _NOTES.get(self.trouble or "", "")
+        return f"{self.text}\n\n{note}" if note else self.text
+
+    def most(self, tokens: int) -> int:
+        """Most tokens of this attempt's answer, where the first may have `tokens`: half after each that was cut off."""
+        return max(1, tokens >> self.shorter)
+
+    @property
+    def warmth(self) -> float:
+        """The temperature: 0, and a little more with each attempt, so that it does not end as the one before."""
+        return min(0.9, 0.3 * self.attempt)
 
 
 class Reply(Struct, frozen=True):
@@ -200,10 +226,13 @@ def image_type(image: bytes) -> str:
     return found
 
 
-def json_schema(form: type[Form]) -> dict[str, Any]:
-    """The JSON schema of a form, in the strict shape that services ask for."""
-    kinds: dict[object, str] = {bool: "boolean", str: "string"}
-    fields = {name: {"type": kinds[field.annotation]} for name, field in form.model_fields.items()}
+def json_schema(form: type[Form], longest: int | None = None) -> dict[str, Any]:
+    """The JSON schema of a form, in the strict shape that services ask for; strings of `longest` characters at most."""
+    kinds: dict[object, dict[str, Any]] = {
+        bool: {"type": "boolean"},
+        str: {"type": "string"} | ({} if longest is None else {"maxLength": longest}),
+    }
+    fields = {name: kinds[field.annotation] for name, field in form.model_fields.items()}
     return {"type": "object", "properties": fields, "required": list(fields), "additionalProperties": False}
 
 
@@ -231,16 +260,18 @@ def turned_down(means: Meaning, said: str, wait: float | None) -> Failed:
     return Failed("refused", said, final=True)
 
 
-def fill(form: type[F], text: str) -> F:
-    """The form that a reply fills in, with or without a code fence around it. Raises Failed."""
-    text = text.strip()
-    if text.startswith("<think>"):
-        text = text.partition("</think>")[2].strip()
-    fenced = re.fullmatch(r"```(?:json)?\s*\n(.*?)\n?```", text, re.DOTALL)
-    try:
-        return form.model_validate_json(fenced[1] if fenced else text)
-    except ValidationError:
-        raise Failed("broken answer") from None
+def fill(form: type[F], text: str, item: str = "") -> F:
+    """The form that a reply fills in, whatever stands around it. Raises Failed."""
+    filled = read_form(form, text, item)
+    if filled is None:
+        raise Failed("broken answer")
+    return filled
+
+
+def asked_again(question: Question[F], trouble: Reason) -> Question[F]:
+    """The same question, to be asked otherwise than before: with the trouble told, and a cut-off one for less."""
+    shorter = question.shorter + (trouble == "cut off")
+    return replace(question, attempt=question.attempt + 1, trouble=trouble, shorter=shorter)
 
 
 def _check_images(images: Sequence[bytes]) -> None:

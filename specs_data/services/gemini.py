@@ -58,10 +58,10 @@ class GeminiClient:
     key, MissingExtra without google-genai."""
 
     service = "gemini"
-    max_tokens = MAX_TOKENS
 
-    def __init__(self, model: str = DEFAULT_MODEL, role: str = "verifier") -> None:
+    def __init__(self, model: str = DEFAULT_MODEL, role: str = "verifier", max_tokens: int = MAX_TOKENS) -> None:
         self._role = role
+        self.max_tokens = max_tokens
         self._genai = require("google.genai", "gemini")
         self._key = wire.read_key(*_KEYS)
         if self._key.text is None:
@@ -78,7 +78,7 @@ class GeminiClient:
         """What else determines an answer."""
         options = _generation_options(self.model)
         options |= options.pop("thinkingConfig", {})
-        return {"max_tokens": str(MAX_TOKENS), **{name: str(value) for name, value in options.items()}}
+        return {"max_tokens": str(self.max_tokens), **{name: str(value) for name, value in options.items()}}
 
     async def ask(self, question: Question[Any]) -> Reply:
         """One attempt. Raises Failed, and UserError where no attempt can succeed."""
@@ -117,14 +117,16 @@ class GeminiClient:
             for image in question.images
         ]
         config = {
-            "maxOutputTokens": MAX_TOKENS,
+            "maxOutputTokens": question.most(self.max_tokens),
             "responseMimeType": "application/json",
             "responseJsonSchema": json_schema(question.form),
             **_generation_options(self.model),
         }
+        if "temperature" in config:
+            config["temperature"] = question.warmth
         return {
             "systemInstruction": {"parts": [{"text": question.rubric}]},
-            "contents": [{"role": "user", "parts": [*images, {"text": question.text}]}],
+            "contents": [{"role": "user", "parts": [*images, {"text": question.asked}]}],
             "generationConfig": config,
         }
 

@@ -162,7 +162,7 @@ class GeminiBatch:
             raise outcome
         if not self._allow_mismatch:
             check_served(self._client, outcome.served)
-        filled = fill(question.form, outcome.text)
+        filled = fill(question.form, outcome.text, question.item)
         if filled.item not in ("", question.item):
             raise Failed("broken answer", "the answer is to another item")
         return filled

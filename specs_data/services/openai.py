@@ -22,10 +22,12 @@ from specs_data.wire import Answer, Key, Meaning
 
 HOSTED = "https://api.openai.com/v1"
 MAX_TOKENS = 4096
+LONGEST_WORDS = 2_000  # characters of one string in a form
 
 # How a server's complaint about an option may name it.
+_SCHEMA = ("json_schema", "json schema", "json_object", "structured output", "guided", "maxlength")
 _NAMES = {
-    "response_format": ("response_format", "json_schema", "json schema", "structured output", "guided"),
+    "response_format": ("response_format", *_SCHEMA),
     "temperature": ("temperature",),
     "max_completion_tokens": ("max_completion_tokens",),
 }
@@ -36,10 +38,12 @@ class OpenAIClient:
     judge) is whose settings errors speak of."""
 
     service = "openai"
-    max_tokens = MAX_TOKENS
 
-    def __init__(self, model: str, base_url: str | None = None, role: str = "verifier") -> None:
+    def __init__(
+        self, model: str, base_url: str | None = None, role: str = "verifier", max_tokens: int = MAX_TOKENS
+    ) -> None:
         self.model = model
+        self.max_tokens = max_tokens
         self._role = role
         self._key = wire.read_key(wire.OPENAI_KEY)
         self._url = _root(base_url, self._key, role) / "chat" / "completions"
@@ -53,7 +57,7 @@ class OpenAIClient:
     @property
     def options(self) -> Mapping[str, str]:
         """What else determines an answer."""
-        return {"max_tokens": str(MAX_TOKENS), "temperature": "0"}
+        return {"max_tokens": str(self.max_tokens), "temperature": "0"}
 
     async def ask(self, question: Question[Any]) -> Reply:
         """One attempt. Raises Failed, and UserError where no attempt can succeed."""
@@ -66,7 +70,7 @@ class OpenAIClient:
                 raise no_answer(none, self._key) from None
             if answer.means is Meaning.DONE:
                 return _read(answer.content)
-            refused = _refused_option(answer) - left_out
+            refused = _refused_option(answer, left_out) - left_out
             if not refused:
                 self._raise(answer)
             self._left_out |= refused
@@ -83,19 +87,19 @@ class OpenAIClient:
 
     def _payload(self, question: Question[Any], left_out: set[str]) -> dict[str, Any]:
         images = [{"type": "image_url", "image_url": {"url": _data_url(image)}} for image in question.images]
-        schema = {"name": question.form.__name__.lower(), "schema": json_schema(question.form), "strict": True}
+        most = question.most(self.max_tokens)
         options = {
-            "response_format": {"type": "json_schema", "json_schema": schema},
-            "temperature": 0,
-            "max_completion_tokens": MAX_TOKENS,
+            "response_format": _response_format(question, left_out),
+            "temperature": question.warmth,
+            "max_completion_tokens": most,
         }
         if "max_completion_tokens" in left_out:
-            options["max_tokens"] = MAX_TOKENS
+            options["max_tokens"] = most
         return {
             "model": self.model,
             "messages": [
                 {"role": "system", "content": question.rubric},
-                {"role": "user", "content": [*images, {"type": "text", "text": question.text}]},
+                {"role": "user", "content": [*images, {"type": "text", "text": question.asked}]},
             ],
             **{name: value for name, value in options.items() if name not in left_out},
         }
@@ -118,12 +122,24 @@ def _data_url(image: bytes) -> str:
     return f"data:{image_type(image)};base64,{base64.b64encode(image).decode()}"
 
 
-def _refused_option(answer: Answer) -> set[str]:
-    """The options that a complaint names."""
+def _response_format(question: Question[Any], left_out: set[str]) -> dict[str, Any]:
+    """The form as a JSON schema; for a server that has none, any JSON object."""
+    if "json_schema" in left_out:
+        return {"type": "json_object"}
+    schema = json_schema(question.form, LONGEST_WORDS)
+    named = {"name": question.form.__name__.lower(), "schema": schema, "strict": True}
+    return {"type": "json_schema", "json_schema": named}
+
+
+def _refused_option(answer: Answer, left_out: set[str]) -> set[str]:
+    """The options that a complaint names. One about the schema leaves the format to be tried without it."""
     if answer.means is not Meaning.REFUSED:
         return set()
     words = answer.content.decode(errors="replace").lower()
-    return {option for option, names in _NAMES.items() if any(name in words for name in names)}
+    refused = {option for option, names in _NAMES.items() if any(name in words for name in names)}
+    if "response_format" in refused and "json_schema" not in left_out and any(name in words for name in _SCHEMA):
+        return refused - {"response_format"} | {"json_schema"}
+    return refused
 
 
 def _read(body: bytes) -> Reply:

@@ -41,7 +41,7 @@ def open_asker(
     if service == "gemini":
         from specs_data.services.gemini import DEFAULT_MODEL, GeminiClient
 
-        client = GeminiClient(model or DEFAULT_MODEL, role)
+        client = GeminiClient(model or DEFAULT_MODEL, role, recipe.answer_tokens)
         if recipe.gemini_batch and log is not None:
             from specs_data.services.gemini_batch import GeminiBatch
 
@@ -51,5 +51,5 @@ def open_asker(
 
         if model is None:
             raise UserError("an openai verifier needs the model's name at its server (--verifier-model)")
-        client = OpenAIClient(model, base_url, role)
+        client = OpenAIClient(model, base_url, role, recipe.answer_tokens)
     return Service(client, budget, stage=stage, allow_mismatch=recipe.allow_model_mismatch)

@@ -7,9 +7,12 @@ from collections.abc import Mapping
 
 from specs_data import wire
 from specs_data.errors import UserError
-from specs_data.services import TWICE, Answer, Client, F, Failed, Question, Reply, fill
+from specs_data.services import TWICE, Answer, Client, F, Failed, Question, Reply, asked_again, fill
 from specs_data.services.limits import Budget, Gate, Health, Spending
 from specs_data.services.prices import same_model
+
+# Attempts that the model did answer: the same again would end the same.
+ANSWERED = frozenset({"broken answer", "empty answer", "cut off"})
 
 
 class Service:
@@ -75,6 +78,7 @@ class Service:
                     self._health.undecided(failure)
                 if too_soon:
                     self._health.turned_away(failure, self._patience)
+                question = asked_again(question, failure.reason) if failure.reason in ANSWERED else question
                 await asyncio.sleep(wait)
             else:
                 self._health.decided()
@@ -103,7 +107,7 @@ class Service:
                 paid.extend(replies)
         if not self._allow_mismatch:
             check_served(self._client, reply.served)
-        return fill(question.form, reply.text)
+        return fill(question.form, reply.text, question.item)
 
 
 def client_settings(client: Client) -> Mapping[str, str]:

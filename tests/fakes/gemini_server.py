@@ -52,6 +52,7 @@ class Service:
         self.in_flight = 0
         self.most_in_flight = 0
         self.refused_options: tuple[str, ...] = ()
+        self.complaints: dict[str, str] = {}  # what is said of a type of response_format
         # Batch jobs: label -> job; what `finish` does to each entry of a finished job's answers.
         self.jobs: dict[str, Body] = {}
         self.files: dict[str, bytes] = {}
@@ -312,6 +313,8 @@ class Service:
             if option in body:
                 message = f"Unsupported parameter: '{option}' is not supported with this model."
                 return web.json_response({"error": {"message": message, "param": option}}, status=400)
+        if complaint := self.complaints.get((body.get("response_format") or {}).get("type", "")):
+            return web.json_response({"error": {"message": complaint}}, status=400)
         fault = self.faults.popleft() if self.faults else self.fault_of(_chat(body)[1])
         if fault and (response := await self._fail(request, fault)) is not None:
             return response

@@ -184,3 +184,35 @@ async def test_from_the_recipe(server: Server) -> None:
 def test_what_a_recipe_must_say(server: Server, settings: dict[str, Any], words: str) -> None:
     with pytest.raises(UserError, match=words):
         open_verifier(Recipe(verifier="openai", **settings), open_budget(Recipe()))
+
+
+async def test_a_server_without_schemas_is_asked_for_an_object_and_then_plainly(server: Server) -> None:
+    server.complaints = {
+        "json_schema": "response_format.type must be one of text, json_object; json_schema is not supported",
+        "json_object": "response_format: json_object is not supported either",
+    }
+    assert (await verify(server)).consistent
+    formats = [body.get("response_format", {}).get("type") for _, _, body in server.calls]
+    assert formats == ["json_schema", "json_object", None]
+
+
+async def test_another_attempt_differs_from_the_first(server: Server) -> None:
+    server.faults.extend(["broken JSON", "MAX_TOKENS"])
+    await verify(server)
+    first, second, third = (body for _, _, body in server.calls)
+    assert (first["temperature"], first["max_completion_tokens"]) == (0, 4096)
+    assert second["temperature"] > 0 and second["max_completion_tokens"] == 4096
+    assert "could not be read" in second["messages"][1]["content"][-1]["text"]
+    assert third["max_completion_tokens"] == 2048
+    assert "cut off" in third["messages"][1]["content"][-1]["text"]
+
+
+async def test_the_longest_answer_is_a_setting(server: Server) -> None:
+    recipe = Recipe(verifier="openai", verifier_model=MODEL, verifier_base_url=server.url, answer_tokens=512)
+    verifier = open_verifier(recipe, open_budget(recipe))
+    await verifier.verify(ONE, [])
+    ((_, _, body),) = server.calls
+    assert body["max_completion_tokens"] == 512 and verifier.settings["max_tokens"] == "512"
+    words = body["response_format"]["json_schema"]["schema"]["properties"]["reason"]
+    assert words["maxLength"] > 0
+    await verifier.close()
