@@ -35,7 +35,7 @@ from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import FrameType, ModuleType
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 
 import msgspec
 from msgspec import Struct
@@ -43,7 +43,7 @@ from msgspec import Struct
 from specs_data.errors import PluginFailed, SpecsDataError, UserError, unknown_name
 from specs_data.format import ResponseFormat
 from specs_data.loop import asked_for
-from specs_data.records import Judged, Request, Response, Sampling, Verdict
+from specs_data.records import Judged, Likelihood, Request, Response, Sampling, Verdict
 
 SECONDS = 10.0
 PATIENCE = 600.0
@@ -69,6 +69,15 @@ class Engine(Protocol):
 
     async def close(self) -> None:
         """Release the model. Calls still in flight may fail."""
+        ...
+
+
+@runtime_checkable
+class Scores(Protocol):
+    """What an Engine may do besides: say how likely a text is."""
+
+    async def likelihood(self, request: Request, text: str) -> Likelihood:
+        """How likely `text` is as what follows the request's prefill. Raises as `generate`."""
         ...
 
 

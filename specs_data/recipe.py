@@ -249,8 +249,8 @@ class Recipe(Staged):
     verifier: str | None = _verifying(
         None,
         "who checks that the reasoning leads to the answer: gemini (the default where a key is set), openai (any "
-        "compatible server), rules (offline), none, an installed one, or ./file.py; of several with commas the next "
-        "one is asked where the one before it cannot tell",
+        "compatible server), rules (offline), policy (checks itself), none, an installed one, or ./file.py; of several "
+        "with commas the next one is asked where the one before it cannot tell",
         decides="verdicts",
         example="gemini",
         also=("evaluate",),
@@ -259,7 +259,10 @@ class Recipe(Staged):
         "drop", "what becomes of a response of which the verifier cannot tell", decides="verdicts", also=("evaluate",)
     )
     verifier_model: str | None = _verifying(
-        None, "the verifier's model", decides="verdicts", example="gemini-3.8-flash"
+        None,
+        "the verifier's model; for policy, another checkpoint",
+        decides="verdicts",
+        example="gemini-3.8-flash",
     )
     verifier_base_url: Url | None = _verifying(
         None,

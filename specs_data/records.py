@@ -48,12 +48,15 @@ class Sampling(Struct, frozen=True, gc=False):
 class Request(Struct, frozen=True, gc=False):
     """One response asked of an engine: chat messages, image files' bytes (placed before the first
     user text), and the seed that alone decides the sample. With `nuclei` the engine also counts the nuclei
-    that it draws from, where it can."""
+    that it draws from, where it can. With a `prefill` the response goes on from these first words, which are not
+    repeated; `sampling` takes the place of the engine's own."""
 
     messages: tuple[Message, ...]
     images: tuple[bytes, ...]
     seed: int
     nuclei: bool = False
+    prefill: str = ""
+    sampling: Sampling | None = None
 
 
 class Nuclei(Struct, frozen=True, gc=False):
@@ -75,6 +78,14 @@ class Response(Struct, frozen=True, gc=False):
     prompt_tokens: int = 0
     completion_tokens: int = 0
     nuclei: Nuclei | None = None
+
+
+class Likelihood(Struct, frozen=True, gc=False):
+    """How likely an engine finds a given text: its log-probability, base e, and whether it is what the engine writes
+    greedily."""
+
+    logprob: float
+    greedy: bool
 
 
 class Sample(Struct, frozen=True, gc=False):

@@ -77,8 +77,10 @@ class Rejecting:
 class Flow(Stages):
     """The stages of one build. Attempts name a problem by its number in the store and a response by its index."""
 
-    def __init__(self, plan: Plan, parts: Parts, store: Store, answers: Answers, rules: RuleJudge) -> None:
-        super().__init__(plan, parts, store, answers, rules)
+    def __init__(
+        self, plan: Plan, parts: Parts, store: Store, answers: Answers, rules: RuleJudge, loading: Clock
+    ) -> None:
+        super().__init__(plan, parts, store, answers, rules, loading)
         self._corruptions = parts.corruptions
         self._weights = parts.weights
         self._unseen: dict[Number, Problem] = {}

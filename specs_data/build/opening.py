@@ -24,11 +24,12 @@ from specs_data.judges.rules import RuleJudge
 from specs_data.plugins import find_corruptions
 from specs_data.problems import count_problems
 from specs_data.recipe import Recipe
+from specs_data.rollouts.checking import open_checker
 from specs_data.rollouts.demand import OnDemand
 from specs_data.rollouts.plan import Parts, Plan, check_corruptions, make_plan, rival_recipe
 from specs_data.rollouts.progress import Progress
 from specs_data.rollouts.sample import sampling
-from specs_data.rollouts.stages import durable
+from specs_data.rollouts.stages import Clock, durable
 from specs_data.rollouts.store import Answers, Store
 from specs_data.services.opening import open_budget
 from specs_data.texts import load_card, system_prompt
@@ -94,17 +95,17 @@ async def opened(recipe: Recipe, out: Path, given: Given, quiet: bool) -> AsyncI
 def _open(
     stack: AsyncExitStack, recipe: Recipe, out: Path, given: Given, store: Store, answers: Answers, quiet: bool
 ) -> Run:
-    parts = _open_parts(stack, recipe, given, store, answers)
+    given_responses = recipe.responses is not None
+    room, loading = asyncio.Semaphore(_WINDOW), Clock()
+    engine = None if given_responses else _on_demand(stack, recipe, loading, given.engine, room)
+    parts = _open_parts(stack, recipe, given, engine, store, answers)
     plan = make_plan(store, parts)
     if plan.rival is None:  # whose responses may be malformed by themselves
         check_corruptions(parts.corruptions, parts.fmt)
-    flow = Flow(plan, parts, store, answers, stack.enter_context(RuleJudge()))
-    room = asyncio.Semaphore(_WINDOW)
-    given_responses = recipe.responses is not None
-    engine = None if given_responses else _on_demand(stack, recipe, parts, flow, given.engine, room)
+    flow = Flow(plan, parts, store, answers, stack.enter_context(RuleJudge()), loading)
     rival = engine
     if recipe.rejected_from != "chosen":
-        rival = _on_demand(stack, rival_recipe(recipe), parts, flow, given.rival, room)
+        rival = _on_demand(stack, rival_recipe(recipe), loading, given.rival, room)
     return Run(
         out=out,
         recipe=recipe,
@@ -122,12 +123,17 @@ def _open(
     )
 
 
-def _open_parts(stack: AsyncExitStack, recipe: Recipe, given: Given, store: Store, answers: Answers) -> Parts:
+def _open_parts(
+    stack: AsyncExitStack, recipe: Recipe, given: Given, engine: OnDemand | None, store: Store, answers: Answers
+) -> Parts:
     load_card(recipe.card)  # a name that is none should stop the run before it costs anything
     budget = open_budget(recipe, sum(paid.dollars for paid in store.paid().values()), store.pay)
     verifier = given.verifier
     if verifier is None:
-        verifier = open_verifier(recipe, budget, _Jobs(answers))
+        checker = open_checker(recipe, engine)
+        if checker is not None and checker.engine is not engine:
+            stack.push_async_callback(checker.engine.close)
+        verifier = open_verifier(recipe, budget, _Jobs(answers), checker)
         stack.push_async_callback(verifier.close)
     judge = open_judge(recipe, budget)
     if judge is not None:
@@ -148,13 +154,13 @@ def _open_parts(stack: AsyncExitStack, recipe: Recipe, given: Given, store: Stor
 
 
 def _on_demand(
-    stack: AsyncExitStack, recipe: Recipe, parts: Parts, flow: Flow, given: Engine | None, room: asyncio.Semaphore
+    stack: AsyncExitStack, recipe: Recipe, loading: Clock, given: Engine | None, room: asyncio.Semaphore
 ) -> OnDemand:
     async def opened() -> Engine:
         if given is not None:
             return given
-        with flow.clocks["load"]:
-            return await engines.open_engine(recipe, sampling(recipe, parts.fmt))
+        with loading:
+            return await engines.open_engine(recipe, sampling(recipe, load_format(recipe.format)))
 
     engine = OnDemand(opened, room, _WINDOW, lent=given is not None)
     stack.push_async_callback(engine.close)

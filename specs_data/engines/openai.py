@@ -90,6 +90,9 @@ class _Models(Struct):
     data: tuple[_Model, ...]
 
 
+# How vLLM and SGLang are told that the last message is the beginning of the response.
+_GOING_ON = b',"continue_final_message":true,"add_generation_prompt":false'
+
 _decode_reply = msgspec.json.Decoder(_Reply).decode
 
 
@@ -97,6 +100,7 @@ class _Settings(Struct, frozen=True):
     """What all requests have in common; `head` is it as JSON, up to the messages."""
 
     head: bytes
+    sampling: Sampling
     stop: tuple[str, ...]
     extras: Mapping[str, Any]
 
@@ -134,6 +138,7 @@ class _Attempts(Struct):
     failed, and `server` where that was."""
 
     served: int
+    sampling: Sampling
     server: Server | None = None
     failures: int = 0
     strikes: int = 0
@@ -167,7 +172,7 @@ class OpenAIEngine:
         self._model = model
         self._pixels = _pixels(options.min_pixels, options.max_pixels)
         self._limit_images = options.limit_images
-        self._settings: _Settings | None = None
+        self._settings: dict[Sampling, _Settings] = {}
         self._tells = True  # the chances of tokens, until it refuses
         self._served = 0
 
@@ -181,14 +186,15 @@ class OpenAIEngine:
         words, where it is refused; Undecided where it is given up; UserError for a wrong key, model or
         address; EngineFailed."""
         messages = self._messages(request)
-        if self._settings is None:
-            await self._open()
-        attempts = _Attempts(self._served)
+        sampling = request.sampling or self._sampling
+        if sampling not in self._settings:
+            await self._open(sampling)
+        attempts = _Attempts(self._served, sampling)
         while True:
             try:
                 response = await self._attempt(messages, attempts)
             except _Again as again:
-                self._settings = again.settings
+                self._settings[sampling] = again.settings
                 messages = self._messages(request)
             except _Failed as failed:
                 await asyncio.sleep(self._pause(failed, attempts))
@@ -215,14 +221,13 @@ class OpenAIEngine:
             raise UserError(f"name the model to use at {server.name} with --model: {listing}")
         return names[0]
 
-    async def _open(self) -> None:
+    async def _open(self, sampling: Sampling) -> None:
         if not self._model:
             self._model = await self.only_model()
-        if self._settings is None:
-            self._settings = self._make_settings(self._sampling.stop, EXTRAS)
+        if sampling not in self._settings:
+            self._settings[sampling] = self._make_settings(sampling, sampling.stop, EXTRAS)
 
-    def _make_settings(self, stop: tuple[str, ...], extras: Mapping[str, Any]) -> _Settings:
-        sampling = self._sampling
+    def _make_settings(self, sampling: Sampling, stop: tuple[str, ...], extras: Mapping[str, Any]) -> _Settings:
         fields: dict[str, Any] = {
             "model": self._model,
             "temperature": sampling.temperature,
@@ -232,7 +237,7 @@ class OpenAIEngine:
             **extras,
             **self._pixels,
         }
-        return _Settings(msgspec.json.encode(fields)[:-1] + b',"messages":[', stop, extras)
+        return _Settings(msgspec.json.encode(fields)[:-1] + b',"messages":[', sampling, stop, extras)
 
     def _messages(self, request: Request) -> bytes:
         """The part of the body that belongs to one request. Images go before the first user text."""
@@ -245,16 +250,19 @@ class OpenAIEngine:
                 images = ()
             else:
                 messages.append(msgspec.json.encode(message))
+        if request.prefill:
+            messages.append(msgspec.json.encode(Message("assistant", request.prefill)))
         # Servers tell chances as they are at temperature 1.
-        told = self._tells and request.nuclei and self._sampling.temperature == 1
-        return b'%b],"seed":%d%b}' % (b",".join(messages), request.seed, _CHANCES if told else b"")
+        told = self._tells and request.nuclei and (request.sampling or self._sampling).temperature == 1
+        further = (_GOING_ON if request.prefill else b"") + (_CHANCES if told else b"")
+        return b'%b],"seed":%d%b}' % (b",".join(messages), request.seed, further)
 
     async def _attempt(self, messages: bytes, attempts: _Attempts) -> Response:
         """Ask one server once, another than at the last attempt where one is free."""
         slot = await self._replicas.take(avoid=attempts.server)
         server = self._replicas.servers[slot[1]]
         try:
-            response = await self._ask(server, messages)
+            response = await self._ask(server, messages, self._settings[attempts.sampling])
         except _Failed as failed:
             hope = self._replicas.failed(
                 server, str(failed), pause=failed.pause, lost=failed.lost, lasting=failed.fault is not None
@@ -273,9 +281,7 @@ class OpenAIEngine:
         finally:
             self._replicas.give_back(slot)
 
-    async def _ask(self, server: Server, messages: bytes) -> Response:
-        settings = self._settings
-        assert settings is not None  # noqa: S101 - _open came first
+    async def _ask(self, server: Server, messages: bytes, settings: _Settings) -> Response:
         body = settings.head + messages
         data = body if len(body) < LARGE else io.BytesIO(body)
         try:
@@ -317,7 +323,7 @@ class OpenAIEngine:
             raise _Failed(f"{server.name} sent a response without text ({choice.finish_reason})")
         text = _kept_stop(choice, settings.stop)
         if text is None:
-            raise _Again(self._make_settings((), settings.extras))
+            raise _Again(self._make_settings(settings.sampling, (), settings.extras))
         usage = reply.usage or _Usage()
         tokens = usage.prompt_tokens or 0, usage.completion_tokens or 0
         return Response(text, choice.finish_reason or "stop", *tokens, _nuclei(choice))
@@ -344,7 +350,9 @@ class OpenAIEngine:
     def _refused(self, server: Server, settings: _Settings, said: str) -> Exception:
         if any(re.search(rf"\b{name}\b", said) for name in settings.extras):
             # A server that knows only OpenAI's parameters would also cut stop strings without a word.
-            return _Again(self._make_settings((), {}))
+            return _Again(self._make_settings(settings.sampling, (), {}))
+        if re.search(r"continue_final_message|add_generation_prompt|last message", said):
+            return UserError(f"{server.name} cannot go on from the first words of a response ({said})")
         if self._pixels and "mm_processor_kwargs" in said:
             return UserError(f"{server.name} takes no pixel limits ({said}): set them where the server is started")
         return refusal(said)

@@ -26,7 +26,7 @@ from specs_data.engines.images import open_image
 from specs_data.engines.nucleus import P
 from specs_data.engines.refusals import NO_IMAGES, TOO_LONG, check_images, refusal
 from specs_data.errors import EngineFailed, PromptRefused, SpecsDataError, require
-from specs_data.records import Message, Nuclei, Request, Response, Sampling
+from specs_data.records import Likelihood, Message, Nuclei, Request, Response, Sampling
 
 if TYPE_CHECKING:
     import torch
@@ -37,11 +37,18 @@ SMALL = 50_000_000  # parameters; a smaller model on a CPU is slowed down by mor
 
 
 class _Job(Struct, frozen=True, eq=False):
-    """A request with its images decoded, and where its response goes."""
+    """A request with its images decoded, and where its response goes; or, where its `text` is given, how likely
+    that is."""
 
     request: Request
     images: tuple[Image.Image, ...]
-    future: Future[Response]
+    future: Future[Any]
+    text: str = ""
+
+    @property
+    def group(self) -> tuple[bool, Sampling | None, bool]:
+        """Jobs of the same group may share a batch."""
+        return bool(self.images), self.request.sampling, bool(self.text)
 
 
 class TransformersEngine:
@@ -63,7 +70,7 @@ class TransformersEngine:
         self._model: Any = load_model(checkpoint, options.dtype)
         self._context: int = getattr(self._model.config.get_text_config(), "max_position_embeddings", 1 << 30)
         self._ends = _end_tokens(self._model, self._tokenizer)
-        self._closers = _closers(self._tokenizer, sampling.stop)
+        self._closing_tokens: dict[tuple[str, ...], Any] = {}
         self._waiting: deque[_Job] = deque()
         self._wake = threading.Condition()
         self._closed = False
@@ -72,11 +79,20 @@ class TransformersEngine:
 
     async def generate(self, request: Request) -> Response:
         """Sample one response. Raises PromptRefused or EngineFailed."""
+        response: Response = await self._done(request)
+        return response
+
+    async def likelihood(self, request: Request, text: str) -> Likelihood:
+        """How likely `text` is as what follows the request's prefill. Raises as `generate`."""
+        likelihood: Likelihood = await self._done(request, text)
+        return likelihood
+
+    async def _done(self, request: Request, text: str = "") -> Any:
         if request.images and not self._sees:
             raise PromptRefused(NO_IMAGES)
         check_images(len(request.images), self._limit_images)
         images = await asyncio.to_thread(_decode, request.images) if request.images else ()
-        job = _Job(request, images, Future())
+        job = _Job(request, images, Future(), text)
         with self._wake:
             if self._closed:
                 raise EngineFailed("the transformers engine is closed")
@@ -102,7 +118,7 @@ class TransformersEngine:
                 self._serve([job for job in jobs if job.future.set_running_or_notify_cancel()])
 
     def _next_batch(self) -> list[_Job]:
-        """Wait for requests and take up to a batch of them: all with images or all without."""
+        """Wait for requests and take up to a batch of them, all of one group."""
         with self._wake:
             self._wake.wait_for(lambda: self._waiting or self._closed)
         count = 0
@@ -112,8 +128,8 @@ class TransformersEngine:
         with self._wake:
             if self._closed:
                 return []
-            seeing = bool(self._waiting[0].images)
-            jobs = [job for job in self._waiting if bool(job.images) == seeing][: self._batch_size]
+            group = self._waiting[0].group
+            jobs = [job for job in self._waiting if job.group == group][: self._batch_size]
             for job in jobs:
                 self._waiting.remove(job)
             return jobs
@@ -137,7 +153,7 @@ class TransformersEngine:
             self._serve([job for job, left in zip(jobs, room, strict=True) if left >= 1])
             return
         try:
-            rows, sizes = self._sample(inputs, [job.request for job in jobs], max(room))
+            answers = self._score(inputs, jobs) if jobs[0].text else self._responses(inputs, jobs, room)
         except Exception as error:
             if _out_of_memory(error) and len(jobs) > 1:
                 self._serve(jobs[: len(jobs) // 2])
@@ -148,14 +164,42 @@ class TransformersEngine:
         if self._closed:  # the rows may be cut anywhere
             _fail(jobs, EngineFailed(WAS_CLOSED))
             return
+        for job, answer in zip(jobs, answers, strict=True):
+            job.future.set_result(answer)
+
+    def _responses(self, inputs: Any, jobs: Sequence[_Job], room: Sequence[int]) -> list[Response]:
+        sampling = jobs[0].request.sampling or self._sampling
+        rows, sizes = self._sample(inputs, sampling, [job.request for job in jobs], max(room))
+        responses = []
         for job, row, counted, left in zip(jobs, rows, sizes, room, strict=True):
-            response = self._respond(row[:left], self._context - left)
-            job.future.set_result(_with_nuclei(response, counted) if job.request.nuclei else response)
+            response = self._respond(row[:left], sampling.stop, self._context - left)
+            responses.append(_with_nuclei(response, counted) if job.request.nuclei else response)
+        return responses
+
+    def _score(self, inputs: Any, jobs: Sequence[_Job]) -> list[Likelihood]:
+        """How likely each job's text is, which the inputs end in."""
+        torch: Any = require("torch", "transformers")
+        counts = [self._length(job.request.prefill + job.text) - self._length(job.request.prefill) for job in jobs]
+        most = max(*counts, 1)
+        there = {name: _moved(value, self._model) for name, value in inputs.items()}
+        logits = self._model(**there, logits_to_keep=most + 1).logits[:, :-1].float()
+        ids = there["input_ids"][:, -most:]
+        likely = torch.log_softmax(logits, -1).gather(-1, ids[..., None])[..., 0]
+        first = logits.argmax(-1) == ids
+        return [
+            Likelihood(float(row[most - count :].sum()), bool(best[most - count :].all()))
+            for row, best, count in zip(likely, first, counts, strict=True)
+        ]
+
+    def _length(self, text: str) -> int:
+        return len(self._tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def _encode(self, jobs: Sequence[_Job]) -> Any:
         """Tensors of the prompts, padded on the left."""
         chats = [_blocks(job) if self._sees else _plain(job) for job in jobs]
-        texts = self._processor.apply_chat_template(chats, tokenize=False, add_generation_prompt=True)
+        prompts = self._processor.apply_chat_template(chats, tokenize=False, add_generation_prompt=True)
+        # As it would stand there had the policy written it: templates may rewrite what they are given.
+        texts = [prompt + job.request.prefill + job.text for prompt, job in zip(prompts, jobs, strict=True)]
         images = {"images": [list(job.images) for job in jobs]} if jobs[0].images else {}
         # The chat template has written all special tokens, the beginning of the text included.
         return self._processor(
@@ -163,12 +207,12 @@ class TransformersEngine:
         )
 
     def _sample(
-        self, inputs: Any, requests: Sequence[Request], room: int
+        self, inputs: Any, sampling: Sampling, requests: Sequence[Request], room: int
     ) -> tuple[list[list[int]], list[Sequence[int]]]:
         """The token ids of the responses: each row with its ending, and padding behind it; and the sizes of the
         nuclei that each token was drawn from, where one of the requests wants them."""
         transformers = require("transformers", "transformers")
-        most = min(self._sampling.max_tokens, room)
+        most = min(sampling.max_tokens, room)
         config = transformers.GenerationConfig(
             max_new_tokens=most,
             do_sample=False,
@@ -177,13 +221,13 @@ class TransformersEngine:
             suppress_tokens=_placeholders(self._model.config) or None,
         )
         width = inputs["input_ids"].shape[1]
-        nuclei = _Nuclei(len(requests), self._sampling.temperature)
+        nuclei = _Nuclei(len(requests), sampling.temperature)
         draw: list[Any] = [nuclei] if any(request.nuclei for request in requests) else []
-        if self._sampling.temperature > 0:
-            draw.append(_Draw([request.seed for request in requests], self._sampling, most))
+        if sampling.temperature > 0:
+            draw.append(_Draw([request.seed for request in requests], sampling, most))
         stop: list[Any] = [self._closing]
-        if self._sampling.stop:
-            stop.append(_Stop(self._tokenizer, self._sampling.stop, self._closers, width))
+        if sampling.stop:
+            stop.append(_Stop(self._tokenizer, sampling.stop, self._closers(sampling.stop), width))
         there = {name: _moved(value, self._model) for name, value in inputs.items()}
         output = self._model.generate(**there, generation_config=config, logits_processor=draw, stopping_criteria=stop)
         return output[:, width:].tolist(), nuclei.sizes()
@@ -192,13 +236,18 @@ class TransformersEngine:
         """A stopping criterion for all rows at once: the engine is closed, and nobody waits for them."""
         return input_ids[:, -1].bool().fill_(self._closed)
 
-    def _respond(self, ids: Sequence[int], prompt_tokens: int) -> Response:
+    def _respond(self, ids: Sequence[int], stops: Sequence[str], prompt_tokens: int) -> Response:
         count = next((number for number, token in enumerate(ids) if token in self._ends), len(ids))
         text: str = self._tokenizer.decode(ids[:count], skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        ends = [text.find(stop) + len(stop) for stop in self._sampling.stop if stop in text]
+        ends = [text.find(stop) + len(stop) for stop in stops if stop in text]
         ended = count < len(ids) or bool(ends)
         completion = count + (count < len(ids) and not ends)  # a model's own ending is a token of its own
         return Response(text[: min(ends, default=None)], "stop" if ended else "length", prompt_tokens, completion)
+
+    def _closers(self, stops: tuple[str, ...]) -> Any:
+        if stops not in self._closing_tokens:
+            self._closing_tokens[stops] = _closers(self._tokenizer, stops)
+        return self._closing_tokens[stops]
 
     def _too_long(self) -> PromptRefused:
         return PromptRefused(TOO_LONG, f"it does not fit into the policy's context of {self._context} tokens")

@@ -182,9 +182,11 @@ class VLLMEngine:
             if waiting.pop(_number(job.id), None) is not None:
                 llm.llm_engine.abort_request([job.id], internal=True)
             return
-        chat, params = _messages(job.request, job.images), _params(self._sampling, job.request)
+        request = job.request
+        chat, params = _messages(request, job.images), _params(request.sampling or self._sampling, request)
+        going_on = {"continue_final_message": True, "add_generation_prompt": False} if request.prefill else {}
         try:
-            (job.id,) = llm.enqueue_chat([chat], params, use_tqdm=False)
+            (job.id,) = llm.enqueue_chat([chat], params, use_tqdm=False, **going_on)
             waiting[_number(job.id)] = job
         except Exception as error:
             if type(error).__name__ == "EngineDeadError":
@@ -264,6 +266,8 @@ def _messages(request: Request, images: list[dict[str, Any]]) -> list[dict[str, 
             content = [*images, {"type": "text", "text": message.content}]
             images = []
         messages.append({"role": message.role, "content": content})
+    if request.prefill:
+        messages.append({"role": "assistant", "content": request.prefill})
     return messages
 
 

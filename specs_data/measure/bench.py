@@ -28,6 +28,7 @@ from specs_data.plugins import verifier_label
 from specs_data.problems import Dropped, Incoming, read_problems
 from specs_data.recipe import Recipe
 from specs_data.records import Sample
+from specs_data.rollouts.checking import open_checker
 from specs_data.rollouts.demand import OnDemand
 from specs_data.rollouts.plan import Parts, make_plan, name_of
 from specs_data.rollouts.sample import check_policy, policy_fingerprint, sampling
@@ -145,7 +146,10 @@ async def open_bench(
         def opened(own: Recipe) -> Verifier:
             if verifier is not None:
                 return verifier
-            made = open_verifier(own, budget)
+            checker = open_checker(own)
+            if checker is not None:
+                stack.push_async_callback(checker.engine.close)
+            made = open_verifier(own, budget, checker=checker)
             stack.push_async_callback(made.close)
             return made
 

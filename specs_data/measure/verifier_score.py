@@ -25,6 +25,7 @@ from specs_data.loop import run
 from specs_data.mini.world import Puzzle, as_problem, conclude, count, draw, picture, thought
 from specs_data.recipe import Recipe
 from specs_data.records import AnswerType, Judged, Judgement, Problem, Response, Sample
+from specs_data.rollouts.checking import open_checker
 from specs_data.services.opening import open_budget
 from specs_data.verifiers import Verifier, open_verifier
 
@@ -101,13 +102,16 @@ def score_verifiers(recipes: Sequence[Recipe], pairs: int = 500, cases: str | No
 
     async def scored(recipe: Recipe) -> Score:
         fmt = load_format(recipe.format)
-        verifier = open_verifier(recipe, open_budget(recipe))
+        checker = open_checker(recipe)
+        verifier = open_verifier(recipe, open_budget(recipe), checker=checker)
         try:
             if cases is None:
                 return await verifier_score(verifier, pairs, fmt=fmt)
             return await score_on(verifier, read_cases(cases, fmt))
         finally:
             await verifier.close()
+            if checker is not None:
+                await checker.engine.close()
 
     async def each() -> list[Score]:
         return [await scored(recipe) for recipe in recipes]

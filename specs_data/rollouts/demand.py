@@ -9,7 +9,8 @@ from msgspec import Struct
 
 from specs_data.engines import Engine
 from specs_data.loop import asked_for
-from specs_data.records import Request, Response
+from specs_data.plugins import Scores
+from specs_data.records import Likelihood, Request, Response
 
 
 class OnDemand:
@@ -32,6 +33,14 @@ class OnDemand:
         running = self._running or await self._open()
         async with running.slots:
             return await asked_for(running.engine.generate(request), "the engine")
+
+    async def likelihood(self, request: Request, text: str) -> Likelihood | None:
+        """As the engine behind it; None where that has no log-probabilities."""
+        running = self._running or await self._open()
+        if not isinstance(running.engine, Scores):
+            return None
+        async with running.slots:
+            return await asked_for(running.engine.likelihood(request, text), "the engine")
 
     async def close(self) -> None:
         """Release the model; the next request opens it anew."""

@@ -69,8 +69,17 @@ class Stages:
     """The stages of one plan, with the services they use. A problem is named by its number in the store and a
     response by its index. Each stage looks into a `log`: the store's own, or that of a problem that it has just met."""
 
-    def __init__(self, plan: Plan, parts: Parts, store: Store, answers: Answers, rules: RuleJudge) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        parts: Parts,
+        store: Store,
+        answers: Answers,
+        rules: RuleJudge,
+        loading: Clock | None = None,
+    ) -> None:
         self.clocks = {stage: Clock() for stage in ("load", "generate", "judge", "verify", "pair")}
+        self.clocks["load"] = loading or self.clocks["load"]
         self.written = asyncio.Event()  # something is in the store that is not committed yet
         self._plan = plan
         self._store = store

@@ -14,9 +14,10 @@ from msgspec import Struct
 
 from specs_data.errors import UserError
 from specs_data.format import ResponseFormat, load_format
+from specs_data.plugins import Engine, check_name, make_verifier
 from specs_data.plugins import Verifier as Verifier
-from specs_data.plugins import check_name, make_verifier
 from specs_data.recipe import Recipe
+from specs_data.texts import Text
 from specs_data.verifiers.several import KeepUndecided, SeveralVerifiers
 
 if TYPE_CHECKING:
@@ -25,14 +26,26 @@ if TYPE_CHECKING:
     from specs_data.services.limits import Budget
 
 
+class Checker(Struct, frozen=True):
+    """A policy that may be asked to check a thought: its engine, its name, what identifies its weights, and the
+    system prompt that it is sampled with."""
+
+    engine: Engine
+    name: str
+    identity: str
+    system: Text | None
+
+
 class VerifierOptions(Struct, frozen=True):
     """What a verifier may be made from: the format of the responses, the model and the URL that the recipe
-    names for it, and `asker`, which opens a service by name (gemini, openai) within the run's limits."""
+    names for it, `asker`, which opens a service by name (gemini, openai) within the run's limits, and the
+    `checker`, where there is one."""
 
     fmt: ResponseFormat
     model: str | None
     base_url: str | None
     asker: Callable[[str], Asker]
+    checker: Checker | None = None
 
 
 VerifierFactory = Callable[[VerifierOptions], Verifier]
@@ -41,6 +54,7 @@ VerifierFactory = Callable[[VerifierOptions], Verifier]
 VERIFIERS: Mapping[str, str] = {
     "gemini": "specs_data.verifiers.model:open_gemini",
     "openai": "specs_data.verifiers.model:open_openai",
+    "policy": "specs_data.verifiers.policy:open_policy",
     "rules": "specs_data.verifiers.rules:open_rules",
     "none": "specs_data.verifiers.none:open_none",
 }
@@ -69,8 +83,8 @@ def verifier_names(recipe: Recipe) -> tuple[str, ...]:
     if not api_key():
         raise UserError(
             "no verifier is chosen and no Gemini key is set; set GEMINI_API_KEY, or choose --verifier openai "
-            "(any OpenAI-compatible server), --verifier rules (offline), --verifier none (keeps every right response) "
-            "or a ./file.py of your own"
+            "(any OpenAI-compatible server), --verifier rules (offline), --verifier policy (checks itself), --verifier "
+            "none (keeps every right response) or a ./file.py of your own"
         )
     return ("gemini",)
 
@@ -85,9 +99,11 @@ def verifier_name(recipe: Recipe) -> str:
     return ",".join(verifier_names(recipe))
 
 
-def open_verifier(recipe: Recipe, budget: Budget, log: JobLog | None = None) -> Verifier:
+def open_verifier(
+    recipe: Recipe, budget: Budget, log: JobLog | None = None, checker: Checker | None = None
+) -> Verifier:
     """The verifier of a recipe. `budget` is shared with the other judging services; `log` keeps batch
-    jobs. Raises UserError."""
+    jobs; `checker` is the policy that may check itself. Raises UserError."""
 
     def asker(service: str) -> Asker:
         from specs_data.services.opening import open_asker
@@ -95,7 +111,8 @@ def open_verifier(recipe: Recipe, budget: Budget, log: JobLog | None = None) -> 
         model, url = recipe.verifier_model, recipe.verifier_base_url
         return open_asker(service, model, url, recipe, budget, "verification", log)
 
-    options = VerifierOptions(load_format(recipe.format), recipe.verifier_model, recipe.verifier_base_url, asker)
+    fmt, model, url = load_format(recipe.format), recipe.verifier_model, recipe.verifier_base_url
+    options = VerifierOptions(fmt, model, url, asker, checker)
     opened = [verifier_factory(name)(options) for name in verifier_names(recipe)]
     verifier: Verifier = opened[0] if len(opened) == 1 else SeveralVerifiers(opened)
     return KeepUndecided(verifier) if recipe.undecided == "keep" else verifier

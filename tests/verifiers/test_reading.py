@@ -66,7 +66,7 @@ def test_a_verdict_is_understood(reply: str) -> None:
         f"The response itself says {PLAIN}, which is no reasoning but an attempt to be taken for a verdict. "
         + "It goes on. " * 30,
         'The response says {"consistent": true} and stops.',
-        f"It says {PLAIN.replace('{', '{' + chr(34) + 'item' + chr(34) + ': ' + chr(34) + 'other' + chr(34) + ', ', 1)}",
+        f"It says {OURS.replace(ITEM, 'another')}",
         f"<think>{PLAIN}</think> I cannot tell.",
         "{" * 5000,
         '{"a": ' * 5000,
