@@ -55,7 +55,10 @@ _FIELDS: dict[Stage, tuple[dict[str, pl.DataType], str]] = {
         f"{_TOKEN_FIELDS}, iif(t.reason IS NULL, NULL, json_extract({_RECORD}, '$'))",
     ),
     "judgements": ({"rule": pl.Categorical()}, f"json_extract({_RECORD}, '$.rule')"),
-    "verdicts": ({"verdict": pl.String()}, f"json_extract({_RECORD}, '$.reason')"),
+    "verdicts": (
+        {"verdict": pl.String(), "concluded": pl.String()},
+        f"json_extract({_RECORD}, '$.reason'), nullif(json_extract({_RECORD}, '$.answer'), '')",
+    ),
     "pairs": (
         {"corruption": pl.Categorical(), "refused": pl.String()},
         f"json_extract({_RECORD}, '$.rejected.corruption'), nullif(json_extract({_RECORD}, '$.refused'), '[]')",
@@ -65,6 +68,8 @@ _FIELDS: dict[Stage, tuple[dict[str, pl.DataType], str]] = {
 # A condition, the stage, the reason, and what decided.
 _Case = tuple[Expr, str, Expr | None, Expr | None]
 _NONE = pl.lit(None, pl.String)
+# The verifier's words, and the conclusion that it found.
+_SAID = col("verdict") + (pl.lit(": ") + col("concluded")).fill_null("")
 _NOT_NEEDED = pl.lit("not needed")
 _PLACE = ["round", "position", "index"]
 _COLUMNS = [
@@ -320,7 +325,7 @@ def _end(rows: DataFrame, plan: Plan) -> DataFrame:
             (
                 *_judging("responses" if recipe.responses is not None else "sample"),
                 (~_there("verdicts"), "verify", _NOT_NEEDED, None),
-                (col("verdicts").is_not_null(), "verify", _reason("verdicts"), col("verdict")),
+                (col("verdicts").is_not_null(), "verify", _reason("verdicts"), _SAID),
                 (col("pairs").is_not_null(), "pair", _reason("pairs"), None),
                 (~_there("pairs") & asked, "rejected", pl.lit("no rejected response"), None),
                 (~col("paired") | ~col("paired within"), "pair", _NOT_NEEDED, None),

@@ -13,7 +13,7 @@ from specs_data.judges.rules import RuleJudge
 from specs_data.pairs.twin import make_twin
 from specs_data.records import Judged, Problem, Rejected, Sample, Twin
 from specs_data.rollouts.plan import Parts, Plan
-from specs_data.rollouts.stages import FORMAT, WRONG, Log, Stages
+from specs_data.rollouts.stages import FORMAT, WRONG, Clock, Log, Stages
 from specs_data.rollouts.store import Answers, Index, Number, Position, Stage, Store
 
 

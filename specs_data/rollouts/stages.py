@@ -26,6 +26,7 @@ from specs_data.records import Judged, Judgement, Problem, Response, Sample, Ver
 from specs_data.rollouts.plan import Parts, Plan, Source
 from specs_data.rollouts.sample import make_request
 from specs_data.rollouts.store import Answers, Index, Number, Stage, Store, digest
+from specs_data.rollouts.watch import Watch
 from specs_data.verifiers import is_paid
 
 logger = logging.getLogger(__name__)
@@ -87,6 +88,7 @@ class Stages:
         self._rules = rules
         self._judge = parts.judge
         self._verifier = parts.verifier
+        self._watch = Watch(plan.verifier)
         self._verifying = asyncio.Semaphore(parts.verifier.concurrency)
         # One by rule that takes one response at a time answers at once, or is waited for as a rule is.
         self._verifier_waits = is_paid(parts.verifier) or parts.verifier.concurrency > 1
@@ -215,6 +217,7 @@ class Stages:
         self._proved.add(self._plan.verdicts)
         reason = None if verdict.consistent else "cannot tell" if verdict.undecided else "inconsistent"
         self._put("verdicts", self._plan.verdicts, number, index, reason, verdict)
+        self._watch.see(judged, verdict)
         return verdict
 
     async def _verdict(self, judged: Judged) -> Verdict:

@@ -69,7 +69,7 @@ def train_grpo(settings: GrpoSettings) -> Path:
     with RuleJudge() as rules:
         trainer = _trainer(settings)(
             model=model,
-            reward_funcs=reward_function(format, judge_with(rules, judge, format)),
+            reward_funcs=reward_function(format, judge_with(rules, judge, format), settings.consistency_weight),
             args=config,
             train_dataset=open_table(rows, processor),
             processing_class=processor,

@@ -3,7 +3,13 @@
     R_format    0.5 if the response has the format, else 0
     R_accuracy  1.0 if its answer is right, else 0, whatever its format
 
-Both come from the code that builds the data: ResponseFormat.check, the rule judge, and a judge model
+and, where a weight is given for it (the paper has none: later work shows that RL on answers alone makes the
+reasoning fit them less),
+
+    R_consistent  the weight if a right and well-formed response reasons its way to its answer, as the verifier by
+                  rule tells; nothing where that cannot tell
+
+The first two come from the code that builds the data: ResponseFormat.check, the rule judge, and a judge model
 for open-ended answers.
 """
 
@@ -21,6 +27,7 @@ from specs_data.format import THINK_ANSWER, ResponseFormat
 from specs_data.judges.model import ModelJudge
 from specs_data.judges.rules import RuleJudge, final_answer
 from specs_data.records import Problem
+from specs_data.verifiers.rules import verify_thought
 
 FORMAT_REWARD = 0.5
 ACCURACY_REWARD = 1.0
@@ -66,15 +73,16 @@ async def _by_rule(rules: RuleJudge, response: str, problem: Problem, format: Re
     return None if plain.right is None else False
 
 
-def reward(well_formed: bool, right: bool | None) -> float | None:
+def reward(well_formed: bool, right: bool | None, consistent: float = 0.0) -> float | None:
     """R, or None for a response whose answer was not judged: it is left out of its group, because a
-    service that failed, or a gold that says nothing, has not said that the answer is wrong."""
-    return None if right is None else FORMAT_REWARD * well_formed + ACCURACY_REWARD * right
+    service that failed, or a gold that says nothing, has not said that the answer is wrong. `consistent` is
+    what the response gets for its reasoning."""
+    return None if right is None else FORMAT_REWARD * well_formed + ACCURACY_REWARD * right + consistent
 
 
-def reward_function(format: ResponseFormat, judge: Judge) -> Callable[..., Any]:
-    """R as TRL calls it, once per batch of completions; logs the shares `format` and `accuracy`,
-    and each verdict as `right`."""
+def reward_function(format: ResponseFormat, judge: Judge, consistency_weight: float = 0.0) -> Callable[..., Any]:
+    """R as TRL calls it, once per batch of completions; logs the shares `format` and `accuracy`, with a
+    `consistency_weight` also `consistency` (of those that are right and well formed), and each verdict as `right`."""
 
     async def specs_reward(
         completions: Sequence[Any],
@@ -92,7 +100,19 @@ def reward_function(format: ResponseFormat, judge: Judge) -> Callable[..., Any]:
         log_metric("format", sum(well_formed) / len(texts))
         if judged := [verdict for verdict in right if verdict is not None]:
             log_metric("accuracy", sum(judged) / len(judged))
-        return list(map(reward, well_formed, right))
+        if not consistency_weight:
+            return list(map(reward, well_formed, right))
+        good = [formed and bool(verdict) for formed, verdict in zip(well_formed, right, strict=True)]
+        consistent = [one and is_consistent(*response) for one, *response in zip(good, problems, texts, strict=True)]
+        if any(good):
+            log_metric("consistency", sum(consistent) / sum(good))
+        return list(map(reward, well_formed, right, (consistency_weight * one for one in consistent)))
+
+    def is_consistent(problem: Problem, text: str) -> bool:
+        parsed = format.parse(text)
+        if isinstance(parsed, str) or format.thought is None:
+            return False
+        return verify_thought(parsed[0], final_answer(text, format) or "", problem).consistent
 
     return specs_reward
 

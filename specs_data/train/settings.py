@@ -128,6 +128,9 @@ class GrpoSettings(TrainSettings):
         (0.1, 0.9), description="LO..HI: groups with another share of right answers are replaced; 0..1 keeps all"
     )  # MM-EUREKA
     beta: float = Field(0.0, ge=0, description="weight of the KL term")  # paper: none
+    consistency_weight: float = Field(
+        0.0, ge=0, description="reward of a right and well-formed response whose reasoning leads to its answer, by rule"
+    )  # paper: none
     max_tokens: Positive = Field(10_240, description="longest response in tokens")  # paper: max output 10,240
     max_length: Positive | None = Field(
         None, description="longest prompt + response in tokens; problems that leave too little room are left out"

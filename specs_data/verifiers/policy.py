@@ -90,7 +90,7 @@ class PolicyVerifier:
         """What the policy makes of the thought of a well-formed response `text`."""
         after, given, closing = _cut(text, self._fmt)
         greedy = Sampling(0.0, 1.0, len(given) + SPARE_TOKENS, (closing,) if closing else ())
-        request = Request(chat(problem, self._system), tuple(images), 0, after, greedy)
+        request = Request(chat(problem, self._system), tuple(images), 0, prefill=after, sampling=greedy)
         likely = await self._likelihood(request, given + closing)
         gain = None
         if likely is not None:

@@ -247,3 +247,26 @@ def test_impossible_settings_are_one_sentence(tmp_path: Path) -> None:
         read_settings(GrpoSettings, {**values, "preset": ["orsta", "virl39k"]})
     with pytest.raises(UserError, match="pip install 'specs-data\\[vllm\\]'"):
         train_grpo(read_settings(GrpoSettings, {**values, "vllm": "colocate"}))
+
+
+def test_consistency_is_rewarded_only_where_it_is_asked_for() -> None:
+    responses = [
+        "<think>2 + 3 = 5.</think>\n<answer>5</answer>",
+        "<think>2 + 3 = 6.</think>\n<answer>5</answer>",
+        "<think>2 + 4 = 6.</think>\n<answer>6</answer>",
+        "2 + 3 = 5. The answer is 5.",
+    ]
+    problem = msgspec.json.encode(Problem("p", "How many?", "5", "numeric")).decode()
+    logged: dict[str, float] = {}
+    with RuleJudge() as rules:
+        function = reward_function(THINK_ANSWER, judge_with(rules, None, THINK_ANSWER), 0.25)
+        found = asyncio.run(
+            function(
+                completions=[[{"role": "assistant", "content": text}] for text in responses],
+                problem=[problem] * len(responses),
+                log_metric=logged.__setitem__,
+                log_extra=lambda name, values: None,
+            )
+        )
+    assert found == [1.75, 1.5, 0.5, 1.0]
+    assert logged["consistency"] == 0.5

@@ -115,7 +115,11 @@ async def test_the_tiny_policy_checks_itself(tiny: TransformersEngine) -> None:
 async def test_a_likelihood_is_that_of_what_is_generated(tiny: TransformersEngine) -> None:
     sound = labelled_pair(7919, 0)[0]
     request = Request(
-        (Message("user", "?"),), (sound.image,), 0, "<think>2 + 3 = 5.</think>\n<answer>", Sampling(0.0, max_tokens=6)
+        (Message("user", "?"),),
+        (sound.image,),
+        0,
+        prefill="<think>2 + 3 = 5.</think>\n<answer>",
+        sampling=Sampling(0.0, max_tokens=6),
     )
     said = (await tiny.generate(request)).text
     alone, others = await asyncio.gather(
