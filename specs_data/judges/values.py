@@ -34,6 +34,7 @@ from specs_data.judges.numbers import Quantity, names_differ, read_plain_quantit
 from specs_data.judges.units import unit_end
 
 MOST_ITEMS = 64
+_MOST_SHOWN = 1_000  # bits of a number that is written out; Python refuses some thousands of digits
 
 FormulasAgree = Callable[["Formula", "Formula"], bool | None]
 
@@ -240,6 +241,8 @@ def shown(value: Value) -> str:
         case Quantity(places=None, surd=False, name="", unit=""):
             return str(value.value)
         case Quantity():
+            if value.value.numerator.bit_length() + value.value.denominator.bit_length() > _MOST_SHOWN:
+                return "a number of too many digits"
             number = str(value.value) if not value.surd else f"{float(value.value):.12g}..."
             if value.places is not None:
                 number = f"{float(value.value):.{max(value.places, 0)}f}"

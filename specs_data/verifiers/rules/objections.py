@@ -157,14 +157,16 @@ def _guess(thought: Thought, conclusion: Conclusion) -> str:
 
 
 def _other_value(thought: Thought, conclusion: Conclusion) -> str:
-    """The value derived just before the statement, where that is not what is stated."""
+    """The value derived just before the conclusion, where that is not what is concluded."""
     wanted = thought.wanted
-    if wanted.quantity is None or not conclusion.stated or not _values_count(thought):
+    if wanted.quantity is None or conclusion.derived or not _values_count(thought):
         return ""
     before = [term for term in thought.sums.terms if term.end <= conclusion.at]
     derived = [term for term in before if term.result or (term.computed and not term.operand)]
     here = thought.sentence_of(conclusion.at)
     near = [term for term in derived if term.start >= (thought.sentences[max(0, here - 1)].start)]
+    if not conclusion.stated and not (near and _is_of_the_same(thought, near[-1], conclusion)):
+        return ""
     if not near:
         return _other_named(thought, here, conclusion) if wanted.is_choice else ""
     about = is_about(thought.text[near[0].start : conclusion.to + 40])
@@ -211,15 +213,23 @@ def _is_nearest(thought: Thought, term: Term) -> bool:
     )
 
 
+def _is_of_the_same(thought: Thought, term: Term, conclusion: Conclusion) -> bool:
+    """Does a sentence that only names the answer speak of what was just derived? A count after sums does not."""
+    here = thought.sentences[thought.sentence_of(term.start)]
+    shared = frozenset(_stems(here.text)) & frozenset(_stems(conclusion.text))
+    return bool(shared) and CONCLUDES.search(conclusion.text) is not None and here.end <= conclusion.at
+
+
 def _combines(thought: Thought, derived: Sequence[Term], last: Term, conclusion: Conclusion) -> bool:
     """Does one more step, which the last sentence has in words, lead from what was derived to the answer?"""
     wanted = thought.wanted.quantity
     here = thought.sentences[thought.sentence_of(conclusion.at)]
-    said = thought.text[last.end : conclusion.at]
+    until = conclusion.at if conclusion.stated else conclusion.to
+    said = thought.text[last.end : until]
     if wanted is None or len(content_words(said)) < 2:
         return False
-    new = [term.value for term in thought.sums.terms if last.end <= term.start and term.end <= conclusion.at]
-    new += factors(said)
+    between = (term for term in thought.sums.terms if last.end <= term.start and term.end <= until)
+    new = [term.value for term in between if not thought.wanted.is_term(term, False)] + factors(said)
     pairs = [(last.value, value) for value in new]
     if here.start >= last.end:
         pairs += combinations([term.value for term in derived[-4:]], 2)
@@ -229,7 +239,7 @@ def _combines(thought: Thought, derived: Sequence[Term], last: Term, conclusion:
 def _other_choice(thought: Thought, conclusion: Conclusion) -> str:
     """Before the letter, only another choice is spoken of."""
     wanted = thought.wanted
-    if not wanted.is_choice or not wanted.choices or wanted.is_yes_no:
+    if not wanted.letter or not wanted.choices or wanted.is_yes_no:
         return ""
     spoken: dict[str, str] = {}
     for one in thought.sentences:

@@ -76,7 +76,7 @@ class Term(Struct, frozen=True):
     @property
     def quantity(self) -> Quantity:
         """It as the judge compares it."""
-        digits = len(str(self.value.numerator).lstrip("-0"))
+        digits = len(self.text.strip("-0.").replace(".", "")) if self.places is not None else 0
         return Quantity(self.value, self.places, digits, "%" if self.unit == "%" else "")
 
 

@@ -120,8 +120,8 @@ def names(text: str, content: str, cleaned: str) -> bool:
 
 
 def _squeezed(text: str) -> str:
-    """A formula without blanks and without brackets around a single thing."""
-    return re.sub(r"\(([-\w.]+)\)|\s|\*", r"\1", text)
+    """A formula without blanks, signs of products and brackets around a single exponent."""
+    return re.sub(r"\^\(([-\w.]+)\)", r"^\1", re.sub(r"[\s*]", "", text))
 
 
 def says_yes(text: str, wanted: Wanted) -> bool | None:
