@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import ClassVar
 
 from specs_data import build, make_recipe
 from specs_data.engines.scripted import ScriptedEngine
@@ -45,7 +46,7 @@ class Watched(ScriptedEngine):
 class Waiting:
     """A verifier that takes its time and finds everything consistent."""
 
-    settings = {"verifier": "waiting"}
+    settings: ClassVar = {"verifier": "waiting"}
 
     def __init__(self, at_once: int, seconds: float) -> None:
         self.concurrency = at_once
