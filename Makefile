@@ -37,7 +37,11 @@ test: .venv/dev
 
 # Tests that take minutes.
 test-slow: .venv/dev
-	$(BIN)/python -m pytest -m slow --ignore tests/elsewhere --ignore tests/test_demo_full.py
+	$(BIN)/python -m pytest -m slow --ignore tests/elsewhere --ignore tests/hard --ignore tests/test_demo_full.py
+
+# Kills, damage, full disks, hostile pictures: all trials, with a table of what came of them.
+test-hard: .venv/dev
+	$(BIN)/python -m pytest tests/hard
 
 # The closed loop, which trains for a quarter of an hour.
 test-loop: .venv/dev

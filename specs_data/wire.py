@@ -72,9 +72,52 @@ class Key:
         return {"Authorization": f"Bearer {self.text}"} if self.text else {}
 
     def hide(self, said: object) -> str:
-        """What a service said on one short line that is safe to print: some repeat the key in their errors."""
-        text = str(said)
-        return one_line(text.replace(self.text, "***") if self.text else text, LONGEST_WORDS) or "no explanation"
+        """What a service said on one short line that is safe to print: some repeat the key in their errors, or parts
+        of it, or as JSON or a URL writes it."""
+        return one_line(self._hidden(str(said)[: 8 * LONGEST_WORDS]), LONGEST_WORDS) or "no explanation"
+
+    def _hidden(self, said: str) -> str:
+        if not self.text:
+            return said
+        plain = said
+        for _ in range(3):  # JSON in JSON in a URL
+            plain = _ESCAPED.sub(_unescaped, plain)
+        told = _without(plain, self.text)
+        return _without(said, self.text) if told == plain else told
+
+
+_ESCAPED = re.compile(r"\\u00([0-9a-fA-F]{2})|%([0-9a-fA-F]{2})|\\([\"\\/])")
+_SHORTEST_PART = 6  # characters of a key that are told from a word; fewer beside its masked rest
+_MASKED = re.compile(r"[\w-]*(?:\*{2,}|\.{3,}|…)[\w-]*")
+
+
+def _unescaped(found: re.Match[str]) -> str:
+    code = found[1] or found[2]
+    return chr(int(code, 16)) if code else found[3]
+
+
+def _without(said: str, key: str) -> str:
+    """`said` without the key and any part of it."""
+    said = _MASKED.sub(lambda found: "***" if _ends_like(found[0], key) else found[0], said)
+    shortest = min(_SHORTEST_PART, len(key))
+    parts, place = [], 0
+    while place < len(said):
+        end = place
+        while end < len(said) and said[place : end + 1] in key:
+            end += 1
+        if end - place >= shortest:
+            parts.append("***")
+            place = end
+        else:
+            parts.append(said[place])
+            place += 1
+    return "".join(parts)
+
+
+def _ends_like(masked: str, key: str) -> bool:
+    """Does a word with its middle masked show the beginning or the end of the key?"""
+    head, tail = re.split(r"[*.…]+", masked, maxsplit=1)
+    return bool(head and key.startswith(head)) or bool(tail and key.endswith(tail))
 
 
 def read_key(*names: str) -> Key:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import math
 import time
 from collections.abc import AsyncIterator, Callable
@@ -94,6 +95,31 @@ def test_a_key_shows_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match="^ONE_KEY has a line break") as caught:
         wire.read_key("ONE_KEY", "OTHER_KEY")
     assert "sk-" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        'key sk-proj-Ab3/Xy"Z9q8w7 is wrong',
+        json.dumps({"error": 'key sk-proj-Ab3/Xy"Z9q8w7 is wrong'}),
+        json.dumps(json.dumps({"error": 'key sk-proj-Ab3/Xy"Z9q8w7'})),
+        json.dumps('sk-proj-Ab3/Xy"Z9q8w7').replace("/", "\\/").replace("A", "\\u0041"),
+        "GET /v1?key=sk-proj-Ab3%2FXy%22Z9q8w7",
+        "key sk-proj-Ab3/Xy is too short",
+        'the key ends in Xy"Z9q8w7',
+        "Incorrect API key provided: sk-proj-********q8w7.",
+        "Incorrect API key provided: sk-pr...w7",
+        "x" * 2390 + 'sk-proj-Ab3/Xy"Z9q8w7',
+    ],
+)
+def test_no_part_of_a_key_is_shown_however_it_is_written(said: str) -> None:
+    shown = wire.Key('sk-proj-Ab3/Xy"Z9q8w7').hide(said)
+    assert not any(part in shown for part in ("Ab3", "Xy", "Z9", "q8", "w7", "sk-p"))
+
+
+def test_what_is_no_key_is_shown_as_it_was_said() -> None:
+    said = r"a \u00e9 in C:\\new %41 ... and *** of sk- or proj, 100%"
+    assert wire.Key("sk-proj-Ab3XyZ9q8w7").hide(said) == said
 
 
 @given(st.binary(max_size=60))

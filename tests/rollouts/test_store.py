@@ -22,7 +22,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from specs_data.errors import UserError
 from specs_data.records import Judgement, Paid, Payment, Problem, Response
-from specs_data.rollouts.store import STAGES, Answers, Index, Number, Stage, Store, digest
+from specs_data.rollouts.store import STAGES, Answers, Index, Number, Position, Stage, Store, digest
 
 texts = st.text(st.characters(codec="utf-8"), max_size=20)
 stages = st.sampled_from(STAGES)
@@ -304,3 +304,54 @@ def test_a_write_that_fails_ends_the_store(tmp_path: Path) -> None:
     with Store(tmp_path / "store.sqlite") as store:
         assert store.get("samples", 1, Number(1), Index(0)) is not None
         assert store.get("samples", 1, Number(1), Index(1)) is None
+
+
+@pytest.mark.parametrize("page", ["settings", "problems", "numbers", "samples"])
+def test_a_record_that_is_not_what_was_written_is_said_and_taken_out(tmp_path: Path, page: str) -> None:
+    path = tmp_path / "store.sqlite"
+    with Store(path) as store:
+        number = store.settings("samples", {"seed": 0})
+        listed = store.list_problems([(Position(n), make_problem(f"p{n}")) for n in range(3)])
+        for position in listed:
+            store.put("samples", number, listed[position][0], Index(0), None, Response(f"to {position}"))
+    with closing(sqlite3.connect(path)) as other, other:
+        column = {"numbers": "digest", "samples": "record"}.get(page, "record")
+        other.execute(f"UPDATE {page} SET {column} = CAST('x' AS BLOB) WHERE rowid = 1")
+    with pytest.raises(
+        UserError, match=rf"store.sqlite is damaged \(a record of {page} is not what was written\).*run"
+    ):
+        Store(path)
+    with Store(path) as store:  # what is sound is there, under the same keys
+        assert store.settings("samples", {"seed": 0}) == number
+        again = store.list_problems([(Position(n + 3), make_problem(f"p{n}", source="s")) for n in range(1)])
+        assert again[Position(3)][0] == 4
+        store.start_listing()
+        assert {n for n, _ in store.list_problems([(Position(0), make_problem("p0"))]).values()} == {1}
+        assert store.problem(Number(1)) == make_problem("p0")
+        kept = [store.get("samples", number, Number(n), Index(0)) for n in (1, 2, 3)]
+        assert (kept[0] is None) == (page == "samples") and None not in kept[1:]
+    assert (tmp_path / "store.sqlite.damaged").exists()
+    Store(path).close()
+
+
+def test_a_store_that_is_taken_away_ends_the_run(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    with pytest.raises(UserError, match="cannot write .* taken away"), Store(folder / "store.sqlite") as store:
+        store.put("samples", 1, Number(1), Index(0), None, Response("a"))
+        store.commit()
+        store.sync()
+        shutil.rmtree(folder)
+        store.sync()
+
+
+def test_what_a_repair_left_half_done_is_finished(tmp_path: Path) -> None:
+    """It was killed after the damaged file got its other name, while its log was still there."""
+    path = tmp_path / "store.sqlite"
+    with Store(tmp_path / "other.sqlite") as store:
+        store.put("samples", 1, Number(1), Index(0), None, Response("sound"))
+    (tmp_path / "other.sqlite").rename(tmp_path / "store.sqlite.repaired")
+    (tmp_path / "store.sqlite.damaged").write_bytes(b"damaged")
+    (tmp_path / "store.sqlite-wal").write_bytes(b"a log of the damaged one")
+    with Store(path) as store:
+        assert store.get("samples", 1, Number(1), Index(0)) is not None
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["store.sqlite", "store.sqlite.damaged"]

@@ -1,0 +1,115 @@
+"""A damaged store: one sentence, every sound record kept, no response under another problem, the same dataset."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from fakes.sums import dataset_bytes, policy, recipe, write_sums
+from hard.conftest import some
+
+from specs_data import build
+from specs_data.errors import UserError
+
+Damage = Callable[[bytearray, random.Random], None]
+PROBLEMS = 120
+
+
+def flip(data: bytearray, moments: random.Random) -> None:
+    """One bit."""
+    data[moments.randrange(len(data))] ^= 1 << moments.randrange(8)
+
+
+def zero(data: bytearray, moments: random.Random) -> None:
+    """A block of a disk."""
+    place = moments.randrange(len(data) // 4096) * 4096
+    data[place : place + 4096] = bytes(4096)
+
+
+def garble(data: bytearray, moments: random.Random) -> None:
+    """Some bytes in a row."""
+    place = moments.randrange(len(data) - 64)
+    data[place : place + 64] = moments.randbytes(64)
+
+
+def cut(data: bytearray, moments: random.Random) -> None:
+    """The end is missing."""
+    del data[moments.randrange(len(data) // 2, len(data)) :]
+
+
+DAMAGES: tuple[Damage, ...] = (flip, zero, garble, cut)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run, and its problems."""
+    folder = tmp_path_factory.mktemp("whole")
+    problems = write_sums(folder, PROBLEMS, pictures=True)
+    build(recipe(problems, samples=6), folder / "run", engine=policy(), quiet=True)
+    return folder
+
+
+@pytest.mark.parametrize("number", some(60, 8))
+def test_a_damaged_store_loses_only_what_is_damaged(tmp_path: Path, whole: Path, number: int, tally: Callable) -> None:
+    moments, damage = random.Random(number), DAMAGES[number % len(DAMAGES)]
+    run = tmp_path / "run"
+    shutil.copytree(whole / "run", run)
+    store = run / "store.sqlite"
+    data = bytearray(store.read_bytes())
+    damage(data, moments)
+    store.write_bytes(data)
+    engine = policy()
+    told = []
+    for _ in range(4):
+        try:
+            build(recipe(whole / "problems.jsonl", samples=6), run, engine=engine, quiet=True)
+            break
+        except UserError as error:
+            told.append(str(error))
+    assert len(told) <= 2, told
+    assert all("store.sqlite" in said and "run the same" in said for said in told), told
+    assert dataset_bytes(run) == dataset_bytes(whole / "run")
+    tally(f"{damage.__name__}: {'mended after one sentence' if told else 'nothing that is in use'}")
+    tally("responses asked for again", engine.calls)
+
+
+@pytest.mark.parametrize("number", some(20, 4))
+def test_a_torn_log_loses_only_its_end(tmp_path: Path, whole: Path, number: int, tally: Callable) -> None:
+    moments = random.Random(number)
+    run = tmp_path / "run"
+    run.mkdir()
+    problems = whole / "problems.jsonl"
+
+    class Killed(BaseException):
+        pass
+
+    engine = policy(delay=0.0005, concurrency=4)
+    script, left = engine._script, iter(range(120))
+
+    def dying(request: object) -> str:
+        if next(left, None) is None:
+            shutil.copytree(run, tmp_path / "torn", dirs_exist_ok=True)
+            raise Killed
+        return script(request)  # type: ignore[arg-type]
+
+    engine._script = dying  # type: ignore[assignment]
+    with pytest.raises(Killed):
+        build(recipe(problems, samples=6), run, engine=engine, quiet=True)
+    torn = tmp_path / "torn"
+    log = torn / "store.sqlite-wal"
+    data = bytearray(log.read_bytes())
+    DAMAGES[number % len(DAMAGES)](data, moments)
+    log.write_bytes(data)
+    again = policy()
+    for _ in range(3):
+        try:
+            build(recipe(problems, samples=6), torn, engine=again, quiet=True)
+            break
+        except UserError as error:
+            assert "run the same" in str(error)
+    assert dataset_bytes(torn) == dataset_bytes(whole / "run")
+    tally("torn log: the same dataset")
+    tally("responses asked for again", again.calls)
