@@ -7,6 +7,7 @@ and what a build sampled with these settings is not sampled again.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -31,6 +32,7 @@ from specs_data.records import Sample
 from specs_data.rollouts.checking import open_checker
 from specs_data.rollouts.demand import OnDemand
 from specs_data.rollouts.plan import Parts, make_plan, name_of
+from specs_data.rollouts.progress import say
 from specs_data.rollouts.sample import check_policy, policy_fingerprint, sampling
 from specs_data.rollouts.stages import Stages, durable
 from specs_data.rollouts.store import Answers, Index, Number, Store
@@ -42,6 +44,7 @@ from specs_data.verifiers.none import NoVerifier
 # Responses, from the first on, whose nuclei are wanted: the paper's largest sample for its Rollout Branching Factor.
 # The chances of the likeliest tokens are a hundred times as long as the text itself.
 BRANCHING = 480
+MINUTE = 60.0  # seconds between two lines off a terminal
 _READ = 256  # problems that are taken from the source together
 _WINDOW = 256  # responses under way before an engine says how many keep it busy
 
@@ -105,12 +108,11 @@ class Bench(Struct, frozen=True):
                 sample = await stages.sample(stages.log, engine, stages.policy, problem, number, index, nuclei=nuclei)
                 if sample is not None:
                     found[index, number] = await attempt(stages, sample, number)
-                bar.update()
+                watch.step()
             finally:
                 room.release()
 
-        total = len(self.problems) * recipe.samples
-        bar = tqdm(total=total, desc=fmt.name, unit=" responses", disable=self.quiet or None, dynamic_ncols=True)
+        watch = _Watch(fmt.name, len(self.problems) * recipe.samples, self.quiet)
         try:
             async with asyncio.TaskGroup() as tasks:
                 for place, (index, number) in enumerate(product(range(recipe.samples), self.problems)):
@@ -119,9 +121,36 @@ class Bench(Struct, frozen=True):
         except BaseExceptionGroup as group:
             raise first_error(group) from None
         finally:
-            bar.close()
+            watch.close()
             await engine.close()
         return [found[key] for key in sorted(found)]
+
+
+class _Watch:
+    """A bar over responses; off a terminal, a line a minute."""
+
+    def __init__(self, label: str, total: int, quiet: bool) -> None:
+        self._bar = tqdm(total=total, desc=label, unit=" responses", disable=quiet or None, dynamic_ncols=True)
+        self._label = label
+        self._total = total
+        self._done = 0
+        self._started = self._told = time.monotonic()
+        self._tells = self._bar.disable and not quiet
+
+    def step(self) -> None:
+        """One more response is done."""
+        self._done += 1
+        self._bar.update()
+        now = time.monotonic()
+        if self._tells and now - self._told >= MINUTE:
+            self._told = now
+            pace = self._done / (now - self._started)
+            left = (self._total - self._done) / pace / 60
+            say(f"{self._label}: {self._done:,} of {self._total:,} responses, {pace:.1f}/s, {left:.0f} minutes left")
+
+    def close(self) -> None:
+        """Leave the bar as it is."""
+        self._bar.close()
 
 
 @asynccontextmanager

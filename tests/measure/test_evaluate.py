@@ -19,6 +19,7 @@ from specs_data import build
 from specs_data.cli import app
 from specs_data.engines.scripted import ScriptedEngine
 from specs_data.errors import EngineFailed, PromptRefused, Undecided, UserError
+from specs_data.measure import bench
 from specs_data.measure.errors import natural_errors
 from specs_data.measure.evaluate import evaluate
 from specs_data.measure.evaluation import Evaluation, encode, read_evaluation, write_evaluation
@@ -181,6 +182,14 @@ def test_nuclei_are_wanted_of_the_first_responses_only(tmp_path: Path) -> None:
     assert found.rbf.by_size == {"120": 2.5, "240": 2.5, "480": 2.5}
     assert "≥ 2.500" in table(found)
     assert found.lengths is not None and found.lengths.mean == 10
+
+
+def test_off_a_terminal_it_says_how_far_it_is(
+    tmp_path: Path, problems: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(bench, "MINUTE", 0.0)
+    evaluate(settings(problems, samples=1), out=tmp_path / "e", engine=policy())
+    assert f"think-answer: 7 of {PROBLEMS} responses" in capfd.readouterr().err
 
 
 def test_without_problems_it_says_why(tmp_path: Path) -> None:
