@@ -45,9 +45,10 @@ class Watched(ScriptedEngine):
 class Waiting:
     """A verifier that takes its time and finds everything consistent."""
 
-    settings = {"verifier": "waiting"}
+    paid = True
 
     def __init__(self, at_once: int, seconds: float) -> None:
+        self.settings = {"verifier": "waiting", "model": "waiting-1"}
         self.concurrency = at_once
         self._seconds = seconds
 
