@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -133,3 +135,10 @@ def test_what_a_service_left_undecided_is_asked_again(tmp_path: Path) -> None:
     built = build(recipe(problems), tmp_path / "run", engine=policy(), verifier=bold, quiet=True)
     again = build(recipe(problems), tmp_path / "run", engine=policy(), verifier=idle, quiet=True)
     assert bold.calls > 0 and idle.calls == 0 and again.manifest == built.manifest
+
+
+def test_a_build_with_nothing_to_do_imports_little() -> None:
+    heavy = ("aiohttp", "numpy", "pandas", "pyarrow", "torch")
+    script = f"import sys, specs_data.build.run; print([name for name in {heavy!r} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
