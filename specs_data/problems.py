@@ -12,7 +12,7 @@ import hashlib
 import json
 import re
 import warnings
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from itertools import chain, islice
 from pathlib import Path
 from string import ascii_uppercase
@@ -109,13 +109,14 @@ def read_problems(
     columns: Mapping[str, str] | None = None,
     limit: int | None = None,
     gold: bool = True,
+    about_to_read: Callable[[Path], None] | None = None,
 ) -> Iterator[Incoming | Dropped]:
-    """The problems of `source`, in order. With `gold`, those without an answer are dropped; else
-    theirs is empty. Raises UserError if there is no such source, none of its first rows has a column
-    that is needed, or one holds pictures that nobody would see."""
+    """The problems of `source`, in order; `about_to_read` is told of each picture file. With `gold`, those without an
+    answer are dropped; else theirs is empty. Raises UserError if there is no such source, none of its first rows has
+    a column that is needed, or one holds pictures that nobody would see."""
     known = load_preset(preset) if preset else Preset()
     names = _column_names(preset, known, columns or {})
-    rows = islice((row for row in _rows(source) if _belongs(row[0], known)), limit)
+    rows = islice((row for row in _rows(source, about_to_read) if _belongs(row[0], known)), limit)
     first = list(islice(rows, FIRST_ROWS))
     needed = {"question", "answer"} if gold else {"question"}
     if len(first) < FIRST_ROWS or not _is_ragged(Path(source)):
@@ -229,6 +230,16 @@ def count_problems(source: str, limit: int | None = None) -> int | None:
     return total if limit is None else min(total, limit)
 
 
+def source_files(source: str) -> list[Path] | None:
+    """The files that hold the rows of `source`, and the zip files beside them; None for a Hub dataset."""
+    path = Path(source)
+    if not path.exists():
+        return None
+    files = _files(path) if path.is_dir() else [path]
+    folders = sorted({file.parent for file in files})
+    return [*files, *(archive for folder in folders for archive in sorted(folder.glob("*.zip")))]
+
+
 # Where rows come from
 
 
@@ -239,16 +250,16 @@ def _files(folder: Path) -> list[Path]:
     return files
 
 
-def _rows(source: str) -> Iterator[_Raw]:
+def _rows(source: str, about_to_read: Callable[[Path], None] | None = None) -> Iterator[_Raw]:
     """Raw rows with the pictures that they may name; a string stands for a bad row."""
     path = Path(source)
     if path.is_dir():
         shelves: dict[Path, Shelf] = {}
         for file in _files(path):
-            shelf = shelves.setdefault(file.parent, Shelf(file.parent, path))
+            shelf = shelves.setdefault(file.parent, Shelf(file.parent, path, about_to_read))
             yield from ((row, shelf) for row in read_rows(file))
     elif path.exists():
-        shelf = Shelf(path.parent, path.parent)
+        shelf = Shelf(path.parent, path.parent, about_to_read)
         yield from ((row, shelf) for row in read_rows(path))
     elif re.fullmatch(r"[\w.-]+/[\w.-]+(:[\w.-]+)?(@[\w./-]+)?(#[\w.-]+)?", source) and path.suffix not in SUFFIXES:
         yield from ((row, None) for row in _hub_rows(source))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import posixpath
 import zipfile
+from collections.abc import Callable
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
@@ -19,15 +20,19 @@ PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".
 
 
 class Shelf:
-    """The pictures that rows in `folder` may name: by paths relative to it that stay inside `root`."""
+    """The pictures that rows in `folder` may name: by paths relative to it that stay inside `root`. `about_to_read` is
+    told of each file that is looked for."""
 
-    def __init__(self, folder: Path, root: Path) -> None:
+    def __init__(self, folder: Path, root: Path, about_to_read: Callable[[Path], None] | None = None) -> None:
         self._folder = folder
         self._root = root
         self._homes = _homes(root)
+        self._about_to_read = about_to_read
 
     def read(self, name: str) -> bytes:
         """The bytes of the picture file `name`. Raises Unusable with the reason there are none."""
+        if self._about_to_read is not None:
+            self._about_to_read(self._folder / name)
         refused = FileRefused("outside")
         for home in self._homes:
             try:

@@ -20,7 +20,6 @@ from specs_data.build.fates import Fates
 from specs_data.format import strip_stop_tokens
 from specs_data.images import suffix
 from specs_data.pairs.manifest import Shard
-from specs_data.pairs.parquet import write_pairs
 from specs_data.records import Pair, Picture, Problem, Rejected, Response, Twin
 from specs_data.rollouts.plan import Plan
 from specs_data.rollouts.store import Store
@@ -62,6 +61,8 @@ class _Entry(Struct, frozen=True):
 
 def write_rows(store: Store, fates: Fates, plan: Plan, folder: Path) -> tuple[dict[str, list[Shard]], Figures]:
     """Write the Parquet files of every split into `folder`; the files, and what their rows add up to."""
+    from specs_data.pairs.parquet import write_pairs
+
     figures = Figures(chosen=_numbers(), rejected=_numbers())
     pairs = fates.pairs
     test = col("position").is_in(_held_out(store, plan, pairs))

@@ -29,17 +29,24 @@ _READ_AHEAD_BYTES = 8_000_000
 class Listing:
     """The problems of a run in the order of their source, as far as they have been read.
 
-    `expect` is told of each problem that the store did not know before. Four bytes are kept of a problem.
-    Without a judge model (`by_rule`), what no rule can judge is left out.
+    `expect` is told of each problem that the store did not know before, `about_to_read` of each picture file. Four
+    bytes are kept of a problem. Without a judge model (`by_rule`), what no rule can judge is left out.
     """
 
     def __init__(
-        self, store: Store, recipe: Recipe, *, by_rule: bool, expect: Callable[[Number, Problem], None] | None
+        self,
+        store: Store,
+        recipe: Recipe,
+        *,
+        by_rule: bool,
+        expect: Callable[[Number, Problem], None] | None,
+        about_to_read: Callable[[Path], None] | None = None,
     ) -> None:
         self._store = store
         self._recipe = recipe
         self._by_rule = by_rule
         self._expect = expect
+        self._about_to_read = about_to_read
         self._numbers = array("I")  # by position; 0 where a row of the source became no problem
         self.rest = self._read()  # the problems that nobody has asked for yet, read as they are wanted
 
@@ -58,8 +65,14 @@ class Listing:
     async def _read(self) -> AsyncIterator[Position]:
         recipe, store = self._recipe, self._store
         store.start_listing()
-        leakage = _leakage(recipe.exclude) if recipe.exclude else None
-        source = read_problems(recipe.problems or "", preset=recipe.preset, columns=recipe.columns, limit=recipe.limit)
+        leakage = _leakage(recipe.exclude, self._about_to_read) if recipe.exclude else None
+        source = read_problems(
+            recipe.problems or "",
+            preset=recipe.preset,
+            columns=recipe.columns,
+            limit=recipe.limit,
+            about_to_read=self._about_to_read,
+        )
         async for chunk in _ahead(_screened(source, leakage, self._by_rule)):
             for position in self._list(chunk):
                 yield position
@@ -110,11 +123,11 @@ async def each(positions: Sequence[Position]) -> AsyncIterator[Position]:
         yield position
 
 
-def _leakage(sets: Sequence[str]) -> Leakage:
+def _leakage(sets: Sequence[str], about_to_read: Callable[[Path], None] | None) -> Leakage:
     """The evaluation sets whose problems are left out."""
     from specs_data.build.leakage import Leakage
 
-    found = (item for name in sets for item in read_problems(name, gold=False))
+    found = (item for name in sets for item in read_problems(name, gold=False, about_to_read=about_to_read))
     return Leakage((item.problem.question, item.images) for item in found if isinstance(item, Incoming))
 
 

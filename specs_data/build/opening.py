@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 
 from specs_data import engines
+from specs_data.build.again import Pictures
 from specs_data.build.fates import Fates, read_fates
 from specs_data.build.flow import Flow
 from specs_data.build.listing import Listing
@@ -61,6 +62,7 @@ class Run(Struct, frozen=True):
     store: Store
     flow: Flow
     listing: Listing
+    pictures: Pictures
     engine: OnDemand | None
     rival: OnDemand | None
     room: asyncio.Semaphore
@@ -106,6 +108,14 @@ def _open(
     rival = engine
     if recipe.rejected_from != "chosen":
         rival = _on_demand(stack, rival_recipe(recipe), loading, given.rival, room)
+    pictures = stack.enter_context(Pictures(out))
+    listing = Listing(
+        store,
+        recipe,
+        by_rule=parts.judge is None,
+        expect=None if given_responses else flow.expect,
+        about_to_read=pictures.note,
+    )
     return Run(
         out=out,
         recipe=recipe,
@@ -113,7 +123,8 @@ def _open(
         parts=parts,
         store=store,
         flow=flow,
-        listing=Listing(store, recipe, by_rule=parts.judge is None, expect=None if given_responses else flow.expect),
+        listing=listing,
+        pictures=pictures,
         engine=engine,
         rival=rival,
         room=room,

@@ -12,7 +12,7 @@ from __future__ import annotations
 import gc
 import shutil
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
@@ -21,7 +21,7 @@ from msgspec import Struct
 from polars import DataFrame
 
 from specs_data import engines
-from specs_data.build import dataset
+from specs_data.build import again, dataset
 from specs_data.build.fates import keep_fates
 from specs_data.build.flow import Choosing, Rejecting, Turn
 from specs_data.build.forecast import Forecast, Measured, measure, scale
@@ -185,8 +185,16 @@ async def _build(recipe: Recipe, out: Path, given: Given, quiet: bool, overwrite
         refuse_to_replace(recipe, out)
     if not quiet:
         _say_changes(recipe, out)
-    async with _searched(recipe, out, given, quiet) as done:
-        built = _finish(done, overwrite)
+    async with opened(recipe, out, given, quiet) as run:
+        state = again.state_of(run)
+        if again.is_finished(run, state) and (manifest := manifest_of(out)) is not None:
+            built = Built(out, manifest)
+            if not quiet:
+                say(f"nothing has changed since {out} was finished: {built.count} pairs")
+        else:
+            await _searched(run)
+            built = _finish(run, overwrite)
+            again.keep(run, state)
     if built.count < (recipe.target or 0) and not quiet:
         say(f"{built.count} of {recipe.target} pairs: no problem is left to ask about")
     return built
@@ -194,8 +202,9 @@ async def _build(recipe: Recipe, out: Path, given: Given, quiet: bool, overwrite
 
 async def _measure(recipe: Recipe, out: Path, given: Given, quiet: bool, batch: bool) -> Measured:
     """Sample, judge, verify and pair as far as needed; then only count."""
-    async with _searched(recipe, out, given, quiet) as done:
-        return measure(done.store, done.fates(), done.before, load_prices(recipe.prices), batch=batch)
+    async with opened(recipe, out, given, quiet) as run:
+        await _searched(run)
+        return measure(run.store, run.fates(), run.before, load_prices(recipe.prices), batch=batch)
 
 
 def _say_changes(recipe: Recipe, out: Path) -> None:
@@ -211,16 +220,13 @@ def _say_changes(recipe: Recipe, out: Path) -> None:
 # The search
 
 
-@asynccontextmanager
-async def _searched(recipe: Recipe, out: Path, given: Given, quiet: bool) -> AsyncIterator[Run]:
-    """The open run, once all its problems are searched."""
-    async with opened(recipe, out, given, quiet) as run:
-        try:
-            await _search(run)
-            run.flow.settle()
-        finally:
-            spend(run)
-        yield run
+async def _searched(run: Run) -> None:
+    """Search all the run's problems."""
+    try:
+        await _search(run)
+        run.flow.settle()
+    finally:
+        spend(run)
 
 
 async def _search(run: Run) -> None:

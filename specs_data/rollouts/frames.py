@@ -12,7 +12,6 @@ from typing import Any, Literal
 
 import msgspec
 import polars as pl
-import pyarrow.parquet as pq
 from polars import DataFrame, col
 
 from specs_data.errors import UserError
@@ -104,6 +103,8 @@ def _with_texts(store: Store, fates: DataFrame, settings: Mapping[Stage, int]) -
 
 
 def _read_pairs(out: Path) -> DataFrame:
+    import pyarrow.parquet as pq
+
     paths = col("images").list.eval(pl.element().struct.field("path"))
     frames = []
     for file in sorted((out / "dataset" / "data").glob("*.parquet")):

@@ -203,6 +203,11 @@ class Store:
         row = self._read("SELECT id FROM settings WHERE digest = ?", (key,))
         return int(row[0]) if row else None
 
+    def settings_digest(self, number: int) -> bytes:
+        """The digest of the settings with this number, which is the same in every store."""
+        row: tuple[bytes] = self._execute("SELECT digest FROM settings WHERE id = ?", (number,)).fetchone()
+        return row[0]
+
     # Problems and images
 
     def start_listing(self) -> None:
@@ -319,6 +324,10 @@ class Store:
     def leave_undecided(self, stage: Stage, problem: Number, index: Index, reason: str) -> None:
         """Record that a service gave no verdict in this run; the next run asks again."""
         self._append("INSERT INTO undecided VALUES (?, ?, ?, ?)", (stage, problem, index, reason))
+
+    def has_undecided(self) -> bool:
+        """Whether the next run has something to ask again."""
+        return self._execute("SELECT 1 FROM undecided LIMIT 1").fetchone() is not None
 
     # Time
 

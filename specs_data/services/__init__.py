@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Hashable, Mapping, Sequence
-from typing import Annotated, Any, Generic, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, Protocol, TypeVar
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -20,8 +20,14 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict
 
 from specs_data.errors import ItemRefused
 from specs_data.images import media_type
+<<<<<<< HEAD
 from specs_data.services.reading import read_form
 from specs_data.wire import Key, Meaning, NoAnswer, Trouble
+=======
+
+if TYPE_CHECKING:
+    from specs_data.wire import Key, Meaning, NoAnswer
+>>>>>>> speed
 
 # Why there is no answer: the reasons that are counted.
 Reason = Literal[
@@ -248,11 +254,15 @@ def tokens(count: object) -> int:
 
 def no_answer(none: NoAnswer, key: Key) -> Failed:
     """The failure of an attempt without an answer."""
+    from specs_data.wire import Trouble
+
     return Failed("broken answer" if none.trouble is Trouble.BROKEN else "no connection", key.hide(none))
 
 
 def turned_down(means: Meaning, said: str, wait: float | None) -> Failed:
     """The failure of an attempt that the service turned down, and for which it asked to `wait`."""
+    from specs_data.wire import Meaning
+
     if means is Meaning.TOO_SOON:
         return Failed("rate limit", said, wait=wait)
     if means.passes or means is Meaning.CONFLICT:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 
-from specs_data import wire
 from specs_data.errors import UserError
 from specs_data.services import TWICE, Answer, Client, F, Failed, Question, Reply, asked_again, fill
 from specs_data.services.limits import Budget, Gate, Health, Spending
@@ -71,7 +70,7 @@ class Service:
                 too_soon = failure.reason == "rate limit"
                 failures += not too_soon
                 of_the_item += failure.of_the_item
-                wait = wire.pause(failures, failure.wait, self._pause)
+                wait = _pause(failures, failure.wait, self._pause)
                 waited += max(wait, self._pause) if too_soon or failure.wait is not None else 0.0
                 spent = failures >= self._attempts or of_the_item >= TWICE or waited > self._patience
                 if failure.final or spent:
@@ -98,7 +97,7 @@ class Service:
             except Failed as failure:
                 replies.append(failure.paid)
                 if failure.reason == "rate limit":
-                    self._gate.turned_away(taken, min(self._patience, wire.pause(1, failure.wait, self._pause)))
+                    self._gate.turned_away(taken, min(self._patience, _pause(1, failure.wait, self._pause)))
                 raise
             else:
                 replies.append(reply)
@@ -113,6 +112,12 @@ class Service:
 def client_settings(client: Client) -> Mapping[str, str]:
     """What determines a client's answers besides the question."""
     return {"service": client.service, "model": client.model, **client.options}
+
+
+def _pause(attempt: int, asked: float | None, first: float) -> float:
+    from specs_data import wire  # which brings aiohttp: whoever asks nothing need not wait for it
+
+    return wire.pause(attempt, asked, first)
 
 
 def answer(filled: F, paid: list[Reply]) -> Answer[F]:
