@@ -20,14 +20,10 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict
 
 from specs_data.errors import ItemRefused
 from specs_data.images import media_type
-<<<<<<< HEAD
 from specs_data.services.reading import read_form
-from specs_data.wire import Key, Meaning, NoAnswer, Trouble
-=======
 
 if TYPE_CHECKING:
     from specs_data.wire import Key, Meaning, NoAnswer
->>>>>>> speed
 
 # Why there is no answer: the reasons that are counted.
 Reason = Literal[
