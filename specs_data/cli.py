@@ -111,6 +111,9 @@ def build(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="replace a finished dataset of another policy or other problems")
     ] = False,
+    go_on: Annotated[bool, typer.Option("--go-on", help="go on where it seems to be in vain")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="say only what is wrong, and the result")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="say what becomes of each response")] = False,
     **settings: Any,
 ) -> None:
     """Turn problems and a policy (or responses) into a preference dataset. The same command resumes."""
@@ -120,9 +123,9 @@ def build(
 
     made = make_recipe(settings, recipe)
     if dry_run:
-        typer.echo(forecast(made, out, pilot))
+        typer.echo(forecast(made, out, pilot, quiet=quiet))
         return
-    built = run(made, out, overwrite=overwrite)
+    built = run(made, out, overwrite=overwrite, go_on=go_on, quiet=quiet, verbose=verbose)
     typer.echo(summary(built.manifest))
     if not built.count:
         raise UserError(f"no pairs came of it; {built.out / 'dropped.jsonl'} says why, line by line")

@@ -83,7 +83,7 @@ def keep_card(out: Path, fresh: Path) -> str | None:
         made.write_bytes(content)
         return "the card was edited by hand and stays as it is"
     kept = out / "README.edited.md"
-    kept.write_bytes(content)
+    write_whole(kept, content)
     return (
         f"the card was edited by hand, and the dataset is another now: it has a new card, and the edited one is {kept}"
     )

@@ -20,6 +20,7 @@ from specs_data.rollouts.store import Stage, Store
 FrameName = Literal["responses", "pairs", "dropped"]
 
 FATES = "fates.parquet"
+PILOT = "pilot"  # what a dry run leaves in the folder of its run
 _SETTINGS = "settings"
 # Rows are handed to polars so many at a time: as objects of Python's they take ten times their size.
 _CHUNK = 50_000
