@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 
 from specs_data.errors import UserError
+from specs_data.files import write_whole
 from specs_data.pairs.manifest import Manifest, read_manifest
 from specs_data.recipe import Recipe, make_recipe
 from specs_data.rollouts.plan import name_of

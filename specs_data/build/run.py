@@ -315,10 +315,10 @@ def done_line(manifest: Manifest) -> str:
         {reason: count for reasons in (manifest.dropped or {}).values() for reason, count in reasons.items()}
     )
     rest = f"; left out: {most_frequent(lost)}" if lost else ""
-    malformed = f", {counts.malformed:,} of them without the format" if counts.malformed else ""
+    malformed = f"; {counts.malformed:,} responses lacked the format" if counts.malformed else ""
     return (
-        f"done: {counts.pairs or 0:,} pairs from {counts.sampled or 0:,} responses{malformed} to "
-        f"{counts.problems or 0:,} problems{rest}"
+        f"done: {counts.pairs or 0:,} pairs from {counts.sampled or 0:,} responses to {counts.problems or 0:,} "
+        f"problems{malformed}{rest}"
     )
 
 

@@ -108,7 +108,7 @@ class Progress:
         self.done = self.pairs = 0
         self._label, self._total, self._target, self._figures = label, total, target, figures
         self._trackers = trackers
-        self._since: float | None = None  # the first new response: what was on record before goes faster
+        self._since = time.monotonic()  # there was no new response yet: what is on record goes faster
         self._ticking: asyncio.Task[None] | None = None
         self._bar = tqdm(
             total=target or total,
@@ -166,9 +166,9 @@ class Progress:
         return speed if left is None else f"{speed}, {duration(left)} left"
 
     def _seconds(self, now: Figures) -> float:
-        if self._since is None and now.responses:
+        if not now.responses:
             self._since = time.monotonic()
-        return 0.0 if self._since is None else time.monotonic() - self._since
+        return time.monotonic() - self._since
 
     def _left(self, now: Figures, speed: float) -> float | None:
         """The seconds that are left at this speed: as many responses are still needed as the problems, or the pairs,
@@ -179,10 +179,8 @@ class Progress:
 
     async def _tick(self) -> None:
         while True:
-            self._seconds(self._figures())
-            await asyncio.sleep(min(1.0, EVERY) if self._since is None else EVERY)
-            if self._since is not None or EVERY <= 1:
-                self._tell()
+            await asyncio.sleep(EVERY)
+            self._tell()
 
     def _tell(self) -> None:
         # The bar shows the same; the log has it all the same.

@@ -34,7 +34,9 @@ def test_the_log_says_how_the_run_went(tmp_path: Path, capfd: pytest.CaptureFixt
         log,
     )
     last = log.splitlines()[-1].partition(" ")[2]
-    assert last.startswith(f"done: {built.count} pairs from {counts['sampled']} responses, {counts['malformed']} of")
+    assert last.startswith(
+        f"done: {built.count} pairs from {counts['sampled']} responses to 60 problems; {counts['malformed']} r"
+    )
     assert last in capfd.readouterr().err
 
 
