@@ -51,7 +51,7 @@ def test_quiet_and_verbose(tmp_path: Path, capfd: pytest.CaptureFixture[str]) ->
     problems = write_sums(tmp_path, 30)
     build(recipe(problems), tmp_path / "run", engine=policy(), quiet=True)
     assert capfd.readouterr().err == ""
-    build(recipe(problems), tmp_path / "run", engine=policy(), verbose=True)
+    build(recipe(problems), tmp_path / "loud", engine=policy(), verbose=True)
     assert re.search(r"a response to 'sum-\d+' is left out: wrong answer", capfd.readouterr().err)
 
 
