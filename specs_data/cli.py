@@ -111,6 +111,9 @@ def build(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="replace a finished dataset of another policy or other problems")
     ] = False,
+    go_on: Annotated[bool, typer.Option("--go-on", help="go on where it seems to be in vain")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="say only what is wrong, and the result")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="say what becomes of each response")] = False,
     **settings: Any,
 ) -> None:
     """Turn problems and a policy (or responses) into a preference dataset. The same command resumes."""
@@ -120,12 +123,12 @@ def build(
 
     made = make_recipe(settings, recipe)
     if dry_run:
-        typer.echo(forecast(made, out, pilot))
+        typer.echo(forecast(made, out, pilot, quiet=quiet))
         return
-    built = run(made, out, overwrite=overwrite)
+    built = run(made, out, overwrite=overwrite, go_on=go_on, quiet=quiet, verbose=verbose)
     typer.echo(summary(built.manifest))
     if not built.count:
-        raise UserError(f"no pairs came of it; {built.out / 'dropped.jsonl'} says why, line by line")
+        raise UserError(f"no pairs came of it; specs-data show {built.out} --dropped shows what was left out, and why")
     typer.echo(f"{built.count} pairs in {built.out / 'dataset'}")
 
 
@@ -209,11 +212,18 @@ def show(
     count: Annotated[int, typer.Option("-n", min=1, help="how many pairs")] = 3,
     columns: Columns = None,
     images: Images = None,
+    dropped: Annotated[bool, typer.Option("--dropped", help="responses that the run left out instead")] = False,
+    stage: Annotated[str | None, typer.Option(help="dropped: only of this stage (judge, format, verify, ...)")] = None,
+    reason: Annotated[str | None, typer.Option(help="dropped: only whose reason has these words")] = None,
 ) -> None:
-    """Pairs in the terminal, with the difference marked."""
+    """Pairs in the terminal, with the difference marked; or with --dropped what was left out, and why."""
     from specs_data.look.show import show as show_pairs
+    from specs_data.look.show import show_left_out
     from specs_data.recipe import read_columns
 
+    if dropped or stage or reason:
+        show_left_out(target, count, stage=stage, reason=reason)
+        return
     show_pairs(target, count, columns=read_columns(columns), images=images)
 
 

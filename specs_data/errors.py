@@ -2,7 +2,8 @@
 
 SpecsDataError
 ├── UserError           the user must change something: one sentence, exit status 2
-│   └── MissingExtra    an optional dependency is not installed
+│   ├── MissingExtra    an optional dependency is not installed
+│   └── InVain          going on would give nothing
 ├── CheckFailed         a check did not hold: exit status 1
 ├── PromptRefused       an engine cannot serve one request: that problem is dropped, with the reason
 ├── EngineFailed        an engine broke down: the run stops, what is stored stays
@@ -30,6 +31,10 @@ class UserError(SpecsDataError):
 
 class MissingExtra(UserError):
     """An optional dependency is not installed. The message carries the pip command."""
+
+
+class InVain(UserError):
+    """What was tried often enough never succeeded: going on would cost and give nothing."""
 
 
 class CheckFailed(SpecsDataError):

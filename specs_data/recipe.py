@@ -319,6 +319,9 @@ class Recipe(Staged):
         example={"shift_tags": 1.0},
     )
 
+    report_to: Listed = _output(
+        (), "where else figures go while it runs: wandb, tensorboard, trackio", decides="nothing", example=["wandb"]
+    )
     holdout: float = _output(0.0, "share of the pairs that goes to a test split", decides="dataset", ge=0, lt=1)
     card: str = _output("dataset", "template of the dataset card: a name in cards/ or a file", decides="dataset")
     license: str | None = _output(

@@ -99,7 +99,8 @@ class Sample(Struct, frozen=True, gc=False):
 class Judgement(Struct, frozen=True, gc=False):
     """Is the answer right? `right` is None where it cannot be judged; `rule` names what decided.
     `answer` is the final answer that was found in the response, None if there is none.
-    Tokens count only for answers judged by a model. `gold` and `read` are the values that were read in
+    Tokens count only for answers judged by a model. `malformed` says why a response that is not right breaks the
+    format as well, None where it keeps it. `gold` and `read` are the values that were read in
     the gold and in the answer, where they were compared by rule."""
 
     right: bool | None
@@ -111,6 +112,7 @@ class Judgement(Struct, frozen=True, gc=False):
     completion_tokens: int = 0
     gold: str = ""
     read: str = ""
+    malformed: str | None = None
 
 
 class Judged(Struct, frozen=True, gc=False):

@@ -90,6 +90,7 @@ FLAGS: dict[str, tuple[list[str], Any]] = {
     ),
     "card": (["mine.md.jinja"], "mine.md.jinja"),
     "license": (["cc-by-4.0"], "cc-by-4.0"),
+    "report_to": (["wandb", "tensorboard"], ("wandb", "tensorboard")),
     "holdout": (["0.1"], 0.1),
 }  # fmt: skip
 

@@ -125,7 +125,7 @@ def _key(run: Run) -> str:
     texts = [load_card(recipe.card).sha256, file_digest(recipe.prices) if recipe.prices else ""]
     preset = msgspec.to_builtins(load_preset(recipe.preset)) if recipe.preset else None
     stages = [run.store.settings_digest(number).hex() for number in settings]
-    return digest([recipe.model_dump(mode="json"), stages, texts, preset, list(_program())]).hex()
+    return digest([recipe.model_dump(mode="json"), stages, texts, preset, sorted(plan.struck), list(_program())]).hex()
 
 
 def _program() -> Iterator[Stamp]:

@@ -21,7 +21,7 @@ from specs_data.format import strip_stop_tokens
 from specs_data.images import suffix
 from specs_data.pairs.manifest import Shard
 from specs_data.records import Pair, Picture, Problem, Rejected, Response, Twin
-from specs_data.rollouts.plan import Plan
+from specs_data.rollouts.plan import Plan, pair_id
 from specs_data.rollouts.store import Store
 from specs_data.texts import chat
 
@@ -112,7 +112,7 @@ def _pair(store: Store, plan: Plan, entry: _Entry) -> Pair:
     problem = entry.problem
     images = [(digest, store.image(digest)) for digest in problem.images]
     return Pair(
-        id=f"{problem.id}-{entry.index}",
+        id=pair_id(problem.id, entry.index),
         images=tuple(Picture(data, f"{digest[:16]}.{suffix(data)}") for digest, data in images),
         prompt=chat(problem, plan.system),
         # A chat template adds its stop token: a response that was logged with one must not teach it twice.

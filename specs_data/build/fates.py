@@ -11,7 +11,9 @@ Columns of `Fates.responses`, which is in the order of the source:
     round               the round of the agenda that it belongs to
     stage, reason       where it ended and why; no reason where nothing speaks against it
     kept                it is the chosen side of a pair of the dataset
-    detail              what decided: the judge's rule, the verifier's words, why a prompt was refused
+    detail              what decided: the judge's rule, the answer found and the gold; the verifier's words and what the
+                        reasoning concludes; why a prompt was refused
+    malformed           why a response that is not right breaks the format as well
     rule, verdict       the judge's rule, and the verifier's words
     corruption          the operator that made the rejected side; null where none did
     refused             results of operators that were refused on the way, as JSON; null where there are none
@@ -30,7 +32,7 @@ from msgspec import Struct
 from polars import DataFrame, Expr, col
 
 from specs_data.rollouts.frames import to_frame, write_fates
-from specs_data.rollouts.plan import Plan, Source
+from specs_data.rollouts.plan import STRUCK, Plan, Source
 from specs_data.rollouts.stages import FORMAT, WRONG
 from specs_data.rollouts.store import Index, Position, Stage, Store
 
@@ -45,6 +47,7 @@ _KEY = {"number": pl.UInt32(), "index": pl.UInt32()}
 _WHY = {"why": pl.Categorical()}
 _TOKENS = {"prompt_tokens": pl.UInt32(), "completion_tokens": pl.UInt32()}
 _SERVICE = {"model": pl.Categorical(), "served": pl.Categorical(), **_TOKENS}
+_LONGEST = 200  # characters of an answer that is told of a response that was left out
 _RECORD = "CAST(t.record AS TEXT)"
 _TOKEN_FIELDS = f"json_extract({_RECORD}, '$.prompt_tokens'), json_extract({_RECORD}, '$.completion_tokens')"
 # What is read of each stage's records, beside the reason why a response was left out there: columns, and SQL.
@@ -54,7 +57,11 @@ _FIELDS: dict[Stage, tuple[dict[str, pl.DataType], str]] = {
         {**_TOKENS, "refusal": pl.String()},
         f"{_TOKEN_FIELDS}, iif(t.reason IS NULL, NULL, json_extract({_RECORD}, '$'))",
     ),
-    "judgements": ({"rule": pl.Categorical()}, f"json_extract({_RECORD}, '$.rule')"),
+    "judgements": (
+        {"rule": pl.Categorical(), "found": pl.String(), "read": pl.String(), "malformed": pl.Categorical()},
+        f"json_extract({_RECORD}, '$.rule'), substr(json_extract({_RECORD}, '$.answer'), 1, {_LONGEST}), "
+        f"json_extract({_RECORD}, '$.read'), json_extract({_RECORD}, '$.malformed')",
+    ),
     "verdicts": (
         {"verdict": pl.String(), "concluded": pl.String()},
         f"json_extract({_RECORD}, '$.reason'), nullif(json_extract({_RECORD}, '$.answer'), '')",
@@ -74,7 +81,7 @@ _NOT_NEEDED = pl.lit("not needed")
 _PLACE = ["round", "position", "index"]
 _COLUMNS = [
     "position", "number", "role", "index", "round", "stage", "reason", "kept", "detail", "rule", "verdict",
-    "corruption", "refused", *_TOKENS,
+    "corruption", "refused", "malformed", *_TOKENS,
 ]  # fmt: skip
 
 _refusals = msgspec.json.Decoder(list[tuple[str, str]]).decode
@@ -122,6 +129,7 @@ class Fates(Struct, frozen=True):
         return {
             "problems": self.problems.height,
             "sampled": sum(ended.values()),
+            "malformed": ended.get("format", 0) + chosen["malformed"].count(),
             "right": well_formed + ended.get("format", 0),
             "well_formed": well_formed,
             "verified": verified,
@@ -172,7 +180,7 @@ class Fates(Struct, frozen=True):
 def keep_fates(fates: Fates, plan: Plan, file: Path) -> None:
     """Write the responses' fates to `file`, where `load_run(...).frame("responses")` finds them."""
     policy = col("role").cast(pl.String).replace_strict({"chosen": plan.policy.name, "rejected": _rival_name(plan)})
-    named = fates.responses.join(fates.problems.drop("position"), on="number").with_columns(policy=policy)
+    named = fates.responses.join(fates.problems.drop("position"), on="number").drop("gold").with_columns(policy=policy)
     settings = {"chosen": _settings(plan, plan.policy)}
     if plan.rival is not None:
         settings["rejected"] = _settings(plan, plan.rival)
@@ -216,12 +224,16 @@ def read_fates(store: Store, plan: Plan) -> Fates:
 
 
 def _read_problems(store: Store) -> DataFrame:
-    query = """
+    query = f"""
         SELECT l.position, l.problem, l.name, json_extract(CAST(q.record AS TEXT), '$.answer_type'),
-            coalesce(json_extract(CAST(q.record AS TEXT), '$.source'), '')
+            coalesce(json_extract(CAST(q.record AS TEXT), '$.source'), ''),
+            substr(json_extract(CAST(q.record AS TEXT), '$.answer'), 1, {_LONGEST})
         FROM listing AS l CROSS JOIN problems AS q ON q.id = l.problem ORDER BY l.position"""
     schema = {"position": pl.Int64(), "number": pl.UInt32(), "problem_id": pl.String()}
-    return to_frame(store.select(query), {**schema, "answer_type": pl.Categorical(), "source": pl.Categorical()})
+    return to_frame(
+        store.select(query),
+        {**schema, "answer_type": pl.Categorical(), "source": pl.Categorical(), "gold": pl.String()},
+    )
 
 
 def _read_dropped(store: Store) -> DataFrame:
@@ -302,7 +314,7 @@ def _joined(logs: Mapping[Stage, DataFrame], problems: DataFrame, upfront: int) 
     first, *later = (
         log.with_columns(pl.lit(True).alias(f"{stage}?")).rename({"why": stage}) for stage, log in logs.items()
     )
-    found = first.join(problems.select("position", "number"), on="number")
+    found = first.join(problems.select("position", "number", "problem_id", "gold"), on="number")
     for log in later:
         found = found.join(log, on=list(_KEY), how="left")
     round_ = (col("index").cast(pl.Int64) - upfront + 1).clip(0).cast(pl.UInt32)
@@ -314,7 +326,9 @@ def _end(rows: DataFrame, plan: Plan) -> DataFrame:
     recipe = plan.recipe
     right = _passed("judgements")
     rows = rows.with_columns(right=right, verified=right & _passed("verdicts"))
-    rows = rows.with_columns(paired=col("verified") & _passed("pairs"))
+    struck = col("name").is_in(sorted(plan.struck)) if plan.struck else pl.lit(False)
+    rows = rows.with_columns(name=pl.concat_str("problem_id", pl.lit("-"), "index"))
+    rows = rows.with_columns(paired=col("verified") & _passed("pairs") & ~struck)
     # A problem has its first pairs, and a rival is asked for its first chosen responses.
     within = {f"{name} within": _nth(name) <= recipe.pairs_per_problem for name in ("verified", "paired")}
     rows = rows.with_columns(**within)
@@ -326,6 +340,7 @@ def _end(rows: DataFrame, plan: Plan) -> DataFrame:
                 *_judging("responses" if recipe.responses is not None else "sample"),
                 (~_there("verdicts"), "verify", _NOT_NEEDED, None),
                 (col("verdicts").is_not_null(), "verify", _reason("verdicts"), _SAID),
+                (struck, "pair", pl.lit(STRUCK), None),
                 (col("pairs").is_not_null(), "pair", _reason("pairs"), None),
                 (~_there("pairs") & asked, "rejected", pl.lit("no rejected response"), None),
                 (~col("paired") | ~col("paired within"), "pair", _NOT_NEEDED, None),
@@ -371,8 +386,16 @@ def _judging(start: str) -> tuple[_Case, ...]:
         (col("samples").is_not_null(), "sample", _reason("samples"), col("refusal")),
         (~_there("judgements"), start, _NOT_NEEDED, None),
         (reason.str.starts_with(FORMAT).fill_null(False), "format", reason.str.strip_prefix(FORMAT), rule),
-        (reason.is_not_null(), "judge", reason, rule),
+        (reason.is_not_null(), "judge", reason, _found()),
     )
+
+
+def _found() -> Expr:
+    """The judge's rule, the answer that was found in the response with the value that was read in it, and the gold."""
+    found = pl.when(col("found").is_null()).then(pl.lit("nothing")).otherwise(col("found"))
+    other = (col("read") != "") & (col("read") != col("found"))
+    read = pl.when(other).then(pl.concat_str(pl.lit(" (read as "), "read", pl.lit(")"))).otherwise(pl.lit(""))
+    return pl.concat_str(col("rule").cast(pl.String), pl.lit(": found "), found, read, pl.lit(", gold "), col("gold"))
 
 
 def _category(name: str) -> Expr:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from enum import IntEnum
 
 from specs_data.build.listing import Listing
 from specs_data.build.search import Line, Outcome, Quest
+from specs_data.build.tally import Tally
 from specs_data.engines import Engine
 from specs_data.judges.answers import final_answer
 from specs_data.judges.rules import RuleJudge
 from specs_data.pairs.twin import make_twin
 from specs_data.records import Judged, Problem, Rejected, Sample, Twin
-from specs_data.rollouts.plan import Parts, Plan
+from specs_data.rollouts.plan import STRUCK, Parts, Plan, pair_id
 from specs_data.rollouts.stages import FORMAT, WRONG, Clock, Log, Stages
 from specs_data.rollouts.store import Answers, Index, Number, Position, Stage, Store
+
+logger = logging.getLogger(__name__)
 
 
 class Turn(IntEnum):
@@ -78,9 +82,10 @@ class Flow(Stages):
     """The stages of one build. Attempts name a problem by its number in the store and a response by its index."""
 
     def __init__(
-        self, plan: Plan, parts: Parts, store: Store, answers: Answers, rules: RuleJudge, loading: Clock
+        self, plan: Plan, parts: Parts, store: Store, answers: Answers, rules: RuleJudge, loading: Clock, tally: Tally
     ) -> None:
         super().__init__(plan, parts, store, answers, rules, loading)
+        self.tally = tally
         self._corruptions = parts.corruptions
         self._weights = parts.weights
         self._unseen: dict[Number, Problem] = {}
@@ -108,16 +113,26 @@ class Flow(Stages):
         sample = await self.sample(log, None if turn else engine, policy, problem, number, index)
         if sample is None:
             return Outcome.OVER
+        if turn is Turn.POLICY:
+            self.tally.tried += 1
         if turn is not Turn.JUDGE and self.needs_judge(log, policy, sample, number):
-            return self._left(number) if turn else Outcome.TO_JUDGE  # it was asked in its turn, and could not tell
+            # Where it has been asked in its turn already, it could not tell.
+            return self._left(number, "undecided") if turn else Outcome.TO_JUDGE
         reason, judgement = await self.judge(log, policy, sample, number) or ("undecided", None)
+        if judgement is not None and engine is not None and turn is not Turn.VERIFIER:
+            fault = reason.removeprefix(FORMAT) if reason and reason.startswith(FORMAT) else judgement.malformed
+            self.tally.formatted(fault, problem.id, sample.response.text)
         if reason is not None or judgement is None:
-            return self._left(number)
+            return self._left(number, reason or "undecided")
         if turn is not Turn.VERIFIER and self.needs_verifier(log, number, index):
             return Outcome.TO_VERIFY
         verdict = await self.verify(log, Judged(sample, judgement), number)
-        if verdict is None or not verdict.consistent:
-            return self._left(number)
+        if verdict is None:
+            return self._left(number, "undecided")
+        words = verdict.reason if verdict.answer is None else f"{verdict.reason} (concludes {verdict.answer})"
+        self.tally.verified(None if verdict.consistent else "inconsistent", problem.id, words)
+        if not verdict.consistent:
+            return self._left(number, "inconsistent")
         if self._plan.rival is not None:
             return Outcome.KEPT
         return self._paired(log, sample, judgement.answer, number, index, "chosen")
@@ -145,22 +160,35 @@ class Flow(Stages):
         answer = final_answer(sample.response.text, self._plan.fmt)
         return self._paired(log, sample, answer, number, chosen, rival.name)
 
-    def _left(self, number: Number) -> Outcome:
+    def _left(self, number: Number, reason: str) -> Outcome:
+        self.tally.leave(reason)
+        logger.debug("a response to %r is left out: %s", self._store.problem(number).id, reason)
         return Outcome.OVER if self.is_hopeless(number) else Outcome.LEFT
 
     def _paired(
         self, log: Log, sample: Sample, answer: str | None, number: Number, chosen: Index, origin: str
     ) -> Outcome:
+        if pair_id(sample.problem.id, chosen) in self._plan.struck:
+            self.tally.leave(STRUCK)
+            return Outcome.LEFT
         row = log("pairs", self._plan.pairs, number, chosen) if origin == "chosen" else None
         if row is not None:
-            return Outcome.KEPT if row[0] is None else Outcome.LEFT
+            return self._corrupted(row[0], sample)
         with self.clocks["pair"]:
             twin = self._twin(sample, answer, origin)
         # A row does not say which of a rival's responses made it: on a resumed run they are tried again.
         if twin.rejected is not None or origin == "chosen":
             reason = None if twin.rejected else "no corruption applies"
             self._put("pairs", self._plan.pairs, number, chosen, reason, twin)
-        return Outcome.KEPT if twin.rejected else Outcome.LEFT
+        refused = ", ".join(f"{operator}: {why}" for operator, why in twin.refused)
+        return self._corrupted(None if twin.rejected else refused or "no corruption applies", sample)
+
+    def _corrupted(self, reason: str | None, sample: Sample) -> Outcome:
+        self.tally.corrupted(reason, sample.problem.id, sample.response.text)
+        if reason is None:
+            return Outcome.KEPT
+        self.tally.leave(reason)
+        return Outcome.LEFT
 
     def _twin(self, sample: Sample, answer: str | None, origin: str) -> Twin:
         text = sample.response.text

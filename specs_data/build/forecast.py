@@ -16,7 +16,7 @@ _LOGS: dict[str, Stage] = {"generate": "samples", "judge": "judgements", "verify
 class Measured(Struct, frozen=True):
     """What a pilot gave and took. `read` are the rows of the source, those left out as well. `rounds` are the
     responses and the pairs of each round of the agenda. Cost is in US dollars, of judging services; None where a
-    price is not known."""
+    price is not known. `why` says what was left out, and why."""
 
     read: int
     counts: Mapping[str, int]
@@ -24,6 +24,7 @@ class Measured(Struct, frozen=True):
     tokens: Mapping[str, Mapping[str, int]]
     seconds: Mapping[str, float]
     cost: float | None
+    why: str = ""
 
 
 class Forecast(Struct, frozen=True):
@@ -50,6 +51,7 @@ class Forecast(Struct, frozen=True):
         cost = "the price is not known; give it in a file with --prices" if self.cost is None else f"${self.cost:,.2f}"
         return "\n".join((
             tried,
+            *((self.pilot.why,) if not counts["pairs"] and self.pilot.why else ()),
             f"expected {whole}: {self.pairs:,.0f} pairs from {self.samples:,.0f} responses",
             f"tokens: {tokens or 'none'}",
             f"time, at the pilot's speed (a longer run fills the model better): {seconds}",
@@ -57,9 +59,11 @@ class Forecast(Struct, frozen=True):
         ))  # fmt: skip
 
 
-def measure(store: Store, fates: Fates, before: Mapping[str, float], prices: Prices, *, batch: bool) -> Measured:
+def measure(
+    store: Store, fates: Fates, before: Mapping[str, float], prices: Prices, *, batch: bool, why: str = ""
+) -> Measured:
     """What a pilot gave and took. `before` are the seconds of earlier calls by stage; with `batch`, verdicts count
-    at the price of batch jobs."""
+    at the price of batch jobs. `why` says what was left out, and why."""
     return Measured(
         read=fates.read,
         counts=fates.counts(),
@@ -67,6 +71,7 @@ def measure(store: Store, fates: Fates, before: Mapping[str, float], prices: Pri
         tokens={"generation": fates.tokens(), **_judging_tokens(fates.served)},
         seconds=_seconds(store, fates, before),
         cost=_judging_cost(fates.served, prices, batch),
+        why=why,
     )
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 
 from specs_data.errors import UserError
+from specs_data.files import write_whole
 from specs_data.pairs.manifest import Manifest, read_manifest
 from specs_data.recipe import Recipe, make_recipe
 from specs_data.rollouts.plan import name_of
@@ -83,7 +84,7 @@ def keep_card(out: Path, fresh: Path) -> str | None:
         made.write_bytes(content)
         return "the card was edited by hand and stays as it is"
     kept = out / "README.edited.md"
-    kept.write_bytes(content)
+    write_whole(kept, content)
     return (
         f"the card was edited by hand, and the dataset is another now: it has a new card, and the edited one is {kept}"
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
 from itertools import repeat
@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from specs_data import engines
 from specs_data.build.again import Pictures
 from specs_data.build.fates import Fates, read_fates
 from specs_data.build.flow import Flow
 from specs_data.build.listing import Listing
+from specs_data.build.tally import Tally
 from specs_data.engines import Engine
 from specs_data.errors import UserError
 from specs_data.format import load_format
@@ -27,8 +29,8 @@ from specs_data.problems import count_problems
 from specs_data.recipe import Recipe
 from specs_data.rollouts.checking import open_checker
 from specs_data.rollouts.demand import OnDemand
-from specs_data.rollouts.plan import Parts, Plan, check_corruptions, make_plan, rival_recipe
-from specs_data.rollouts.progress import Progress
+from specs_data.rollouts.plan import Parts, Plan, check_corruptions, make_plan, read_struck, rival_recipe
+from specs_data.rollouts.progress import Figures, Progress, Tracker
 from specs_data.rollouts.sample import sampling
 from specs_data.rollouts.stages import Clock, durable
 from specs_data.rollouts.store import Answers, Store
@@ -51,6 +53,16 @@ class Given(Struct, frozen=True):
     verifier: Verifier | None = None
 
 
+class Manner(Struct, frozen=True):
+    """How a build is to go: what is said, whether a finished dataset may be replaced, and whether to `go_on` where that
+    is in vain. Nothing here decides what becomes of a response."""
+
+    quiet: bool = False
+    verbose: bool = False
+    overwrite: bool = False
+    go_on: bool = False
+
+
 class Run(Struct, frozen=True):
     """One call of `build`. `engine` and `rival` are None where no response can be asked for; `room` has a place for
     each problem at the policy. `before` are the seconds that earlier calls took, by stage."""
@@ -69,6 +81,7 @@ class Run(Struct, frozen=True):
     before: Mapping[str, float]
     started: str
     quiet: bool
+    trackers: Sequence[Tracker] = ()
 
     def fates(self) -> Fates:
         """What has become of every response by now."""
@@ -76,11 +89,18 @@ class Run(Struct, frozen=True):
 
     def progress(self, label: str) -> Progress:
         """A bar over the run's problems."""
-        return Progress(label, count_problems(self.recipe.problems or "", self.recipe.limit), self.quiet)
+        total = count_problems(self.recipe.problems or "", self.recipe.limit)
+        return Progress(label, total, self.quiet, self.figures, self.recipe.target, self.trackers)
+
+    def figures(self) -> Figures:
+        """How the run stands."""
+        tally = self.flow.tally
+        dollars = sum(paid.dollars for paid in self.store.paid().values()) if self.plan.services else 0.0
+        return Figures(tally.tried, self.flow.generated, self.flow.tokens, tally.reasons.most_common(3), dollars)
 
 
 @asynccontextmanager
-async def opened(recipe: Recipe, out: Path, given: Given, quiet: bool) -> AsyncIterator[Run]:
+async def opened(recipe: Recipe, out: Path, given: Given, manner: Manner) -> AsyncIterator[Run]:
     """The run of `recipe` in the folder `out`, open. What is appended to its store meanwhile is committed at once;
     where that fails, the block ends with the UserError that says so."""
     if (out / "dataset").exists() and not (out / "store.sqlite").exists():
@@ -89,22 +109,23 @@ async def opened(recipe: Recipe, out: Path, given: Given, quiet: bool) -> AsyncI
         store = stack.enter_context(Store(out / "store.sqlite"))
         answers = Answers((recipe.cache or out) / "answers.sqlite")
         stack.callback(answers.close)
-        run = _open(stack, recipe, out, given, store, answers, quiet)
+        run = _open(stack, recipe, out, given, store, answers, manner)
         async with durable(store, run.flow.written):
             yield run
 
 
 def _open(
-    stack: AsyncExitStack, recipe: Recipe, out: Path, given: Given, store: Store, answers: Answers, quiet: bool
+    stack: AsyncExitStack, recipe: Recipe, out: Path, given: Given, store: Store, answers: Answers, manner: Manner
 ) -> Run:
     given_responses = recipe.responses is not None
     room, loading = asyncio.Semaphore(_WINDOW), Clock()
     engine = None if given_responses else _on_demand(stack, recipe, loading, given.engine, room)
     parts = _open_parts(stack, recipe, given, engine, store, answers)
-    plan = make_plan(store, parts)
+    plan = replace(make_plan(store, parts), struck=read_struck(out / "struck.txt"))
     if plan.rival is None:  # whose responses may be malformed by themselves
         check_corruptions(parts.corruptions, parts.fmt)
-    flow = Flow(plan, parts, store, answers, stack.enter_context(RuleJudge()), loading)
+    tally = Tally(manner.go_on)
+    flow = Flow(plan, parts, store, answers, stack.enter_context(RuleJudge()), loading, tally)
     rival = engine
     if recipe.rejected_from != "chosen":
         rival = _on_demand(stack, rival_recipe(recipe), loading, given.rival, room)
@@ -130,8 +151,18 @@ def _open(
         room=room,
         before=store.seconds(),
         started=datetime.now(UTC).isoformat(timespec="seconds"),
-        quiet=quiet,
+        quiet=manner.quiet,
+        trackers=_open_trackers(stack, recipe, out) if recipe.report_to else (),
     )
+
+
+def _open_trackers(stack: AsyncExitStack, recipe: Recipe, out: Path) -> Sequence[Tracker]:
+    from specs_data.rollouts.trackers import open_trackers
+
+    opened = open_trackers(recipe.report_to, out, recipe.model_dump(mode="json", exclude_none=True))
+    for one in opened:
+        stack.callback(one.close)
+    return opened
 
 
 def _open_parts(

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import gc
 import shutil
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Any, Self
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 from polars import DataFrame
 
 from specs_data import engines
@@ -28,22 +30,23 @@ from specs_data.build.forecast import Forecast, Measured, measure, scale
 from specs_data.build.keep import default_out, digest_of, keep_card, manifest_of, refuse_empty, refuse_to_replace
 from specs_data.build.listing import each, take_responses
 from specs_data.build.manifest import make_manifest
-from specs_data.build.opening import Given, Run, opened, spend
+from specs_data.build.opening import Given, Manner, Run, opened, spend
 from specs_data.build.search import Agenda, Quest, search
+from specs_data.build.tally import most_frequent
 from specs_data.engines import Engine
-from specs_data.errors import UserError
+from specs_data.errors import InVain, UserError
 from specs_data.files import put_in_place, write_whole
 from specs_data.loop import run
 from specs_data.pairs.card import render_card
-from specs_data.pairs.manifest import Manifest, write_manifest
+from specs_data.pairs.manifest import Counts, Manifest, write_manifest
 from specs_data.pairs.rows import open_dataset, rows
 from specs_data.plugins import verifier_label
 from specs_data.problems import count_problems
 from specs_data.recipe import Recipe, differences, dump_recipe, make_recipe
 from specs_data.records import Pair
 from specs_data.rollouts.demand import OnDemand
-from specs_data.rollouts.frames import FATES, FrameName, read_frame
-from specs_data.rollouts.progress import say
+from specs_data.rollouts.frames import FATES, PILOT, FrameName, read_frame
+from specs_data.rollouts.progress import say, told
 from specs_data.rollouts.sample import check_policy
 from specs_data.rollouts.stages import Clock
 from specs_data.rollouts.store import Position
@@ -101,19 +104,22 @@ def build(
     rival: Engine | None = None,
     verifier: Verifier | None = None,
     quiet: bool = False,
+    verbose: bool = False,
     overwrite: bool = False,
+    go_on: bool = False,
 ) -> Built:
     """Build the dataset of `recipe` in the folder `out` (default: runs/<name of the policy>).
 
     `engine`, `rival` (the policy of `rejected_from`) and `verifier` take the place of those that the
     recipe names. A finished dataset gives way to an empty one, or to one of another policy or other problems, only
-    with `overwrite`. Raises UserError for what the user must change; what is done by then is kept, and
-    the same call goes on from there.
+    with `overwrite`. Where a policy never keeps the format, a verifier drops nearly all, or no operator makes a
+    rejected response, the run stops with InVain after a few dozen, unless told to `go_on`. Raises UserError
+    for what the user must change; what is done by then is kept, and the same call goes on from there.
     """
     recipe = check(recipe, engine, rival, verifier)
     place, given = Path(out or default_out(recipe)), Given(engine, rival, verifier)
-    with _seldom_collected():
-        return run(_build(recipe, place, given, quiet, overwrite))
+    with _seldom_collected(), told(place, quiet=quiet, verbose=verbose):
+        return run(_build(recipe, place, given, Manner(quiet, verbose, overwrite, go_on)))
 
 
 def forecast(
@@ -135,7 +141,8 @@ def forecast(
     small = recipe.model_copy(update={"limit": min(pilot, total or pilot), "gemini_batch": False})
     place, given = Path(out or default_out(recipe)), Given(engine, None, verifier)
     batch = recipe.gemini_batch and recipe.verifier == "gemini"
-    return scale(run(_measure(small, place, given, quiet, batch)), total, recipe.target)
+    with told(place, quiet=quiet):
+        return scale(run(_measure(small, place, given, Manner(quiet), batch)), total, recipe.target)
 
 
 def load_run(out: Path | str) -> Built:
@@ -179,32 +186,39 @@ def check(
     return recipe.model_copy(update=changes)
 
 
-async def _build(recipe: Recipe, out: Path, given: Given, quiet: bool, overwrite: bool) -> Built:
+async def _build(recipe: Recipe, out: Path, given: Given, manner: Manner) -> Built:
     """Sample, judge, verify and pair as far as needed; then write the dataset."""
-    if not overwrite:
+    if not manner.overwrite:
         refuse_to_replace(recipe, out)
-    if not quiet:
-        _say_changes(recipe, out)
-    async with opened(recipe, out, given, quiet) as run:
+    _say_changes(recipe, out)
+    async with opened(recipe, out, given, manner) as run:
         state = again.state_of(run)
         if again.is_finished(run, state) and (manifest := manifest_of(out)) is not None:
             built = Built(out, manifest)
-            if not quiet:
-                say(f"nothing has changed since {out} was finished: {built.count} pairs")
+            say(f"nothing has changed since {out} was finished: {built.count} pairs")
         else:
             await _searched(run)
-            built = _finish(run, overwrite)
+            built = _finish(run, manner.overwrite)
             again.keep(run, state)
-    if built.count < (recipe.target or 0) and not quiet:
+    if built.count < (recipe.target or 0):
         say(f"{built.count} of {recipe.target} pairs: no problem is left to ask about")
+    say(done_line(built.manifest))
     return built
 
 
-async def _measure(recipe: Recipe, out: Path, given: Given, quiet: bool, batch: bool) -> Measured:
-    """Sample, judge, verify and pair as far as needed; then only count."""
-    async with opened(recipe, out, given, quiet) as run:
-        await _searched(run)
-        return measure(run.store, run.fates(), run.before, load_prices(recipe.prices), batch=batch)
+async def _measure(recipe: Recipe, out: Path, given: Given, manner: Manner, batch: bool) -> Measured:
+    """Sample, judge, verify and pair as far as needed; then only count, and write what there is into RUN/pilot."""
+    async with opened(recipe, out, given, manner) as run:
+        try:
+            await _searched(run)
+            vain = ""
+        except InVain as reason:
+            vain = str(reason)
+        fates = run.fates()
+        (out / PILOT).mkdir(exist_ok=True)
+        _finish(replace(run, out=out / PILOT), overwrite=True)
+        why = vain or run.flow.tally.why()
+        return measure(run.store, fates, run.before, load_prices(recipe.prices), batch=batch, why=why)
 
 
 def _say_changes(recipe: Recipe, out: Path) -> None:
@@ -279,12 +293,10 @@ async def _play(
     quest: Callable[[Turn], Quest],
     engine: OnDemand | None,
 ) -> None:
-    progress, lines = run.progress(label), run.flow.lines(quest)
-    try:
+    lines = run.flow.lines(quest)
+    async with run.progress(label) as progress:
         release = engine.close if engine is not None else None
         await search(agenda, positions, quest(Turn.POLICY), run.room, progress, lines, release)
-    finally:
-        progress.close()
 
 
 async def _make_way(engine: OnDemand | None, following: OnDemand | None) -> None:
@@ -294,6 +306,20 @@ async def _make_way(engine: OnDemand | None, following: OnDemand | None) -> None
 
 
 # The dataset
+
+
+def done_line(manifest: Manifest) -> str:
+    """What a finished run is told to have given."""
+    counts = manifest.counts or Counts()
+    lost = Counter(
+        {reason: count for reasons in (manifest.dropped or {}).values() for reason, count in reasons.items()}
+    )
+    rest = f"; left out: {most_frequent(lost)}" if lost else ""
+    malformed = f"; {counts.malformed:,} responses lacked the format" if counts.malformed else ""
+    return (
+        f"done: {counts.pairs or 0:,} pairs from {counts.sampled or 0:,} responses to {counts.problems or 0:,} "
+        f"problems{malformed}{rest}"
+    )
 
 
 def _finish(run: Run, overwrite: bool) -> Built:
@@ -307,7 +333,7 @@ def _finish(run: Run, overwrite: bool) -> Built:
         left_out = dataset.write_left_out(fates.left_out(), out / "dropped.part")
         keep_fates(fates, plan, out / "fates.part")
     if not figures.pairs and not overwrite:
-        refuse_empty(out, "")
+        refuse_empty(out, run.flow.tally.why())
     manifest = make_manifest(
         store,
         plan,
@@ -324,11 +350,11 @@ def _finish(run: Run, overwrite: bool) -> Built:
         card = render_card(manifest, list(figures.examples.values()), template=recipe.card, license=recipe.license)
         (fresh / "README.md").write_text(card, encoding="utf-8")
         manifest = msgspec.structs.replace(manifest, card_sha256=digest_of(card.encode()))
-        if (note := keep_card(out, fresh)) and not run.quiet:
+        if note := keep_card(out, fresh):
             say(note)
     else:
         shutil.rmtree(fresh, ignore_errors=True)
-    if recipe.holdout and figures.pairs and "test" not in splits and not run.quiet:
+    if recipe.holdout and figures.pairs and "test" not in splits:
         say(
             f"no test split: problems that share a picture stay together, and none of their groups fits into "
             f"--holdout {recipe.holdout:g} of {figures.pairs} pairs beside a train split"
@@ -342,6 +368,7 @@ def _finish(run: Run, overwrite: bool) -> Built:
     else:
         shutil.rmtree(out / "dataset", ignore_errors=True)
     write_manifest(manifest, out / "manifest.json")
+    shutil.rmtree(out / PILOT, ignore_errors=True)
     return Built(out, manifest)
 
 

@@ -11,13 +11,16 @@ hashes, and pictures inside the file. Whatever a model wrote is escaped text.
 from __future__ import annotations
 
 import base64
+import gzip
 import hashlib
 import io
+import json
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+import msgspec
 from msgspec import Struct
 
 from specs_data.errors import UserError
@@ -28,11 +31,21 @@ from specs_data.pairs.diff import Difference, Op, difference
 from specs_data.pairs.manifest import Counts, Lengths, Manifest, Yield, Yields, describe_lengths, funnel
 from specs_data.pairs.rows import Dataset, count_rows, open_dataset, rows
 from specs_data.records import Pair
+from specs_data.rollouts.frames import FATES, read_fates
+from specs_data.rollouts.leftout import left_out
+from specs_data.rollouts.plan import pair_id, read_struck
 from specs_data.texts import load_card
 
-_PAIRS = 200  # pairs on the page, however large the dataset
+_PAIRS = 200  # pairs that stand in the page as elements, however large the dataset
+_MOST = 20_000  # pairs of which the others are packed in it
+_PACK = 250  # pairs that are compressed together
+_LEFT = 60  # responses that were left out
+_AROUND = 240  # characters, and lines, of an unchanged stretch that stay beside a change
+_LINES = 3
+_WORTH_FOLDING = 200
 _PICTURES = 4  # pictures of one pair
 _PIXELS = 480  # longer side of a picture
+_LEAST_PIXELS = 160  # of one among thousands
 _CHARACTERS = 12_000  # of one side of a pair
 _UNCHANGED = 4_000  # characters of one unchanged stretch
 _REASONS = 12  # bars in a chart of free-text labels
@@ -77,16 +90,22 @@ class Column(Struct, frozen=True):
 
 
 class Piece(Struct, frozen=True):
-    """A stretch of one side of a pair; `op` "cut" stands for text that is not shown."""
+    """A stretch of one side of a pair; `op` "cut" stands for text that is not shown, "fold" for `parts` that
+    are shown on demand."""
 
     op: Op | str
     text: str
+    parts: tuple[Piece, ...] = ()
 
 
 class Shown(Struct, frozen=True):
-    """A pair on the page. `pictures` are data: URLs."""
+    """A pair on the page, and its place in the dataset. `pictures` are data: URLs; `source` and `tokens` (of the chosen
+    response) are what the run knows of it."""
 
+    place: int
     pair: Pair
+    source: str
+    tokens: int | None
     pictures: tuple[str, ...]
     chosen: tuple[Piece, ...]
     rejected: tuple[Piece, ...]
@@ -98,8 +117,8 @@ def report(path: str | Path, out: str | Path | None = None, images: Path | None 
 
     `images` is the folder of the pictures that rows name, if it is not the dataset's own.
 
-    Without a manifest the page shows what can be counted from the rows. At most 200 pairs, evenly spread, are
-    on it. Raises UserError.
+    Without a manifest the page shows what can be counted from the rows. All pairs are on it, 20,000
+    at most: the first 200, evenly spread, as elements, and the others compressed. Raises UserError.
     """
     page = render_report(open_dataset(path, images))
     out = Path(out or (Path(path) if Path(path).is_dir() else Path()) / "report.html")
@@ -113,15 +132,22 @@ def report(path: str | Path, out: str | Path | None = None, images: Path | None 
 
 def render_report(dataset: Dataset) -> str:
     """The report as HTML."""
-    from jinja2 import Environment, StrictUndefined
+    from jinja2 import Environment, FunctionLoader, StrictUndefined
 
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        loader=FunctionLoader(lambda name: load_card(name).body),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     environment.filters |= {"n": "{:,}".format, "visible": visible, "line": one_line, "csp": _csp_hash}
     sizes = count_rows(dataset)
     total = sum(sizes.values())
-    shown, counted, types = _read(dataset, total)
-    manifest = dataset.manifest or counted
-    return environment.from_string(load_card("report").body).render(
+    one = environment.get_template("pair")
+    read = _read(dataset, total, lambda pair: one.render(shown=pair))
+    manifest = dataset.manifest or read.counted()
+    return environment.get_template("report").render(
         name=one_line(manifest.name or dataset.root.resolve().name),
         sizes=sizes,
         total=total,
@@ -129,15 +155,19 @@ def render_report(dataset: Dataset) -> str:
         facts=_facts(manifest),
         problems=manifest.counts and manifest.counts.problems,
         funnel=_funnel(manifest),
-        charts=[chart for chart in _charts(manifest, types) if chart.bars],
+        charts=[chart for chart in _charts(manifest, {} if dataset.manifest else read.types) if chart.bars],
         samples=_columns([(name, (count,)) for name, count in _in_order(manifest.samples_per_pair or {})]),
         lengths=_lengths(manifest.lengths or {}),
         length_table={side: lengths for side, lengths in (manifest.lengths or {}).items() if lengths.max},
         recipe={key: _told(value) for key, value in (manifest.recipe or {}).items() if value not in (None, {}, [])},
         versions=manifest.versions or {},
-        pairs=shown,
-        kinds=Counter(one.pair.kind for one in shown).most_common(),
-        types=Counter(one.pair.answer_type or "not stated" for one in shown).most_common(),
+        pairs=read.shown,
+        packs=read.packs,
+        kinds=read.kinds.most_common(),
+        types=read.types.most_common(),
+        sources=read.sources.most_common(),
+        struck=json.dumps(sorted(read_struck(_run_of(dataset) / "struck.txt"))),
+        left=list(_left_out(_run_of(dataset))),
     )
 
 
@@ -149,52 +179,164 @@ def _csp_hash(text: str) -> str:
 # The pairs.
 
 
-def _read(dataset: Dataset, total: int) -> tuple[list[Shown], Manifest, Counter[str]]:
-    """The pairs to show; and where there is no manifest, what all rows tell of one, and their answer types."""
-    wanted = {number * total // _PAIRS for number in range(_PAIRS)} if total > _PAIRS else set(range(total))
-    kinds: Counter[str] = Counter()
-    types: Counter[str] = Counter()
+class _Known(Struct, frozen=True):
+    source: str
+    tokens: int | None
+
+
+class _Read(Struct):
+    """The pairs of a dataset: those that stand in the page, those that are packed, and what all rows tell."""
+
+    shown: list[Shown] = []
+    packs: list[str] = []
+    kinds: Counter[str] = msgspec.field(default_factory=Counter)
+    types: Counter[str] = msgspec.field(default_factory=Counter)
+    sources: Counter[str] = msgspec.field(default_factory=Counter)
     chosen: list[int] = []
     rejected: list[int] = []
-    shown = []
-    for number, pair in enumerate(rows(dataset)):
-        if number in wanted:
-            shown.append(_show(pair))
-        if dataset.manifest is None:
-            kinds[pair.kind] += 1
-            types[pair.answer_type or "not stated"] += 1
-            chosen.append(len(pair.chosen))
-            rejected.append(len(pair.rejected))
-    lengths = {"chosen": describe_lengths(chosen), "rejected": describe_lengths(rejected)}
-    return shown, Manifest(corruptions=kinds, lengths=lengths), types
+
+    def counted(self) -> Manifest:
+        """What can be told of a dataset without a manifest."""
+        lengths = {"chosen": describe_lengths(self.chosen), "rejected": describe_lengths(self.rejected)}
+        return Manifest(corruptions=self.kinds, lengths=lengths)
 
 
-def _show(pair: Pair) -> Shown:
-    pictures = tuple(filter(None, (_thumbnail(image.content) for image in pair.images[:_PICTURES])))
+def _read(dataset: Dataset, total: int, render: Callable[[Shown], str]) -> _Read:
+    """All pairs that the page shows: so many stand in it as elements, evenly spread, and the others packed."""
+    inline = set(_spread(total, _PAIRS))
+    wanted = inline | set(_spread(total, _MOST))
+    known, found, loose = _known(_run_of(dataset)), _Read(), []
+    # The more pictures, the smaller: together they may take some ten MB.
+    pixels = max(_LEAST_PIXELS, round(_PIXELS * min(1.0, (_PAIRS / max(1, total)) ** 0.5)))
+    for place, pair in enumerate(rows(dataset)):
+        found.kinds[pair.kind] += 1
+        found.types[pair.answer_type or "not stated"] += 1
+        found.chosen.append(len(pair.chosen))
+        found.rejected.append(len(pair.rejected))
+        told = known.get(pair.id, _Known("", None))
+        found.sources[told.source] += 1
+        if place in inline:
+            found.shown.append(_show(pair, place, told, _PIXELS, _PICTURES))
+        elif place in wanted:
+            loose.append(render(_show(pair, place, told, pixels, 1)))
+        if len(loose) == _PACK:
+            found.packs.append(_packed(loose))
+            loose = []
+    if loose:
+        found.packs.append(_packed(loose))
+    return found
+
+
+def _spread(total: int, most: int) -> Iterable[int]:
+    return (number * total // most for number in range(most)) if total > most else range(total)
+
+
+def _packed(parts: Sequence[str]) -> str:
+    """HTML, compressed, as text for the page's script."""
+    return base64.b64encode(gzip.compress("".join(parts).encode(), 6, mtime=0)).decode()
+
+
+def _run_of(dataset: Dataset) -> Path:
+    """The folder of the run that a dataset belongs to."""
+    return dataset.root.parent if dataset.root.name == "dataset" else dataset.root
+
+
+def _known(run: Path) -> dict[str, _Known]:
+    """The source and the tokens of each pair's chosen response, where the run tells them."""
+    if not (run / FATES).is_file():
+        return {}
+    fates, _ = read_fates(run)
+    columns = fates.filter("kept").select("problem_id", "index", "source", "completion_tokens")
+    return {
+        pair_id(problem, index): _Known(source or "", tokens) for problem, index, source, tokens in columns.iter_rows()
+    }
+
+
+class _Left(Struct, frozen=True):
+    """A response that was left out, as the page shows it."""
+
+    name: str
+    stage: str
+    reason: str
+    question: str
+    pictures: tuple[str, ...]
+    facts: tuple[tuple[str, str], ...]
+    response: str
+
+
+def _left_out(run: Path) -> Iterator[_Left]:
+    if not (run / FATES).is_file():
+        return
+    try:
+        found = list(left_out(run, _LEFT))
+    except UserError:  # nothing was left out, or the store is not here
+        return
+    for one in found:
+        pictures = tuple(filter(None, (_thumbnail(image, _PIXELS) for image in one.images[:1])))
+        name, text = pair_id(one.problem.id, one.index), one.response[:_CHARACTERS]
+        yield _Left(name, one.stage, one.reason, one.problem.question, pictures, tuple(one.facts()), text)
+
+
+def _show(pair: Pair, place: int, known: _Known, pixels: int, most: int) -> Shown:
+    pictures = tuple(filter(None, (_thumbnail(image.content, pixels) for image in pair.images[:most])))
     steps = difference(pair.chosen, pair.rejected)
-    return Shown(pair, pictures, tuple(_pieces(steps, "drop")), tuple(_pieces(steps, "add")))
+    sides = tuple(_folded([*_own(steps, "drop")])), tuple(_folded([*_own(steps, "add")]))
+    return Shown(place, pair, known.source, known.tokens, pictures, *sides)
 
 
-def _pieces(difference: Difference, own: Op) -> Iterator[Piece]:
+def _own(steps: Difference, own: Op) -> Iterator[Piece]:
     """One side of a pair; what only the other side has is left out of chosen, and struck out in rejected."""
     left = _CHARACTERS
-    for op, text in difference:
+    for op, text in steps:
         if own == "drop" and op == "add":
             continue
-        limit = min(left, _UNCHANGED if op == "keep" else left)
-        if len(text) <= limit:
-            yield Piece(op, visible(text))
-        else:
-            half = limit // 2
-            yield Piece(op, visible(text[:half]))
-            yield Piece("cut", f"{len(text) - 2 * half:,} characters")
-            yield Piece(op, visible(text[len(text) - half :]))
-        left -= min(len(text), limit)
+        named = "mark" if own == "drop" and op == "drop" else op
+        yield from _cut(named, text, min(left, _UNCHANGED if op == "keep" else left))
+        left -= min(len(text), left)
         if left <= 0:
             return
 
 
-def _thumbnail(image: bytes) -> str | None:
+def _cut(op: str, text: str, limit: int) -> Iterator[Piece]:
+    if len(text) <= limit:
+        yield Piece(op, visible(text))
+        return
+    half = limit // 2
+    yield Piece(op, visible(text[:half]))
+    yield Piece("cut", f"{len(text) - 2 * half:,} characters")
+    yield Piece(op, visible(text[len(text) - half :]))
+
+
+def _folded(pieces: Sequence[Piece]) -> Iterator[Piece]:
+    """Unchanged stretches folded, but for some lines before and after what changed, as `diff -U3` does."""
+    last = len(pieces) - 1
+    for place, piece in enumerate(pieces):
+        text = piece.text
+        if piece.op != "keep" or last == 0:
+            yield piece
+            continue
+        head = len(_head(text)) if place and pieces[place - 1].op != "cut" else 0
+        tail = len(_tail(text)) if place < last and pieces[place + 1].op != "cut" else 0
+        hidden = text[head : len(text) - tail]
+        if len(hidden) < _WORTH_FOLDING:
+            yield piece
+            continue
+        yield from (Piece("keep", text[:head]),) if head else ()
+        yield Piece("fold", f"{len(hidden):,} characters alike", (Piece("keep", hidden),))
+        yield from (Piece("keep", text[len(text) - tail :]),) if tail else ()
+
+
+def _head(text: str) -> str:
+    """The first lines of an unchanged stretch, or the first words of a long line."""
+    near = "".join(text[:_AROUND].splitlines(keepends=True)[:_LINES])
+    return near if len(near) < _AROUND or " " not in near else near[: near.rindex(" ") + 1]
+
+
+def _tail(text: str) -> str:
+    return _head(text[: -_AROUND - 1 : -1])[::-1]
+
+
+def _thumbnail(image: bytes, pixels: int) -> str | None:
     """A picture as a data: URL, decoded and encoded anew so that only pixels are left; None if it is broken."""
     if image_fault(image) is not None:
         return None
@@ -202,9 +344,9 @@ def _thumbnail(image: bytes) -> str | None:
 
     with warnings.catch_warnings(), Image.open(io.BytesIO(image)) as picture:
         warnings.simplefilter("ignore")
-        picture.draft("RGB", (_PIXELS, _PIXELS))
+        picture.draft("RGB", (pixels, pixels))
         small = picture.convert("RGBA" if picture.has_transparency_data else "RGB")
-        small.thumbnail((_PIXELS, _PIXELS))
+        small.thumbnail((pixels, pixels))
         file = io.BytesIO()
         small.save(file, "webp", quality=80, lossless=max(picture.size) <= 128)
     return f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode()}"

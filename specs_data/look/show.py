@@ -29,6 +29,7 @@ from specs_data.inert import one_line, visible
 from specs_data.pairs.diff import Difference, Op, difference
 from specs_data.pairs.rows import open_dataset, try_rows
 from specs_data.records import Pair
+from specs_data.rollouts.leftout import LeftOut, left_out
 
 Protocol = Literal["kitty", "iterm", "blocks", "none"]
 
@@ -75,6 +76,31 @@ def show(
     console = console or Console()
     for pair in _pick(path, count, columns, images):
         show_pair(pair, console)
+
+
+def show_left_out(
+    path: str | Path, count: int = 3, *, stage: str | None = None, reason: str | None = None,
+    console: Console | None = None,
+) -> None:  # fmt: skip
+    """Print `count` responses that the run at `path` left out, of different reasons as far as there are: problem,
+    response, the answer that was found, and what judge and verifier said. Raises UserError."""
+    console = console or Console()
+    for one in left_out(Path(path), count, stage=stage, reason=reason):
+        console.print(_left_panel(one, console))
+
+
+def _left_panel(one: LeftOut, console: Console) -> Panel:
+    pictures = [image for image in one.images if image_fault(image) is None]
+    drawn = [_blocks(image) for image in pictures] if _protocol(console) != "none" else []
+    about = Table.grid(padding=(0, 3))
+    texts = [Text(visible(one.problem.question)), Text()]
+    texts += [Text.assemble((f"{name:<9} ", "dim"), (one_line(value, 300), "bold")) for name, value in one.facts()]
+    if hidden := len(one.images) - len(drawn):
+        texts += [Text(f"{hidden} picture{'s' if hidden > 1 else ''}, not drawn here", "dim")]
+    about.add_row(*drawn, Group(*texts))
+    title = Text(one_line(f"{one.problem.id}-{one.index} · {one.stage}: {one.reason}", 100), "bold")
+    body = Group(about, _side("response", "red", Text(visible(one.response), overflow="fold")))
+    return Panel(body, title=title, title_align="left", border_style="dim", padding=(1, 2))
 
 
 def show_pair(pair: Pair, console: Console) -> None:

@@ -13,6 +13,7 @@ from specs_data.plugins import Corruption, find_corruptions
 _STAGES = {
     "problems": "problems",
     "sampled": "responses sampled",
+    "malformed": "without the format",
     "right": "right",
     "well_formed": "well formed",
     "verified": "verified",
@@ -31,7 +32,11 @@ _DRAWN = {
 
 def summary(manifest: Manifest) -> str:
     """The closing table of a run."""
-    rows = [(label, f"{getattr(manifest.counts, stage):,}") for stage, label in _STAGES.items()]
+    rows = [
+        (label, f"{count:,}")
+        for stage, label in _STAGES.items()
+        if (count := getattr(manifest.counts, stage)) is not None
+    ]
     for stage, reasons in (manifest.dropped or {}).items():
         rows += [(f"left out, {stage}: {reason}", f"{count:,}") for reason, count in list(reasons.items())[:_REASONS]]
         if rest := list(reasons.values())[_REASONS:]:

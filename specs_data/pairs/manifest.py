@@ -28,10 +28,12 @@ _STAGES = {
 
 
 class Counts(Struct, frozen=True, omit_defaults=True):
-    """How many problems there were, how many responses passed each stage, and the pairs of the dataset."""
+    """How many problems there were, how many responses passed each stage, and the pairs of the dataset.
+    `malformed` are all that lacked the format, the wrong ones as well."""
 
     problems: int | None = None
     sampled: int | None = None
+    malformed: int | None = None
     right: int | None = None
     well_formed: int | None = None
     verified: int | None = None

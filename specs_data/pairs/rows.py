@@ -78,9 +78,12 @@ def _open(path: str | Path) -> Dataset:
             raise UserError(f"{place} is neither a .parquet nor a .jsonl file")
         return Dataset(place.parent, {_split_of(place, alone=True): (place,)}, _manifest(place.parent))
     if place.is_dir():
-        inside = place / "dataset"
-        if not inside.is_dir() and (place / "dropped.jsonl").is_file():
-            raise UserError(f"{place}: this run has no dataset; {place / 'dropped.jsonl'} says why, line by line")
+        # Where there is nothing else, what a dry run has found.
+        inside = next((one for one in (place / "dataset", place / "pilot" / "dataset") if one.is_dir()), place)
+        if inside == place and any((one / "dropped.jsonl").is_file() for one in (place, place / "pilot")):
+            raise UserError(
+                f"{place}: this run has no dataset; specs-data show {place} --dropped shows what it left out"
+            )
         return _open_folder(inside if inside.is_dir() else place)
     snapshot = _download(str(path))
     return replace(_open_folder(snapshot), inside=snapshot.parent.parent)  # its files are links to blobs beside it

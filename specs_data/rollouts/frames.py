@@ -20,6 +20,8 @@ from specs_data.rollouts.store import Stage, Store
 FrameName = Literal["responses", "pairs", "dropped"]
 
 FATES = "fates.parquet"
+_STORE = "store.sqlite"
+PILOT = "pilot"  # what a dry run leaves in the folder of its run
 _SETTINGS = "settings"
 # Rows are handed to polars so many at a time: as objects of Python's they take ten times their size.
 _CHUNK = 50_000
@@ -73,11 +75,32 @@ def read_frame(out: Path, name: FrameName) -> DataFrame:
         ) from None
 
 
+def store_of(out: Path) -> Path:
+    """The store of the run in `out`; that of what a dry run left is the run's own."""
+    return next((place for place in (out, out.parent) if (place / _STORE).exists()), out) / _STORE
+
+
+def place_of(out: Path) -> Path:
+    """The folder that holds what there is of the run in `out`: what a dry run left, where there is nothing else."""
+    return out if (out / FATES).exists() or not (out / PILOT / FATES).exists() else out / PILOT
+
+
+def read_fates(out: Path) -> tuple[DataFrame, dict[str, dict[Stage, int]]]:
+    """What became of the responses of the run in `out`, and by role the numbers in its store under which each stage
+    logged their texts. Raises UserError."""
+    try:
+        with (place_of(out) / FATES).open("rb") as file:
+            return pl.read_parquet(file), msgspec.json.decode(pl.read_parquet_metadata(file)[_SETTINGS])
+    except FileNotFoundError:
+        raise UserError(
+            f"{out} is no finished run that tells what it left out: it has no {FATES}; run the same build again, "
+            "it asks for nothing that is on record"
+        ) from None
+
+
 def _read_responses(out: Path) -> DataFrame:
-    with (out / FATES).open("rb") as file:
-        fates = pl.read_parquet(file)
-        settings: dict[str, dict[Stage, int]] = msgspec.json.decode(pl.read_parquet_metadata(file)[_SETTINGS])
-    with Store(out / "store.sqlite") as store:
+    fates, settings = read_fates(out)
+    with Store(store_of(place_of(out))) as store:
         parts = [
             _with_texts(store, fates.filter(col("role") == role), settings[role])
             for role in fates["role"].unique(maintain_order=True).cast(pl.String)

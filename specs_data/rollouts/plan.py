@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -32,6 +33,26 @@ JUDGE_VERSION = 3
 # Settings that decide samples and go on record as what they stand for (a checkpoint's fingerprint, a prompt's
 # digest); all others as they are.
 _OPENED = frozenset({"policy", "responses", "engine", "format", "system_prompt", *Sampling.__struct_fields__})
+
+
+# Why a pair is left out that somebody does not want.
+STRUCK = "struck out"
+
+
+def pair_id(problem_id: str, index: int) -> str:
+    """The id of the pair whose chosen side is this response."""
+    return f"{problem_id}-{index}"
+
+
+def read_struck(file: Path) -> frozenset[str]:
+    """The ids in a struck.txt, one a line; none where there is no such file. Raises UserError for what is no text."""
+    try:
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
+    except FileNotFoundError:
+        return frozenset()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read {file}, which should have the ids of pairs, one a line: {error}") from None
+    return frozenset(filter(None, map(str.strip, lines)))
 
 
 class Parts(msgspec.Struct, frozen=True):
@@ -63,7 +84,8 @@ class Plan(msgspec.Struct, frozen=True):
     """One run. `rival` writes the rejected responses where they do not come from the chosen; `verifier` is
     its name in the dataset;
     `verdicts` and `pairs` are the settings of those stages, as numbers of the store; `samples` is the most
-    responses a problem gets; `services` are the stages that ask a model ("verification", "judging")."""
+    responses a problem gets; `services` are the stages that ask a model
+    ("verification", "judging"); `struck` are the ids of pairs that somebody struck out."""
 
     recipe: Recipe
     fmt: ResponseFormat
@@ -75,6 +97,7 @@ class Plan(msgspec.Struct, frozen=True):
     pairs: int
     samples: int
     services: frozenset[str]
+    struck: frozenset[str] = frozenset()
 
 
 def check_corruptions(corruptions: Mapping[str, Corruption], fmt: ResponseFormat) -> None:

@@ -93,6 +93,7 @@ class Stages:
         # One by rule that takes one response at a time answers at once, or is waited for as a rule is.
         self._verifier_waits = is_paid(parts.verifier) or parts.verifier.concurrency > 1
         self._judging = asyncio.Semaphore(parts.judge.concurrency if parts.judge else 1)
+        self.generated = self.tokens = 0  # responses of this call, and what they have in tokens
         self._asked: dict[bytes, asyncio.Future[Any]] = {}
         # By settings, as long as they are not on record.
         self._refused: defaultdict[int, list[tuple[Number, Index, PromptRefused]]] = defaultdict(list)
@@ -149,6 +150,8 @@ class Stages:
         if source.samples not in self._answered:
             self._answered.add(source.samples)
             self._settle(source)
+        self.generated += 1
+        self.tokens += response.completion_tokens
         self._put("samples", source.samples, number, index, None, response)
         return Sample(problem, index, response)
 
@@ -174,6 +177,8 @@ class Stages:
                     text, problem.answer, problem.answer_type, problem.choices, self._plan.fmt
                 )
             reason = self._fault(judgement, text)
+            if not judgement.right and (fault := self._plan.fmt.check(text)):
+                judgement = msgspec.structs.replace(judgement, malformed=fault)
         self._put("judgements", source.judgements, number, Index(sample.index), reason, judgement)
         return reason, judgement
 

@@ -1,0 +1,156 @@
+"""A build that is watched: its log, its lines, and its stop where going on is in vain."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from fakes.sums import policy, recipe, write_sums
+
+from specs_data import build, load_run
+from specs_data.build.run import forecast
+from specs_data.engines.scripted import ScriptedEngine
+from specs_data.errors import InVain, UserError
+from specs_data.records import Judged, Request, Verdict
+from specs_data.rollouts import progress
+
+
+def malformed(request: Request) -> str:
+    number = int(request.messages[-1].content.split()[2])
+    return f"{number} + 1 = \\boxed{{{number + 1 + number % 2}}}"
+
+
+def test_the_log_says_how_the_run_went(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    built = build(recipe(write_sums(tmp_path, 60)), tmp_path / "run", engine=policy())
+    counts = built.manifest["counts"]
+    log = (tmp_path / "run" / "run.log").read_text()
+    assert re.search(
+        rf"pairs: 60 of 60 problems done; {built.count} pairs from {counts['sampled']} responses \(\d+%\); "
+        r"[\d.,]+ responses/s, [\d,]+ tokens/s, 0 s left; left out: wrong answer \d+",
+        log,
+    )
+    last = log.splitlines()[-1].partition(" ")[2]
+    assert last.startswith(
+        f"done: {built.count} pairs from {counts['sampled']} responses to 60 problems; {counts['malformed']} r"
+    )
+    assert last in capfd.readouterr().err
+
+
+def test_a_line_comes_as_time_goes_by(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "EVERY", 0.01)
+    build(recipe(write_sums(tmp_path, 30)), tmp_path / "run", engine=policy(delay=0.01, concurrency=4), quiet=True)
+    done = [int(count) for count in re.findall(r"pairs: (\d+) of 30 problems", (tmp_path / "run/run.log").read_text())]
+    assert len(done) > 5 and done == sorted(done) and done[0] < 30 == done[-1]
+
+
+def test_quiet_and_verbose(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    problems = write_sums(tmp_path, 30)
+    build(recipe(problems), tmp_path / "run", engine=policy(), quiet=True)
+    assert capfd.readouterr().err == ""
+    build(recipe(problems), tmp_path / "loud", engine=policy(), verbose=True)
+    assert re.search(r"a response to 'sum-\d+' is left out: wrong answer", capfd.readouterr().err)
+
+
+def test_the_time_left_is_that_of_the_run_s_own_speed() -> None:
+    now = progress.Figures(tried=400, responses=100, tokens=100, reasons=(), dollars=0.0)
+    bar = progress.Progress("pairs", 300, True, lambda: now)
+    bar.done, bar.pairs = 200, 150
+    assert bar._left(now, 2.0) == 100  # 400 responses for 200 problems: 200 for the rest, two a second
+    assert progress.Progress("pairs", None, True, lambda: now)._left(now, 2.0) is None
+
+
+def test_a_policy_that_never_keeps_the_format_is_stopped(tmp_path: Path) -> None:
+    engine, run = ScriptedEngine(malformed, concurrency=8), tmp_path / "run"
+    vain = recipe(write_sums(tmp_path, 200))
+    with pytest.raises(
+        InVain,
+        match=r"none of the first 64 responses keeps the format \(.* 64; for example 'sum-0': 0 \+ 1 = .* and 'sum-.*"
+        r"--go-on goes on",
+    ):
+        build(vain, run, engine=engine, quiet=True)
+    assert 64 <= engine.calls < 120
+    calls = engine.calls
+    with pytest.raises(InVain):  # what is on record says it already
+        build(vain, run, engine=engine, quiet=True)
+    assert engine.calls - calls < 60
+    few = recipe(write_sums(tmp_path / "few", 100), samples=1)
+    built = build(few, tmp_path / "on", engine=ScriptedEngine(malformed), quiet=True, go_on=True)
+    assert built.manifest["counts"]["malformed"] == 100  # half of them are wrong as well, and are counted as wrong
+    assert built.manifest["dropped"]["judge"] == {"wrong answer": 50}
+
+
+def test_a_verifier_that_drops_nearly_all_is_stopped(tmp_path: Path) -> None:
+    class Strict:
+        settings = {"name": "strict"}
+        concurrency = 4
+        calls = 0
+
+        async def verify(self, judged: Judged, images: tuple[bytes, ...]) -> Verdict:
+            self.calls += 1
+            return Verdict(self.calls == 20, "too short for me", "nine")
+
+        async def close(self) -> None: ...
+
+    with pytest.raises(InVain, match=r"kept 1 of 64 right responses \(inconsistent 63; .*too short for me \(conclu"):
+        build(recipe(write_sums(tmp_path, 300)), tmp_path / "run", engine=policy(), verifier=Strict(), quiet=True)
+
+
+def test_operators_whose_every_result_is_refused_are_stopped(tmp_path: Path) -> None:
+    (tmp_path / "lazy.py").write_text("def lazy(text, fmt, rng):\n    return text\n")
+    engine = policy(concurrency=8)
+    lazy = recipe(write_sums(tmp_path, 300), corruption=[str(tmp_path / "lazy.py")])
+    with pytest.raises(InVain, match="no operator made a rejected response of the first 64 .*lazy: format not broken"):
+        build(lazy, tmp_path / "run", engine=engine, quiet=True)
+    assert engine.calls < 320
+
+
+def test_a_dry_run_without_pairs_says_why(tmp_path: Path) -> None:
+    told = str(forecast(recipe(write_sums(tmp_path, 50)), tmp_path / "run", engine=ScriptedEngine(malformed)))
+    assert "none of the first 64 responses keeps the format" in told and "0 pairs" in told
+    few = recipe(write_sums(tmp_path, 5), samples=1)
+    told = str(forecast(few, tmp_path / "few", engine=ScriptedEngine(malformed), quiet=True))
+    assert "left out: format: " in told and "5 of 5 lacked the format; for example 'sum-" in told
+
+
+def test_what_decided_stands_in_dropped_jsonl(tmp_path: Path) -> None:
+    build(recipe(write_sums(tmp_path, 40)), tmp_path / "run", engine=policy(), quiet=True)
+    rows = [json.loads(line) for line in (tmp_path / "run" / "dropped.jsonl").read_text().splitlines()]
+    wrong = next(row for row in rows if row["reason"] == "wrong answer")
+    number = int(wrong["problem_id"].removeprefix("sum-"))
+    assert wrong["detail"] == f"number: found {number + 2}, gold {number + 1}"
+    frame = load_run(tmp_path / "run").frame("responses")
+    assert wrong["detail"] in frame["detail"].to_list()
+
+
+def test_struck_pairs_are_left_out_and_replaced(tmp_path: Path) -> None:
+    run, problems = tmp_path / "run", write_sums(tmp_path, 20)
+    ids = [pair.id for pair in build(recipe(problems), run, engine=policy(), quiet=True).pairs()]
+    (run / "struck.txt").write_text(f"{ids[0]}\r\n\n {ids[3]} \n")
+    built = build(recipe(problems), run, engine=policy(), quiet=True)
+    left = [pair.id for pair in built.pairs()]
+    assert not {ids[0], ids[3]} & set(left) and set(ids) - set(left) == {ids[0], ids[3]}
+    assert built.manifest["dropped"]["pair"]["struck out"] == 2
+    problem = ids[0].rpartition("-")[0]
+    assert [name for name in left if name.startswith(f"{problem}-")]  # a later response took its place
+
+
+def test_trackers_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[object] = []
+    fake = SimpleNamespace(
+        init=lambda **settings: told.append(settings["name"]),
+        log=told.append,
+        finish=lambda: told.append("finished"),
+    )
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    built = build(recipe(write_sums(tmp_path, 10), report_to="wandb"), tmp_path / "run", engine=policy(), quiet=True)
+    assert told[0] == "run" and told[-1] == "finished"
+    assert told[-2]["build/pairs"] == built.count
+    monkeypatch.setitem(sys.modules, "trackio", None)
+    with pytest.raises(UserError, match="trackio is not installed; run: pip install trackio"):
+        build(recipe(write_sums(tmp_path, 10), report_to="trackio"), tmp_path / "b", engine=policy(), quiet=True)
+    with pytest.raises(UserError, match="no tracker is called 'wanbd'.*did you mean 'wandb'"):
+        build(recipe(write_sums(tmp_path, 10), report_to="wanbd"), tmp_path / "c", engine=policy(), quiet=True)
