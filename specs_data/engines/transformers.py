@@ -26,7 +26,8 @@ from specs_data.engines.images import open_image
 from specs_data.engines.nucleus import P
 from specs_data.engines.refusals import NO_IMAGES, TOO_LONG, check_images, refusal
 from specs_data.errors import EngineFailed, PromptRefused, SpecsDataError, require
-from specs_data.records import Likelihood, Message, Nuclei, Request, Response, Sampling
+from specs_data.places import in_blocks
+from specs_data.records import Likelihood, Nuclei, Request, Response, Sampling
 
 if TYPE_CHECKING:
     import torch
@@ -196,7 +197,7 @@ class TransformersEngine:
 
     def _encode(self, jobs: Sequence[_Job]) -> Any:
         """Tensors of the prompts, padded on the left."""
-        chats = [_blocks(job) if self._sees else _plain(job) for job in jobs]
+        chats = [in_blocks(job.request.messages, len(job.images)) if self._sees else _plain(job) for job in jobs]
         prompts = self._processor.apply_chat_template(chats, tokenize=False, add_generation_prompt=True)
         # As it would stand there had the policy written it: templates may rewrite what they are given.
         texts = [prompt + job.request.prefill + job.text for prompt, job in zip(prompts, jobs, strict=True)]
@@ -368,17 +369,6 @@ def _placeholders(config: Any) -> list[int]:
 
 def _plain(job: _Job) -> list[dict[str, str]]:
     return [{"role": message.role, "content": message.content} for message in job.request.messages]
-
-
-def _blocks(job: _Job) -> list[dict[str, Any]]:
-    """The messages in blocks, the images before the first user text."""
-    images: list[dict[str, Any]] = [{"type": "image"} for _ in job.images]
-    first = next((message for message in job.request.messages if message.role == "user"), None)
-    return [_block(message, images if message is first else []) for message in job.request.messages]
-
-
-def _block(message: Message, images: list[dict[str, Any]]) -> dict[str, Any]:
-    return {"role": message.role, "content": [*images, {"type": "text", "text": message.content}]}
 
 
 def _decode(images: Sequence[bytes]) -> tuple[Image.Image, ...]:
