@@ -197,7 +197,7 @@ class TransformersEngine:
 
     def _encode(self, jobs: Sequence[_Job]) -> Any:
         """Tensors of the prompts, padded on the left."""
-        chats = [in_blocks(job.request.messages, len(job.images)) if self._sees else _plain(job) for job in jobs]
+        chats = [_blocks(job) if self._sees else _plain(job) for job in jobs]
         prompts = self._processor.apply_chat_template(chats, tokenize=False, add_generation_prompt=True)
         # As it would stand there had the policy written it: templates may rewrite what they are given.
         texts = [prompt + job.request.prefill + job.text for prompt, job in zip(prompts, jobs, strict=True)]
@@ -369,6 +369,10 @@ def _placeholders(config: Any) -> list[int]:
 
 def _plain(job: _Job) -> list[dict[str, str]]:
     return [{"role": message.role, "content": message.content} for message in job.request.messages]
+
+
+def _blocks(job: _Job) -> list[dict[str, Any]]:
+    return in_blocks(job.request.messages, len(job.images))
 
 
 def _decode(images: Sequence[bytes]) -> tuple[Image.Image, ...]:
