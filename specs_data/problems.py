@@ -29,6 +29,7 @@ from specs_data.judges.answers import boxes
 from specs_data.judges.choices import listed_choices
 from specs_data.judges.numbers import Quantity
 from specs_data.judges.values import Items, read_value
+from specs_data.places import IMAGE, count_places, leading, misplaced, numbered_places, tell, without_first
 from specs_data.presets import Preset, load_preset
 from specs_data.records import AnswerType, Problem
 from specs_data.shelf import PICTURE_SUFFIXES, Shelf
@@ -58,7 +59,6 @@ _TYPES: Mapping[str, AnswerType | None] = {
 }
 _NUMBERED = re.compile(r"image_(\d{1,2})")  # MMMU's
 # Hostile texts are long: no pattern below may take more than linear time.
-_PLACEHOLDER = re.compile(r"<image>[ \t]*\n?")
 _LONGEST_VALUE = 200
 _LITERAL = re.compile(r"(?!.*\d\s*[\^*+(])[-+]?\s*[$€£]?\s*[\d.]")
 _MATH = re.compile(r"\\[a-zA-Z]+|[\^=±√π∞<>{}]|\d\s*[-+*/]\s*[\da-zA-Z(]|\d[a-zA-Z]|^[(\[][^,]*,.*[)\]]$")
@@ -289,10 +289,11 @@ def _problem(
     row: Mapping[str, Any], names: Mapping[str, _Names], types: Mapping[str, str], shelf: Shelf | None, gold: bool
 ) -> tuple[Problem, tuple[bytes, ...]]:
     values = {field: _field(row, names[field]) for field in COLUMNS if field != "images"}
-    question = _question(values["question"])
+    question, choices, pictures = _placed(
+        _question(values["question"]), _choices(values["choices"]), _pictures(row, names["images"]), values["id"], gold
+    )
     answer = _answer(values["answer"]) if gold else ""
-    choices = _choices(values["choices"])
-    images = tuple(_picture(value, shelf, values["id"]) for _, value in _pictures(row, names["images"]))
+    images = tuple(_picture(value, shelf, values["id"]) for value in pictures)
     kind = str(values["answer_type"] or "")
     kind = types.get(kind, kind)
     if kind not in _TYPES:
@@ -371,12 +372,56 @@ def _question(value: Any) -> str:
     if isinstance(value, list):
         users = [item.get("content") for item in value if isinstance(item, dict) and item.get("role") == "user"]
         value = users[-1] if users else None
-    question = _PLACEHOLDER.sub("", value).strip() if isinstance(value, str) else ""
-    if not question:
+    text = "".join(map(_block, value)) if isinstance(value, list) else value
+    question = text.strip() if isinstance(text, str) else ""
+    if not question.replace(IMAGE, "").strip():
         raise _Bad("no question")
     if len(question) > MAX_TEXT:
         raise _Bad("question too long", f"{len(question)} characters")
     return question
+
+
+def _block(block: Any) -> str:
+    """A block of a message that has several, in text."""
+    if not isinstance(block, dict):
+        return ""
+    text = block.get("text")
+    return IMAGE if block.get("type") == "image" else text if isinstance(text, str) else ""
+
+
+def _placed(
+    question: str, choices: tuple[str, ...], pictures: list[tuple[int, Any]], row: Any, gold: bool
+) -> tuple[str, tuple[str, ...], list[Any]]:
+    """A question, its choices, and the pictures in the order of their places. No `<image>` is left where they all
+    come first anyway."""
+    if pictures and not count_places("\n".join((question, *choices))):
+        (question, *texts), numbers = _numbered((question, *choices))
+        choices = tuple(texts)
+        if gold and numbers and {*numbers} != {number for number, _ in pictures}:
+            raise _misplaced(row, f"placeholders of {tell({*numbers}, 'picture')}, {tell(pictures, 'picture')}")
+        if numbers:
+            named = dict(pictures)
+            pictures = [(number, named[number]) for number in numbers if number in named]
+    asked = chat(Problem("", question, "", "open", choices), None)
+    if gold and (fault := misplaced(asked, len(pictures))):
+        raise _misplaced(row, fault)
+    if pictures and leading(asked, len(pictures)) is not None:
+        question = without_first(question)
+    return question.strip(), choices, [value for _, value in pictures]
+
+
+def _numbered(texts: Sequence[str]) -> tuple[list[str], list[int]]:
+    found = list(map(numbered_places, texts))
+    return [text for text, _ in found], [number for _, numbers in found for number in numbers]
+
+
+def _misplaced(row: Any, detail: str) -> _Bad:
+    return _Bad("placeholders and pictures differ in number", _told(row, detail))
+
+
+def _told(row: Any, detail: str) -> str:
+    """A detail that names the row it is about, as far as it has a name."""
+    return ": ".join(filter(None, ("" if row is None else str(row)[:100], detail)))
 
 
 def _answer(value: Any) -> str:
@@ -450,7 +495,7 @@ def _picture(value: Any, shelf: Shelf | None, row: Any) -> bytes:
         name = value.get("path") if isinstance(value, dict) else value
         name = name if isinstance(name, str) and not name.startswith("data:") else ""
         told = " ".join(filter(None, (name[:200], f"({detail})" if detail else "")))
-        raise _Bad(f"image {reason}", ": ".join(filter(None, ("" if row is None else str(row)[:100], told)))) from None
+        raise _Bad(f"image {reason}", _told(row, told)) from None
 
 
 def _image(value: Any, shelf: Shelf | None) -> bytes:

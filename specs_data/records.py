@@ -25,7 +25,8 @@ class Message(Struct, frozen=True, gc=False):
 
 
 class Problem(Struct, frozen=True, gc=False):
-    """A question with its gold answer. `images` are sha256 hex digests of the image files' bytes."""
+    """A question with its gold answer. `images` are sha256 hex digests of the image files' bytes; they stand at the
+    question's `<image>`s, or before it if it has none (see `places`)."""
 
     id: str
     question: str
@@ -46,10 +47,10 @@ class Sampling(Struct, frozen=True, gc=False):
 
 
 class Request(Struct, frozen=True, gc=False):
-    """One response asked of an engine: chat messages, image files' bytes (placed before the first
-    user text), and the seed that alone decides the sample. With `nuclei` the engine also counts the nuclei
-    that it draws from, where it can. With a `prefill` the response goes on from these first words, which are not
-    repeated; `sampling` takes the place of the engine's own."""
+    """One response asked of an engine: chat messages, image files' bytes (their places: see `places`), and the seed
+    that alone decides the sample. With `nuclei` the engine also counts the nuclei that it draws from, where it can.
+    With a `prefill` the response goes on from these first words, which are not repeated; `sampling` takes the place
+    of the engine's own."""
 
     messages: tuple[Message, ...]
     images: tuple[bytes, ...]

@@ -285,6 +285,16 @@ async def test_everybody_sees_the_same(read: dict[str, bytes], tmp_path: Path, m
         assert np.array_equal(processed(row["images"][0]), seen), row["id"]
 
 
+@pytest.mark.parametrize("name", ["GIF", "GIF, clear", "BMP", "TIFF"])
+async def test_services_are_sent_what_they_read(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also by who did not read the problem here."""
+    data, wanted, _ = FILES[name]
+    for (file,) in (await sent((settle(data),), monkeypatch)).values():
+        assert media_type(file) == "image/png"
+    assert [media_type(file) for file in ask_about("Say.", {}, (data,), Anything).images] == ["image/png"]
+    assert np.abs(pixels(ask_about("Say.", {}, (data,), Anything).images[0]) - wanted).max() <= 1
+
+
 def processed(image: Image.Image) -> Pixels:
     """The pixels that transformers' processors take from an image that datasets has decoded."""
     from transformers.image_transforms import convert_to_rgb

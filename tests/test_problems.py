@@ -205,14 +205,14 @@ ROWS: dict[str, tuple[dict[str, Any], Problem]] = {
             "PassRate_7BBase": -1.0, "category": "(GradeSchool) Math", "source": "MMMath", "qid": "MMMath-17",
             "image": ["images/17.png"],
         },
-        Problem("MMMath-17", "What is $x$?", "\\frac{1}{2}", "math", (), (), "MMMath"),
+        Problem("MMMath-17", "What is $x$?\n<image>", "\\frac{1}{2}", "math", (), (), "MMMath"),
     ),
     "mmk12": (
         {
             "id": "2f", "question": "Which is it? <image>\nA. red\nB. blue", "answer": "B", "subject": "physics",
             "image": image(RED),
         },
-        Problem("2f", "Which is it? A. red\nB. blue", "B", "multiple_choice", ("red", "blue"), (), "physics"),
+        Problem("2f", "Which is it? <image>\nA. red\nB. blue", "B", "multiple_choice", ("red", "blue"), (), "physics"),
     ),
     "geometry3k": (
         {
@@ -255,7 +255,7 @@ ROWS: dict[str, tuple[dict[str, Any], Problem]] = {
             "explanation": "", "image_1": image(RED), "image_2": None, "img_type": "['Paintings']",
             "topic_difficulty": "Easy", "question_type": "multiple-choice", "subfield": "Drawing",
         },
-        Problem("validation_Art_1", "<image 1> Who?", "B", "multiple_choice", ("Goya", "O'Keeffe"), (), "Drawing"),
+        Problem("validation_Art_1", "Who?", "B", "multiple_choice", ("Goya", "O'Keeffe"), (), "Drawing"),
     ),
     "mega-bench": (
         {
@@ -264,7 +264,7 @@ ROWS: dict[str, tuple[dict[str, Any], Problem]] = {
             "query_media": "['images/17.png']", "eval_context": "{}",
             "metric_info": "{'field_score_function': {'answer': 'exact_str_match'}, 'aggregation': {}}",
         },
-        Problem("17", "Count them.\nHow many?", "7", "numeric", (), (), "counting"),
+        Problem("17", "Count them.\n<image> How many?", "7", "numeric", (), (), "counting"),
     ),
 }  # fmt: skip
 
@@ -564,18 +564,71 @@ def test_answers_are_unwrapped(tmp_path: Path, given: Any, wanted: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "wanted"),
+    ("given", "pictures", "wanted"),
     [
-        ("<image>\nHow many?", "How many?"),
-        ("How many? <image>", "How many?"),
-        ("In <image> the angle", "In the angle"),
-        ("<image><image>\nCompare.", "Compare."),
-        ([{"role": "system", "content": "s"}, {"role": "user", "content": "<image>Q"}], "Q"),
-        ("a <image2> b", "a <image2> b"),
+        ("<image>\nHow many?", 1, "How many?"),
+        ("<image><image>\nCompare.", 2, "Compare."),
+        (" <image> \n <image>Compare.", 2, "Compare."),
+        ([{"role": "system", "content": "s"}, {"role": "user", "content": "<image>Q"}], 1, "Q"),
+        ([{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Q"}]}], 1, "Q"),
+        ("How many?", 2, "How many?"),
+        ("How many? <image>", 1, "How many? <image>"),
+        ("In <image> the angle", 1, "In <image> the angle"),
+        ("<image> or\n<image>?", 2, "<image> or\n<image>?"),
+        ([{"role": "user", "content": [{"type": "text", "text": "Is"}, {"type": "image"}]}], 1, "Is<image>"),
+        ("a <image2> b", 1, "a <image2> b"),
+        ("What does `<image>` mean?", 1, "What does `<image>` mean?"),
+        ('<image>Does "<image>" mean this?', 1, 'Does "<image>" mean this?'),
+        ("What does the tag <image> mean?", 0, "What does the tag <image> mean?"),
+        ("`<image>` is what?", 0, "`<image>` is what?"),
     ],
 )
-def test_questions_lose_their_placeholders(tmp_path: Path, given: Any, wanted: str) -> None:
-    assert one(jsonl(tmp_path / "p.jsonl", [{**GOOD, "question": given}])).problem.question == wanted
+def test_a_placeholder_is_where_its_picture_stands(tmp_path: Path, given: Any, pictures: int, wanted: str) -> None:
+    found = one(parquet(tmp_path / "p.parquet", [{**GOOD, "question": given, "images": [RED] * pictures}]))
+    assert found.problem.question == wanted and found.images == (RED,) * pictures
+
+
+@pytest.mark.parametrize(
+    ("question", "pictures", "counts"),
+    [
+        ("<image><image>Which?", 1, "2 placeholders, 1 picture"),
+        ("<image>Which?", 2, "1 placeholder, 2 pictures"),
+        ("<image>Which?", 0, "1 placeholder, 0 pictures"),
+        ("Which, <image> or <image> or <image>?", 2, "3 placeholders, 2 pictures"),
+        ("See <image 1>.", 2, "placeholders of 1 picture, 2 pictures"),
+        ("See <image 3>.", 1, "placeholders of 1 picture, 1 picture"),
+    ],
+)
+def test_places_and_pictures_must_agree(tmp_path: Path, question: str, pictures: int, counts: str) -> None:
+    row = {**GOOD, "question": question, "images": [RED] * pictures}
+    wanted = Dropped(0, "placeholders and pictures differ in number", f"good: {counts}")
+    assert read(parquet(tmp_path / "p.parquet", [row])) == [wanted]
+
+
+def test_numbered_places_bring_the_pictures_in_their_order(tmp_path: Path) -> None:
+    """As MMMU writes them: out of order, twice, in the choices, and where columns are left empty."""
+    pictures = {"image_1": image(RED), "image_2": image(BLUE), "image_3": None}
+
+    def found(question: str, **more: Any) -> tuple[str, tuple[bytes, ...]]:
+        item = one(parquet(tmp_path / "p.parquet", [{**GOOD, **pictures, "question": question, **more}]))
+        return chat(item.problem, None)[-1].content, item.images
+
+    assert found("<image 1> <image 2> Which?") == ("Which?", (RED, BLUE))
+    assert found("Is <image 2> more than <image 1>?") == ("Is <image> more than <image>?", (BLUE, RED))
+    assert found("<image 1> and <image 2>, <image 1>?") == ("<image> and <image>, <image>?", (RED, BLUE, RED))
+    choices = {"choices": ["<image 1>", "<image 2>"], "answer": "A"}
+    assert found("Which?", **choices) == ("Which?\n(A) <image>\n(B) <image>", (RED, BLUE))
+    assert found("Which?") == ("Which?", (RED, BLUE))
+
+
+def test_the_shared_cases(tmp_path: Path) -> None:
+    """Transparent pictures, an interleaved question, a missing picture and an `image_path`."""
+    cases = Path(__file__).parent / "cases" / "pictures"
+    found = {item.problem.id: item for item in read(cases / "problems.jsonl") if isinstance(item, Incoming)}
+    assert [*found] == ["transparent", "transparent-palette", "interleaved", "unused-column"]
+    assert found["interleaved"].problem.question.startswith("Picture A: <image>\nPicture B: <image>\nIn which")
+    assert found["unused-column"].problem.question == "How many shapes are there?"
+    assert len(found["unused-column"].images) == 1
 
 
 def test_without_gold_an_answer_is_not_needed(tmp_path: Path) -> None:

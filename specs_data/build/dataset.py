@@ -20,6 +20,7 @@ from specs_data.build.fates import Fates
 from specs_data.format import strip_stop_tokens
 from specs_data.images import suffix
 from specs_data.pairs.manifest import Shard
+from specs_data.places import leading
 from specs_data.records import Pair, Picture, Problem, Rejected, Response, Twin
 from specs_data.rollouts.plan import Plan, pair_id
 from specs_data.rollouts.store import Store
@@ -66,9 +67,10 @@ def write_rows(store: Store, fates: Fates, plan: Plan, folder: Path) -> tuple[di
     figures = Figures(chosen=_numbers(), rejected=_numbers())
     pairs = fates.pairs
     test = col("position").is_in(_held_out(store, plan, pairs))
-    splits = {"train": write_pairs(_pairs(store, plan, figures, pairs.filter(~test)), folder, "train")}
+    blocks = _has_interleaved(store, pairs)
+    splits = {"train": write_pairs(_pairs(store, plan, figures, pairs.filter(~test)), folder, "train", blocks=blocks)}
     if plan.recipe.holdout:
-        splits["test"] = write_pairs(_pairs(store, plan, figures, pairs.filter(test)), folder, "test")
+        splits["test"] = write_pairs(_pairs(store, plan, figures, pairs.filter(test)), folder, "test", blocks=blocks)
     return {name: shards for name, shards in splits.items() if shards}, figures
 
 
@@ -82,6 +84,13 @@ def write_left_out(left_out: DataFrame, file: Path) -> dict[str, dict[str, int]]
     for stage, reason, count in counts.sort("stage", "len", "reason", descending=[False, True, False]).iter_rows():
         found.setdefault(stage, {})[reason] = count
     return found
+
+
+def _has_interleaved(store: Store, pairs: DataFrame) -> bool:
+    """Whether there is a pair whose pictures stand among the text."""
+    paired = set(pairs["position"])
+    problems = (_problem(record) for position, record in store.select(_PROBLEMS) if position in paired)
+    return any(leading(chat(problem, None), len(problem.images)) is None for problem in problems)
 
 
 def _numbers() -> Any:

@@ -15,6 +15,7 @@ from specs_data.recipe import Recipe
 from specs_data.records import Problem
 from specs_data.rollouts.responses import read_responses
 from specs_data.rollouts.store import Index, Number, Position, Store
+from specs_data.services import MAX_IMAGE_BYTES
 
 if TYPE_CHECKING:
     from specs_data.build.leakage import Leakage
@@ -30,7 +31,9 @@ class Listing:
     """The problems of a run in the order of their source, as far as they have been read.
 
     `expect` is told of each problem that the store did not know before, `about_to_read` of each picture file. Four
-    bytes are kept of a problem. Without a judge model (`by_rule`), what no rule can judge is left out.
+    bytes are kept of a problem. Without a judge model (`by_rule`), what no rule can judge is left out; where the
+    verifier is a service (`by_service`) or a judge model would be asked, so is what has larger pictures than one
+    request takes.
     """
 
     def __init__(
@@ -39,12 +42,14 @@ class Listing:
         recipe: Recipe,
         *,
         by_rule: bool,
+        by_service: bool,
         expect: Callable[[Number, Problem], None] | None,
         about_to_read: Callable[[Path], None] | None = None,
     ) -> None:
         self._store = store
         self._recipe = recipe
         self._by_rule = by_rule
+        self._by_service = by_service
         self._expect = expect
         self._about_to_read = about_to_read
         self._numbers = array("I")  # by position; 0 where a row of the source became no problem
@@ -73,7 +78,7 @@ class Listing:
             limit=recipe.limit,
             about_to_read=self._about_to_read,
         )
-        async for chunk in _ahead(_screened(source, leakage, self._by_rule)):
+        async for chunk in _ahead(_screened(source, leakage, self._by_rule, self._by_service)):
             for position in self._list(chunk):
                 yield position
 
@@ -132,20 +137,25 @@ def _leakage(sets: Sequence[str], about_to_read: Callable[[Path], None] | None) 
 
 
 def _screened(
-    items: Iterator[Incoming | Dropped], leakage: Leakage | None, by_rule: bool
+    items: Iterator[Incoming | Dropped], leakage: Leakage | None, by_rule: bool, by_service: bool
 ) -> Iterator[Incoming | Dropped]:
     """`items` without the problems that also occur in an evaluation set, and without those to which no
-    response could be judged: for them every token would be in vain."""
+    response could be judged or verified: for them every token would be in vain."""
     for item in items:
-        yield item if isinstance(item, Dropped) else _screen(item, leakage, by_rule)
+        yield item if isinstance(item, Dropped) else _screen(item, leakage, by_rule, by_service)
 
 
-def _screen(item: Incoming, leakage: Leakage | None, by_rule: bool) -> Incoming | Dropped:
+def _screen(item: Incoming, leakage: Leakage | None, by_rule: bool, by_service: bool) -> Incoming | Dropped:
     problem = item.problem
     if reason := leakage and leakage.match(problem.question, item.images):
         return Dropped(item.position, f"excluded: {reason}")
     if (by_rule or problem.answer_type != "open") and (fault := gold_fault(problem)):
         return Dropped(item.position, f"cannot be judged: {fault}", problem.id)
+    if by_service or (not by_rule and problem.answer_type == "open"):
+        size = sum(map(len, item.images))
+        if size > MAX_IMAGE_BYTES:
+            told = f"{problem.id}: {size:,} bytes, and a request has room for {MAX_IMAGE_BYTES:,}"
+            return Dropped(item.position, "images too large for the service that judges", told)
     return item
 
 

@@ -134,6 +134,7 @@ def _open(
         store,
         recipe,
         by_rule=parts.judge is None,
+        by_service="service" in parts.verifier.settings,
         expect=None if given_responses else flow.expect,
         about_to_read=pictures.note,
     )

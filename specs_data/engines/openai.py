@@ -26,6 +26,7 @@ from specs_data.engines.replicas import MOST_SILENCES, Replicas, Server, Silent
 from specs_data.errors import EngineFailed, PromptRefused, SpecsDataError, Undecided, UserError
 from specs_data.images import media_type
 from specs_data.inert import one_line
+from specs_data.places import Piece, placed
 from specs_data.records import Message, Nuclei, Request, Response, Sampling
 from specs_data.wire import Answer, Meaning, NoAnswer, Trouble
 
@@ -240,16 +241,11 @@ class OpenAIEngine:
         return _Settings(msgspec.json.encode(fields)[:-1] + b',"messages":[', sampling, stop, extras)
 
     def _messages(self, request: Request) -> bytes:
-        """The part of the body that belongs to one request. Images go before the first user text."""
-        images = request.images
-        check_images(len(images), self._limit_images)
-        messages = []
-        for message in request.messages:
-            if images and message.role == "user":
-                messages.append(_with_images(message, images))
-                images = ()
-            else:
-                messages.append(msgspec.json.encode(message))
+        """The part of the body that belongs to one request."""
+        count = len(request.images)
+        check_images(count, self._limit_images)
+        placing = zip(request.messages, placed(request.messages, count), strict=True)
+        messages = [_with_images(message, pieces, request.images) for message, pieces in placing]
         if request.prefill:
             messages.append(msgspec.json.encode(Message("assistant", request.prefill)))
         # Servers tell chances as they are at temperature 1.
@@ -405,15 +401,20 @@ def _kept_stop(choice: _Choice, stop: tuple[str, ...]) -> str | None:
     return None
 
 
-def _with_images(message: Message, images: Sequence[bytes]) -> bytes:
-    """A user message as JSON. The files' bytes are sent as they are, and base64 needs no JSON escapes."""
+def _with_images(message: Message, pieces: Sequence[Piece], images: Sequence[bytes]) -> bytes:
+    """A message as JSON. The files' bytes are sent as they are, and base64 needs no JSON escapes."""
+    if not any(isinstance(piece, int) for piece in pieces):
+        return msgspec.json.encode(message)
     parts = [
-        b'{"type":"image_url","image_url":{"url":"data:%b;base64,%b"}}'
-        % ((media_type(image) or "image/png").encode(), b64encode(image))
-        for image in images
+        b'{"type":"text","text":%b}' % msgspec.json.encode(piece) if isinstance(piece, str) else _image(images[piece])
+        for piece in pieces
     ]
-    parts.append(b'{"type":"text","text":%b}' % msgspec.json.encode(message.content))
     return b'{"role":"user","content":[%b]}' % b",".join(parts)
+
+
+def _image(image: bytes) -> bytes:
+    kind = (media_type(image) or "image/png").encode()
+    return b'{"type":"image_url","image_url":{"url":"data:%b;base64,%b"}}' % (kind, b64encode(image))
 
 
 def _pixels(min_pixels: int | None, max_pixels: int | None) -> dict[str, Any]:

@@ -26,7 +26,8 @@ from specs_data.engines.images import open_image
 from specs_data.engines.nucleus import P
 from specs_data.engines.refusals import NO_IMAGES, TOO_LONG, check_images, refusal
 from specs_data.errors import EngineFailed, PromptRefused, SpecsDataError, require
-from specs_data.records import Likelihood, Message, Nuclei, Request, Response, Sampling
+from specs_data.places import in_blocks
+from specs_data.records import Likelihood, Nuclei, Request, Response, Sampling
 
 if TYPE_CHECKING:
     import torch
@@ -371,14 +372,7 @@ def _plain(job: _Job) -> list[dict[str, str]]:
 
 
 def _blocks(job: _Job) -> list[dict[str, Any]]:
-    """The messages in blocks, the images before the first user text."""
-    images: list[dict[str, Any]] = [{"type": "image"} for _ in job.images]
-    first = next((message for message in job.request.messages if message.role == "user"), None)
-    return [_block(message, images if message is first else []) for message in job.request.messages]
-
-
-def _block(message: Message, images: list[dict[str, Any]]) -> dict[str, Any]:
-    return {"role": message.role, "content": [*images, {"type": "text", "text": message.content}]}
+    return in_blocks(job.request.messages, len(job.images))
 
 
 def _decode(images: Sequence[bytes]) -> tuple[Image.Image, ...]:

@@ -28,6 +28,7 @@ from specs_data.engines.nucleus import nuclei_at_top
 from specs_data.engines.refusals import check_images, refusal
 from specs_data.errors import EngineFailed, PromptRefused, Undecided, UserError, require
 from specs_data.inert import one_line
+from specs_data.places import placed
 from specs_data.records import Request, Response, Sampling
 
 TAKE_IN = 0.25  # seconds for which requests are taken in between two steps of the model
@@ -258,14 +259,12 @@ def _part(image: bytes) -> dict[str, Any]:
 
 
 def _messages(request: Request, images: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The chat for vLLM, the images before the first user text."""
-    messages = []
-    for message in request.messages:
-        content: str | list[dict[str, Any]] = message.content
-        if images and message.role == "user":
-            content = [*images, {"type": "text", "text": message.content}]
-            images = []
-        messages.append({"role": message.role, "content": content})
+    """The chat for vLLM, every image at its place."""
+    messages: list[dict[str, Any]] = []
+    for message, pieces in zip(request.messages, placed(request.messages, len(images)), strict=True):
+        parts = [{"type": "text", "text": piece} if isinstance(piece, str) else images[piece] for piece in pieces]
+        sees = any(isinstance(piece, int) for piece in pieces)
+        messages.append({"role": message.role, "content": parts if sees else message.content})
     if request.prefill:
         messages.append({"role": "assistant", "content": request.prefill})
     return messages

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,13 @@ import pyarrow.parquet as pq
 
 from specs_data.pairs.manifest import Shard
 from specs_data.pairs.rows import TEXT_COLUMNS, Row, to_row
-from specs_data.records import Pair
+from specs_data.places import in_blocks
+from specs_data.records import Message, Pair
 
 IMAGES = pa.list_(pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
 MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
+_BLOCK = pa.struct([("type", pa.string()), ("text", pa.string())])
+BLOCKS = pa.list_(pa.struct([("role", pa.string()), ("content", pa.list_(_BLOCK))]))
 _GROUP_ROWS = 10_000
 # As Python objects rows of text take several times their bytes: they become Arrow's in batches.
 _BATCH_ROWS = 500
@@ -34,6 +37,10 @@ _REPETITIVE = (
     "policy",
     "verifier",
 )
+
+
+class Interleaved(Exception):
+    """A row has its prompt in blocks, and the column is of text."""
 
 
 def make_schema(columns: Mapping[str, pa.DataType]) -> pa.Schema:
@@ -54,16 +61,50 @@ def _feature(kind: pa.DataType) -> Any:
     return {"dtype": str(kind), "_type": "Value"}
 
 
-SCHEMA = make_schema(
+_COLUMNS = (
     {"id": pa.string(), "images": IMAGES}
     | dict.fromkeys(("prompt", "chosen", "rejected"), MESSAGES)
     | dict.fromkeys(TEXT_COLUMNS, pa.string())
 )
+SCHEMA = make_schema(_COLUMNS)
+_BLOCK_SCHEMA = make_schema(_COLUMNS | {"prompt": BLOCKS})
 
 
-def write_pairs(pairs: Iterable[Pair], folder: Path, split: str) -> list[Shard]:
-    """Write `pairs` as one split of the dataset in `folder`, as write_shards does."""
-    return write_shards(map(to_row, pairs), folder, split)
+def write_pairs(pairs: Iterable[Pair], folder: Path, split: str, *, blocks: bool = False) -> list[Shard]:
+    """Write `pairs` as one split of the dataset in `folder`, as write_shards does. With `blocks` every prompt is in
+    blocks, as those of `interleaved` pairs must be: a column has one type."""
+    rows = map(to_row, pairs)
+    return (
+        write_shards(map(with_blocks, rows), folder, split, schema=_BLOCK_SCHEMA)
+        if blocks
+        else write_shards(rows, folder, split)
+    )
+
+
+def write_either(
+    rows: Callable[[], Iterable[Row]], folder: Path, split: str, columns: Mapping[str, pa.DataType]
+) -> list[Shard]:
+    """As write_shards, with the prompts in text, or from the start in blocks once a row has them."""
+    try:
+        return write_shards(map(in_text, rows()), folder, split, schema=make_schema(columns))
+    except Interleaved:
+        blocks = make_schema({**columns, "prompt": BLOCKS})
+        return write_shards(map(with_blocks, rows()), folder, split, schema=blocks)
+
+
+def in_text(row: Row) -> Row:
+    """A row with its prompt in text, as it is. Raises Interleaved."""
+    if _has_blocks(row):
+        raise Interleaved
+    return row
+
+
+def with_blocks(row: Row) -> Row:
+    """A row with its prompt in blocks."""
+    if _has_blocks(row):
+        return row
+    prompt = [Message(message["role"], message["content"]) for message in row["prompt"]]
+    return row | {"prompt": in_blocks(prompt, len(row["images"]))}
 
 
 def write_shards(
@@ -134,8 +175,18 @@ def _size(row: Row) -> int:
     """About the bytes `row` takes in memory: a kilobyte for the row itself, its images and its texts."""
     images = sum(len(image["bytes"]) for image in row["images"])
     turns = (row.get(key, ()) for key in ("prompt", "chosen", "rejected"))
-    texts = sum(len(message["content"]) for messages in turns for message in messages)
+    texts = sum(_length(message["content"]) for messages in turns for message in messages)
     return 1_000 + images + texts
+
+
+def _has_blocks(row: Row) -> bool:
+    """Whether the prompt of a row is in blocks."""
+    prompt = row.get("prompt", ())
+    return not isinstance(prompt, str) and any(isinstance(message["content"], list) for message in prompt)
+
+
+def _length(content: str | list[dict[str, str]]) -> int:
+    return len(content) if isinstance(content, str) else sum(100 + len(block.get("text", "")) for block in content)
 
 
 def _table(rows: Sequence[Row], schema: pa.Schema) -> pa.Table:

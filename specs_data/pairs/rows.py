@@ -22,6 +22,7 @@ from specs_data.files import FIRST_ROWS, SUFFIXES, columns_of, read_inside, read
 from specs_data.files import count_rows as rows_in
 from specs_data.images import MAX_BYTES, image_fault
 from specs_data.pairs.manifest import Manifest, read_manifest
+from specs_data.places import IMAGE, leading, to_content
 from specs_data.records import Message, Pair, Picture, Role
 
 Row = dict[str, Any]
@@ -120,7 +121,8 @@ def try_rows(
 
 
 def to_row(pair: Pair) -> Row:
-    """A pair as a row of our datasets: messages are `{"role", "content"}`, images `{"bytes", "path": file name}`."""
+    """A pair as a row of our datasets: messages are `{"role", "content"}`, images `{"bytes", "path": file name}`.
+    The prompt's content is text, or in blocks where pictures stand among it."""
     before = dict(zip(("chosen", "rejected"), pair.turns_before, strict=True))
     sides = {
         side: [*_plain(before[side]), {"role": "assistant", "content": text}]
@@ -128,7 +130,12 @@ def to_row(pair: Pair) -> Row:
     }
     images = [{"bytes": image.content, "path": image.name} for image in pair.images]
     told = {column: getattr(pair, column) for column in TEXT_COLUMNS}
-    return {"id": pair.id, "images": images, "prompt": _plain(pair.prompt), **sides, **told}
+    return {"id": pair.id, "images": images, "prompt": to_content(pair.prompt, len(pair.images)), **sides, **told}
+
+
+def interleaved(pair: Pair) -> bool:
+    """Whether pictures stand among the prompt's text."""
+    return leading(pair.prompt, len(pair.images)) is None
 
 
 def _plain(messages: Iterable[Message]) -> list[dict[str, str]]:
@@ -264,19 +271,21 @@ def _pair(row: Row, file: Path, dataset: Dataset) -> Pair:
     for column in ("chosen", "rejected"):
         if sides[column] is None:
             raise _Bad(f"has no {column!r}")
-    prompt = _messages(sides["prompt"] or [], "user", "prompt")
+    images = row.get("images")
+    if images is None:
+        images = [] if row.get("image") is None else [row["image"]]
+    pictures = tuple(_image(image, file, dataset) for image in (images if isinstance(images, list) else [images]))
+    prompt = _messages(sides["prompt"] or [], "user", "prompt", seen=bool(pictures))
     chosen, rejected = (_messages(sides[column] or [], "assistant", column) for column in ("chosen", "rejected"))
     if not prompt:  # TRL's implicit prompts: chosen and rejected start with the same turns
         prompt, chosen, rejected = chosen[:-1], chosen[-1:], rejected[-1:]
     if not chosen or not rejected:
         raise _Bad("has an empty chosen or rejected side")
-    images = row.get("images")
-    if images is None:
-        images = [] if row.get("image") is None else [row["image"]]
     return Pair(
         id=_stated(row, "id") or "",
-        images=tuple(_image(image, file, dataset) for image in (images if isinstance(images, list) else [images])),
-        prompt=prompt,
+        images=pictures,
+        # Pictures that come first anyway need no placeholders.
+        prompt=leading(prompt, len(pictures)) or prompt,
         chosen=chosen[-1].content,
         rejected=rejected[-1].content,
         turns_before=(chosen[:-1], rejected[:-1]),
@@ -303,28 +312,29 @@ def _sides(row: Mapping[str, Any]) -> dict[str, Any]:
     return {"prompt": prompt, "chosen": chosen, "rejected": rejected}
 
 
-def _messages(value: Any, role: Role, column: str) -> tuple[Message, ...]:
-    """A text, one message, or a list of messages (with plain or block content) as plain messages."""
+def _messages(value: Any, role: Role, column: str, seen: bool = False) -> tuple[Message, ...]:
+    """A text, one message, or a list of messages (with plain or block content) as plain messages. Where pictures are
+    `seen`, their blocks are places in the text."""
     if isinstance(value, str):
         return (Message(role, value),)
     try:
-        return tuple(_message(message) for message in ([value] if isinstance(value, Mapping) else value))
+        return tuple(_message(message, seen) for message in ([value] if isinstance(value, Mapping) else value))
     except (TypeError, KeyError, AttributeError):
         raise _Bad(f"has a {column} that is neither text nor a list of role and content") from None
 
 
-def _message(message: Mapping[str, Any]) -> Message:
+def _message(message: Mapping[str, Any], seen: bool) -> Message:
     if "role" not in message:  # ShareGPT's words, which LLaMA-Factory uses
         role, content = _ROLES.get(message["from"], message["from"]), message["value"]
     else:
         role, content = message["role"], message["content"]
-    return Message(cast(Role, str(role)), _text(content))  # somebody else's may be none of ours
+    return Message(cast(Role, str(role)), _text(content, seen))  # somebody else's may be none of ours
 
 
-def _text(content: Any) -> str:
+def _text(content: Any, seen: bool) -> str:
     if content is None or isinstance(content, str):
         return content or ""
-    return "".join(block.get("text") or "" for block in content)
+    return "".join(IMAGE if seen and block.get("type") == "image" else block.get("text") or "" for block in content)
 
 
 def _image(image: Any, file: Path, dataset: Dataset) -> Picture:

@@ -19,7 +19,7 @@ from msgspec.structs import replace
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 
 from specs_data.errors import ItemRefused
-from specs_data.images import media_type
+from specs_data.images import Unusable, media_type, settle
 from specs_data.services.reading import read_form
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ TWICE = 2
 # A request may have 20 MB, and base64 makes four bytes of three.
 MAX_IMAGE_BYTES = 14_000_000
 
-_READ = {"image/png", "image/jpeg", "image/gif", "image/bmp", "image/webp"}
+_READ = {"image/png", "image/jpeg", "image/webp"}
 
 _NOTES = {
     "broken answer": "Your last reply could not be read. Reply with the JSON object that is asked for alone.",
@@ -210,14 +210,15 @@ def ask_about(rubric: str, parts: Mapping[str, str], images: Sequence[bytes], fo
     """A question about an item made of named parts that were written by others.
 
     Each part stands between lines that carry the item's id. The id is a hash of all parts, so that
-    no text can close its own part. Raises ItemRefused for images that cannot be sent as they are."""
-    _check_images(images)
+    no text can close its own part. Images of kinds that services do not read go as PNG. Raises ItemRefused for
+    those that cannot be sent."""
+    images = _readable(images)
     content = hashlib.sha256(json.dumps(dict(parts)).encode())
     for image in images:
         content.update(hashlib.sha256(image).digest())
     item = content.hexdigest()[:16]
     blocks = (f"BEGIN {name} {item}\n{text}\nEND {name} {item}" for name, text in parts.items())
-    return Question(rubric, tuple(images), item, "\n\n".join((f"Item {item}", *blocks)), form)
+    return Question(rubric, images, item, "\n\n".join((f"Item {item}", *blocks)), form)
 
 
 def image_type(image: bytes) -> str:
@@ -280,8 +281,11 @@ def asked_again(question: Question[F], trouble: Reason) -> Question[F]:
     return replace(question, attempt=question.attempt + 1, trouble=trouble, shorter=shorter)
 
 
-def _check_images(images: Sequence[bytes]) -> None:
-    if sum(map(len, images)) > MAX_IMAGE_BYTES:
+def _readable(images: Sequence[bytes]) -> tuple[bytes, ...]:
+    try:
+        readable = tuple(image if media_type(image) in _READ else settle(image) for image in images)
+    except Unusable:
+        raise ItemRefused("unknown image type") from None
+    if sum(map(len, readable)) > MAX_IMAGE_BYTES:
         raise ItemRefused("images too large")
-    for image in images:
-        image_type(image)
+    return readable

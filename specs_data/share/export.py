@@ -24,12 +24,12 @@ from specs_data.errors import UserError
 from specs_data.files import staged
 from specs_data.images import Unusable, settle, suffix
 from specs_data.pairs.manifest import Manifest
-from specs_data.pairs.parquet import IMAGES, MESSAGES, make_schema, write_shards
+from specs_data.pairs.parquet import IMAGES, MESSAGES, write_either
 from specs_data.pairs.rows import Dataset, Row, open_dataset, rows, to_row
+from specs_data.places import IMAGE, placed, to_content
 from specs_data.records import Message, Pair, Picture, Problem
 from specs_data.texts import Text, chat
 
-IMAGE = "<image>"
 _CHARACTERS_PER_TOKEN = 3
 # Words that the loaders read as something else than text, in any turn.
 _SWIFT_WORDS = ("<video>", "<audio>", "<bbox>", "<ref-object>", "<cot-process>", "<start-image>", "<img>")
@@ -94,8 +94,8 @@ def export_problems(
 ) -> Export:
     """Write a GRPO prompt set for the trainer `to`: trl, easyr1 or verl, as Parquet files in `out`/data.
 
-    `problems` come with their pictures as the bytes of their files. `system` is the system prompt
-    that asks for the response format. Raises UserError.
+    `problems` come with their pictures as the bytes of their files; they are gone through a second time where
+    pictures stand among the text. `system` is the system prompt that asks for the response format. Raises UserError.
     """
     if to not in PROMPT_TARGETS:
         raise UserError(f"cannot export problems to {to!r}; choose from: {', '.join(PROMPT_TARGETS)}")
@@ -103,6 +103,7 @@ def export_problems(
     left_out: Counter[str] = Counter()
 
     def lines() -> Iterator[Row]:
+        left_out.clear()
         for problem, pictures in problems:
             try:
                 yield make(problem, [_picture(picture) for picture in pictures], system)
@@ -110,7 +111,7 @@ def export_problems(
                 left_out[str(refused)] += 1
 
     with staged(out) as part:
-        shards = write_shards(lines(), part, "train", schema=make_schema(columns))
+        shards = write_either(lines, part, "train", columns)
         if not shards:
             raise UserError(f"{to} can take none of the problems: {describe_left_out(left_out) or 'there are none'}")
         files = [shard.path for shard in shards]
@@ -189,12 +190,12 @@ def _marked_turns(pair: Pair) -> list[tuple[str, str]]:
 
 
 def _marked(messages: Sequence[Message], pictures: int) -> list[tuple[str, str]]:
-    turns: list[tuple[str, str]] = [(message.role, message.content) for message in messages]
-    marks = sum(content.count(IMAGE) for _, content in turns)
-    if marks == 0:
-        first = next(turn for turn, (role, _) in enumerate(turns) if role == "user")
-        turns[first] = ("user", IMAGE * pictures + turns[first][1])
-    elif marks != pictures:
+    """The turns with a mark at every picture's place; the loaders count them all, those in quotes too."""
+    turns: list[tuple[str, str]] = [
+        (message.role, "".join(piece if isinstance(piece, str) else IMAGE for piece in pieces))
+        for message, pieces in zip(messages, placed(messages, pictures), strict=True)
+    ]
+    if sum(content.count(IMAGE) for _, content in turns) != pictures:
         raise _Refused(f"{IMAGE} stands in the prompt another number of times than there are pictures")
     return turns
 
@@ -301,7 +302,7 @@ _PROBLEM_NOTES = {
 def _trl(problem: Problem, images: list[Row], system: Text | None) -> Row:
     return {
         "id": problem.id,
-        "prompt": [{"role": message.role, "content": message.content} for message in chat(problem, system)],
+        "prompt": to_content(chat(problem, system), len(images)),
         "images": images,
         "answer": problem.answer,
         "answer_type": problem.answer_type,

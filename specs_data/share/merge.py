@@ -22,7 +22,7 @@ from specs_data.files import staged
 from specs_data.pairs.card import render_card
 from specs_data.pairs.manifest import Counts, Manifest, Origin, Shard, describe_data, write_manifest
 from specs_data.pairs.parquet import write_pairs
-from specs_data.pairs.rows import Dataset, open_dataset, rows
+from specs_data.pairs.rows import Dataset, interleaved, open_dataset, rows
 from specs_data.records import Pair, Picture
 
 DUPLICATE = "duplicate problem"
@@ -46,13 +46,13 @@ def merge(datasets: Sequence[str | Path], out: str | Path, images: Path | None =
         raise UserError(f"{out} already exists and is not empty; give another folder with --out")
     opened = [open_dataset(dataset, images) for dataset in datasets]
     names = [_name(dataset, given) for dataset, given in zip(opened, datasets, strict=True)]
-    reasons = _choose(opened)
+    reasons, blocks = _choose(opened)
     with suppress(OSError):  # an empty one is replaced in one step, unless something holds it
         out.rmdir()
     with staged(out) as part:
         with (part / "dropped.jsonl").open("wb") as dropped:
             writer = _Writer(opened, names, reasons, dropped)
-            splits = {split: writer.write(split, part / "dataset") for split in writer.splits}
+            splits = {split: writer.write(split, part / "dataset", blocks) for split in writer.splits}
         splits = {split: shards for split, shards in splits.items() if shards}
         if not splits:
             raise UserError(f"{' and '.join(names)} have no rows to merge")
@@ -73,8 +73,10 @@ def describe_merge(origins: Sequence[Origin]) -> str:
     return "\n".join(lines)
 
 
-def _choose(opened: Sequence[Dataset]) -> list[Reasons]:
-    """Which rows are kept: walks over every dataset once, and keeps hashes alone."""
+def _choose(opened: Sequence[Dataset]) -> tuple[list[Reasons], bool]:
+    """Which rows are kept, and whether one of them needs its prompt in blocks: walks over every dataset once, and
+    keeps hashes alone."""
+    blocks = False
     owners: dict[bytes, int] = {}
     places: dict[bytes, tuple[int, str]] = {}
     found: list[Reasons] = []
@@ -90,7 +92,8 @@ def _choose(opened: Sequence[Dataset]) -> list[Reasons]:
                     found[number][split].append(OTHER_SPLIT)
                 else:
                     found[number][split].append(None)
-    return found
+                    blocks = blocks or interleaved(pair)
+    return found, blocks
 
 
 class _Writer:
@@ -106,8 +109,8 @@ class _Writer:
         self._problem_ids: set[str] = set()
         self._problems: dict[tuple[int, str], str] = {}
 
-    def write(self, split: str, folder: Path) -> list[Shard]:
-        return write_pairs(self._kept(split), folder, split)
+    def write(self, split: str, folder: Path, blocks: bool) -> list[Shard]:
+        return write_pairs(self._kept(split), folder, split, blocks=blocks)
 
     def _kept(self, split: str) -> Iterator[Pair]:
         for number, dataset in enumerate(self._opened):

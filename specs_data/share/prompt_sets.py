@@ -21,17 +21,26 @@ __all__ = ["PROMPT_TARGETS", "export_prompts"]
 def export_prompts(recipe: Recipe, to: str, out: Path) -> Export:
     """Write the recipe's problems, with its system prompt, for the trainer `to`; bad rows are counted.
     Raises UserError."""
-    unread: Counter[str] = Counter()
+    problems = _Problems(recipe)
+    system = system_prompt(recipe.system_prompt, load_format(recipe.format).instruction)
+    done = export_problems(problems, system, to, out)
+    return msgspec.structs.replace(done, left_out=dict(problems.unread + Counter(done.left_out)))
 
-    def problems() -> Iterator[tuple[Problem, tuple[bytes, ...]]]:
+
+class _Problems:
+    """The problems of a recipe, as often as they are asked for; `unread` are the bad rows of the last time."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self._recipe = recipe
+        self.unread: Counter[str] = Counter()
+
+    def __iter__(self) -> Iterator[tuple[Problem, tuple[bytes, ...]]]:
+        self.unread.clear()
+        recipe = self._recipe
         for row in read_problems(
             recipe.problems or "", preset=recipe.preset, columns=recipe.columns, limit=recipe.limit
         ):
             if isinstance(row, Dropped):
-                unread[row.reason] += 1
+                self.unread[row.reason] += 1
             else:
                 yield row.problem, row.images
-
-    system = system_prompt(recipe.system_prompt, load_format(recipe.format).instruction)
-    done = export_problems(problems(), system, to, out)
-    return msgspec.structs.replace(done, left_out=dict(unread + Counter(done.left_out)))

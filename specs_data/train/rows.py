@@ -22,8 +22,10 @@ from specs_data.errors import UserError, require
 from specs_data.files import write_whole
 from specs_data.images import Unusable, settle
 from specs_data.pairs import rows as pairs_io
+from specs_data.pairs.parquet import Interleaved, in_text, with_blocks
+from specs_data.places import misplaced, to_content
 from specs_data.problems import Dropped, read_problems
-from specs_data.records import Message, Pair
+from specs_data.records import Pair
 from specs_data.texts import Text, chat
 
 Row = dict[str, Any]
@@ -57,9 +59,12 @@ def preference_rows(
     Raises UserError if no row is left.
     """
     dataset = pairs_io.open_dataset(source, images)
-    rows = map(_preference, islice(pairs_io.rows(dataset, split), limit))
+
+    def rows() -> Iterator[Row | str]:
+        return map(_preference, islice(pairs_io.rows(dataset, split), limit))
+
     version = dataset.manifest.dataset.fingerprint if dataset.manifest else ""
-    return _write(rows, _PREFERENCE, fits, source, version, file)
+    return _write_either(rows, _PREFERENCE, fits, source, version, file)
 
 
 def problem_rows(
@@ -88,11 +93,11 @@ def problem_rows(
                     continue
                 yield {
                     "images": [{"bytes": image, "path": None} for image in found.images],
-                    "prompt": list(map(_message, chat(found.problem, system))),
+                    "prompt": to_content(chat(found.problem, system), len(found.images)),
                     "problem": msgspec.json.encode(found.problem).decode(),
                 }
 
-    return _write(rows(), _PROBLEM, fits, ", ".join(source for source, _ in sources), "", file)
+    return _write_either(rows, _PROBLEM, fits, ", ".join(source for source, _ in sources), "", file)
 
 
 def shared_rows(out: Path, make: Callable[[Path], Rows], resuming: bool) -> Rows:
@@ -130,7 +135,7 @@ def whole_rows(processor: Any, limit: int, answer_room: int = 0) -> Callable[[Ro
     def check(row: Row) -> None:
         sides = [side for side in ("prompt", "chosen", "rejected") if side in row]
         turns = {side: row[side] for side in sides}
-        texts = [message["content"] for side in sides for message in turns[side]]
+        texts = [text for side in sides for message in turns[side] for text in _texts(message["content"])]
         if any(placeholder in text for text in texts for placeholder in placeholders):
             raise Unfit("the text contains the model's image token")
         if row["images"] and not placeholders:
@@ -145,6 +150,10 @@ def whole_rows(processor: Any, limit: int, answer_room: int = 0) -> Callable[[Ro
             raise Unfit(f"longer than {limit} tokens")
 
     return check
+
+
+def _texts(content: str | list[dict[str, str]]) -> list[str]:
+    return [content] if isinstance(content, str) else [block.get("text", "") for block in content]
 
 
 def _image_tokens(processor: Any, sizes: Sequence[tuple[int, int]]) -> int:
@@ -172,26 +181,37 @@ def _preference(pair: Pair) -> Row | str:
         images = tuple(replace(image, content=settle(image.content)) for image in pair.images)
     except Unusable:
         return "an image cannot be read"
+    if fault := misplaced(pair.prompt, len(images)):
+        return f"placeholders and pictures differ in number: {fault}"
     row = pairs_io.to_row(replace(pair, images=images))
     return {column: row[column] for column in _PREFERENCE}
 
 
-def _features() -> dict[str, Any]:
+def _features(blocks: bool) -> dict[str, Any]:
     datasets = require("datasets", "train")
-    messages = [{"role": datasets.Value("string"), "content": datasets.Value("string")}]
-    return {
-        "images": [datasets.Image()],
-        "problem": datasets.Value("string"),
-        **dict.fromkeys(("prompt", "chosen", "rejected"), messages),
-    }
+    text = datasets.Value("string")
+    messages = [{"role": text, "content": text}]
+    features = {"images": [datasets.Image()], "problem": text, "chosen": messages, "rejected": messages}
+    return features | {"prompt": [{"role": text, "content": [{"type": text, "text": text}]}] if blocks else messages}
 
 
 _PREFERENCE = ("images", "prompt", "chosen", "rejected")
 _PROBLEM = ("images", "prompt", "problem")
 
 
-def _message(message: Message) -> dict[str, str]:
-    return {"role": message.role, "content": message.content}
+def _write_either(
+    rows: Callable[[], Iterable[Row | str]],
+    columns: Sequence[str],
+    fits: Callable[[Row], None],
+    source: str,
+    version: str,
+    file: Path,
+) -> Rows:
+    """Write the rows with their prompts in text, or from the start in blocks once one that fits has them."""
+    try:
+        return _write(rows(), columns, fits, source, version, file)
+    except Interleaved:
+        return _write(rows(), columns, fits, source, version, file, blocks=True)
 
 
 def _write(
@@ -201,14 +221,15 @@ def _write(
     source: str,
     version: str,
     file: Path,
+    blocks: bool = False,
 ) -> Rows:
     """Write the rows that fit to an Arrow file; a string stands for a row that is left out already."""
     import pyarrow as pa
 
     datasets = require("datasets", "train")
-    features = datasets.Features({name: feature for name, feature in _features().items() if name in columns})
+    features = datasets.Features({name: feature for name, feature in _features(blocks).items() if name in columns})
     dropped: Counter[str] = Counter()
-    kept = _kept(rows, fits, dropped)
+    kept = map(with_blocks if blocks else in_text, _kept(rows, fits, dropped))
     count = 0
     file.parent.mkdir(parents=True, exist_ok=True)
     part = file.with_suffix(f".{os.getpid()}")

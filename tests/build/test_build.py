@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 from collections import Counter
 from pathlib import Path
 
 import msgspec
 import pyarrow.parquet as pq
 import pytest
-from fakes.sums import dataset_bytes, policy, recipe, respond, write_sums
+from fakes.sums import dataset_bytes, picture, policy, recipe, respond, write_sums
 
 from specs_data import build, load_run
 from specs_data.build.run import forecast
@@ -756,3 +757,31 @@ def test_the_closing_table_adds_up(tmp_path: Path) -> None:
         line.split() == ["left", "out,", "input:", "3", "other", "reasons,", "in", "dropped.jsonl", "30"]
         for line in lines
     )
+
+
+def test_what_no_service_takes_is_left_out_before_a_token_is_spent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pictures of a problem are more than a request to the verifier has room for."""
+
+    class Service(Moody):
+        settings = {"service": "gemini", "model": "moody-1"}
+
+    problems = write_sums(tmp_path, 6, pictures=True)
+    monkeypatch.setattr(sys.modules["specs_data.build.listing"], "MAX_IMAGE_BYTES", 2 * len(picture(0)))
+    rows = [json.loads(line) for line in problems.read_text().splitlines()]
+    rows[2]["images"] *= 4
+    problems.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    asked: list[int] = []
+
+    def counting(request: Request) -> str:
+        asked.append(len(request.images))
+        return respond(request)
+
+    built = build(recipe(problems), tmp_path / "own", engine=ScriptedEngine(counting), quiet=True)
+    assert "input" not in built.manifest["dropped"] and max(asked) == 4  # nobody asks a service
+    asked.clear()
+    verifier = Service(failing=False)
+    built = build(recipe(problems), tmp_path / "run", engine=ScriptedEngine(counting), verifier=verifier, quiet=True)
+    assert built.manifest["dropped"]["input"] == {"images too large for the service that judges": 1}
+    assert max(asked) == 1
