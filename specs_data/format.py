@@ -135,7 +135,8 @@ class ResponseFormat(BaseModel):
             text = self._key_label.sub(" ", text)
         for mark in self._no_content:
             text = text.replace(mark, " ")
-        return _BY_CHINESE.sub("", " ".join(text.split()))
+        folded = " ".join(text.split())
+        return folded if folded.isascii() else _BY_CHINESE.sub("", folded)  # which looks at every blank
 
     def unwrapped(self, text: str) -> str:
         """`text` without what only stands for the format's markers, a line break in its place: the tags
