@@ -16,7 +16,6 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import ClassVar
 
 from specs_data import build, make_recipe
 from specs_data.engines.scripted import ScriptedEngine
@@ -46,9 +45,10 @@ class Watched(ScriptedEngine):
 class Waiting:
     """A verifier that takes its time and finds everything consistent."""
 
-    settings: ClassVar = {"verifier": "waiting"}
+    paid = True
 
     def __init__(self, at_once: int, seconds: float) -> None:
+        self.settings = {"verifier": "waiting", "model": "waiting-1"}
         self.concurrency = at_once
         self._seconds = seconds
 

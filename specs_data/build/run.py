@@ -295,8 +295,13 @@ async def _play(
 ) -> None:
     lines = run.flow.lines(quest)
     async with run.progress(label) as progress:
-        release = engine.close if engine is not None else None
+        release = None if engine is None or _asks_policy(run.recipe) else engine.close
         await search(agenda, positions, quest(Turn.POLICY), run.room, progress, lines, release)
+
+
+def _asks_policy(recipe: Recipe) -> bool:
+    """Whether the verifier needs the policy's own engine to the end."""
+    return recipe.verifier_model is None and "policy" in (recipe.verifier or "").split(",")
 
 
 async def _make_way(engine: OnDemand | None, following: OnDemand | None) -> None:

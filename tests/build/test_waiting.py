@@ -129,3 +129,19 @@ def test_what_waited_when_the_run_died_is_asked_by_the_next_and_nothing_else(tmp
     assert len(late.asked) <= len(every.asked) - 20 + AT_ONCE
     rows = "data/train-00000-of-00001.parquet"
     assert dataset_bytes(with_rest.out)[rows] == dataset_bytes(at_once.out)[rows]
+
+
+def test_a_verifier_that_asks_the_policy_keeps_it_to_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    closed: list[int] = []
+
+    class Loud(ScriptedEngine):
+        async def close(self) -> None:
+            closed.append(self.calls)
+
+    async def opened(settings: Recipe, sampling: Sampling) -> Loud:
+        return Loud(respond, delay=0.001)
+
+    monkeypatch.setattr("specs_data.engines.open_engine", opened)
+    wanted = recipe(write_sums(tmp_path, 50), policy="zero", engine="openai", model="zero", samples=1)
+    build(wanted.model_copy(update={"verifier": "policy"}), tmp_path / "run", quiet=True)
+    assert len(closed) == 1 and closed[0] > 50
