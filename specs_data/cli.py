@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, Literal
 
+import msgspec
 import typer
 from typer.exceptions import TyperException
 
@@ -38,6 +40,7 @@ File = Annotated[Path | None, typer.Option("--recipe", help="TOML file with the 
 Out = Annotated[Path | None, typer.Option("--out", help="folder of the run (default: runs/<name of the policy>)")]
 Target = Annotated[str, typer.Argument(metavar="RUN|DATASET", help="a run, a dataset folder or file, or a Hub id")]
 Images = Annotated[Path | None, typer.Option(help="folder of the pictures that rows name (default: the dataset's own)")]
+AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
 Columns = Annotated[str | None, typer.Option(help="its own columns: chosen=...,rejected=...,prompt=...,answer=...")]
 
 
@@ -45,6 +48,9 @@ def main() -> None:
     """Run the command line. A user's mistake is one sentence on standard error and exit status 2."""
     _open_streams()
     signal.signal(signal.SIGTERM, _interrupt)
+    for stream in (sys.stdout, sys.stderr):  # an ASCII terminal shows what it lacks as an escape
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     status = _run()
     if status == _INTERRUPTED:
         status = _TERMINATED if _terminated else _INTERRUPTED
@@ -57,7 +63,8 @@ def main() -> None:
 def _run() -> int:
     try:
         status = int(app(standalone_mode=False) or 0)
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except TyperException as error:
         error.show()  # type: ignore[attr-defined]
         return int(error.exit_code)
@@ -199,11 +206,12 @@ def corruptions(
     names: Annotated[
         list[str] | None, typer.Argument(metavar="[NAME|./FILE.py ...]", help="these only, such as your own")
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """The corruption operators found, where each comes from, one worked example each."""
-    from specs_data.look.summary import describe_corruptions
+    from specs_data.look.summary import corruptions_json, describe_corruptions
 
-    typer.echo(describe_corruptions(names or ()))
+    typer.echo(corruptions_json(names or ()) if as_json else describe_corruptions(names or ()))
 
 
 @app.command()
@@ -232,11 +240,13 @@ def report(
     target: Target,
     out: Annotated[Path | None, typer.Option("--out", help="the HTML file (default: report.html in the run)")] = None,
     images: Images = None,
+    columns: Columns = None,
 ) -> None:
     """One self-contained HTML page: the funnel, the figures, and the pairs to look at."""
     from specs_data.look.report import report as run
+    from specs_data.recipe import read_columns
 
-    typer.echo(f"wrote {run(target, out, images)}")
+    typer.echo(f"wrote {run(target, out, images, read_columns(columns))}")
 
 
 @app.command()
@@ -244,6 +254,7 @@ def check(
     dataset: Annotated[str, typer.Argument(metavar="DATASET", help="any preference dataset with chosen and rejected")],
     response_format: Annotated[str | None, typer.Option("--format", help="the format it should teach")] = None,
     columns: Columns = None,
+    as_json: AsJson = False,
 ) -> None:
     """Prove, row by row, that a preference dataset is format-only. Exit status 1 if it is not."""
     from specs_data.format import load_format
@@ -251,7 +262,7 @@ def check(
     from specs_data.recipe import read_columns
 
     result = run(dataset, load_format(response_format) if response_format else None, read_columns(columns))
-    typer.echo(str(result))
+    typer.echo(msgspec.json.format(msgspec.json.encode(result), indent=2).decode() if as_json else str(result))
     if not result.ok:
         raise typer.Exit(1)
 
@@ -303,12 +314,13 @@ def push(
 
 
 @app.command()
-def versions(repo_id: Annotated[str, typer.Argument(metavar="REPO_ID")]) -> None:
+def versions(repo_id: Annotated[str, typer.Argument(metavar="REPO_ID")], as_json: AsJson = False) -> None:
     """The tags of a pushed dataset, and what changed between them."""
     from specs_data.share.push import describe_versions
     from specs_data.share.push import versions as run
 
-    typer.echo(describe_versions(run(repo_id)))
+    found = run(repo_id)
+    typer.echo(msgspec.json.encode(found).decode() if as_json else describe_versions(found))
 
 
 @app.command()
@@ -340,7 +352,6 @@ def judge(
 Formats = Annotated[
     list[str] | None, typer.Option("--format", help="response format; again for changed ones, the first is trained on")
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
 
 
 @app.command()

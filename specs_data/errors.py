@@ -98,6 +98,11 @@ def first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(" .")
 
 
+def _package(module: str) -> str:
+    """What is installed to have `module`."""
+    return "google-genai" if module.startswith("google.genai") else module.split(".", maxsplit=1)[0]
+
+
 def require(module: str, extra: str) -> ModuleType:
     """Import `module`, or raise MissingExtra with the command that installs `extra`."""
     try:
@@ -105,4 +110,4 @@ def require(module: str, extra: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.split(".")[0] != module.split(".", maxsplit=1)[0]:
             raise
-        raise MissingExtra(f"{module} is not installed; run: pip install 'specs-data[{extra}]'") from None
+        raise MissingExtra(f"{_package(module)} is not installed; run: pip install 'specs-data[{extra}]'") from None

@@ -29,6 +29,7 @@ import random
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -258,6 +259,9 @@ def _from_file(kind: Kind, path: Path) -> Plugin:
     sys.modules[spec.name] = module  # where inspect and dataclasses look for it
     try:
         spec.loader.exec_module(module)
+    except SyntaxError as error:
+        shown = "".join(traceback.format_exception_only(error)).rstrip()
+        raise PluginFailed(f"{kind} file {path} cannot be loaded:\n{shown}") from error
     except _CRASHES as error:
         raise PluginFailed(f"{kind} file {path} cannot be loaded: {error!r}") from error
     return Plugin(kind, path.stem, str(path), _main(kind, module, path), path)

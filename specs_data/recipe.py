@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 import tomllib
 from collections.abc import Collection, Mapping
@@ -22,6 +23,17 @@ _HEAD = """\
 # The recipe of a build: `specs-data build` reads it, and a flag of the same name beats it.
 # Uncomment what you need. A setting without a default is shown with an example.
 """
+# Words of pydantic's, and ours.
+_WORDS = {
+    "a valid integer": "a whole number",
+    "a valid number": "a number",
+    "a valid string": "a text",
+    "a valid boolean": "true or false",
+    "a valid dictionary": "a table",
+    "a valid tuple": "a list",
+    "greater than or equal to": "at least",
+    "less than or equal to": "at most",
+}
 Settings = TypeVar("Settings", bound=BaseModel)
 
 
@@ -370,7 +382,7 @@ def read_settings(
     try:
         return kind.model_validate(merged)
     except ValidationError as error:
-        raise UserError(_first_fault(error, file)) from None
+        raise UserError(_faults(error, kind, file)) from None
 
 
 def read_columns(text: str | None) -> dict[str, str]:
@@ -444,15 +456,29 @@ def _read(file: Path) -> dict[str, Any]:
         raise UserError(f"the recipe {file} is not valid TOML: {error}") from None
 
 
-def _first_fault(error: ValidationError, file: Path | None) -> str:
-    first = error.errors()[0]
-    setting, *inside = map(str, first["loc"] or ("",))
-    key = ".".join((setting, *inside))
+def _faults(error: ValidationError, kind: type[BaseModel], file: Path | None) -> str:
+    """Every fault of a recipe, in one sentence."""
     where = f" (recipe {file} or a flag)" if file else ""
-    if first["type"] == "extra_forbidden":
-        return f"unknown setting {key!r}{where}; --help lists the settings"
+    return "; ".join(dict.fromkeys(_fault(fault, kind) for fault in error.errors())) + where
+
+
+def _fault(fault: Any, kind: type[BaseModel]) -> str:
+    setting, *inside = map(str, fault["loc"] or ("",))
+    key = ".".join((setting, *inside))
+    if fault["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(setting, kind.model_fields, 1)
+        return f"unknown setting {key!r}" + (f", did you mean {near[0]!r}?" if near else "; --help lists the settings")
     flag = ".".join((setting.replace("_", "-"), *inside))
-    if first["type"] == "missing":
+    if fault["type"] == "missing":
         return f"--{flag} is missing"
-    message = first["msg"].removeprefix("Value error, ")
-    return f"{flag}: {message}{where}" if key else f"{message}{where}"
+    message = _plainly(fault["msg"])
+    return f"{flag}: {message}" if key else message
+
+
+def _plainly(message: str) -> str:
+    """What pydantic says, in words of ours."""
+    message = message.removeprefix("Value error, ").removeprefix("Input ")
+    message = re.sub(r", (unable to parse|got a number with) .*", "", message)
+    for theirs, ours in _WORDS.items():
+        message = message.replace(theirs, ours)
+    return message

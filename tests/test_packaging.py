@@ -71,6 +71,11 @@ def test_the_wheel_alone_does_the_job(built: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_an_index_would_take_both_packages(built: Path) -> None:
+    call(sys.executable, "-m", "twine", "check", "--strict", *built.iterdir())
+
+
+@pytest.mark.slow
 def test_both_packages_hold_what_is_needed(built: Path) -> None:
     (wheel,), (source,) = built.glob("*.whl"), built.glob("*.tar.gz")
     shipped = zipfile.ZipFile(wheel).namelist()

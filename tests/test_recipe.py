@@ -301,11 +301,11 @@ def test_a_corruption_mix_in_toml(tmp_path: Path, text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("polcy = 'a'", r"^unknown setting 'polcy' \(recipe r\.toml or a flag\); --help lists"),
+        ("polcy = 'a'", r"^unknown setting 'polcy', did you mean 'policy'\? \(recipe r\.toml or a flag\)"),
         ("max-tokns = 1", "^unknown setting 'max_tokns'"),
         ("[table]\na = 1", "^unknown setting 'table'"),
         ("samples = 0", "^samples: .*greater than 0"),
-        ("samples = 'many'", "^samples: .*valid integer"),
+        ("samples = 'many'", "^samples: .*a whole number"),
         ("max_tokens = 1.5", "^max-tokens: "),
         ("holdout = 1", "^holdout: .*less than 1"),
         ("temperature = nan", "^temperature: "),

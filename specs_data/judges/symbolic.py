@@ -39,7 +39,8 @@ QUESTIONS_PER_CHILD = 5_000
 DIGITS = 50
 
 _SPENT = 17
-_ALARMS = (signal.SIGPROF, signal.SIGALRM)
+# None where the system has none: there no worker can be started, and that is said when one is needed.
+_ALARMS = tuple(alarm for name in ("SIGPROF", "SIGALRM") if (alarm := getattr(signal, name, None)) is not None)
 _PLAIN_MATH = (
     (
         re.compile(r"(?<![A-Za-z\\])[a-z]\s*\^\s*\{?\s*-1\s*\}?\s*\(([a-z])\)(?=\s*=)"),

@@ -111,16 +111,22 @@ class Shown(Struct, frozen=True):
     rejected: tuple[Piece, ...]
 
 
-def report(path: str | Path, out: str | Path | None = None, images: Path | None = None) -> Path:
+def report(
+    path: str | Path,
+    out: str | Path | None = None,
+    images: Path | None = None,
+    columns: Mapping[str, str] | None = None,
+) -> Path:
     """Write the report of a run or of any preference dataset to the HTML file `out`, and return it. By default it
     is report.html in the run's or the dataset's folder, or here where it has none.
 
-    `images` is the folder of the pictures that rows name, if it is not the dataset's own.
+    `images` is the folder of the pictures that rows name, if it is not the dataset's own, and
+    `columns` names the dataset's own columns for ours.
 
     Without a manifest the page shows what can be counted from the rows. All pairs are on it, 20,000
     at most: the first 200, evenly spread, as elements, and the others compressed. Raises UserError.
     """
-    page = render_report(open_dataset(path, images))
+    page = render_report(open_dataset(path, images), columns)
     out = Path(out or (Path(path) if Path(path).is_dir() else Path()) / "report.html")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -130,7 +136,7 @@ def report(path: str | Path, out: str | Path | None = None, images: Path | None 
     return out
 
 
-def render_report(dataset: Dataset) -> str:
+def render_report(dataset: Dataset, columns: Mapping[str, str] | None = None) -> str:
     """The report as HTML."""
     from jinja2 import Environment, FunctionLoader, StrictUndefined
 
@@ -145,7 +151,7 @@ def render_report(dataset: Dataset) -> str:
     sizes = count_rows(dataset)
     total = sum(sizes.values())
     one = environment.get_template("pair")
-    read = _read(dataset, total, lambda pair: one.render(shown=pair))
+    read = _read(dataset, columns, total, lambda pair: one.render(shown=pair))
     manifest = dataset.manifest or read.counted()
     return environment.get_template("report").render(
         name=one_line(manifest.name or dataset.root.resolve().name),
@@ -201,14 +207,14 @@ class _Read(Struct):
         return Manifest(corruptions=self.kinds, lengths=lengths)
 
 
-def _read(dataset: Dataset, total: int, render: Callable[[Shown], str]) -> _Read:
+def _read(dataset: Dataset, columns: Mapping[str, str] | None, total: int, render: Callable[[Shown], str]) -> _Read:
     """All pairs that the page shows: so many stand in it as elements, evenly spread, and the others packed."""
     inline = set(_spread(total, _PAIRS))
     wanted = inline | set(_spread(total, _MOST))
     known, found, loose = _known(_run_of(dataset)), _Read(), []
     # The more pictures, the smaller: together they may take some ten MB.
     pixels = max(_LEAST_PIXELS, round(_PIXELS * min(1.0, (_PAIRS / max(1, total)) ** 0.5)))
-    for place, pair in enumerate(rows(dataset)):
+    for place, pair in enumerate(rows(dataset, columns=columns)):
         found.kinds[pair.kind] += 1
         found.types[pair.answer_type or "not stated"] += 1
         found.chosen.append(len(pair.chosen))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 
+import msgspec
+
 from specs_data.format import THINK_ANSWER, Part, ResponseFormat
 from specs_data.pairs.manifest import Manifest
 from specs_data.pairs.twin import fault
@@ -58,6 +60,15 @@ def describe_corruptions(names: Sequence[str] = ()) -> str:
         return "\n\n".join(_section("As asked for", THINK_ANSWER, find_corruptions(names)))
     sections = [_section(title, fmt, find_corruptions(drawn=drawn)) for drawn, (title, fmt) in _DRAWN.items()]
     return "\n\n".join(part for section in sections for part in section)
+
+
+def corruptions_json(names: Sequence[str] = ()) -> str:
+    """The same operators as JSON: by name their origin, what they do, and their source's digest."""
+    found = find_corruptions(names) if names else {}
+    for drawn in () if names else _DRAWN:
+        found = {**found, **find_corruptions(drawn=drawn)}
+    described = {name: operator.describe() for name, operator in found.items()}
+    return msgspec.json.format(msgspec.json.encode(described), indent=2).decode()
 
 
 def _section(title: str, fmt: ResponseFormat, corruptions: Mapping[str, Corruption]) -> list[str]:

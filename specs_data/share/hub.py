@@ -151,10 +151,14 @@ def is_transient(error: Exception) -> bool:
 
 def license_of(card: bytes) -> str | None:
     """The license a card states."""
-    for line in card_head(card)[0]:
-        if line.startswith(b"license:"):
-            return line.partition(b":")[2].strip().strip(b"\"'").decode(errors="replace") or None
-    return None
+    from huggingface_hub import DatasetCard
+    from yaml import YAMLError
+
+    try:
+        found = DatasetCard(card.decode(errors="replace"), ignore_metadata_errors=True).data.get("license")
+    except (ValueError, YAMLError):  # a head that is no YAML, or no mapping
+        return None
+    return ", ".join(map(str, found)) if isinstance(found, list) else (str(found) if found else None)
 
 
 def card_head(card: bytes) -> tuple[list[bytes], bytes]:

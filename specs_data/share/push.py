@@ -412,7 +412,11 @@ def _card(dataset: Dataset, license: str | None, published: str | None) -> tuple
     if not card or chosen is None or license_of(card) == chosen:
         return card, chosen if card else license
     head, rest = card_head(card)
-    lines = [line for line in head if not line.startswith(b"license:")]
+    lines, inside = [], False
+    for line in head:  # a license may be a list on lines of its own
+        inside = line.startswith(b"license:") or (inside and line[:1] in (b" ", b"-", b"\t"))
+        if not inside:
+            lines.append(line)
     return b"---\n" + b"\n".join([b"license: " + chosen.encode(), *lines]) + b"\n---\n" + rest, chosen
 
 
