@@ -20,7 +20,7 @@ from specs_data.build.fates import Fates
 from specs_data.format import strip_stop_tokens
 from specs_data.images import suffix
 from specs_data.pairs.manifest import Shard
-from specs_data.places import leading
+from specs_data.places import IMAGE, leading
 from specs_data.records import Pair, Picture, Problem, Rejected, Response, Twin
 from specs_data.rollouts.plan import Plan, pair_id
 from specs_data.rollouts.store import Store
@@ -89,7 +89,8 @@ def write_left_out(left_out: DataFrame, file: Path) -> dict[str, dict[str, int]]
 def _has_interleaved(store: Store, pairs: DataFrame) -> bool:
     """Whether there is a pair whose pictures stand among the text."""
     paired = set(pairs["position"])
-    problems = (_problem(record) for position, record in store.select(_PROBLEMS) if position in paired)
+    records = (record for position, record in store.select(_PROBLEMS) if position in paired)
+    problems = (_problem(record) for record in records if IMAGE.encode() in record)
     return any(leading(chat(problem, None), len(problem.images)) is None for problem in problems)
 
 
