@@ -317,7 +317,19 @@ class Recipe(Staged):
     pairs_per_problem: Positive = _pairing(1, "most pairs per problem", decides="dataset")
     target: Positive | None = _pairing(None, "stop at N pairs", decides="dataset", example=9000)
     rejected_from: str = _pairing(
-        "chosen", "chosen, or a checkpoint whose right responses become the rejected side", decides="pairs"
+        "chosen",
+        "chosen: twins of the chosen responses; or a checkpoint whose right responses are corrupted, as the paper "
+        "does with those of the base model",
+        decides="pairs",
+    )
+    rejected_responses: Path | None = _pairing(
+        None,
+        "responses to corrupt instead of sampling a checkpoint: problem_id and response",
+        decides="pairs",
+        example="base.jsonl",
+    )
+    natural_rejected: bool = _pairing(
+        False, "leave a rejected response that is malformed by itself as it is", decides="pairs"
     )
     pairing: Literal["decoupled", "coupled"] = _pairing(
         "decoupled",

@@ -84,6 +84,8 @@ FLAGS: dict[str, tuple[list[str], Any]] = {
     "pairs_per_problem": (["2"], 2),
     "target": (["100"], 100),
     "rejected_from": (["ckpt/base"], "ckpt/base"),
+    "rejected_responses": (["r.jsonl"], Path("r.jsonl")),
+    "natural_rejected": ([], True),
     "pairing": (["coupled"], "coupled"),
     "corruption": (
         ["shift_tags=2.5", "./mine.py", "./a=b.py=3"], {"shift_tags": 2.5, "./mine.py": 1.0, "./a=b.py": 3.0}
@@ -253,6 +255,8 @@ def test_a_setting_changes_the_keys_of_what_it_decides(name: str, keys: Callable
     if name == "corruption":
         wanted = {"./mine.py": 1.0}
     with_judge = {"judge_model": "openai:other"} if name.startswith(("judge_", "answer_tokens")) else {}
+    if name == "natural_rejected":  # of another policy's responses
+        base["rejected_from"] = "other"
     before = keys(Recipe(**{**base, **with_judge}))
     after = keys(Recipe(**{**base, **with_judge, name: wanted}))
     changed = {stage for stage in STAGES if before[stage] != after[stage]}

@@ -253,7 +253,7 @@ def _read_logs(store: Store, plan: Plan, source: Source, undecided: DataFrame) -
     logs: dict[Stage, DataFrame] = {}
     reached: DataFrame | None = None
     for stage, number in _settings(plan, source).items():
-        log = _read_log(store, stage, number, plan.samples)
+        log = _read_log(store, stage, number, source.most)
         late = undecided.filter(col("stage") == stage).drop("stage").join(log, on=list(_KEY), how="anti")
         late = late if reached is None else late.join(reached, on=list(_KEY), how="semi")
         logs[stage] = pl.concat([log, late], how="diagonal")
@@ -281,13 +281,13 @@ def _others(undecided: DataFrame, logs: Mapping[Stage, DataFrame]) -> DataFrame:
 def _read_served(store: Store, plan: Plan) -> Served:
     """For verdicts and judgements: (model asked for, model that served, rows, prompt and completion tokens).
     Rows may share an answer that was paid for once, here or by another run; see the store's payments."""
-    judgements = {source.judgements for source in (plan.policy, plan.rival) if source}
-    logs: dict[str, tuple[Stage, set[int]]] = {
-        "verification": ("verdicts", {plan.verdicts}),
+    judgements = {source.judgements: source.most for source in (plan.policy, plan.rival) if source}
+    logs: dict[str, tuple[Stage, dict[int, int]]] = {
+        "verification": ("verdicts", {plan.verdicts: plan.policy.most}),
         "judging": ("judgements", judgements),
     }
     return {
-        name: _count_served(pl.concat(_read_service(store, stage, number, plan.samples) for number in settings))
+        name: _count_served(pl.concat(_read_service(store, stage, *one) for one in settings.items()))
         for name, (stage, settings) in logs.items()
         if name in plan.services
     }

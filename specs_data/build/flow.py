@@ -191,11 +191,15 @@ class Flow(Stages):
         return Outcome.LEFT
 
     def _twin(self, sample: Sample, answer: str | None, origin: str) -> Twin:
-        text = sample.response.text
-        if origin != "chosen" and self._plan.fmt.check(text) is not None:
-            return Twin(Rejected(text, None, origin))  # malformed by itself
-        seed = f"{self._plan.recipe.seed}/{sample.problem.id}/{sample.index}"
-        return make_twin(text, answer, self._plan.fmt, self._corruptions, self._weights, seed, origin)
+        text, fmt, recipe = sample.response.text, self._plan.fmt, self._plan.recipe
+        as_it_is = Rejected(text, None, origin) if origin != "chosen" and fmt.check(text) is not None else None
+        if as_it_is and recipe.natural_rejected:
+            return Twin(as_it_is)
+        seed = f"{recipe.seed}/{sample.problem.id}/{sample.index}"
+        twin = make_twin(text, answer, fmt, self._corruptions, self._weights, seed, origin)
+        # One that has nothing to take away, or to which no operator applies, breaks the format by itself.
+        made = as_it_is if as_it_is and twin.rejected and twin.rejected.text == text else twin.rejected
+        return Twin(made or as_it_is, twin.refused)
 
     @staticmethod
     def _nothing(stage: Stage, settings: int, problem: Number, index: Index) -> None:

@@ -105,16 +105,17 @@ class Listing:
             self._expect(number, item.problem)
 
 
-def take_responses(store: Store, file: Path, settings: int) -> None:
-    """Log the responses of `file` as samples, numbered in their order for each problem."""
+def take_responses(store: Store, file: Path, settings: int, stage: str) -> None:
+    """Log the responses of `file` as samples, numbered in their order for each problem. What is wrong with a row is
+    told as of `stage`."""
     taken = array("I")
     for row, found in enumerate(read_responses(file)):
         if isinstance(found, str):
-            store.drop("responses", Position(row), found)
+            store.drop(stage, Position(row), found)
             continue
         number = store.named(found[0])
         if number is None:
-            store.drop("responses", Position(row), "unknown problem_id", found[0])
+            store.drop(stage, Position(row), "unknown problem_id", found[0])
             continue
         taken.extend(repeat(0, number + 1 - len(taken)))
         store.put("samples", settings, number, Index(taken[number]), None, found[1])

@@ -29,7 +29,16 @@ from specs_data.problems import count_problems
 from specs_data.recipe import Recipe
 from specs_data.rollouts.checking import open_checker
 from specs_data.rollouts.demand import OnDemand
-from specs_data.rollouts.plan import Parts, Plan, check_corruptions, make_plan, read_struck, rival_recipe
+from specs_data.rollouts.plan import (
+    Parts,
+    Plan,
+    are_given,
+    check_corruptions,
+    has_own_rival,
+    make_plan,
+    read_struck,
+    rival_recipe,
+)
 from specs_data.rollouts.progress import Figures, Progress, Tracker
 from specs_data.rollouts.sample import sampling
 from specs_data.rollouts.stages import Clock, durable
@@ -117,9 +126,8 @@ async def opened(recipe: Recipe, out: Path, given: Given, manner: Manner) -> Asy
 def _open(
     stack: AsyncExitStack, recipe: Recipe, out: Path, given: Given, store: Store, answers: Answers, manner: Manner
 ) -> Run:
-    given_responses = recipe.responses is not None
     room, loading = asyncio.Semaphore(_WINDOW), Clock()
-    engine = None if given_responses else _on_demand(stack, recipe, loading, given.engine, room)
+    engine = _on_demand(stack, recipe, loading, given.engine, room)
     parts = _open_parts(stack, recipe, given, engine, store, answers)
     plan = replace(make_plan(store, parts), struck=read_struck(out / "struck.txt"))
     if plan.rival is None:  # whose responses may be malformed by themselves
@@ -127,7 +135,7 @@ def _open(
     tally = Tally(manner.go_on)
     flow = Flow(plan, parts, store, answers, stack.enter_context(RuleJudge()), loading, tally)
     rival = engine
-    if recipe.rejected_from != "chosen":
+    if has_own_rival(recipe):
         rival = _on_demand(stack, rival_recipe(recipe), loading, given.rival, room)
     pictures = stack.enter_context(Pictures(out))
     listing = Listing(
@@ -135,7 +143,7 @@ def _open(
         recipe,
         by_rule=parts.judge is None,
         by_service="service" in parts.verifier.settings,
-        expect=None if given_responses else flow.expect,
+        expect=None if are_given(recipe) else flow.expect,
         about_to_read=pictures.note,
     )
     return Run(
@@ -198,7 +206,10 @@ def _open_parts(
 
 def _on_demand(
     stack: AsyncExitStack, recipe: Recipe, loading: Clock, given: Engine | None, room: asyncio.Semaphore
-) -> OnDemand:
+) -> OnDemand | None:
+    if recipe.responses is not None:
+        return None
+
     async def opened() -> Engine:
         if given is not None:
             return given

@@ -46,6 +46,7 @@ from specs_data.recipe import Recipe, differences, dump_recipe, make_recipe
 from specs_data.records import Pair
 from specs_data.rollouts.demand import OnDemand
 from specs_data.rollouts.frames import FATES, PILOT, FrameName, read_frame
+from specs_data.rollouts.plan import Source, are_given
 from specs_data.rollouts.progress import say, told
 from specs_data.rollouts.sample import check_policy
 from specs_data.rollouts.stages import Clock
@@ -167,8 +168,13 @@ def check(
             "no policy: give --policy CKPT (or policy = ... in specs-data.toml), --base-url URL of a server, "
             "or --responses FILE"
         )
+    if recipe.rejected_from != "chosen" and recipe.rejected_responses is not None:
+        raise UserError("--rejected-from and --rejected-responses both say whose responses are rejected; give one")
     if recipe.rejected_from != "chosen" and recipe.responses is not None:
-        raise UserError("--rejected-from CKPT needs a policy that can be sampled, so it cannot go with --responses")
+        raise UserError(
+            "--rejected-from CKPT needs a policy that can be sampled, so it cannot go with --responses; give the "
+            "rejected side as --rejected-responses FILE"
+        )
     # What is handed over is what it says it is, whatever the recipe names.
     judge = verifier_name(recipe) if verifier is None else verifier_label(verifier)
     changes: dict[str, Any] = {"verifier": judge}
@@ -248,23 +254,23 @@ async def _search(run: Run) -> None:
     searches, one after the other: two models seldom fit on one GPU."""
     recipe, listing = run.recipe, run.listing
     positions: AsyncIterator[Position] = listing.rest
-    if recipe.responses is not None:  # they name problems, which must be known before
+    if are_given(recipe):
         positions = each([position async for position in listing.rest])
-        take_responses(run.store, recipe.responses, run.plan.policy.samples)
+        _take_given(run)
 
     def choosing(turn: Turn) -> Quest:
         return Choosing(run.flow, listing, run.engine, recipe.pairs_per_problem, turn)
 
     if run.plan.rival is None:
-        agenda = Agenda(run.plan.samples, recipe.samples_upfront, recipe.target)
+        agenda = Agenda(run.plan.policy.most, recipe.samples_upfront, recipe.target)
         await _play(run, "pairs", agenda, positions, choosing, run.engine)
         return
     target = recipe.target
     while True:
-        agenda = Agenda(run.plan.samples, recipe.samples_upfront, target)
+        agenda = Agenda(run.plan.policy.most, recipe.samples_upfront, target)
         await _play(run, "chosen", agenda, positions, choosing, run.engine)
         await _make_way(run.engine, run.rival)
-        await _search_rejected(run, target)
+        await _search_rejected(run, run.plan.rival, target)
         missing = (recipe.target or 0) - run.fates().pairs.height
         if missing <= 0 or agenda.open or not target or not recipe.target:
             return
@@ -275,14 +281,23 @@ async def _search(run: Run) -> None:
         await _make_way(run.rival, run.engine)
 
 
-async def _search_rejected(run: Run, target: int | None) -> None:
+def _take_given(run: Run) -> None:
+    """Log the responses that exist already, of either side."""
+    recipe, plan = run.recipe, run.plan
+    if recipe.responses is not None:
+        take_responses(run.store, recipe.responses, plan.policy.samples, "responses")
+    if recipe.rejected_responses is not None and plan.rival is not None:
+        take_responses(run.store, recipe.rejected_responses, plan.rival.samples, "rejected")
+
+
+async def _search_rejected(run: Run, rival: Source, target: int | None) -> None:
     """The second search: a response of the rival as the rejected side of each of the first `target` chosen."""
     chosen = run.fates().chosen(run.recipe.pairs_per_problem, target)
 
     def rejecting(turn: Turn) -> Quest:
         return Rejecting(run.flow, run.listing, run.rival, chosen, turn)
 
-    await _play(run, "rejected", Agenda(run.plan.samples), each(list(chosen)), rejecting, run.rival)
+    await _play(run, "rejected", Agenda(rival.most), each(list(chosen)), rejecting, run.rival)
 
 
 async def _play(

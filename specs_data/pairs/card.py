@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from msgspec import Struct
@@ -137,6 +138,8 @@ def ablations(manifest: Manifest) -> list[Ablation]:
     coupled = manifest.setting("pairing") == "coupled"
     verifier = manifest.setting("verifier")
     origin = str(manifest.setting("rejected_from") or "chosen")
+    if manifest.setting("rejected_responses"):
+        origin = Path(str(manifest.setting("rejected_responses"))).stem
     sampled = None if manifest.setting("responses") else manifest.setting("engine")
     policy = manifest.setting("policy") or sampled or "responses that were given"
     return [
@@ -157,8 +160,11 @@ def ablations(manifest: Manifest) -> list[Ablation]:
         ),
         Ablation(
             "What is corrupted?",
-            "the chosen response" if origin == "chosen" else f"a response of {public_name(origin)}",
-            "not varied",
+            "the chosen response: twins, this project's variant"
+            if origin == "chosen"
+            else f"a response of {public_name(origin)}"
+            + (", unless malformed by itself" if manifest.setting("natural_rejected") else ""),
+            "the base model's right answers, malformed or not; not varied",
         ),
     ]
 

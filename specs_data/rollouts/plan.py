@@ -30,6 +30,7 @@ from specs_data.verifiers import Verifier, is_paid
 PROMPT_VERSION = 1
 # The rules of judging; a change of them judges anew.
 JUDGE_VERSION = 3
+_ALL = 1 << 30  # of responses that are given, a problem has as many as there are
 # Settings that decide samples and go on record as what they stand for (a checkpoint's fingerprint, a prompt's
 # digest); all others as they are.
 _OPENED = frozenset({"policy", "responses", "engine", "format", "system_prompt", *Sampling.__struct_fields__})
@@ -71,21 +72,21 @@ class Parts(msgspec.Struct, frozen=True):
 
 
 class Source(msgspec.Struct, frozen=True):
-    """A policy whose responses are in the store: its name in the dataset, what identifies it, and the
-    settings under which its samples and their judgements are logged."""
+    """A policy whose responses are in the store: its name in the dataset, what identifies it, the settings under
+    which its samples and their judgements are logged, and the most responses that a problem gets."""
 
     name: str
     fingerprint: str
     samples: int
     judgements: int
+    most: int
 
 
 class Plan(msgspec.Struct, frozen=True):
     """One run. `rival` writes the rejected responses where they do not come from the chosen; `verifier` is
-    its name in the dataset;
-    `verdicts` and `pairs` are the settings of those stages, as numbers of the store; `samples` is the most
-    responses a problem gets; `services` are the stages that ask a model
-    ("verification", "judging"); `struck` are the ids of pairs that somebody struck out."""
+    its name in the dataset; `verdicts` and `pairs` are the settings of those stages, as numbers of the store;
+    `services` are the stages that ask a model ("verification", "judging"); `struck` are the ids of pairs that
+    somebody struck out."""
 
     recipe: Recipe
     fmt: ResponseFormat
@@ -95,7 +96,6 @@ class Plan(msgspec.Struct, frozen=True):
     verifier: str
     verdicts: int
     pairs: int
-    samples: int
     services: frozenset[str]
     struck: frozenset[str] = frozenset()
 
@@ -120,10 +120,13 @@ def make_plan(store: Store, parts: Parts) -> Plan:
         "judge": {"rules": JUDGE_VERSION, "model": dict(parts.judge.settings) if parts.judge else None},
     }
     rival = _rival(parts, generation)
+    # Which of a rival's responses meets which chosen one depends on what became of all of them.
+    meeting: dict[str, Any] = {"samples": rival, "at_most": recipe.samples, **judging, "verifier": verifier}
+    if not recipe.natural_rejected:
+        meeting["malformed"] = "corrupted"
     pairing = {
         "samples": generation,
-        # Which of a rival's responses meets which chosen one depends on what became of all of them.
-        "rival": {"samples": rival, "at_most": recipe.samples, **judging, "verifier": verifier} if rival else None,
+        "rival": meeting if rival else None,
         "format": judging["format"],
         "pairing": recipe.pairing,
         "corruptions": {name: [parts.weights[name], found.sha256] for name, found in parts.corruptions.items()},
@@ -131,26 +134,28 @@ def make_plan(store: Store, parts: Parts) -> Plan:
     }
 
     def source(name: str, settings: Mapping[str, Any]) -> Source:
+        given = "responses" in settings
         return Source(
             name,
             fingerprint=str(settings.get("policy") or settings.get("responses") or ""),
             samples=store.settings("samples", settings),
             judgements=store.settings("judgements", {"samples": settings, **judging}),
+            most=_ALL if given else recipe.samples,
         )
 
     name = name_of(recipe)
-    other = name if recipe.rejected_from == "chosen" else policy_name(recipe.rejected_from)
+    other = name_of(rival_recipe(recipe)) if has_own_rival(recipe) else name
     asked = {"verification": is_paid(parts.verifier), "judging": parts.judge is not None}
     return Plan(
         recipe=recipe,
         fmt=parts.fmt,
         system=parts.system,
         policy=source(name, generation),
-        rival=source(other, rival) if rival else None,
+        # "chosen" stands for a twin of the chosen response.
+        rival=source("chosen (policy)" if other == "chosen" else other, rival) if rival else None,
         verifier=":".join(filter(None, (label(recipe.verifier or ""), verifier.get("model")))),
         verdicts=store.settings("verdicts", {"samples": generation, "verifier": verifier}),
         pairs=store.settings("pairs", pairing),
-        samples=recipe.samples if recipe.responses is None else 1 << 30,
         services=frozenset(stage for stage, model in asked.items() if model),
     )
 
@@ -162,8 +167,21 @@ def name_of(recipe: Recipe) -> str:
     return recipe.model or (recipe.responses.stem if recipe.responses else label(recipe.engine))
 
 
+def are_given(recipe: Recipe) -> bool:
+    """Whether responses of either side exist already: they name problems, which must be known before."""
+    return recipe.responses is not None or recipe.rejected_responses is not None
+
+
+def has_own_rival(recipe: Recipe) -> bool:
+    """Whether the rejected responses are those of another policy than the chosen ones."""
+    return recipe.rejected_from != "chosen" or recipe.rejected_responses is not None
+
+
 def rival_recipe(recipe: Recipe) -> Recipe:
-    """The recipe that samples the policy of `rejected_from`: at servers another of their models."""
+    """The recipe that samples the policy of `rejected_from`, at servers another of their models; or that takes the
+    `rejected_responses`."""
+    if recipe.rejected_responses is not None:
+        return recipe.model_copy(update={"policy": None, "model": None, "responses": recipe.rejected_responses})
     name = recipe.rejected_from
     model = name if recipe.engine == "openai" else recipe.model
     return recipe.model_copy(update={"policy": name, "model": model})
@@ -171,7 +189,7 @@ def rival_recipe(recipe: Recipe) -> Recipe:
 
 def _rival(parts: Parts, generation: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """What determines the responses that become rejected, where they are not the chosen ones."""
-    if parts.recipe.rejected_from != "chosen":
+    if has_own_rival(parts.recipe):
         return _generation(parts, rival_recipe(parts.recipe), parts.rival)
     return generation if parts.recipe.pairing == "coupled" else None
 

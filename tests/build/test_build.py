@@ -575,6 +575,39 @@ def test_rejected_from_another_policy(tmp_path: Path) -> None:
     assert left_out(tmp_path / "run")["rejected", "wrong answer"] == asked > 0
 
 
+def write_given(file: Path, texts: dict[str, str]) -> Path:
+    file.write_text("".join(json.dumps({"problem_id": name, "response": text}) + "\n" for name, text in texts.items()))
+    return file
+
+
+def test_both_sides_from_files_need_no_model(tmp_path: Path) -> None:
+    problems = write_sums(tmp_path, 30)
+    answers = {f"sum-{number}": f"\\boxed{{{number + 1}}}" for number in range(30)}
+    right = {name: THINK_ANSWER.render(f"It is {name}. {box}", box) for name, box in answers.items()}
+    # Malformed, with tags that an operator can take away.
+    malformed = {name: f"Well. <think>I count {box}.</think>\n<answer>{box}</answer>" for name, box in answers.items()}
+    files = {
+        "responses": write_given(tmp_path / "zero.jsonl", right),
+        "rejected_responses": write_given(tmp_path / "base.jsonl", {**malformed, "nobody": "x"}),
+    }
+    built = build(recipe(problems, **files), tmp_path / "run", quiet=True)
+    rows = rows_of(tmp_path / "run")
+    assert built.count == 30 and check(tmp_path / "run").ok
+    assert {(row["policy"], row["rejected_from"]) for row in rows} == {("zero", "base")}
+    assert len({row["corruption"] for row in rows} - {None}) == 5
+    assert left_out(tmp_path / "run")["rejected", "unknown problem_id"] == 1
+    build(recipe(problems, **files, natural_rejected=True), tmp_path / "run", quiet=True)
+    rows = rows_of(tmp_path / "run")
+    assert {row["corruption"] for row in rows} == {None}
+    assert {row["rejected"][0]["content"] for row in rows} == set(malformed.values())
+
+
+def test_a_rejected_side_has_one_source(tmp_path: Path) -> None:
+    both = {"rejected_from": "base-model", "rejected_responses": Path("base.jsonl")}
+    with pytest.raises(UserError, match="give one"):
+        build(recipe(write_sums(tmp_path, 2), **both), tmp_path / "run", engine=policy(), quiet=True)
+
+
 def test_coupled_pairs_have_a_wrong_rejected_side(tmp_path: Path) -> None:
     problems = write_sums(tmp_path, 40)
     build(recipe(problems, pairing="coupled", samples=16), tmp_path / "run", engine=policy(), quiet=True)
