@@ -29,11 +29,10 @@ from specs_data.judges.answers import boxes
 from specs_data.judges.choices import listed_choices
 from specs_data.judges.numbers import Quantity
 from specs_data.judges.values import Items, read_value
-from specs_data.places import IMAGE, count_places, leading, misplaced, numbered_places, tell, without_first
+from specs_data.pairs.shelf import PICTURE_SUFFIXES, Shelf
 from specs_data.presets import Preset, load_preset
 from specs_data.records import AnswerType, Problem
-from specs_data.shelf import PICTURE_SUFFIXES, Shelf
-from specs_data.texts import chat
+from specs_data.texts import IMAGE, chat, count_places, leading, misplaced, numbered_places, tell, without_first
 
 MAX_TEXT = 100_000
 

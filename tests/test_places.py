@@ -24,12 +24,11 @@ from specs_data.look.check import check
 from specs_data.mini import checkpoint
 from specs_data.pairs.parquet import SCHEMA
 from specs_data.pairs.rows import open_dataset, rows, to_row
-from specs_data.places import count_places, in_blocks, leading, misplaced, placed
 from specs_data.problems import Incoming, read_problems
 from specs_data.records import Message, Problem, Request, Sampling
 from specs_data.share.export import export, export_problems
 from specs_data.share.merge import merge
-from specs_data.texts import Text
+from specs_data.texts import Text, count_places, in_blocks, leading, misplaced, placed
 from specs_data.train.rows import preference_rows, problem_rows
 
 RED, BLUE = picture(1), picture(2)

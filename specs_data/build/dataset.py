@@ -20,11 +20,10 @@ from specs_data.build.fates import Fates
 from specs_data.format import strip_stop_tokens
 from specs_data.images import suffix
 from specs_data.pairs.manifest import Shard
-from specs_data.places import IMAGE, leading
 from specs_data.records import Pair, Picture, Problem, Rejected, Response, Twin
 from specs_data.rollouts.plan import Plan, pair_id
 from specs_data.rollouts.store import Store
-from specs_data.texts import chat
+from specs_data.texts import IMAGE, chat, leading
 
 _problem = msgspec.json.Decoder(Problem).decode
 _response = msgspec.json.Decoder(Response).decode

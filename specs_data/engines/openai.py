@@ -26,8 +26,8 @@ from specs_data.engines.replicas import MOST_SILENCES, Replicas, Server, Silent
 from specs_data.errors import EngineFailed, PromptRefused, SpecsDataError, Undecided, UserError
 from specs_data.images import media_type
 from specs_data.inert import one_line
-from specs_data.places import Piece, placed
 from specs_data.records import Message, Nuclei, Request, Response, Sampling
+from specs_data.texts import Piece, placed
 from specs_data.wire import Answer, Meaning, NoAnswer, Trouble
 
 STRIKES = 8  # failures of one request, each while others were served, until it is given up

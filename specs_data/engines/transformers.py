@@ -26,8 +26,8 @@ from specs_data.engines.images import open_image
 from specs_data.engines.nucleus import P
 from specs_data.engines.refusals import NO_IMAGES, TOO_LONG, check_images, refusal
 from specs_data.errors import EngineFailed, PromptRefused, SpecsDataError, require
-from specs_data.places import in_blocks
 from specs_data.records import Likelihood, Nuclei, Request, Response, Sampling
+from specs_data.texts import in_blocks
 
 if TYPE_CHECKING:
     import torch

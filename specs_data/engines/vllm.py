@@ -28,8 +28,8 @@ from specs_data.engines.nucleus import nuclei_at_top
 from specs_data.engines.refusals import check_images, refusal
 from specs_data.errors import EngineFailed, PromptRefused, Undecided, UserError, require
 from specs_data.inert import one_line
-from specs_data.places import placed
 from specs_data.records import Request, Response, Sampling
+from specs_data.texts import placed
 
 TAKE_IN = 0.25  # seconds for which requests are taken in between two steps of the model
 LINGER = 0.002  # seconds to wait for the next one: a step costs nearly the same for one more

@@ -17,8 +17,8 @@ import pyarrow.parquet as pq
 
 from specs_data.pairs.manifest import Shard
 from specs_data.pairs.rows import TEXT_COLUMNS, Row, to_row
-from specs_data.places import in_blocks
 from specs_data.records import Message, Pair
+from specs_data.texts import in_blocks
 
 IMAGES = pa.list_(pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
 MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))

@@ -22,8 +22,8 @@ from specs_data.files import FIRST_ROWS, SUFFIXES, columns_of, read_inside, read
 from specs_data.files import count_rows as rows_in
 from specs_data.images import MAX_BYTES, image_fault
 from specs_data.pairs.manifest import Manifest, read_manifest
-from specs_data.places import IMAGE, leading, to_content
 from specs_data.records import Message, Pair, Picture, Role
+from specs_data.texts import IMAGE, leading, to_content
 
 Row = dict[str, Any]
 

@@ -26,9 +26,8 @@ from specs_data.images import Unusable, settle, suffix
 from specs_data.pairs.manifest import Manifest
 from specs_data.pairs.parquet import IMAGES, MESSAGES, write_either
 from specs_data.pairs.rows import Dataset, Row, open_dataset, rows, to_row
-from specs_data.places import IMAGE, placed, to_content
 from specs_data.records import Message, Pair, Picture, Problem
-from specs_data.texts import Text, chat
+from specs_data.texts import IMAGE, Text, chat, placed, to_content
 
 _CHARACTERS_PER_TOKEN = 3
 # Words that the loaders read as something else than text, in any turn.

@@ -23,10 +23,9 @@ from specs_data.files import write_whole
 from specs_data.images import Unusable, settle
 from specs_data.pairs import rows as pairs_io
 from specs_data.pairs.parquet import Interleaved, in_text, with_blocks
-from specs_data.places import misplaced, to_content
 from specs_data.problems import Dropped, read_problems
 from specs_data.records import Pair
-from specs_data.texts import Text, chat
+from specs_data.texts import Text, chat, misplaced, to_content
 
 Row = dict[str, Any]
 _BATCH_ROWS = 64

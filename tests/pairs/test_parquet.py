@@ -233,7 +233,7 @@ def test_a_part_of_a_run_has_its_manifest(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_a_run_without_pairs_has_no_dataset(tmp_path: Path) -> None:
     (tmp_path / "dropped.jsonl").write_text('{"stage": "judge", "reason": "wrong answer"}')
-    with pytest.raises(UserError, match="this run has no dataset; .*dropped.jsonl says why"):
+    with pytest.raises(UserError, match="this run has no dataset; specs-data show .* --dropped shows what it left out"):
         open_dataset(tmp_path)
 
 
