@@ -70,7 +70,7 @@ def test_the_reward_is_half_for_format_and_one_for_accuracy() -> None:
 
 
 def test_what_cannot_be_judged_is_left_out_not_wrong() -> None:
-    for gold in ("", "\\sqrt{x^2+1", "10^{10^{10}}"):
+    for gold in ("", "\\sqrt{x^2+1"):
         found, logged = rewards(["<think>a</think><answer>\\sqrt{5}</answer>"], gold, "math")
         assert found == [None] and logged == {"format": 1.0}
 
