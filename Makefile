@@ -50,6 +50,7 @@ test-loop: .venv/dev
 # The real vLLM, on the CPU, in an environment of its own.
 test-vllm: .venv/dev
 	.ci/vllm-env
+	$(BIN)/python tests/elsewhere/smollm/make.py .cache/smollm2
 	.venv-vllm/bin/python -m pytest tests/elsewhere/vllm_engine
 
 # The real loaders of LLaMA-Factory and ms-swift, in environments of their own.

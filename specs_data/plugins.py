@@ -128,6 +128,7 @@ class ModelOptions(Struct, frozen=True):
     base_url: tuple[str, ...] = ()
     model: str | None = None
     concurrency: int | None = None
+    engine_arg: Mapping[str, Any] = {}
 
 
 # Called with --policy (at a server: the model's name), with how to sample it, and with how to hold it, in a thread:

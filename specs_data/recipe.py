@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import re
 import tomllib
 from collections.abc import Collection, Mapping
@@ -58,6 +59,24 @@ def _weighted(value: object) -> object:
         except ValueError:
             raise ValueError(f"{item!r} should be NAME or NAME=WEIGHT") from None
     return mix
+
+
+def _arguments(value: object) -> object:
+    """`["a=1", "b=fp8"]` as a mapping; a value is JSON where it is, else a text."""
+    texts = [value] if isinstance(value, str) else value
+    if not isinstance(texts, list | tuple):
+        return value
+    pairs = [str(text).partition("=") for text in texts]
+    if any(not (name.strip() and equals) for name, equals, _ in pairs):
+        raise ValueError("should look like KEY=VALUE")
+    return {name.strip().replace("-", "_"): _literal(text) for name, _, text in pairs}
+
+
+def _literal(text: str) -> object:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return {"True": True, "False": False}.get(text, text)
 
 
 def paired(value: object) -> object:
@@ -203,6 +222,9 @@ class Recipe(Staged):
     temperature: float = _how(1.0, "sampling temperature", decides="samples", ge=0)
     top_p: float = _how(1.0, "nucleus sampling", decides="samples", gt=0, le=1)
     max_tokens: Positive = _how(2048, "most tokens of one response", decides="samples")
+    prefill: str | None = _how(
+        None, "how every response begins; the policy continues it", decides="samples", example="<think>"
+    )
     seed: int = _how(0, "seed of sampling, corruption and holdout", decides="samples", ge=0)
 
     engine: str = _engine(
@@ -228,20 +250,26 @@ class Recipe(Staged):
     )
     tensor_parallel_size: Positive = _engine(1, "vllm engine: GPUs per model", decides="nothing")
     max_model_len: Positive | None = _engine(
-        None, "vllm engine: longest prompt and response together, in tokens", decides="samples", example=16384
+        None, "vllm engine: longest prompt and response together, in tokens", decides="dataset", example=16384
     )
     gpu_memory_utilization: float | None = _engine(
         None, "vllm engine: share of the GPU's memory", decides="nothing", example=0.9, gt=0, le=1
     )
     dtype: str = _engine("auto", "the weights' type: auto, bfloat16, float16 or float32", decides="samples")
     limit_images: Positive | None = _engine(
-        None, "most images per problem; problems with more are left out", decides="samples", example=4
+        None, "most images per problem; problems with more are left out", decides="dataset", example=4
     )
     min_pixels: Positive | None = _engine(
         None, "images are scaled to at least this many pixels", decides="samples", example=3136
     )
     max_pixels: Positive | None = _engine(
         None, "images are scaled to at most this many pixels", decides="samples", example=1003520
+    )
+    engine_arg: Annotated[dict[str, Any], BeforeValidator(_arguments)] = _engine(
+        {},
+        "vllm engine: KEY=VALUE for vLLM itself, as quantization=fp8; may be repeated",
+        decides="samples",
+        example={"quantization": "fp8"},
     )
     ray: str | None = _engine(
         None, "sample on a Ray cluster: its address, or local", decides="nothing", example="local"

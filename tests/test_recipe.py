@@ -56,6 +56,7 @@ FLAGS: dict[str, tuple[list[str], Any]] = {
     "temperature": (["0.5"], 0.5),
     "top_p": (["0.9"], 0.9),
     "max_tokens": (["99"], 99),
+    "prefill": (["<think> Let"], "<think> Let"),
     "seed": (["5"], 5),
     "batch_size": (["4"], 4),
     "concurrency": (["4"], 4),
@@ -66,6 +67,7 @@ FLAGS: dict[str, tuple[list[str], Any]] = {
     "limit_images": (["2"], 2),
     "min_pixels": (["16"], 16),
     "max_pixels": (["64"], 64),
+    "engine_arg": (["quantization=fp8", "max-num-seqs=4"], {"quantization": "fp8", "max_num_seqs": 4}),
     "ray": (["local"], "local"),
     "replicas": (["2"], 2),
     "verifier": (["rules"], "rules"),
@@ -224,6 +226,12 @@ def keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Recipe], 
             def settings(self, stage: str, settings: Any) -> int:
                 found.setdefault(stage, digest(settings))  # the policy's, not the rival's
                 return 0
+
+            def settings_of(self, stage: str) -> list[tuple[int, Any]]:
+                return []
+
+            def limit(self, *_: object) -> None:
+                """Nothing is on record."""
 
         budget = open_budget(recipe)
         fmt = load_format(recipe.format)

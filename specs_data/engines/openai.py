@@ -17,12 +17,14 @@ from typing import Any
 
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
+from msgspec.structs import replace
 
 from specs_data import wire
 from specs_data.engines import DEFAULTS, ModelOptions
 from specs_data.engines.nucleus import nuclei_at_top
 from specs_data.engines.refusals import BLOCKED, check_images, refusal
-from specs_data.engines.replicas import MOST_SILENCES, Replicas, Server, Silent
+from specs_data.engines.replicas import MOST_SILENCES, PROBE, Replicas, Server, Silent
+from specs_data.engines.templates import Template, fold, opened, tell
 from specs_data.errors import EngineFailed, PromptRefused, SpecsDataError, Undecided, UserError
 from specs_data.images import media_type
 from specs_data.inert import one_line
@@ -44,6 +46,11 @@ EXTRAS: dict[str, Any] = {
     "min_p": 0.0,
     "repetition_penalty": 1.0,
 }
+
+
+_SYSTEM = b'"role":"system"'
+# What servers say whose template takes no system message.
+_NO_SYSTEM = re.compile(r"system (role|message)s?\b.*\bnot (be )?(supported|allowed)|no system (role|message)", re.I)
 
 
 class _Said(Struct):
@@ -83,6 +90,10 @@ class _Reply(Struct):
     usage: _Usage | None = None
 
 
+class _Tokens(Struct):
+    token_strs: tuple[str, ...]
+
+
 class _Model(Struct):
     id: str
 
@@ -104,6 +115,7 @@ class _Settings(Struct, frozen=True):
     sampling: Sampling
     stop: tuple[str, ...]
     extras: Mapping[str, Any]
+    fold: bool = False  # the server's template takes no system message
 
 
 class _Again(Exception):
@@ -175,6 +187,9 @@ class OpenAIEngine:
         self._limit_images = options.limit_images
         self._settings: dict[Sampling, _Settings] = {}
         self._tells = True  # the chances of tokens, until it refuses
+        self._begun = ""  # how every response begins, before what the server says
+        self._opening = asyncio.Lock()
+        self._failure: UserError | None = None
         self._served = 0
 
     @property
@@ -201,7 +216,7 @@ class OpenAIEngine:
                 await asyncio.sleep(self._pause(failed, attempts))
             else:
                 self._served += 1
-                return response
+                return response if request.prefill else replace(response, text=self._begun + response.text)
 
     async def close(self) -> None:
         """Close the connections."""
@@ -223,12 +238,23 @@ class OpenAIEngine:
         return names[0]
 
     async def _open(self, sampling: Sampling) -> None:
-        if not self._model:
-            self._model = await self.only_model()
-        if sampling not in self._settings:
-            self._settings[sampling] = self._make_settings(sampling, sampling.stop, EXTRAS)
+        async with self._opening:
+            if self._failure is not None:  # whoever waited to be the next to ask need not
+                raise self._failure
+            if not self._model:
+                try:
+                    self._model = await self.only_model()
+                except UserError as error:
+                    self._failure = error
+                    raise
+            if not self._settings:
+                self._begun = await self._opened()
+            if sampling not in self._settings:
+                self._settings[sampling] = self._make_settings(sampling, sampling.stop, EXTRAS)
 
-    def _make_settings(self, sampling: Sampling, stop: tuple[str, ...], extras: Mapping[str, Any]) -> _Settings:
+    def _make_settings(
+        self, sampling: Sampling, stop: tuple[str, ...], extras: Mapping[str, Any], fold: bool = False
+    ) -> _Settings:
         fields: dict[str, Any] = {
             "model": self._model,
             "temperature": sampling.temperature,
@@ -238,10 +264,27 @@ class OpenAIEngine:
             **extras,
             **self._pixels,
         }
-        return _Settings(msgspec.json.encode(fields)[:-1] + b',"messages":[', sampling, stop, extras)
+        return _Settings(msgspec.json.encode(fields)[:-1] + b',"messages":[', sampling, stop, extras, fold)
+
+    async def _opened(self) -> str:
+        """What the server's chat template writes at the beginning of a response. vLLM tells how it ends a prompt."""
+        chat = [{"role": "user", "content": "?"}]
+        said = {"model": self._model, "messages": chat, "add_generation_prompt": True, "return_token_strs": True}
+        for server in self._replicas.servers:
+            try:
+                url = server.chat.with_path("/tokenize")
+                answer = await wire.ask(self._replicas.session, url, msgspec.json.encode(said), seconds=PROBE)
+                tokens = msgspec.json.decode(answer.content, type=_Tokens).token_strs
+            except (NoAnswer, msgspec.DecodeError, UnicodeDecodeError):
+                continue
+            # Byte-level tokenizers write a line break and a space as letters of their own.
+            return opened("".join(tokens[-8:]).replace("\u010a", "\n").replace("\u0120", " "))
+        return ""
 
     def _messages(self, request: Request) -> bytes:
         """The part of the body that belongs to one request."""
+        if any(settings.fold for settings in self._settings.values()):
+            request = fold(request)
         count = len(request.images)
         check_images(count, self._limit_images)
         placing = zip(request.messages, placed(request.messages, count), strict=True)
@@ -294,7 +337,7 @@ class OpenAIEngine:
         if answer.means is Meaning.REFUSED and b"logprobs" in answer.content and body.endswith(_CHANCES + b"}"):
             self._tells = False
             raise _Again(settings)
-        raise self._fault(server, settings, answer)
+        raise self._fault(server, settings, answer, messages)
 
     def _silent(self, server: Server, silent: Silent) -> Exception:
         silence = self._replicas.silence
@@ -319,12 +362,12 @@ class OpenAIEngine:
             raise _Failed(f"{server.name} sent a response without text ({choice.finish_reason})")
         text = _kept_stop(choice, settings.stop)
         if text is None:
-            raise _Again(self._make_settings(settings.sampling, (), settings.extras))
+            raise _Again(self._make_settings(settings.sampling, (), settings.extras, settings.fold))
         usage = reply.usage or _Usage()
         tokens = usage.prompt_tokens or 0, usage.completion_tokens or 0
         return Response(text, choice.finish_reason or "stop", *tokens, _nuclei(choice))
 
-    def _fault(self, server: Server, settings: _Settings, answer: Answer) -> Exception:
+    def _fault(self, server: Server, settings: _Settings, answer: Answer, messages: bytes) -> Exception:
         """What an answer without a response means."""
         means, words = answer.means, self._words(answer)
         if means.passes or means is Meaning.CONFLICT:
@@ -338,17 +381,21 @@ class OpenAIEngine:
                 fault=EngineFailed(f"{server.name} asks to wait {pause:.0f} s: {words}") if long else None,
             )
         if means is Meaning.REFUSED:
-            return self._refused(server, settings, words)
+            return self._refused(server, settings, words, messages)
         fault = self._mistake(server, answer)
         fault = fault or UserError(f"{server.name} refuses requests ({answer.status}: {words})")
         return _Failed(str(fault), strike=False, fault=fault)
 
-    def _refused(self, server: Server, settings: _Settings, said: str) -> Exception:
+    def _refused(self, server: Server, settings: _Settings, said: str, messages: bytes) -> Exception:
         if any(re.search(rf"\b{name}\b", said) for name in settings.extras):
             # A server that knows only OpenAI's parameters would also cut stop strings without a word.
-            return _Again(self._make_settings(settings.sampling, (), {}))
+            return _Again(self._make_settings(settings.sampling, (), {}, settings.fold))
         if re.search(r"continue_final_message|add_generation_prompt|last message", said):
             return UserError(f"{server.name} cannot go on from the first words of a response ({said})")
+        if _SYSTEM in messages and _NO_SYSTEM.search(said):
+            if not any(known.fold for known in self._settings.values()):
+                tell(Template(system=False), self._model)
+            return _Again(self._make_settings(settings.sampling, settings.stop, settings.extras, fold=True))
         if self._pixels and "mm_processor_kwargs" in said:
             return UserError(f"{server.name} takes no pixel limits ({said}): set them where the server is started")
         return refusal(said)

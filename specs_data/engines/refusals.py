@@ -10,6 +10,8 @@ BROKEN_IMAGE = "an image cannot be read"
 BLOCKED = "blocked"
 NO_IMAGES = "the policy takes no images"
 OTHER = "the engine cannot serve it"
+# Those that may be otherwise with another setting, of the recipe or of a server: no prompt's own fault.
+OF_A_SETTING = (TOO_LONG, TOO_MANY_IMAGES, NO_IMAGES, OTHER)
 
 # Words by which vLLM, SGLang and hosted services tell what they refuse.
 _TELL = (

@@ -25,9 +25,10 @@ from specs_data.engines.checkpoint import load_model, load_processor, tokenizer_
 from specs_data.engines.images import open_image
 from specs_data.engines.nucleus import P
 from specs_data.engines.refusals import NO_IMAGES, TOO_LONG, check_images, refusal
+from specs_data.engines.templates import fold, learn, tell
 from specs_data.errors import EngineFailed, PromptRefused, SpecsDataError, require
 from specs_data.records import Likelihood, Nuclei, Request, Response, Sampling
-from specs_data.texts import in_blocks
+from specs_data.texts import in_blocks, placed
 
 if TYPE_CHECKING:
     import torch
@@ -68,9 +69,16 @@ class TransformersEngine:
         self._processor: Any = load_processor(checkpoint, options.min_pixels, options.max_pixels)
         self._tokenizer: Any = tokenizer_of(self._processor)
         self._sees = self._processor is not self._tokenizer
+        if self._tokenizer.pad_token is None:  # whatever fills a batch up is masked
+            self._tokenizer.pad_token = self._tokenizer.eos_token or self._tokenizer.convert_ids_to_tokens(0)
+        self._template = learn(self._render, checkpoint, parts=self._sees)
+        tell(self._template, checkpoint)
         self._model: Any = load_model(checkpoint, options.dtype)
         self._context: int = getattr(self._model.config.get_text_config(), "max_position_embeddings", 1 << 30)
         self._ends = _end_tokens(self._model, self._tokenizer)
+        # What a checkpoint's generation_config.json sets (Qwen2.5-VL: a penalty on repetition) would fill in what a
+        # call leaves open. How the policy is sampled is for the recipe to say.
+        self._model.generation_config = require("transformers", "transformers").GenerationConfig()
         self._closing_tokens: dict[tuple[str, ...], Any] = {}
         self._waiting: deque[_Job] = deque()
         self._wake = threading.Condition()
@@ -93,7 +101,7 @@ class TransformersEngine:
             raise PromptRefused(NO_IMAGES)
         check_images(len(request.images), self._limit_images)
         images = await asyncio.to_thread(_decode, request.images) if request.images else ()
-        job = _Job(request, images, Future(), text)
+        job = _Job(request if self._template.system else fold(request), images, Future(), text)
         with self._wake:
             if self._closed:
                 raise EngineFailed("the transformers engine is closed")
@@ -174,6 +182,8 @@ class TransformersEngine:
         responses = []
         for job, row, counted, left in zip(jobs, rows, sizes, room, strict=True):
             response = self._respond(row[:left], sampling.stop, self._context - left)
+            if not job.request.prefill:
+                response = replace(response, text=self._template.opened + response.text)
             responses.append(_with_nuclei(response, counted) if job.request.nuclei else response)
         return responses
 
@@ -197,15 +207,27 @@ class TransformersEngine:
 
     def _encode(self, jobs: Sequence[_Job]) -> Any:
         """Tensors of the prompts, padded on the left."""
-        chats = [_blocks(job) if self._sees else _plain(job) for job in jobs]
-        prompts = self._processor.apply_chat_template(chats, tokenize=False, add_generation_prompt=True)
         # As it would stand there had the policy written it: templates may rewrite what they are given.
-        texts = [prompt + job.request.prefill + job.text for prompt, job in zip(prompts, jobs, strict=True)]
+        texts = [self._prompt(job) + job.request.prefill + job.text for job in jobs]
         images = {"images": [list(job.images) for job in jobs]} if jobs[0].images else {}
         # The chat template has written all special tokens, the beginning of the text included.
         return self._processor(
             text=texts, **images, add_special_tokens=False, padding=True, padding_side="left", return_tensors="pt"
         )
+
+    def _prompt(self, job: _Job) -> str:
+        if self._template.parts:
+            prompt = self._render(_blocks(job))
+        else:
+            # A template that takes only text has no word for a picture: the token for one goes where it belongs.
+            token = getattr(self._processor, "image_token", "") if job.images else ""
+            prompt = self._render(_plain(job, token))
+        # First words that are given take the place of those that a template has.
+        return prompt.removesuffix(self._template.opened) if job.request.prefill else prompt
+
+    def _render(self, chat: list[dict[str, Any]]) -> str:
+        prompt: str = self._processor.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+        return prompt
 
     def _sample(
         self, inputs: Any, sampling: Sampling, requests: Sequence[Request], room: int
@@ -367,8 +389,13 @@ def _placeholders(config: Any) -> list[int]:
     return [getattr(config, name) for name in names if isinstance(getattr(config, name, None), int)]
 
 
-def _plain(job: _Job) -> list[dict[str, str]]:
-    return [{"role": message.role, "content": message.content} for message in job.request.messages]
+def _plain(job: _Job, picture: str = "") -> list[dict[str, Any]]:
+    """The messages as texts, with the token of a `picture` where each one stands."""
+    messages = job.request.messages
+    return [
+        {"role": message.role, "content": "".join(each if isinstance(each, str) else picture for each in pieces)}
+        for message, pieces in zip(messages, placed(messages, len(job.images)), strict=True)
+    ]
 
 
 def _blocks(job: _Job) -> list[dict[str, Any]]:

@@ -23,9 +23,11 @@ from typing import Any
 from msgspec import Struct
 
 from specs_data.engines import DEFAULTS, ModelOptions
+from specs_data.engines.checkpoint import adapter_base, adapter_rank, check_whole
 from specs_data.engines.images import open_image
 from specs_data.engines.nucleus import nuclei_at_top
 from specs_data.engines.refusals import check_images, refusal
+from specs_data.engines.templates import Template, fold, learn, tell
 from specs_data.errors import EngineFailed, PromptRefused, Undecided, UserError, require
 from specs_data.inert import one_line
 from specs_data.records import Request, Response, Sampling
@@ -33,6 +35,7 @@ from specs_data.texts import placed
 
 TAKE_IN = 0.25  # seconds for which requests are taken in between two steps of the model
 LINGER = 0.002  # seconds to wait for the next one: a step costs nearly the same for one more
+LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM has room for
 DECODERS = 4  # threads that open images
 TOP = 20  # likeliest tokens whose chances vLLM tells, its own default limit
 DECODED = 16  # requests whose images are opened ahead: they take megabytes each
@@ -53,8 +56,9 @@ class VLLMEngine:
 
     `max_model_len` bounds prompt and response together, in tokens; `tensor_parallel_size` is the
     number of GPUs; `gpu_memory_utilization` the share of their memory. `min_pixels` and `max_pixels`
-    bound the size images are scaled to, for models whose processor has such bounds. What is
-    `further` given goes to `vllm.LLM` as they are. What is None is vLLM's default.
+    bound the size images are scaled to, for models whose processor has such bounds. `engine_arg` and what is
+    `further` given go to `vllm.LLM` as they are. What is None is vLLM's default. A PEFT adapter's folder is its base
+    with the adapter.
     """
 
     def __init__(
@@ -81,9 +85,20 @@ class VLLMEngine:
             "mm_processor_kwargs": _given(min_pixels=options.min_pixels, max_pixels=options.max_pixels) or None,
             "limit_mm_per_prompt": {"video": 0} | _given(image=options.limit_images),
         }
-        settings = _given(**chosen) | further
+        base = adapter_base(checkpoint)
+        check_whole(base or checkpoint)
+        self._template = Template()
+        self._lora: Any = None
+        if base is not None:
+            lora: Any = require("vllm.lora.request", "vllm")
+            self._lora = lora.LoRARequest("policy", 1, str(checkpoint))
+            rank = next((each for each in LORA_RANKS if each >= adapter_rank(checkpoint)), LORA_RANKS[-1])
+            chosen |= {"enable_lora": True, "max_lora_rank": rank}
+        settings = _given(**chosen) | further | dict(options.engine_arg)
         started: Future[int] = Future()
-        self._thread = threading.Thread(target=self._run, args=(str(checkpoint), settings, started), daemon=True)
+        self._thread = threading.Thread(
+            target=self._run, args=(str(base or checkpoint), settings, started), daemon=True
+        )
         self._thread.start()
         # Half as many again as run at once: the next ones wait inside vLLM, prepared.
         self.concurrency = started.result() * 3 // 2
@@ -94,7 +109,7 @@ class VLLMEngine:
         check_images(len(request.images), self._limit_images)
         if self._failure is not None:
             raise self._failure
-        job = _Job(request, Future())
+        job = _Job(request if self._template.system else fold(request), Future())
         if request.images:
             self._decoders.submit(self._open_images, job)
         else:
@@ -134,6 +149,7 @@ class VLLMEngine:
         waiting: dict[str, _Job] = {}
         try:
             llm = _start(checkpoint, settings)
+            self._template = _template(llm, checkpoint)
         except BaseException as error:  # whatever it is, the caller is waiting for it
             started.set_exception(error)
             return
@@ -143,7 +159,7 @@ class VLLMEngine:
         started.set_result(int(llm.llm_engine.vllm_config.scheduler_config.max_num_seqs))
         try:
             while self._take_in(llm, waiting):
-                _deliver(llm.llm_engine.step(), waiting)
+                _deliver(llm.llm_engine.step(), waiting, self._template.opened)
             self._failure = EngineFailed("the vLLM engine is closed")
         except Exception as error:  # vLLM raises RuntimeErrors of many kinds when it is beyond repair
             self._failure = self._failure or EngineFailed(f"vLLM broke down: {_one_line(error)}")
@@ -187,7 +203,7 @@ class VLLMEngine:
         chat, params = _messages(request, job.images), _params(request.sampling or self._sampling, request)
         going_on = {"continue_final_message": True, "add_generation_prompt": False} if request.prefill else {}
         try:
-            (job.id,) = llm.enqueue_chat([chat], params, use_tqdm=False, **going_on)
+            (job.id,) = llm.enqueue_chat([chat], params, use_tqdm=False, lora_request=self._lora, **going_on)
             waiting[_number(job.id)] = job
         except Exception as error:
             if type(error).__name__ == "EngineDeadError":
@@ -233,6 +249,20 @@ def _start(checkpoint: str, settings: dict[str, Any]) -> Any:
     return llm
 
 
+def _template(llm: Any, checkpoint: str) -> Template:
+    """The ways of the chat template. Whether it takes parts vLLM sees by itself."""
+    tokenizer = llm.get_tokenizer()
+    if not getattr(tokenizer, "chat_template", None):  # it is the processor's
+        return Template()
+    template = learn(
+        lambda chat: tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True),
+        checkpoint,
+        parts=False,
+    )
+    tell(template, checkpoint)
+    return template
+
+
 def _params(sampling: Sampling, request: Request) -> Any:
     vllm = require("vllm", "vllm")
     # vLLM tells chances as they are at temperature 1; at 0 there is nothing to tell.
@@ -270,7 +300,8 @@ def _messages(request: Request, images: list[dict[str, Any]]) -> list[dict[str, 
     return messages
 
 
-def _deliver(outputs: list[Any], waiting: dict[str, _Job]) -> None:
+def _deliver(outputs: list[Any], waiting: dict[str, _Job], beginning: str) -> None:
+    """Give the responses, each with the `beginning` that its prompt had already, to those who wait for them."""
     for output in outputs:
         job = waiting.pop(_number(output.request_id), None) if output.finished else None
         if job is None:
@@ -282,7 +313,8 @@ def _deliver(outputs: list[Any], waiting: dict[str, _Job]) -> None:
         tokens = len(output.prompt_token_ids or ()), len(best.token_ids)
         top = [[chance.logprob for chance in chances.values() if chance.rank <= TOP] for chances in best.logprobs or ()]
         nuclei = nuclei_at_top(top) if top else None
-        _settle(job.response, Response(best.text, best.finish_reason or "stop", *tokens, nuclei))
+        text = best.text if job.request.prefill else beginning + best.text
+        _settle(job.response, Response(text, best.finish_reason or "stop", *tokens, nuclei))
 
 
 def _settle(future: Future[Any], outcome: object) -> None:

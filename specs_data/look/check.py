@@ -93,6 +93,14 @@ def check(path: str | Path, fmt: ResponseFormat | None = None, columns: Mapping[
     return tally.result((dataset.manifest or Manifest()).setting("pairing"), fmt)
 
 
+# Tokens by which templates begin and end turns: a trainer would read them as such.
+_CONTROL = re.compile(
+    r"<\|(?:im_start|im_end|im_sep|endoftext|end_of_text|begin_of_text|start_header_id|end_header_id|eot_id|eom_id|end|"
+    r"user|assistant|system|return|vision_start|vision_end|image_pad|video_pad)\|>"
+    r"|<(?:start|end)_of_turn>|\[/?INST\]|<\uff5c[^<>\uff5c]{1,40}\uff5c>"
+)
+
+
 class _Tally:
     """What is counted on the way."""
 
@@ -123,6 +131,9 @@ class _Tally:
 
 def _faults(pair: Pair, fmt: ResponseFormat, judge: RuleJudge, tally: _Tally) -> Iterator[str]:
     """Why a row is not format-only."""
+    control = _CONTROL.search(pair.chosen)
+    if control is not None:
+        yield f"chosen has a control token of chat templates in it: {one_line(control[0], 40)}"
     broken = fmt.check(pair.chosen)
     if broken is not None:
         yield f"chosen breaks the format: {broken}"

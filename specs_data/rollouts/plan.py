@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from specs_data.engines import Engine
+from specs_data.engines.refusals import OF_A_SETTING
 from specs_data.errors import UserError
 from specs_data.format import ResponseFormat
 from specs_data.judges.model import ModelJudge
@@ -22,7 +23,7 @@ from specs_data.recipe import Recipe, deciding
 from specs_data.records import Sampling
 from specs_data.rollouts.responses import file_digest
 from specs_data.rollouts.sample import policy_fingerprint, policy_name, sampling
-from specs_data.rollouts.store import Store
+from specs_data.rollouts.store import Stage, Store, digest
 from specs_data.texts import Text
 from specs_data.verifiers import Verifier, is_paid
 
@@ -33,6 +34,12 @@ JUDGE_VERSION = 3
 _ALL = 1 << 30  # of responses that are given, a problem has as many as there are
 # Settings that decide samples and go on record as what they stand for (a checkpoint's fingerprint, a prompt's
 # digest); all others as they are.
+# They decide which prompts are answered, and not what the answers are. In the keys they stand for nothing, as in those
+# of stores that were written without them.
+_LIMITS = frozenset({"limit_images", "max_model_len"})
+# Before the reason why an engine or a service does not answer; it stands in the store.
+REFUSED = "refused: "
+_OF_A_SETTING = [REFUSED + reason for reason in OF_A_SETTING]
 _OPENED = frozenset({"policy", "responses", "engine", "format", "system_prompt", *Sampling.__struct_fields__})
 
 
@@ -80,6 +87,7 @@ class Source(msgspec.Struct, frozen=True):
     samples: int
     judgements: int
     most: int
+    served: bool = False  # by a server, whose own limits may be others by the next run
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -133,14 +141,17 @@ def make_plan(store: Store, parts: Parts) -> Plan:
         "seed": recipe.seed,
     }
 
-    def source(name: str, settings: Mapping[str, Any]) -> Source:
-        given = "responses" in settings
+    def source(name: str, settings: Mapping[str, Any], engine: Engine | None) -> Source:
+        samples = _number(store, "samples", settings)
+        served = recipe.engine == "openai" and engine is None
+        store.limit(samples, None if served else {name: getattr(recipe, name) for name in _LIMITS}, _OF_A_SETTING)
         return Source(
             name,
             fingerprint=str(settings.get("policy") or settings.get("responses") or ""),
-            samples=store.settings("samples", settings),
-            judgements=store.settings("judgements", {"samples": settings, **judging}),
-            most=_ALL if given else recipe.samples,
+            samples=samples,
+            judgements=_number(store, "judgements", {"samples": settings, **judging}),
+            most=_ALL if "responses" in settings else recipe.samples,
+            served=served,
         )
 
     name = name_of(recipe)
@@ -150,14 +161,33 @@ def make_plan(store: Store, parts: Parts) -> Plan:
         recipe=recipe,
         fmt=parts.fmt,
         system=parts.system,
-        policy=source(name, generation),
+        policy=source(name, generation, parts.engine),
         # "chosen" stands for a twin of the chosen response.
-        rival=source("chosen (policy)" if other == "chosen" else other, rival) if rival else None,
+        rival=source("chosen (policy)" if other == "chosen" else other, rival, parts.rival) if rival else None,
         verifier=":".join(filter(None, (label(recipe.verifier or ""), verifier.get("model")))),
-        verdicts=store.settings("verdicts", {"samples": generation, "verifier": verifier}),
-        pairs=store.settings("pairs", pairing),
+        verdicts=_number(store, "verdicts", {"samples": generation, "verifier": verifier}),
+        pairs=_number(store, "pairs", pairing),
         services=frozenset(stage for stage, model in asked.items() if model),
     )
+
+
+def _number(store: Store, stage: Stage, record: Mapping[str, Any]) -> int:
+    """The number of these settings of a stage, with the results of stores of before, which took limits for a part
+    of them."""
+    number = store.settings(stage, record)
+    for other, known in store.settings_of(stage):
+        if other != number and digest(_without_limits(known)) == digest(record):
+            store.move(stage, other, number, leaving=_OF_A_SETTING if stage == "samples" else ())
+    return number
+
+
+def _without_limits(record: Any) -> Any:
+    if isinstance(record, list):
+        return [_without_limits(each) for each in record]
+    if not isinstance(record, dict):
+        return record
+    within = {name: _without_limits(value) for name, value in record.items()}
+    return within | dict.fromkeys(_LIMITS) if within.keys() >= _LIMITS else within
 
 
 def name_of(recipe: Recipe) -> str:
@@ -204,5 +234,15 @@ def _generation(parts: Parts, recipe: Recipe, engine: Engine | None) -> dict[str
         "system": parts.system.sha256 if parts.system else None,
         "prompt": PROMPT_VERSION,
         "sampling": msgspec.to_builtins(sampling(recipe, parts.fmt)),
-        **{name: getattr(recipe, name) for name in deciding("samples") if name not in _OPENED},
+        **_said(
+            {name: getattr(recipe, name) for name in deciding("samples") if name not in _OPENED},
+            "engine_arg",
+            "prefill",
+        ),
+        **dict.fromkeys(_LIMITS),
     }
+
+
+def _said(settings: dict[str, Any], *later: str) -> dict[str, Any]:
+    """`settings` without those of the `later` ones that are not set: stores of before know nothing of them."""
+    return {name: value for name, value in settings.items() if value or name not in later}

@@ -21,11 +21,12 @@ def make_request(
     system: Text | None,
     seed: int,
     nuclei: bool = False,
+    prefill: str = "",
 ) -> Request:
     """The request for the `index`-th response. Its seed depends on the recipe's seed, the problem's
     id and the index alone, so that a response does not depend on what else is sampled. Nor does it on whether its
     `nuclei` are wanted with it."""
-    return Request(chat(problem, system), images, sample_seed(seed, problem.id, index), nuclei)
+    return Request(chat(problem, system), images, sample_seed(seed, problem.id, index), nuclei, prefill)
 
 
 def sample_seed(seed: int, problem_id: str, index: int) -> int:

@@ -15,15 +15,17 @@ from contextlib import asynccontextmanager
 from typing import Any, Self, TypeVar
 
 import msgspec
+from msgspec.structs import replace
 
 from specs_data.engines import Engine
+from specs_data.engines.refusals import OF_A_SETTING
 from specs_data.errors import ItemRefused, PromptRefused, Undecided, UserError, first_error
 from specs_data.judges.answers import final_answer
 from specs_data.judges.model import ModelJudge
 from specs_data.judges.rules import RuleJudge
 from specs_data.loop import asked_for
 from specs_data.records import Judged, Judgement, Problem, Response, Sample, Verdict
-from specs_data.rollouts.plan import Parts, Plan, Source
+from specs_data.rollouts.plan import REFUSED, Parts, Plan, Source
 from specs_data.rollouts.sample import make_request
 from specs_data.rollouts.store import Answers, Index, Number, Stage, Store, digest
 from specs_data.rollouts.watch import Watch
@@ -34,7 +36,6 @@ logger = logging.getLogger(__name__)
 # Why a response is left out: these words stand in the store.
 WRONG = "wrong answer"
 FORMAT = "format: "
-REFUSED = "refused: "
 # So many refusals without one response are no fault of the prompts.
 MOST_REFUSALS = 64
 
@@ -133,10 +134,13 @@ class Stages:
             return Sample(problem, index, _response(row[1])) if row[0] is None else None
         if engine is None:
             return None
-        request = make_request(problem, index, self._images(problem), self._plan.system, self._plan.recipe.seed, nuclei)
+        recipe, prefill = self._plan.recipe, self._plan.recipe.prefill or ""
+        request = make_request(problem, index, self._images(problem), self._plan.system, recipe.seed, nuclei, prefill)
         try:
             with self.clocks["generate"]:
                 response = await engine.generate(request)
+            if prefill:
+                response = replace(response, text=prefill + response.text)
         except PromptRefused as refusal:
             refused = self._refused[source.samples]
             refused.append((number, index, refusal))
@@ -276,6 +280,8 @@ class Stages:
             )
         for number, index, refusal in refused:
             self._put("samples", source.samples, number, index, REFUSED + refusal.reason, refusal.detail)
+            if source.served and refusal.reason in OF_A_SETTING:
+                self._undecided("samples", number, index, refusal.reason)  # the run is not finished
 
     def _give_up(self, stage: Stage, settings: int, number: Number, index: Index, undecided: Undecided) -> None:
         """A service gave no usable answer. That it will not answer about this item is put on record, so that it is

@@ -3,7 +3,8 @@
 Each stage's log is keyed by (settings, problem, index). `settings` stands for everything that
 determines that stage's result, so a changed setting never returns an old result and never repeats
 the work of a stage it does not concern. A row whose `reason` is NULL goes on to the next stage;
-otherwise `reason` says why it was left out. Rows are never changed.
+otherwise `reason` says why it was left out. Rows are never changed; only refusals under a limit that is another now
+are forgotten.
 
 A commit reaches the operating system at once, so killing the process costs only what was in flight;
 `sync` makes it safe against a power failure as well. A write that fails ends the store: what SQLite rolls back
@@ -60,6 +61,8 @@ _SCHEMA = (
     "CREATE TABLE IF NOT EXISTS seconds (stage TEXT PRIMARY KEY, spent REAL)",
     "CREATE TABLE IF NOT EXISTS payments (stage TEXT, model TEXT, served TEXT, prompt_tokens INTEGER, "
     "completion_tokens INTEGER, batch INTEGER, dollars REAL, sum INTEGER)",
+    # The limits under which prompts were refused, by the settings of their samples.
+    "CREATE TABLE IF NOT EXISTS limits (settings INTEGER PRIMARY KEY, record BLOB)",
     *(
         f"CREATE TABLE IF NOT EXISTS {stage} (settings INTEGER, problem INTEGER, idx INTEGER, reason TEXT, "
         "record BLOB, sum INTEGER)"
@@ -117,6 +120,7 @@ class Store:
     def _prepare(self) -> None:
         """Lock the file, bring it to this version, and look whether it is sound."""
         execute = self._db.execute
+        self._db.create_function("row_sum", 6, lambda stage, *row: checksum(stage, row[:4], row[4]))
         execute("PRAGMA page_size = 8192")
         execute("PRAGMA locking_mode = EXCLUSIVE")
         execute("PRAGMA journal_mode = WAL")
@@ -207,6 +211,31 @@ class Store:
         """The digest of the settings with this number, which is the same in every store."""
         row: tuple[bytes] = self._execute("SELECT digest FROM settings WHERE id = ?", (number,)).fetchone()
         return row[0]
+
+    def settings_of(self, stage: str) -> list[tuple[int, Any]]:
+        """All settings of a stage: their numbers and their records, as JSON has them."""
+        rows = self._execute("SELECT id, record FROM settings WHERE stage = ? ORDER BY id", (stage,)).fetchall()
+        return [(number, msgspec.json.decode(record)) for number, record in rows]
+
+    def move(self, stage: Stage, old: int, new: int, leaving: Sequence[str] = ()) -> None:
+        """Log what is there under the `old` settings under the `new` ones, but for rows with one of these reasons."""
+        left = ", ".join("?" * len(leaving))
+        self._append(
+            f"UPDATE OR IGNORE {stage} SET settings = ?, sum = row_sum('{stage}', ?, problem, idx, reason, record) "
+            f"WHERE settings = ? AND (reason IS NULL OR reason NOT IN ({left}))",
+            (new, new, old, *leaving),
+        )
+
+    def limit(self, settings: int, limits: Mapping[str, Any] | None, reasons: Sequence[str]) -> None:
+        """Samples with these settings are asked for within `limits`: refusals for one of these `reasons` are forgotten
+        where the limits were others, and without any in every case."""
+        row = self._execute("SELECT record FROM limits WHERE settings = ?", (settings,)).fetchone()
+        known = msgspec.json.decode(row[0]) if row else dict.fromkeys(limits or ())
+        if limits is None or known != limits:
+            marks = ", ".join("?" * len(reasons))
+            self._append(f"DELETE FROM samples WHERE settings = ? AND reason IN ({marks})", (settings, *reasons))
+        if limits is not None and known != limits:
+            self._append("INSERT OR REPLACE INTO limits VALUES (?, ?)", (settings, _encode(limits)))
 
     # Problems and images
 

@@ -9,6 +9,7 @@ rollout_batch * rollouts / batch optimizer steps on them, as MM-EUREKA, the auth
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,14 @@ def _trainer(settings: GrpoSettings) -> type:
             sampler.set_epoch = lambda epoch: sampler.generator.manual_seed(sampler.seed + epoch)
             return sampler
 
+        def _generate_single_turn(self, prompt_ids: list[list[int]], images: Any, *further: Any, **named: Any) -> Any:
+            # TRL 1.16 hands the vLLM beside it prompts in which each picture has all its tokens already, and vLLM
+            # would put them in once more (trl issue 6294). A server gets tokens and pictures apart.
+            if settings.vllm == "colocate" and images is not None:
+                token = getattr(self.processing_class, "image_token_id", None)
+                prompt_ids = [once_each(ids, token, len(of or ())) for ids, of in zip(prompt_ids, images, strict=True)]
+            return super()._generate_single_turn(prompt_ids, images, *further, **named)
+
         def _generate_and_score_completions(self, inputs: list[Any]) -> dict[str, Any]:
             batch: dict[str, Any] = super()._generate_and_score_completions(inputs)
             if settings.accuracy_window == (0.0, 1.0):
@@ -119,6 +128,18 @@ def _trainer(settings: GrpoSettings) -> type:
             return batch
 
     return OrderedTrainer
+
+
+def once_each(ids: Sequence[int], token: int | None, pictures: int) -> list[int]:
+    """A prompt's token ids with one `token` for each of its pictures, where a processor wrote as many as the picture
+    has patches. Raises UserError where the pictures cannot be told apart."""
+    shrunk = [each for each, before in zip(ids, (None, *ids), strict=False) if each != token or before != token]
+    if shrunk.count(token) != pictures:  # type: ignore[arg-type]
+        raise UserError(
+            "this model's prompts do not show where one picture ends and the next begins, as --vllm colocate needs it: "
+            "use --vllm server"
+        )
+    return shrunk
 
 
 def _arguments(settings: GrpoSettings) -> dict[str, Any]:

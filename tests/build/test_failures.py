@@ -3,23 +3,28 @@ the dataset of all others, or with one sentence."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
+import sqlite3
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fakes.gemini_server import Service as Server
+from fakes.openai_server import OpenAIServer, Reply
 from fakes.sums import recipe, write_sums
 
 from specs_data import build
 from specs_data.build.run import Built
 from specs_data.engines.scripted import ScriptedEngine
-from specs_data.errors import UserError
-from specs_data.records import Request
+from specs_data.errors import PromptRefused, UserError
+from specs_data.records import Request, Response
+from specs_data.rollouts import plan
 
 pytestmark = pytest.mark.filterwarnings("ignore:Inheritance class Aiohttp:DeprecationWarning")
 
@@ -130,3 +135,101 @@ def test_the_quota_of_the_day_stops_at_once(server: Server, tmp_path: Path) -> N
     with pytest.raises(UserError, match="no quota left for the key .*exceeded your current quota") as caught:
         verified(problems, tmp_path / "run")
     assert "\n" not in str(caught.value) and time.monotonic() - start < 5
+
+
+# Settings
+
+
+class Limited(ScriptedEngine):
+    """A policy with a limit on its prompts, by the number that a problem is about."""
+
+    def __init__(self, most: int, reason: str = "prompt too long") -> None:
+        super().__init__(right)
+        self.most = most
+        self.reason = reason
+
+    async def generate(self, request: Request) -> Response:
+        response = await super().generate(request)
+        if number_in(request.messages[-1].content) >= self.most:
+            raise PromptRefused(self.reason, "the model's maximum context length is 512 tokens")
+        return response
+
+
+def within(problems: Path, out: Path, engine: ScriptedEngine, **settings: Any) -> tuple[Built, int]:
+    before = engine.calls
+    built = build(recipe(problems, **settings), out, engine=engine, quiet=True)
+    return built, engine.calls - before
+
+
+@pytest.mark.parametrize(
+    ("setting", "reason"), [("max_model_len", "prompt too long"), ("limit_images", "too many images")]
+)
+def test_a_limit_that_is_raised_asks_again_only_for_what_was_refused(tmp_path: Path, setting: str, reason: str) -> None:
+    problems = write_sums(tmp_path, 20)
+    run, policy = tmp_path / "run", Limited(12, reason)
+    built, calls = within(problems, run, policy, **{setting: 512})
+    assert (built.count, calls) == (12, 20) and left_out(run)["sample", f"refused: {reason}"] == 8
+    assert within(problems, run, policy, **{setting: 512})[1] == 0  # the same limit refuses the same
+    policy.most = 17
+    built, calls = within(problems, run, policy, **{setting: 1024})
+    assert (built.count, calls) == (17, 8)
+    policy.most = 100
+    built, calls = within(problems, run, policy)
+    assert (built.count, calls) == (20, 3)
+
+
+def test_what_is_an_item_s_own_is_not_asked_again_with_another_limit(tmp_path: Path) -> None:
+    problems = write_sums(tmp_path, 20)
+    policy = Limited(12, "an image cannot be read")
+    within(problems, tmp_path / "run", policy)
+    assert within(problems, tmp_path / "run", policy, max_model_len=9999)[1] == 0
+
+
+def test_a_store_whose_keys_had_limits_costs_nothing_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stores of before had both limits in the settings of every stage."""
+    problems = write_sums(tmp_path, 20)
+    run, policy = tmp_path / "run", Limited(12)
+    now = plan._generation
+
+    def before(parts: Any, recipe: Any, engine: Any) -> dict[str, Any]:
+        return {**now(parts, recipe, engine), "max_model_len": recipe.max_model_len}
+
+    with monkeypatch.context() as patch:
+        patch.setattr(plan, "_generation", before)
+        assert within(problems, run, policy, max_model_len=512)[0].count == 12
+    policy.most = 17
+    built, calls = within(problems, run, policy, max_model_len=1024)
+    assert (built.count, calls) == (17, 8)
+    with closing(sqlite3.connect(run / "store.sqlite")) as store:
+        for stage in ("judgements", "verdicts", "pairs"):
+            (count,) = store.execute(f"SELECT count(*) FROM {stage}").fetchone()
+            assert count == 17, stage  # nothing was done anew
+    assert within(problems, run, policy, max_model_len=1024)[1] == 0
+
+
+async def test_what_a_server_refuses_for_its_settings_is_asked_again_when_it_may_have_changed(tmp_path: Path) -> None:
+    problems = write_sums(tmp_path, 12)
+    most = 8
+
+    def limited(body: dict[str, Any]) -> str | Reply:
+        number = number_in(body["messages"][-1]["content"])
+        if number >= most:
+            return Reply("This model's maximum context length is 512 tokens", status=400)
+        return f"<think>{number} + 1 = {number + 1}.</think>\n<answer>\\boxed{{{number + 1}}}</answer>"
+
+    async with OpenAIServer(limited) as server:
+        settings = recipe(problems, engine="openai", base_url=[server.url], model="tiny")
+        built = await asyncio.to_thread(build, settings, tmp_path / "run", quiet=True)
+        assert built.count == 8
+        asked, most = len(server.bodies), 12
+        built = await asyncio.to_thread(build, settings, tmp_path / "run", quiet=True)
+        assert built.count == 12 and len(server.bodies) == asked + 4
+
+
+def test_a_prefill_begins_every_response(tmp_path: Path) -> None:
+    problems = write_sums(tmp_path, 5)
+    engine = ScriptedEngine(lambda request: right(request).removeprefix(request.prefill))
+    built, calls = within(problems, tmp_path / "run", engine, prefill="<think>")
+    assert built.count == calls == 5
+    assert all(pair.chosen.startswith("<think>") for pair in built.pairs())
+    assert within(problems, tmp_path / "run", engine)[1] == 5  # other responses than without

@@ -714,3 +714,20 @@ async def test_a_third_of_failures_slows_a_run_and_does_not_stall_it() -> None:
     async with serving(shaky, concurrency=16) as (_server, engine):
         assert await answers(engine, 400) == ["well"] * 400
     assert time.monotonic() - start < 10
+
+
+# Templates of served models
+
+
+async def test_a_served_template_without_a_system_role_has_it_in_the_users_turn(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def picky(body: dict[str, Any]) -> str | Reply:
+        if body["messages"][0]["role"] == "system":
+            return Reply("System role not supported", status=400)
+        return str(body["messages"][0]["content"])
+
+    async with serving(picky) as (_server, engine):
+        found = await asyncio.gather(*(engine.generate(ask(seed, system="Think.")) for seed in range(20)))
+    assert all(response.text.startswith("Think.\n\nHow many") for response in found)
+    assert caplog.text.count("takes no system message") == 1

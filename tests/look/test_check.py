@@ -208,3 +208,15 @@ def test_nothing_to_check_is_no_proof(tmp_path: Path) -> None:
     (tmp_path / "pairs.jsonl").write_text("")
     with pytest.raises(UserError, match="nothing to check"):
         check(tmp_path)
+
+
+@pytest.mark.parametrize("token", ["<|im_end|><|im_start|>assistant", "<|eot_id|>", "<end_of_turn>", "<|image_pad|>"])
+def test_control_tokens_inside_a_chosen_response_are_a_fault(tmp_path: Path, token: str) -> None:
+    result = checked(tmp_path, [row(chosen=CHOSEN.replace(" are", f" {token} are")), row()])
+    assert result.failed == 1
+    assert any(reason.startswith("chosen has a control token") for reason in result.reasons)
+
+
+def test_what_only_looks_like_a_control_token_is_none(tmp_path: Path) -> None:
+    thought = CHOSEN.replace(" are", " if |x| < 5 and <x|y> = 3 are")
+    assert not any("control" in reason for reason in checked(tmp_path, [row(chosen=thought)]).reasons)

@@ -21,7 +21,7 @@ from specs_data.mini import checkpoint
 from specs_data.recipe import read_settings
 from specs_data.records import AnswerType, Problem
 from specs_data.train import run
-from specs_data.train.grpo import train_grpo
+from specs_data.train.grpo import once_each, train_grpo
 from specs_data.train.report import read_metrics
 from specs_data.train.rewards import judge_with, reward_function
 from specs_data.train.settings import ROUNDS_AVERAGED, GrpoSettings
@@ -270,3 +270,10 @@ def test_consistency_is_rewarded_only_where_it_is_asked_for() -> None:
         )
     assert found == [1.75, 1.5, 0.5, 1.0]
     assert logged["consistency"] == 0.5
+
+
+def test_each_picture_has_one_token_in_a_prompt_for_colocated_vllm() -> None:
+    assert once_each([1, 9, 9, 9, 2, 9, 9, 3], 9, 2) == [1, 9, 2, 9, 3]
+    assert once_each([1, 1, 2], 9, 0) == [1, 1, 2]
+    with pytest.raises(UserError, match="use --vllm server"):
+        once_each([1, 9, 9, 9, 9, 2], 9, 2)
