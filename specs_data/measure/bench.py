@@ -32,7 +32,7 @@ from specs_data.records import Sample
 from specs_data.rollouts.checking import open_checker
 from specs_data.rollouts.demand import OnDemand
 from specs_data.rollouts.plan import Parts, make_plan, name_of
-from specs_data.rollouts.progress import say
+from specs_data.rollouts.progress import say, told
 from specs_data.rollouts.sample import check_policy, policy_fingerprint, sampling
 from specs_data.rollouts.stages import Stages, durable
 from specs_data.rollouts.store import Answers, Index, Number, Store
@@ -164,6 +164,7 @@ async def open_bench(
 ) -> AsyncIterator[Bench]:
     """The recipe's policy with its problems, open; `folder` has the store. Raises UserError."""
     async with AsyncExitStack() as stack:
+        stack.enter_context(told(folder, quiet=quiet))
         store = stack.enter_context(Store(folder / "store.sqlite"))
         answers = Answers((recipe.cache or folder) / "answers.sqlite")
         stack.callback(answers.close)

@@ -17,6 +17,6 @@ def test_what_vllm_gave_up_is_undecided(reason: str) -> None:
     future: Future[Response] = Future()
     job = _Job(Request((Message("user", "?"),), (), 0), future)
     best = SimpleNamespace(finish_reason=reason, text="half", token_ids=[1])
-    _deliver([SimpleNamespace(request_id="7", finished=True, outputs=[best], prompt_token_ids=[1])], {"7": job})
+    _deliver([SimpleNamespace(request_id="7", finished=True, outputs=[best], prompt_token_ids=[1])], {"7": job}, "")
     with pytest.raises(Undecided, match=f"^given up: vLLM ended it with '{reason}'$"):
         future.result(timeout=1)
