@@ -121,7 +121,10 @@ def test_each_operator_breaks_json_and_nothing_else(
     text = gap + shape(f"{bare(thought, fmt)}.", frame % answer) + gap
     assert fmt.check(text) is None
     result = OF_JSON[name].apply(text, fmt, random.Random(0))
-    assert result is not None and fault(text, result, fmt) is None
+    if result is None:  # a fence of a value's own would be taken for one around the object
+        assert name == "unwrap_json" and "```" in text
+        return
+    assert fault(text, result, fmt) is None
     assert final_answer(result, fmt) == final_answer(text, fmt) is not None
 
 
@@ -486,7 +489,7 @@ def test_a_changed_file_has_another_digest(tmp_path: Path, source: str) -> None:
         ("mine = 5", UserError, "should define one function called mine"),
         ("import sys; sys.exit()", PluginFailed, r"mine\.py cannot be loaded: SystemExit"),
         ("import sys\nclass Mine:\n    def __init__(self): sys.exit()", PluginFailed, "cannot be made: SystemExit"),
-        ("def mine(", PluginFailed, r"mine\.py cannot be loaded: SyntaxError"),
+        ("def mine(", PluginFailed, r"(?s)mine\.py cannot be loaded:.*line 1\n    def mine\(\n.*SyntaxError"),
         ("import nothing_like_this", PluginFailed, "cannot be loaded: ModuleNotFoundError"),
         ("class Mine:\n    def __init__(self, x): ...", PluginFailed, "cannot be made: TypeError"),
         ("class Mine: ...", PluginFailed, r"'mine' \(.*mine\.py\) is not callable"),
@@ -497,7 +500,7 @@ def test_a_file_that_is_no_operator_is_said(tmp_path: Path, source: str, kind: t
     file.write_text(source)
     with pytest.raises(kind, match=sentence) as caught:
         find_corruptions({str(file): 1.0})
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(caught.value) or "SyntaxError" in sentence  # which is shown as Python shows it
 
 
 @pytest.mark.parametrize(
