@@ -36,7 +36,10 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-File = Annotated[Path | None, typer.Option("--recipe", help="TOML file with the same keys as the flags")]
+File = Annotated[
+    Path | None,
+    typer.Option("--recipe", help="TOML file with the same keys as the flags, or a shipped recipe such as paper"),
+]
 Out = Annotated[Path | None, typer.Option("--out", help="folder of the run (default: runs/<name of the policy>)")]
 Target = Annotated[str, typer.Argument(metavar="RUN|DATASET", help="a run, a dataset folder or file, or a Hub id")]
 Images = Annotated[Path | None, typer.Option(help="folder of the pictures that rows name (default: the dataset's own)")]

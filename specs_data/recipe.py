@@ -8,6 +8,7 @@ import re
 import tomllib
 from collections.abc import Collection, Mapping
 from functools import partial
+from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
@@ -15,9 +16,10 @@ import tomli_w
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
-from specs_data.errors import UserError
+from specs_data.errors import UserError, unknown_name
 
 DEFAULT_RECIPE = Path("specs-data.toml")
+_SHIPPED = "specs_data.recipes"
 # Ways to call a build, which an earlier release wrote into its recipes.
 _NO_SETTINGS = frozenset({"dry_run", "pilot"})
 _HEAD = """\
@@ -417,6 +419,7 @@ def read_settings(
 
     A value that is None or empty does not override. Raises UserError with the offending key.
     """
+    file = _recipe_file(file)
     merged = {key: value for key, value in (_read(file) if file else {}).items() if key not in passed_over}
     merged |= {key: value for key, value in values.items() if value not in (None, (), [], {})}
     try:
@@ -485,6 +488,20 @@ def _inline(value: object) -> str:
     if isinstance(value, list | tuple):
         return "[" + ", ".join(map(_inline, value)) + "]"
     return tomli_w.dumps({"value": value}).removeprefix("value = ").strip()
+
+
+def shipped_recipes() -> list[str]:
+    """The names of the recipes in recipes/."""
+    return sorted(file.name.removesuffix(".toml") for file in files(_SHIPPED).iterdir() if file.name.endswith(".toml"))
+
+
+def _recipe_file(file: Path | None) -> Path | None:
+    """The file itself, or the shipped recipe of that name."""
+    if file is None or file.suffix or len(file.parts) > 1 or file.exists():
+        return file
+    if file.name not in shipped_recipes():
+        raise unknown_name("recipe", file.name, shipped_recipes(), "a path to a .toml file names one of your own")
+    return Path(str(files(_SHIPPED))) / f"{file.name}.toml"
 
 
 def _read(file: Path) -> dict[str, Any]:

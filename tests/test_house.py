@@ -18,7 +18,7 @@ PACKAGE = ROOT / "specs_data"
 
 # From the ground up. Rooms of one rung do not import each other; a module that is not named is ground.
 RUNGS = (
-    {"plugins", "services", "mini", "formats", "presets"},
+    {"plugins", "services", "mini", "formats", "recipes", "presets"},
     {"engines"},
     {"judges"},
     {"verifiers"},
