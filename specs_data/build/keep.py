@@ -46,10 +46,11 @@ def refuse_to_replace(recipe: Recipe, out: Path) -> None:
     if old is None or not (out / "dataset").is_dir():
         return
     changed = [
-        f"{what} ({getattr(old, what)} -> {getattr(recipe, what)})"
+        f"{what.replace('_', ' ')} ({getattr(old, what)} -> {getattr(recipe, what)})"
         for what, differs in (
             ("policy", _other_policy(old, recipe, manifest_of(out))),
             ("responses", _other(old.responses, recipe.responses)),
+            ("rejected_responses", _other(old.rejected_responses, recipe.rejected_responses)),
             ("problems", _other(old.problems, recipe.problems)),
         )
         if differs
