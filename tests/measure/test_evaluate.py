@@ -210,6 +210,8 @@ def evaluate_slowly(problems: Path, out: Path, log: Path) -> None:
         write_evaluation(evaluate(settings(problems, verifier="rules"), out=out, engine=engine, quiet=True), out)
 
 
+# Other tests of this process kill what its tracker of resources watches over.
+@pytest.mark.filterwarnings("ignore:resource_tracker")
 def test_killed_ten_times_it_ends_with_the_same_figures(tmp_path: Path, problems: Path) -> None:
     whole = evaluate(settings(problems, verifier="rules"), out=tmp_path / "w" / "e", engine=policy(), quiet=True)
     out, log, moments = tmp_path / "k" / "eval.json", tmp_path / "log", random.Random(0)
