@@ -38,6 +38,7 @@ from specs_data.share.hub import (
     published_manifest,
 )
 from specs_data.share.private import refuse_private, without_local_paths
+from specs_data.wire import pause
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
 _TAG = re.compile(r"v(\d+)\.(\d+)\.(\d+)")
 _DATA = re.compile(r"(data/)?[\w.]+-\d{5}-of-\d{5}\.parquet")
 _CARD_BYTES = 10_000_000  # the Hub shows no longer one
-_WAITS = (1, 2, 4, 8)  # seconds between attempts at a commit
+_ATTEMPTS = 5  # at a commit
 
 
 class Upload(Struct, frozen=True):
@@ -346,7 +347,7 @@ def _commit(api: HfApi, plan: Plan, base: str) -> str:
         add.upload_info.sha256 = bytes.fromhex(upload.sha256)
         operations.append(add)
     operations += [CommitOperationDelete(path) for path in plan.deletions]
-    for wait in (*_WAITS, None):
+    for attempt in range(1, _ATTEMPTS + 1):
         try:
             return api.create_commit(
                 plan.repo_id,
@@ -356,9 +357,9 @@ def _commit(api: HfApi, plan: Plan, base: str) -> str:
                 parent_commit=base,
             ).oid
         except hub_errors.HTTPError as error:  # type: ignore[attr-defined]
-            if wait is None or not is_transient(error):
+            if attempt == _ATTEMPTS or not is_transient(error):
                 raise
-        time.sleep(wait)
+        time.sleep(pause(attempt))
         # The answer may have been lost while the commit was made: then there is nothing left to do.
         head = str(api.dataset_info(plan.repo_id).sha)
         if head != base and _holds(api, plan, head):
