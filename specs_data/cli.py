@@ -47,6 +47,23 @@ AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
 Columns = Annotated[str | None, typer.Option(help="its own columns: chosen=...,rejected=...,prompt=...,answer=...")]
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from specs_data import __version__
+
+        typer.echo(f"specs-data {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", help="print the version", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Self-distilled preference data for the cold start of RL on vision-language models (Metis-SPECS)."""
+
+
 def main() -> None:
     """Run the command line. A user's mistake is one sentence on standard error and exit status 2."""
     _open_streams()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import socket
 import subprocess
@@ -242,3 +243,8 @@ def test_closed_streams_are_no_files(responses: Path) -> None:
         )
         assert done.returncode == status, closed
         assert "Traceback" not in done.stderr and "Exception ignored" not in done.stderr, closed
+
+
+def test_the_version_is_printed(tmp_path: Path, specs_data: Command) -> None:
+    done = specs_data("--version", cwd=tmp_path)
+    assert done.returncode == 0 and re.fullmatch(r"specs-data \d+\.\d+\.\d+\n", done.stdout)
