@@ -180,10 +180,8 @@ def check(
     changes: dict[str, Any] = {"verifier": judge}
     if recipe.responses is None:
         changes["engine"] = name
-    if served and (recipe.model or not recipe.policy):
-        # The policy is what the server is asked for, whatever checkpoint else is named.
-        model = recipe.model or run(engines.only_model(recipe))
-        changes |= {"policy": model, "model": model}
+    if served:
+        recipe = engines.at_server(recipe)
     local = sampled and name in ("transformers", "vllm")
     if local and recipe.ray in (None, "local"):  # a cluster has folders of its own
         check_policy(recipe.policy or "")

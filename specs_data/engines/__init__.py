@@ -15,6 +15,7 @@ from importlib.util import find_spec
 from pkgutil import resolve_name
 
 from specs_data.errors import UserError
+from specs_data.loop import run
 from specs_data.plugins import Engine as Engine
 from specs_data.plugins import MakeEngine, check_name, make_engine
 from specs_data.plugins import ModelOptions as ModelOptions
@@ -80,6 +81,15 @@ async def open_engine(recipe: Recipe, sampling: Sampling) -> Engine:
         return await asyncio.to_thread(_open_replicas, make, recipe, given_up)
     finally:
         given_up.set()  # a thread that goes on waiting would keep the interrupted process
+
+
+def at_server(recipe: Recipe) -> Recipe:
+    """A recipe for servers, with the model that they are asked for as its policy, whatever checkpoint else is named;
+    as it is where it names a policy alone. Raises UserError."""
+    if recipe.policy and not recipe.model:
+        return recipe
+    model = recipe.model or run(only_model(recipe))
+    return recipe.model_copy(update={"policy": model, "model": model})
 
 
 async def only_model(recipe: Recipe) -> str:

@@ -147,14 +147,6 @@ def last_stated(text: str, fmt: ResponseFormat) -> str | None:
     return max(found)[1] if found else _last_line(text, fmt)
 
 
-def stated_answers(text: str) -> list[tuple[int, str]]:
-    """Every answer that `text` states in a box or after an answer label, with its place, in order."""
-    found = [(start, content.strip()) for start, _, content in boxes(text)]
-    labelled = [(end, _after(text, end)) for end in _labels(text)]
-    found += [(start, answer) for start, answer in labelled if "\\boxed" not in answer]
-    return sorted((start, answer) for start, answer in found if _is_bare(answer))
-
-
 def unboxed(text: str) -> str:
     """`text`, or what its box says; of several boxes what all of them say: 3, 7."""
     found = boxes(text)

@@ -141,11 +141,6 @@ def read_plain_quantity(text: str, letters: bool = True) -> Quantity | None:
     return _read(text, letters) if len(text) <= LONGEST else None
 
 
-def read_term(text: str) -> Quantity | None:
-    """The number that one side of an equation is. There, 9 - 4 is a subtraction."""
-    return _read_value(plain(text), True) if len(text) <= LONGEST else None
-
-
 def same_quantity(gold: Quantity, answer: Quantity) -> bool:
     """Is `answer` the number `gold`? Not symmetric: see the policy above."""
     if names_differ(gold.name, answer.name):

@@ -24,7 +24,6 @@ from specs_data.errors import UserError, first_error
 from specs_data.format import load_format
 from specs_data.judges.model import ModelJudge, open_judge
 from specs_data.judges.rules import RuleJudge, gold_fault
-from specs_data.loop import run
 from specs_data.plugins import verifier_label
 from specs_data.problems import Dropped, Incoming, read_problems
 from specs_data.recipe import Recipe
@@ -207,10 +206,8 @@ def settled(recipe: Recipe, engine: Engine | None = None, verifier: Verifier | N
     if engine is not None:
         return recipe
     name = engines.engine_name(recipe)
-    if name == "openai" and (recipe.model or not recipe.policy):
-        # The policy is what the server is asked for, whatever checkpoint else is named.
-        model = recipe.model or run(engines.only_model(recipe))
-        return recipe.model_copy(update={"engine": name, "policy": model, "model": model})
+    if name == "openai":
+        recipe = engines.at_server(recipe)
     if recipe.policy is None:
         raise UserError("no policy: give --policy CKPT, or --base-url URL of a server")
     if name != "openai" and recipe.ray in (None, "local"):  # a cluster has folders of its own

@@ -38,7 +38,7 @@ def fill(
     torch = require("torch", "train")
     utils = require("trl.trainer.utils", "train")
     rows = utils.split_pixel_values_by_grid(first)
-    inside, outside = _inside(right(), window, size), 0.0
+    inside = _inside(right(), window, size)
     outside = 1 - sum(inside) / max(1, len(inside))
     kept = _mine(inside, accelerator)
     wanted = len(kept)

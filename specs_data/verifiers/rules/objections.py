@@ -30,7 +30,6 @@ from specs_data.verifiers.rules.words import (
 
 ENOUGH_CONTENT = 3  # a number or two words besides the statement of the answer
 MOST_OWN_WORDS = 0.6
-NEAR = 400  # characters between a guess and what is concluded from it
 
 NO_REASONING = "no reasoning"
 WRONG_ARITHMETIC = "wrong arithmetic"
