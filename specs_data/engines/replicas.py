@@ -129,9 +129,11 @@ class Replicas:
             if self.failure is not None:
                 self._slots.put_nowait(slot)  # wakes the next who waits
                 raise self.failure
+            if self.servers[slot[1]] is avoid:  # the request that a server is tried with, too, is better off elsewhere
+                slot = self._elsewhere(slot)
             server = self.servers[slot[1]]
             if server.is_up:
-                return self._elsewhere(slot) if server is avoid else slot
+                return slot
             if server.standing is Standing.ON_TRIAL and server.trial is None:
                 server.trial = slot
                 return slot

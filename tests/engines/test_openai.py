@@ -646,6 +646,14 @@ async def test_a_replica_that_hangs_gives_its_requests_to_the_others() -> None:
     assert 1 <= len(hanging.bodies) <= 8
 
 
+async def test_a_server_is_not_tried_with_the_request_that_it_failed() -> None:
+    both = replicas.Replicas(["http://one", "http://other"], {}, per_server=1, patience=1.0)
+    hanging, well = both.servers
+    hanging.standing = replicas.Standing.ON_TRIAL
+    assert both.servers[(await both.take(avoid=hanging))[1]] is well
+    assert both.servers[(await both.take())[1]] is hanging
+
+
 async def test_a_single_server_that_hangs_ends_the_run_in_one_sentence() -> None:
     async with serving(lambda _: HANG, sampling=SHORT, patience=0.3) as (_server, engine):
         with pytest.raises(EngineFailed, match=r"hangs: it takes requests, and has answered none for 0 s"):
