@@ -60,6 +60,19 @@ class Page:
         assert "exceptionDetails" not in result, result
         return result["result"].get("value")
 
+    async def settle(self, expression: str) -> Any:
+        """The value of an expression, as soon as it is true."""
+        async with asyncio.timeout(60):
+            while not (value := await self.ask(expression)):
+                await asyncio.sleep(0.05)
+        return value
+
+    async def press(self, key: str) -> None:
+        """Press and release a key, as a person does."""
+        for kind in ("keyDown", "keyUp"):
+            text = {"text": key} if kind == "keyDown" and len(key) == 1 else {}
+            await self.call("Input.dispatchKeyEvent", type=kind, key=key, **text)
+
     async def screenshot(self, file: Path) -> None:
         """Save what is seen as a PNG."""
         result = await self.call("Page.captureScreenshot", format="png")

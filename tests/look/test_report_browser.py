@@ -122,6 +122,80 @@ async def test_the_report_in_chromium(tmp_path: Path) -> None:
         assert [url for url in page.requests if not url.startswith(("file:", "data:"))] == []
 
 
+READY = "document.documentElement.dataset.ready === 'yes'"
+AT = "document.activeElement.dataset.place"
+# What would go to the clipboard and to the downloads, kept for the test.
+CATCH = """
+navigator.clipboard.writeText = (text) => { window.copied = text; return Promise.resolve(); };
+URL.createObjectURL = (blob) => { blob.text().then((text) => { window.saved = text; }); return "#"; };
+"""
+
+
+async def test_keys_links_copying_and_striking_out(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    report = write_report(make_run(tmp_path / "run", 260), tmp_path / "report.html")
+    async with browser(tmp_path / "profile") as page:
+        await page.open(report)
+        await page.settle(READY)
+        await page.ask(CATCH)
+
+        # All pairs are searched, and not only those that stand in the page as elements.
+        assert await page.ask("document.getElementById('count').textContent") == "260 pairs"
+        for number in range(0, 260, 13):
+            await choose(page, "words", f"problem {number}:")
+            assert await shown(page) == 1
+        await choose(page, "words", "")
+
+        # j and k go from pair to pair, / to the search, whose own letters are no commands.
+        for key, place in (("j", "0"), ("j", "1"), ("j", "2"), ("k", "1")):
+            await page.press(key)
+            assert await page.ask(AT) == place
+        await page.press("/")
+        assert await page.ask("document.activeElement.id") == "words"
+        for key in "jx":
+            await page.press(key)
+        assert await page.ask("document.getElementById('words').value") == "jx"
+        assert await page.ask("document.querySelectorAll('.is-struck').length") == 0
+        await choose(page, "words", "")
+        await page.press("Escape")
+
+        # A pair is struck out by its key or its button; the ids are what the next build reads.
+        first, second = await page.ask(
+            "[...document.querySelectorAll('.pair')].slice(0, 2).map((card) => card.dataset.id)"
+        )
+        await page.ask("document.querySelectorAll('.pair')[1].querySelector('.strike').click()")
+        await page.press("j")
+        await page.press("k")
+        await page.press("k")
+        await page.press("x")
+        assert await page.ask("document.querySelectorAll('.is-struck').length") == 2
+        assert await page.ask("document.getElementById('struck').textContent") == "struck.txt (2)"
+        await page.ask("document.getElementById('struck').click()")
+        assert (await page.settle("window.saved")).splitlines() == [second, first]
+        await page.press("x")
+        assert await page.ask("document.querySelectorAll('.is-struck').length") == 1
+
+        # The sides are copied as they are, without what only the page shows.
+        for side, text in (
+            ("chosen", CHOSEN.replace("1 + 1", f"1 + 1 {HOSTILE[0]}")),
+            ("rejected", f"1 + 1 {HOSTILE[0]} = 2.\n\\boxed{{2}}"),
+        ):
+            await page.ask(f"document.querySelector('.pair .is-{side} .copy').click()")
+            assert (await page.settle("window.copied")).strip() == text
+            await page.ask("window.copied = ''")
+
+        # The link to a pair opens it, also one that is packed.
+        place = 259
+        await choose(page, "words", f"problem {place}:")
+        await page.ask("document.querySelector('.pair .link').click()")
+        link = await page.settle("window.copied")
+        await choose(page, "words", "")
+        await page.ask("location.hash = ''")
+        await page.ask(f"location.hash = {json.dumps(link.partition('#')[2])}")
+        await page.settle(f"{AT} === '{place}'")
+        assert page.complaints == []
+
+
 async def test_nothing_runs_over_the_edge_and_dark_is_dark(tmp_path: Path) -> None:
     report = write_report(make_run(tmp_path / "run", 24), tmp_path / "report.html")
     colours = set()
