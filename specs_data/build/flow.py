@@ -176,12 +176,18 @@ class Flow(Stages):
             return self._corrupted(row[0], sample)
         with self.clocks["pair"]:
             twin = self._twin(sample, answer, origin)
+        self._drawn(twin, sample)
         # A row does not say which of a rival's responses made it: on a resumed run they are tried again.
         if twin.rejected is not None or origin == "chosen":
             reason = None if twin.rejected else "no corruption applies"
             self._put("pairs", self._plan.pairs, number, chosen, reason, twin)
         refused = ", ".join(f"{operator}: {why}" for operator, why in twin.refused)
         return self._corrupted(None if twin.rejected else refused or "no corruption applies", sample)
+
+    def _drawn(self, twin: Twin, sample: Sample) -> None:
+        taken = [(twin.rejected.corruption, None)] if twin.rejected and twin.rejected.corruption else []
+        for operator, reason in (*twin.refused, *taken):
+            self.tally.drawn(operator, reason, sample.problem.id, sample.response.text)
 
     def _corrupted(self, reason: str | None, sample: Sample) -> Outcome:
         self.tally.corrupted(reason, sample.problem.id, sample.response.text)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import logging
+from collections import Counter, defaultdict
 
 from specs_data.errors import InVain
 from specs_data.inert import one_line
@@ -12,6 +13,8 @@ from specs_data.inert import one_line
 ENOUGH = 64
 _FEW = 4
 _EXAMPLE = 160  # characters
+
+logger = logging.getLogger(__name__)
 
 
 class Trial:
@@ -55,6 +58,7 @@ class Tally:
         self.format = Trial()
         self.verifying = Trial()
         self.corrupting = Trial()
+        self._operators: defaultdict[str, Trial] = defaultdict(Trial)
         self._go_on = go_on
 
     def leave(self, reason: str) -> None:
@@ -89,6 +93,18 @@ class Tally:
                 f"no operator made a rejected response of the first {self.corrupting.tried} ({self.corrupting})",
                 "mend the operator, see specs-data corruptions ./FILE.py, or take another --corruption",
             )
+
+    def drawn(self, operator: str, reason: str | None, name: str, text: str) -> None:
+        """An operator was drawn for a response to the problem `name`: for no `reason` its result was taken. One of
+        which none is taken stops no run, as the others do its work, and is told once."""
+        trial = self._operators[operator]
+        trial.note(reason, name, text)
+        if trial.tried == ENOUGH and trial.failing():
+            logger.warning(
+                "the operator %s made a rejected response of none of %d (%s); the others take its share: mend it, or "
+                "leave it out with --corruption",
+                operator, ENOUGH, trial,
+            )  # fmt: skip
 
     def why(self) -> str:
         """Why nothing, or little, came of the responses, with two examples; empty where nothing was left out."""

@@ -15,7 +15,7 @@ from typing import Protocol, Self
 from msgspec import Struct
 from tqdm import tqdm
 
-from specs_data.inert import visible
+from specs_data.inert import one_line, visible
 from specs_data.rollouts.store import Position
 
 EVERY = 60.0  # seconds between two lines
@@ -188,8 +188,18 @@ class Progress:
         now = self._figures()
         figures = {"problems": self.done, "pairs": self.pairs, "responses": now.tried, "tokens": now.tokens,
                    "dollars": now.dollars}  # fmt: skip
-        for tracker in self._trackers:
-            tracker.log({f"build/{name}": float(value) for name, value in figures.items()})
+        told = {f"build/{name}": float(value) for name, value in figures.items()}
+        self._trackers = [tracker for tracker in self._trackers if _takes(tracker, told)]
+
+
+def _takes(tracker: Tracker, figures: dict[str, float]) -> bool:
+    """Tell a tracker. One that fails, as without network, is told no more: it is no reason to stop a run."""
+    try:
+        tracker.log(figures)
+    except Exception as error:
+        logger.warning("a tracker of --report-to fails and is told no more: %s", one_line(str(error)))
+        return False
+    return True
 
 
 def duration(seconds: float) -> str:

@@ -9,6 +9,7 @@ from types import ModuleType
 from typing import Any
 
 from specs_data.errors import UserError, unknown_name
+from specs_data.inert import one_line
 from specs_data.rollouts.progress import Tracker
 
 TRACKERS = ("tensorboard", "trackio", "wandb")
@@ -16,9 +17,18 @@ _PROJECT = "specs-data"
 
 
 def open_trackers(names: Sequence[str], out: Path, config: Mapping[str, Any]) -> list[Tracker]:
-    """A tracker for each of `names`, for the run in the folder `out`. Raises UserError for one that does not exist or
-    is not installed."""
-    return [_Board(out) if _known(name) == "tensorboard" else _Live(name, out, config) for name in names]
+    """A tracker for each of `names`, for the run in the folder `out`. Raises UserError for one that does not exist,
+    is not installed, or does not start, as wandb without a key."""
+    return [_open(_known(name), out, config) for name in names]
+
+
+def _open(name: str, out: Path, config: Mapping[str, Any]) -> Tracker:
+    try:
+        return _Board(out) if name == "tensorboard" else _Live(name, out, config)
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"--report-to {name}: {name} does not start: {one_line(str(error))}") from None
 
 
 def _known(name: str) -> str:

@@ -108,6 +108,21 @@ def test_operators_whose_every_result_is_refused_are_stopped(tmp_path: Path) -> 
     assert engine.calls < 320
 
 
+def test_an_operator_that_is_always_refused_among_good_ones_is_told_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "lazy.py").write_text("def lazy(text, fmt, rng):\n    return text\n")
+    both = [str(tmp_path / "lazy.py"), "remove_all_tags"]
+    built = build(
+        recipe(write_sums(tmp_path, 200), corruption=both), tmp_path / "run", engine=policy(concurrency=8), quiet=True
+    )
+    told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(told) == 1 and built.count > 150
+    assert (
+        "the operator lazy made a rejected response of none of 64 (format not broken 64; for example 'sum-" in told[0]
+    )
+
+
 def test_a_dry_run_without_pairs_says_why(tmp_path: Path) -> None:
     told = str(forecast(recipe(write_sums(tmp_path, 50)), tmp_path / "run", engine=ScriptedEngine(malformed)))
     assert "none of the first 64 responses keeps the format" in told and "0 pairs" in told
@@ -154,3 +169,35 @@ def test_trackers_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         build(recipe(write_sums(tmp_path, 10), report_to="trackio"), tmp_path / "b", engine=policy(), quiet=True)
     with pytest.raises(UserError, match="no tracker is called 'wanbd'.*did you mean 'wandb'"):
         build(recipe(write_sums(tmp_path, 10), report_to="wanbd"), tmp_path / "c", engine=policy(), quiet=True)
+
+
+def test_a_tracker_that_does_not_start_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def init(**settings: object) -> None:
+        raise RuntimeError("No API key configured. Use `wandb login` to log in.")
+
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=init))
+    with pytest.raises(UserError, match=r"--report-to wandb: wandb does not start: No API key .*`wandb login`"):
+        build(recipe(write_sums(tmp_path, 10), report_to="wandb"), tmp_path / "run", engine=policy(), quiet=True)
+
+
+def test_a_tracker_that_fails_stops_no_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def log(figures: object) -> None:
+        raise OSError("no network")
+
+    fake = SimpleNamespace(init=lambda **settings: None, log=log, finish=lambda: None)
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    assert build(
+        recipe(write_sums(tmp_path, 10), report_to="wandb"), tmp_path / "run", engine=policy(), quiet=True
+    ).count
+    assert "a tracker of --report-to fails and is told no more: no network" in caplog.text
+
+
+def test_tensorboard_reads_what_a_build_wrote(tmp_path: Path) -> None:
+    accumulators = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    problems = write_sums(tmp_path, 10)
+    built = build(recipe(problems, report_to="tensorboard"), tmp_path / "run", engine=policy(), quiet=True)
+    events = accumulators.EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    events.Reload()
+    assert [event.value for event in events.Scalars("build/pairs")][-1] == built.count
