@@ -103,7 +103,7 @@ class Tally:
             logger.warning(
                 "the operator %s made a rejected response of none of %d (%s); the others take its share: mend it, or "
                 "leave it out with --corruption",
-                operator, ENOUGH, trial,
+                operator, ENOUGH, str(trial),
             )  # fmt: skip
 
     def why(self) -> str:
