@@ -57,8 +57,9 @@ class Conclusion(Struct, frozen=True):
 class Thought:
     """A clean thought, its sentences and its arithmetic."""
 
-    def __init__(self, raw: str, text: str, wanted: Wanted) -> None:
+    def __init__(self, raw: str, text: str, wanted: Wanted, question: str = "") -> None:
         self.raw = raw
+        self.question = question
         self.text = text
         self.wanted = wanted
         self.sums: Sums = read_sums(text)
@@ -228,7 +229,8 @@ def _labelled(text: str, wanted: Wanted, boxed: Sequence[tuple[int, int, str]]) 
             continue
         right = _agrees(content, wanted)
         if right is not None:
-            yield Conclusion(right, content, label.start(), end, stated=True)
+            at = label.start() + len(label.group()) - len(label.group().lstrip())
+            yield Conclusion(right, content, at, end, stated=True)
             covered = end
 
 

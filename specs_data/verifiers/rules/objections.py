@@ -12,9 +12,11 @@ from specs_data.judges.values import fold
 from specs_data.verifiers.rules.conclusion import SEVERAL_ANSWERS, TWO_CONCLUSIONS, Conclusion, Thought
 from specs_data.verifiers.rules.prose import Sentence
 from specs_data.verifiers.rules.sums import Term, Wrong, close, factors, is_about, is_number
-from specs_data.verifiers.rules.wanted import Wanted, letters_of, named_choices, option_letters, value_in
+from specs_data.verifiers.rules.wanted import Wanted, letters_of, named_choices, option_letters, squeezed, value_in
 from specs_data.verifiers.rules.words import (
+    ANNOUNCES,
     BOILERPLATE,
+    CALLED,
     CHINESE_BOILERPLATE,
     CONCLUDES,
     CORRECTION,
@@ -22,7 +24,9 @@ from specs_data.verifiers.rules.words import (
     GUESSED,
     HYPOTHETICAL,
     IMAGINARY,
+    OPTION_LINE,
     OR,
+    SUGGESTS,
     TAKEN_BACK,
     WORD_OR_MARK,
     content_words,
@@ -30,6 +34,9 @@ from specs_data.verifiers.rules.words import (
 
 ENOUGH_CONTENT = 3  # a number or two words besides the statement of the answer
 MOST_OWN_WORDS = 0.6
+FARTHEST_VALUE = 2  # sentences before the conclusion in which a value may contradict it
+_A_VALUE = re.compile(r"\d|[=√π∠]|[a-z]\s*[-+*/^]\s*[a-z]")
+_LETTERED = re.compile(r"^\W*[A-J](?:[).:]+|\s-)\s*")
 
 NO_REASONING = "no reasoning"
 WRONG_ARITHMETIC = "wrong arithmetic"
@@ -82,14 +89,11 @@ def _standing(thought: Thought, wrong: Sequence[Wrong]) -> Wrong | None:
 def _reasons(thought: Thought) -> bool:
     """Is there anything but the statement of the answer?"""
     content = ENOUGH_CONTENT * ("```" in thought.raw)
+    if not content and thought.wanted.quantity is not None and _values_count(thought) and not _has_values(thought):
+        return False
     for sentence in thought.sentences:
-        text = sentence.text
-        for one in thought.stated:
-            if sentence.start <= one.at < sentence.end:
-                text = text[: max(0, _clause_start(thought.text, sentence.start, one.at) - sentence.start)]
-        if fold(text) in (thought.wanted.folded, fold(thought.wanted.answer), "") or _is_only_letter(
-            text, thought.wanted
-        ):
+        text = _before_statement(thought, sentence)
+        if _is_only_the_answer(text, thought.wanted) or _only_announces(text):
             continue
         text = re.sub(r"\\boxed\s*\{[^{}]*\}|\bimage \d|<[^<>]*>", "", text)
         for found in WORD_OR_MARK.finditer(text):
@@ -103,6 +107,38 @@ def _reasons(thought: Thought) -> bool:
             else:
                 content += 2 * (word not in BOILERPLATE and len(word) > 1)
     return content >= ENOUGH_CONTENT
+
+
+def _has_values(thought: Thought) -> bool:
+    """Is there a number, or a letter for one, but in what states the answer?"""
+    texts = (_before_statement(thought, sentence) for sentence in thought.sentences)
+    return any(
+        _A_VALUE.search(text) or any(map(is_number, re.findall("[a-z]+", text.lower())))
+        for text in texts
+        if not _is_only_the_answer(text, thought.wanted)
+    )
+
+
+def _before_statement(thought: Thought, sentence: Sentence) -> str:
+    """A sentence up to the clause that states an answer in it."""
+    for one in thought.stated:
+        if sentence.start <= one.at < sentence.end:
+            return sentence.text[: max(0, _clause_start(thought.text, sentence.start, one.at) - sentence.start)]
+    return sentence.text
+
+
+def _is_only_the_answer(text: str, wanted: Wanted) -> bool:
+    """Is it the answer, a letter, or a letter and its choice, and no more?"""
+    if fold(text) in (wanted.folded, fold(wanted.answer), ""):
+        return True
+    if not wanted.is_choice:
+        return False
+    return bool(re.fullmatch(r"\W*(?:is\s+)?[A-J]\W*", text)) or squeezed(_LETTERED.sub("", text)) in wanted.listed
+
+
+def _only_announces(text: str) -> bool:
+    """Does a sentence say what shall be done, without a number that is there already?"""
+    return ANNOUNCES.search(text) is not None and not any(map(str.isdigit, text))
 
 
 def _is_answer(thought: Thought, word: str) -> bool:
@@ -164,10 +200,14 @@ def _other_value(thought: Thought, conclusion: Conclusion) -> str:
     derived = [term for term in before if term.result or (term.computed and not term.operand)]
     here = thought.sentence_of(conclusion.at)
     near = [term for term in derived if term.start >= (thought.sentences[max(0, here - 1)].start)]
+    if wanted.is_choice and conclusion.stated:
+        other = _other_result(thought, derived, conclusion) or _other_named(thought, here, derived, conclusion)
+        if other:
+            return other
     if not conclusion.stated and not (near and _is_of_the_same(thought, near[-1], conclusion)):
         return ""
     if not near:
-        return _other_named(thought, here, conclusion) if wanted.is_choice else ""
+        return ""
     about = is_about(thought.text[near[0].start : conclusion.to + 40])
     if any(wanted.is_term(term, about) for term in before):
         return ""
@@ -180,18 +220,33 @@ def _other_value(thought: Thought, conclusion: Conclusion) -> str:
     return near[-1].text
 
 
-def _other_named(thought: Thought, here: int, conclusion: Conclusion) -> str:
-    """The value of another choice in the sentence before, where the chosen one's is nowhere."""
-    last = (
-        thought.sentences[here]
-        if conclusion.at - thought.sentences[here].start > 20
-        else thought.sentences[max(0, here - 1)]
-    )
-    terms = [term for term in thought.sums.terms if term.end <= conclusion.at and not term.operand]
-    if any(thought.wanted.is_term(term, True) for term in terms):
+def _other_result(thought: Thought, derived: Sequence[Term], conclusion: Conclusion) -> str:
+    """The last value of a choice that is derived, where it is another one's and the chosen one's is nowhere."""
+    wanted = thought.wanted
+    found = [(term, wanted.choice_of(term)) for term in derived if not term.operand]
+    last = next(((term, letter) for term, letter in reversed(found) if letter), None)
+    if last is None or last[1] == wanted.letter:
         return ""
-    named = {letter for term in terms if term.start >= last.start and (letter := thought.wanted.choice_of(term))}
-    return last.text if len(named) == 1 and CONCLUDES.search(last.text) else ""
+    named = (term for term in thought.sums.terms if term.end <= conclusion.at)
+    return "" if any(wanted.is_term(term, True) for term in named) else last[0].text
+
+
+def _other_named(thought: Thought, here: int, derived: Sequence[Term], conclusion: Conclusion) -> str:
+    """The value of another choice that the last sentence with values comes to, where nothing leads on from there."""
+    wanted = thought.wanted
+    for sentence in reversed(thought.sentences[max(0, here - FARTHEST_VALUE) : here + 1]):
+        until = min(sentence.end, conclusion.at)
+        concludes = list(CONCLUDES.finditer(thought.text, sentence.start, until))
+        start = concludes[-1].end() if concludes else sentence.start
+        terms = [term for term in thought.sums.terms if start <= term.start < until and not term.operand]
+        if not terms:
+            continue
+        letters = {letter for term in terms if (letter := wanted.choice_of(term, is_about(sentence.text)))}
+        comes_to = len(letters) == 1 and (concludes or any(term.result for term in terms))
+        if not comes_to or wanted.letter in letters or DENIAL.search(sentence.text):
+            return ""
+        return "" if _combines(thought, derived, terms[-1], conclusion) else sentence.text
+    return ""
 
 
 def _values_count(thought: Thought) -> bool:
@@ -238,19 +293,55 @@ def _combines(thought: Thought, derived: Sequence[Term], last: Term, conclusion:
 def _other_choice(thought: Thought, conclusion: Conclusion) -> str:
     """Before the letter, only another choice is spoken of."""
     wanted = thought.wanted
-    if not wanted.letter or not wanted.choices or wanted.is_yes_no:
+    if not wanted.letter or not wanted.choices or wanted.is_yes_no or not conclusion.stated:
         return ""
+    if other := _odd_one(thought):
+        return other
+    are_listed = sum(_is_only_the_answer(one.text, wanted) for one in thought.sentences) > 2
     spoken: dict[str, str] = {}
+    last = frozenset[str]()
     for one in thought.sentences:
-        text = one.text if one.end <= conclusion.at else thought.text[one.start : max(one.start, conclusion.at)]
+        text = _before_statement(thought, one)[: max(0, conclusion.at - one.start)]
+        if len(text.strip()) < 2 or (are_listed and _is_only_the_answer(text, wanted)):
+            continue
         named = _spoken_choices(thought, one.start, text)
+        last = named if _suggests(text, wanted) else frozenset()
         if DENIAL.search(text):
             spoken.update((letter, "") for letter in named if wanted.letter == letter)
         else:
             spoken.update((letter, text) for letter in named)
     if len(spoken) == 1 and wanted.letter not in spoken:
         return next(iter(spoken.values()))
+    if len(last) == 1 and wanted.letter not in last and not DENIAL.search(thought.question):
+        return spoken.get(next(iter(last)), "")
     return "" if wanted.letter in spoken else _other_words(thought, conclusion)
+
+
+def _suggests(text: str, wanted: Wanted) -> bool:
+    """Does a sentence point to what it names? One that starts with a choice, or its letter, goes through them all."""
+    start = text.lstrip(" \"'(*-").lower()
+    is_of_a_list = OPTION_LINE.match(text) is not None or any(start.startswith(one.lower()) for one in wanted.contents)
+    return not is_of_a_list and SUGGESTS.search(text) is not None and DENIAL.search(text) is None
+
+
+def _odd_one(thought: Thought) -> str:
+    """Of choices that are called true or false one by one, the only one that is called otherwise than the others, where
+    it is not the chosen one."""
+    judged: dict[str, tuple[bool, str]] = {}
+    line = ""
+    for sentence in thought.sentences:
+        label = OPTION_LINE.match(sentence.text)
+        line = label[1] if label else line
+        for found in CALLED.finditer(sentence.text):
+            if letter := found[1] or line:
+                judged[letter] = (DENIAL.search(found[2]) is None, sentence.text)
+    if not 3 <= len(judged) == len(thought.wanted.choices):
+        return ""
+    for verdict in (True, False):
+        odd = [letter for letter, (is_true, _) in judged.items() if is_true is verdict]
+        if len(odd) == 1 and odd[0] != thought.wanted.letter:
+            return judged[odd[0]][1]
+    return ""
 
 
 def _other_words(thought: Thought, conclusion: Conclusion) -> str:
@@ -297,7 +388,3 @@ def _clause_start(text: str, start: int, at: int) -> int:
     """Where the clause that states something begins within its sentence."""
     clause = max(text.rfind(mark, start, at) for mark in (", ", "; ", ": ", "\n"))
     return clause + 1 if clause >= start else start
-
-
-def _is_only_letter(text: str, wanted: Wanted) -> bool:
-    return bool(re.fullmatch(r"\W*(?:is\s+)?[A-J]\W*", text)) and wanted.is_choice

@@ -34,10 +34,9 @@ _MARKS = tuple(
     (re.compile(pattern, re.MULTILINE), plainly)
     for pattern, plainly in (
         (r"<<[^<>\n]{0,80}>>", ""),  # a calculator's annotation
-        (
-            r"</?(?:br|p|div|li|ul|ol|b|i|u|strong|em|summary|caption|reasoning|conclusion|step|think|answer)\s*/?>",
-            "\n",
-        ),
+        (r"</?(?:[pbiu]|[A-Za-z]{2,20})\s*/?>|<\|\w{1,20}\|>", "\n"),
+        (r"【\s*(?:答案|故选|最终答案)\s*】\s*:?\s*", "\n答案: "),
+        (r"【[^【】\n]{1,8}】", "\n"),
         (r"^[ \t]*####[ \t]*(?=[-$\d\\(])", "The answer is "),
         (r"^[ \t]*#{1,6}[ \t]*([^\n]*(?:[Aa]nswer|答案)[^\n:]*?):?[ \t*]*\n+", r"\1: "),
         (r"^[ \t]*(?:\*\*|__)([^\n*]*(?:[Aa]nswer|答案)[^\n*:]*?):?(?:\*\*|__):?[ \t]*\n+", r"\1: "),
@@ -71,16 +70,19 @@ _MARKS = tuple(
         (r"(?<=\d),(?=\d{3}(?!\d))|(?<=\d)\{,\}(?=\d)", ""),
     )
 )
+_MATRIX = re.compile(r"\\begin\{([bpv]?matrix|array)\}(?:\{[lcr|]+\})?(.{1,200}?)\\end\{\1\}", re.DOTALL)
 _TEXT_MACRO = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mathit|mathsf|operatorname|mbox)\s*\{([^{}]*)\}")
 _END = re.compile(r"[.!?]+[\"')\]]*(?=\s|$)|\n+|[。！？]")
 SHORT_LINE = 60
 _INITIAL = re.compile(r"(?:\b(?:e\.g|i\.e|vs|approx|resp|cf|Fig|No|Dr|Mr|Mrs|St)|\b[A-Z]|^\s*\(?\w{1,2})\.?$")
 
+# A capital A at the end is a choice, and 是 after a colon an answer.
 _UNFINISHED = re.compile(
-    r"(?:[-+*/=,;:(<>&]|\b(?:and|or|the|a|an|of|is|are|so|to|with|then|because|therefore|we|that|in|for|but|gives?|by|as"
-    r"|from|which|if|when|top|both|has|have|was|be)|(?:因为|所以|因此|但是|而且|以及|那么|等于|得到|则|为|是|和|与|的))$",
-    re.IGNORECASE,
+    r"(?:[-+*/=,;:(<>&]|\b(?:(?i:and|or|the|an|of|is|are|so|to|with|then|because|therefore|we|that|in|for|but|gives?|by|as"
+    r"|from|which|if|when|top|both|has|have|was|be)|a)"
+    r"|(?:因为|所以|因此|但是|而且|以及|那么|等于|得到|则|为|(?<!:)(?<!: )是|和|与|的))$"
 )
+_END_MARKS = re.compile(r"(?:\s*<(?:\|\w{1,20}\||eo[a-z]|/s)>)+\s*\Z")
 _BARE_NUMBERING = re.compile(r"\n\s*(?:\d{1,2}[.)]|[-*•])$")
 _ENDINGS = tuple(".!?:)]}$\"'*`。！？）】」》>|✓✔✅…%°")
 
@@ -100,6 +102,8 @@ class Sentence(Struct, frozen=True):
 def clean(thought: str) -> str:
     """`thought` as plain sentences: no emphasis, tags, code or table lines; mathematics `spelled` on the line."""
     text = _FENCE.sub(_told_by_code, thought.translate(_SIGNS).translate(_SUBSCRIPT))
+    if "matrix" in text or "array" in text:
+        text = _MATRIX.sub(_on_a_line, text)
     for _ in range(3):
         text, changed = _TEXT_MACRO.subn(r" \1 ", text)
         if not changed:
@@ -128,9 +132,19 @@ def _add(found: list[Sentence], start: int, text: str) -> None:
         found.append(Sentence(start + text.index(stripped), stripped))
 
 
+def _on_a_line(matrix: re.Match[str]) -> str:
+    rows = re.split(r"\\\\(?:\[\w{1,6}\])?", matrix[2])
+    return f"[{' ; '.join(' '.join(row.replace('&', ' ; ').split()) for row in rows if row.strip())}]"
+
+
 def _told_by_code(fence: re.Match[str]) -> str:
     language, body = fence.groups()
     return f"\n{body}\n" if language.lower() in _OUTPUT else "\n"
+
+
+def without_end_marks(thought: str) -> str:
+    """`thought` without emphasis, blanks and a model's own marks (<eoa>, <|im_end|>) at its end."""
+    return _END_MARKS.sub("", thought).rstrip(" \t\r\n*_`")
 
 
 def is_unfinished(raw: str, text: str) -> bool:

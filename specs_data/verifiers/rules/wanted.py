@@ -14,6 +14,8 @@ from specs_data.verifiers.rules.prose import clean
 from specs_data.verifiers.rules.sums import Term, close, read_sums, value_of
 from specs_data.verifiers.rules.words import LEADING, OPPOSITE, OPTION, SPACED, YES_NO
 
+_WITH_ABBREVIATION = re.compile(r"(?<=\w{3})\s+\([A-Z]\w{0,5}\)$")
+
 
 class Wanted:
     """The response's answer, read once, and whether other words say the same."""
@@ -28,8 +30,10 @@ class Wanted:
         chosen = self.choices[ord(self.letter) - ord("A") :][:1] if self.letter else (answer,)
         self.content = re.sub(r"^\(?[A-J][).:]\s+", "", "".join(chosen))
         self.folded = fold(self.content)
+        self.contents = [re.sub(r"^\(?[A-J][).:]\s+", "", choice) for choice in self.choices]
         self.quantity = None if self.kind == "text" else value_in(self.content)
         self.items = _items(self.content) if self.quantity is None else ()
+        self.listed = {said for one in self.contents for said in (squeezed(clean(one)), squeezed(one))}
         self.is_yes_no = self.folded in YES_NO
         self.cleaned = clean(self.content).strip(" .")
 
@@ -38,7 +42,7 @@ class Wanted:
         content = content.strip(" .,;:*\n")
         if self.is_choice and (letters := letters_of(content, self.choices)):
             return letters == self.letters
-        if self.content and fold(content) == self.folded and self.folded:
+        if self.folded and (fold(content) == self.folded or content == self.cleaned):
             return True
         if not self.is_choice and same_answer(self.answer, content, self.kind):
             return True
@@ -67,6 +71,11 @@ class Wanted:
             terms = [term.quantity for term in read_sums(text).terms]
             return all(any(close(item, term) for term in terms) for item in self.items)
         return names(text, self.content, self.cleaned)
+
+
+def squeezed(text: str) -> str:
+    """`text` as the judge folds it, without blanks."""
+    return fold(text).replace(" ", "")
 
 
 def letters_of(content: str, choices: Sequence[str]) -> frozenset[str] | None:
@@ -98,7 +107,10 @@ def named_choices(text: str, choices: Sequence[str]) -> frozenset[str]:
     for number, choice in enumerate(choices):
         content = re.sub(r"^\(?[A-J][).:]\s+", "", choice)
         is_letter = len(fold(content)) < 2 and content.isalpha()
-        if content and not is_letter and names(text, content, clean(content).strip(" .")):
+        short = _WITH_ABBREVIATION.sub("", content)
+        if is_letter or not content:
+            continue
+        if names(text, content, clean(content).strip(" .")) or (short != content and names(text, short, short)):
             found[chr(ord("A") + number)] = fold(content)
     return frozenset(
         letter for letter, said in found.items() if not any(said != other and said in other for other in found.values())
