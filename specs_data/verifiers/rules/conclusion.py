@@ -70,6 +70,13 @@ class Thought:
         """The values that a sentence, or a part of one, names."""
         return [term for term in self.sums.terms if sentence.start <= term.start < sentence.end]
 
+    def before_statement(self, sentence: Sentence) -> str:
+        """A sentence up to the clause that states an answer in it."""
+        for one in self.stated:
+            if sentence.start <= one.at < sentence.end:
+                return self.text[sentence.start : max(sentence.start, _clause_start(self.text, sentence.start, one.at))]
+        return sentence.text
+
     def sentence_of(self, place: int) -> int:
         """The number of the sentence at `place`."""
         return next((n for n, sentence in enumerate(self.sentences) if place < sentence.end), len(self.sentences) - 1)
@@ -201,6 +208,12 @@ def _worded(thought: Thought, sentence: Sentence) -> Conclusion | None:
     if CONCLUDES.search(text) and not CHECK.search(text):
         return Conclusion(None, text, sentence.start, sentence.end)
     return None
+
+
+def _clause_start(text: str, start: int, at: int) -> int:
+    """Where the clause that states something begins within its sentence."""
+    clause = max(text.rfind(mark, start, at) for mark in (", ", "; ", ": ", "\n"))
+    return clause + 1 if clause >= start else start
 
 
 def _stated(text: str, wanted: Wanted) -> Iterator[Conclusion]:

@@ -8,15 +8,13 @@ from fractions import Fraction
 from itertools import combinations
 
 from specs_data.judges.numbers import Quantity
-from specs_data.judges.values import fold
+from specs_data.verifiers.rules.choices import other_choice
 from specs_data.verifiers.rules.conclusion import SEVERAL_ANSWERS, TWO_CONCLUSIONS, Conclusion, Thought
-from specs_data.verifiers.rules.prose import Sentence
 from specs_data.verifiers.rules.sums import Term, Wrong, close, factors, is_about, is_number
-from specs_data.verifiers.rules.wanted import Wanted, letters_of, named_choices, option_letters, squeezed, value_in
+from specs_data.verifiers.rules.wanted import letters_of, stems, value_in
 from specs_data.verifiers.rules.words import (
     ANNOUNCES,
     BOILERPLATE,
-    CALLED,
     CHINESE_BOILERPLATE,
     CONCLUDES,
     CORRECTION,
@@ -24,19 +22,15 @@ from specs_data.verifiers.rules.words import (
     GUESSED,
     HYPOTHETICAL,
     IMAGINARY,
-    OPTION_LINE,
     OR,
-    SUGGESTS,
     TAKEN_BACK,
     WORD_OR_MARK,
     content_words,
 )  # fmt: skip
 
 ENOUGH_CONTENT = 3  # a number or two words besides the statement of the answer
-MOST_OWN_WORDS = 0.6
 FARTHEST_VALUE = 2  # sentences before the conclusion in which a value may contradict it
 _A_VALUE = re.compile(r"\d|[=√π∠]|[a-z]\s*[-+*/^]\s*[a-z]")
-_LETTERED = re.compile(r"^\W*[A-J](?:[).:]+|\s-)\s*")
 
 NO_REASONING = "no reasoning"
 WRONG_ARITHMETIC = "wrong arithmetic"
@@ -66,7 +60,7 @@ def objection(thought: Thought, conclusion: Conclusion) -> tuple[str, str] | Non
         return GUESS, guess
     if other := _other_value(thought, conclusion):
         return OTHER_VALUE, other
-    if other := _other_choice(thought, conclusion):
+    if other := other_choice(thought, conclusion):
         return OTHER_CHOICE, other
     return None
 
@@ -92,8 +86,8 @@ def _reasons(thought: Thought) -> bool:
     if not content and thought.wanted.quantity is not None and _values_count(thought) and not _has_values(thought):
         return False
     for sentence in thought.sentences:
-        text = _before_statement(thought, sentence)
-        if _is_only_the_answer(text, thought.wanted) or _only_announces(text):
+        text = thought.before_statement(sentence)
+        if thought.wanted.is_all_of(text) or _only_announces(text):
             continue
         text = re.sub(r"\\boxed\s*\{[^{}]*\}|\bimage \d|<[^<>]*>", "", text)
         for found in WORD_OR_MARK.finditer(text):
@@ -111,29 +105,12 @@ def _reasons(thought: Thought) -> bool:
 
 def _has_values(thought: Thought) -> bool:
     """Is there a number, or a letter for one, but in what states the answer?"""
-    texts = (_before_statement(thought, sentence) for sentence in thought.sentences)
+    texts = (thought.before_statement(sentence) for sentence in thought.sentences)
     return any(
         _A_VALUE.search(text) or any(map(is_number, re.findall("[a-z]+", text.lower())))
         for text in texts
-        if not _is_only_the_answer(text, thought.wanted)
+        if not thought.wanted.is_all_of(text)
     )
-
-
-def _before_statement(thought: Thought, sentence: Sentence) -> str:
-    """A sentence up to the clause that states an answer in it."""
-    for one in thought.stated:
-        if sentence.start <= one.at < sentence.end:
-            return sentence.text[: max(0, _clause_start(thought.text, sentence.start, one.at) - sentence.start)]
-    return sentence.text
-
-
-def _is_only_the_answer(text: str, wanted: Wanted) -> bool:
-    """Is it the answer, a letter, or a letter and its choice, and no more?"""
-    if fold(text) in (wanted.folded, fold(wanted.answer), ""):
-        return True
-    if not wanted.is_choice:
-        return False
-    return bool(re.fullmatch(r"\W*(?:is\s+)?[A-J]\W*", text)) or squeezed(_LETTERED.sub("", text)) in wanted.listed
 
 
 def _only_announces(text: str) -> bool:
@@ -253,13 +230,12 @@ def _values_count(thought: Thought) -> bool:
     """Are all choices values, so that a derived one must be among them?"""
     if not thought.wanted.is_choice:
         return True
-    values = [value_in(choice) for choice in thought.wanted.choices]
+    values = thought.wanted.values
     return bool(values) and sum(value is not None for value in values) >= len(values) - 1
 
 
 def _is_nearest(thought: Thought, term: Term) -> bool:
-    values = [value_in(choice) for choice in thought.wanted.choices]
-    gaps = [abs(value.value - term.value) for value in values if value]
+    gaps = [abs(value.value - term.value) for value in thought.wanted.values if value]
     return (
         bool(gaps)
         and thought.wanted.quantity is not None
@@ -270,7 +246,7 @@ def _is_nearest(thought: Thought, term: Term) -> bool:
 def _is_of_the_same(thought: Thought, term: Term, conclusion: Conclusion) -> bool:
     """Does a sentence that only names the answer speak of what was just derived? A count after sums does not."""
     here = thought.sentences[thought.sentence_of(term.start)]
-    shared = frozenset(_stems(here.text)) & frozenset(_stems(conclusion.text))
+    shared = frozenset(stems(here.text)) & frozenset(stems(conclusion.text))
     return bool(shared) and CONCLUDES.search(conclusion.text) is not None and here.end <= conclusion.at
 
 
@@ -290,88 +266,6 @@ def _combines(thought: Thought, derived: Sequence[Term], last: Term, conclusion:
     return any(close(wanted, Quantity(value)) for first, second in pairs for value in _steps(first, second))
 
 
-def _other_choice(thought: Thought, conclusion: Conclusion) -> str:
-    """Before the letter, only another choice is spoken of."""
-    wanted = thought.wanted
-    if not wanted.letter or not wanted.choices or wanted.is_yes_no or not conclusion.stated:
-        return ""
-    if other := _odd_one(thought):
-        return other
-    are_listed = sum(_is_only_the_answer(one.text, wanted) for one in thought.sentences) > 2
-    spoken: dict[str, str] = {}
-    last = frozenset[str]()
-    for one in thought.sentences:
-        text = _before_statement(thought, one)[: max(0, conclusion.at - one.start)]
-        if len(text.strip()) < 2 or (are_listed and _is_only_the_answer(text, wanted)):
-            continue
-        named = _spoken_choices(thought, one.start, text)
-        last = named if _suggests(text, wanted) else frozenset()
-        if DENIAL.search(text):
-            spoken.update((letter, "") for letter in named if wanted.letter == letter)
-        else:
-            spoken.update((letter, text) for letter in named)
-    if len(spoken) == 1 and wanted.letter not in spoken:
-        return next(iter(spoken.values()))
-    if len(last) == 1 and wanted.letter not in last and not DENIAL.search(thought.question):
-        return spoken.get(next(iter(last)), "")
-    return "" if wanted.letter in spoken else _other_words(thought, conclusion)
-
-
-def _suggests(text: str, wanted: Wanted) -> bool:
-    """Does a sentence point to what it names? One that starts with a choice, or its letter, goes through them all."""
-    start = text.lstrip(" \"'(*-").lower()
-    is_of_a_list = OPTION_LINE.match(text) is not None or any(start.startswith(one.lower()) for one in wanted.contents)
-    return not is_of_a_list and SUGGESTS.search(text) is not None and DENIAL.search(text) is None
-
-
-def _odd_one(thought: Thought) -> str:
-    """Of choices that are called true or false one by one, the only one that is called otherwise than the others, where
-    it is not the chosen one."""
-    judged: dict[str, tuple[bool, str]] = {}
-    line = ""
-    for sentence in thought.sentences:
-        label = OPTION_LINE.match(sentence.text)
-        line = label[1] if label else line
-        for found in CALLED.finditer(sentence.text):
-            if letter := found[1] or line:
-                judged[letter] = (DENIAL.search(found[2]) is None, sentence.text)
-    if not 3 <= len(judged) == len(thought.wanted.choices):
-        return ""
-    for verdict in (True, False):
-        odd = [letter for letter, (is_true, _) in judged.items() if is_true is verdict]
-        if len(odd) == 1 and odd[0] != thought.wanted.letter:
-            return judged[odd[0]][1]
-    return ""
-
-
-def _other_words(thought: Thought, conclusion: Conclusion) -> str:
-    """The one choice whose own words the thought uses, where it uses none of the chosen one's."""
-    wanted = thought.wanted
-    words = [frozenset(_stems(choice)) for choice in wanted.choices]
-    own = [mine.difference(*(words[:at] + words[at + 1 :])) for at, mine in enumerate(words)]
-    chosen = ord(wanted.letter) - ord("A")
-    if DENIAL.search(thought.text) or chosen >= len(own) or len(own[chosen]) < 2:
-        return ""
-    said = frozenset(_stems(thought.text[: conclusion.at]))
-    shares = [len(mine & said) / len(mine) if len(mine) > 1 else 0.0 for mine in own]
-    others = [at for at, share in enumerate(shares) if share >= MOST_OWN_WORDS and at != chosen]
-    return wanted.choices[others[0]] if len(others) == 1 and shares[chosen] == 0 else ""
-
-
-def _spoken_choices(thought: Thought, start: int, text: str) -> frozenset[str]:
-    """The choices that a sentence names; a number that is only computed with names none."""
-    choices = thought.wanted.choices
-    operands = {term.text for term in thought.terms_in(Sentence(start, text)) if term.operand}
-    named = named_choices(text, choices) | option_letters(text, choices)
-    return frozenset(letter for letter in named if choices[ord(letter) - ord("A")] not in operands)
-
-
-def _stems(text: str) -> list[str]:
-    """The words that tell one choice from another, without their endings."""
-    found = (word.group().lower() for word in re.finditer(r"[A-Za-z]{3,}", text))
-    return [word[:6].rstrip("s") for word in found if word not in BOILERPLATE]
-
-
 def _steps(first: Fraction, second: Fraction) -> Iterator[Fraction]:
     """What one operation makes of two numbers."""
     yield first + second
@@ -382,9 +276,3 @@ def _steps(first: Fraction, second: Fraction) -> Iterator[Fraction]:
         yield first / second
     if first:
         yield second / first
-
-
-def _clause_start(text: str, start: int, at: int) -> int:
-    """Where the clause that states something begins within its sentence."""
-    clause = max(text.rfind(mark, start, at) for mark in (", ", "; ", ": ", "\n"))
-    return clause + 1 if clause >= start else start

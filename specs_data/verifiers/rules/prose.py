@@ -28,48 +28,58 @@ _WIDE = {
     **{"½": "(1/2)", "⅓": "(1/3)", "⅔": "(2/3)", "¼": "(1/4)", "¾": "(3/4)", "²": "^2", "³": "^3", "º": "°"},
     **{"∴": " so ", "⇒": " so ", "⟹": " so ", "∵": " since ", "“": '"', "”": '"', "‘": "'", "’": "'"},
 }
-_SIGNS = str.maketrans(_WIDE)
-_SUBSCRIPT = str.maketrans("₀₁₂₃₄₅₆₇₈₉", "0123456789")
+_SIGNS = str.maketrans(_WIDE | dict(zip("₀₁₂₃₄₅₆₇₈₉", "0123456789", strict=True)))
+# How things are set, and what is said by it. Most thoughts have little of it: a pattern is looked for only where one of
+# the signs before it is there.
 _MARKS = tuple(
-    (re.compile(pattern, re.MULTILINE), plainly)
-    for pattern, plainly in (
-        (r"<<[^<>\n]{0,80}>>", ""),  # a calculator's annotation
-        (r"</?(?:[pbiu]|[A-Za-z]{2,20})\s*/?>|<\|\w{1,20}\|>", "\n"),
-        (r"【\s*(?:答案|故选|最终答案)\s*】\s*:?\s*", "\n答案: "),
-        (r"【[^【】\n]{1,8}】", "\n"),
-        (r"^[ \t]*####[ \t]*(?=[-$\d\\(])", "The answer is "),
-        (r"^[ \t]*#{1,6}[ \t]*([^\n]*(?:[Aa]nswer|答案)[^\n:]*?):?[ \t*]*\n+", r"\1: "),
-        (r"^[ \t]*(?:\*\*|__)([^\n*]*(?:[Aa]nswer|答案)[^\n*:]*?):?(?:\*\*|__):?[ \t]*\n+", r"\1: "),
-        (r"^[ \t]*#{1,6}[ \t]*", ""),
-        (r"\*\*|__|`", ""),
-        (r"(?<![\w*)])\*(?=[A-Za-z])([^*\n]{1,200})(?<=[A-Za-z.!?])\*(?![\w*])", r"\1"),
-        (r"^[ \t]*(?:[-*•+‣]|[-*•]?[ \t]*\(?\d{1,2}[.)])[ \t]+", ""),
-        (r"^[ \t]*(?:[Ss]tep|步骤)[ \t]*\d{1,2}[ \t]*[.:)]?", ""),
-        (r"^[ \t|:-]{3,}$", ""),
-        (r"[ \t]*\|[ \t]*$|^[ \t]*\|[ \t]*", ""),
-        (r"[ \t]\|[ \t]", " ; "),
-        (r"\\begin\{[^{}]{1,20}\}(?:\[\w\])?|\\end\{[^{}]{1,20}\}|\\\\(?:\[\w{1,6}\])?", "\n"),
-        (r"(?<!\\)&", " "),
+    (frozenset(needed), re.compile(pattern, re.MULTILINE), plainly)
+    for needed, pattern, plainly in (
+        ("<", r"<<[^<>\n]{0,80}>>", ""),  # a calculator's annotation
+        (">", r"</?(?:[pbiu]|[A-Za-z]{2,20})\s*/?>|<\|\w{1,20}\|>", "\n"),
+        ("】", r"【\s*(?:答案|故选|最终答案)\s*】\s*:?\s*", "\n答案: "),
+        ("】", r"【[^【】\n]{1,8}】", "\n"),
+        ("#", r"^[ \t]*####[ \t]*(?=[-$\d\\(])", "The answer is "),
+        ("#", r"^[ \t]*#{1,6}[ \t]*([^\n]*(?:[Aa]nswer|答案)[^\n:]*?):?[ \t*]*\n+", r"\1: "),
+        ("*_", r"^[ \t]*(?:\*\*|__)([^\n*]*(?:[Aa]nswer|答案)[^\n*:]*?):?(?:\*\*|__):?[ \t]*\n+", r"\1: "),
+        ("#", r"^[ \t]*#{1,6}[ \t]*", ""),
+        ("*_`", r"\*\*|__|`", ""),
+        ("*", r"(?<![\w*)])\*(?=[A-Za-z])([^*\n]{1,200})(?<=[A-Za-z.!?])\*(?![\w*])", r"\1"),
+        ("-*•+‣.)", r"^[ \t]*(?:[-*•+‣]|[-*•]?[ \t]*\(?\d{1,2}[.)])[ \t]+", ""),
+        ("Ss步", r"^[ \t]*(?:[Ss]tep|步骤)[ \t]*\d{1,2}[ \t]*[.:)]?", ""),
+        ("-|:", r"^[ \t|:-]{3,}$", ""),
+        ("|", r"[ \t]*\|[ \t]*$|^[ \t]*\|[ \t]*", ""),
+        ("|", r"[ \t]\|[ \t]", " ; "),
+        ("\\", r"\\begin\{[^{}]{1,20}\}(?:\[\w\])?|\\end\{[^{}]{1,20}\}|\\\\(?:\[\w{1,6}\])?", "\n"),
+        ("&", r"(?<!\\)&", " "),
         # A display stands within its sentence.
-        (r"\s*(?:\\\[|\$\$)\s*", " "),
-        (r"\s*\\\](?:\s*\n)?", "\n"),
-        (r"\\[()]", ""),
-        (r"\\\$|\$", ""),
-        (r"\\%", "%"),
-        (r"\\(?:,|;|:|!|quad|qquad|displaystyle|left|right|big|Big|bigl|bigr|Bigl|Bigr|limits)(?![A-Za-z])", " "),
-        (r"\\[dtc]frac(?![A-Za-z])", r"\\frac"),
-        (r"\^\s*(?:\\circ|\{\s*\\circ\s*\})|\\degree(?![A-Za-z])", "°"),
-        (r"\\(?:times|cdot|ast)(?![A-Za-z])", "*"),
-        (r"\\div(?![A-Za-z])", "/"),
-        (r"\\(?:approx|simeq|sim)(?![A-Za-z])|≃|≅", "≈"),
-        (r"\\(?:therefore|implies|Rightarrow|Longrightarrow|rightarrow|to)(?![A-Za-z])|=>|⟶|→", " so "),
-        (r"\\(?:angle)(?![A-Za-z])", "∠"),
-        (r"\\(?:le|leq)(?![A-Za-z])", "≤"),
-        (r"\\(?:ge|geq)(?![A-Za-z])", "≥"),
-        (r"(?<=\d)[ ]?[xX](?=[ ]?\d)", " *"),
-        (r"(?<=\d),(?=\d{3}(?!\d))|(?<=\d)\{,\}(?=\d)", ""),
+        ("\\$", r"\s*(?:\\\[|\$\$)\s*", " "),
+        ("\\", r"\s*\\\](?:\s*\n)?", "\n"),
+        ("\\", r"\\[()]", ""),
+        ("$", r"\\\$|\$", ""),
+        ("\\", r"\\%", "%"),
+        (
+            "\\",
+            r"\\(?:,|;|:|!|quad|qquad|displaystyle|left|right|big|Big|bigl|bigr|Bigl|Bigr|limits)(?![A-Za-z])",
+            " ",
+        ),
+        ("\\", r"\\[dtc]frac(?![A-Za-z])", r"\\frac"),
+        ("^\\", r"\^\s*(?:\\circ|\{\s*\\circ\s*\})|\\degree(?![A-Za-z])", "°"),
+        ("\\", r"\\(?:times|cdot|ast)(?![A-Za-z])", "*"),
+        ("\\", r"\\div(?![A-Za-z])", "/"),
+        ("\\≃≅", r"\\(?:approx|simeq|sim)(?![A-Za-z])|≃|≅", "≈"),
+        (
+            "\\>⟶→",
+            r"\\(?:therefore|implies|Rightarrow|Longrightarrow|rightarrow|to)(?![A-Za-z])|=>|⟶|→",
+            " so ",
+        ),
+        ("\\", r"\\(?:angle)(?![A-Za-z])", "∠"),
+        ("\\", r"\\(?:le|leq)(?![A-Za-z])", "≤"),
+        ("\\", r"\\(?:ge|geq)(?![A-Za-z])", "≥"),
+        ("xX", r"(?<=\d)[ ]?[xX](?=[ ]?\d)", " *"),
+        (",", r"(?<=\d),(?=\d{3}(?!\d))|(?<=\d)\{,\}(?=\d)", ""),
     )
 )
+_UNSPELLED = frozenset("\\{^*√")
 _MATRIX = re.compile(r"\\begin\{([bpv]?matrix|array)\}(?:\{[lcr|]+\})?(.{1,200}?)\\end\{\1\}", re.DOTALL)
 _TEXT_MACRO = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mathit|mathsf|operatorname|mbox)\s*\{([^{}]*)\}")
 _END = re.compile(r"[.!?]+[\"')\]]*(?=\s|$)|\n+|[。！？]")
@@ -101,16 +111,21 @@ class Sentence(Struct, frozen=True):
 
 def clean(thought: str) -> str:
     """`thought` as plain sentences: no emphasis, tags, code or table lines; mathematics `spelled` on the line."""
-    text = _FENCE.sub(_told_by_code, thought.translate(_SIGNS).translate(_SUBSCRIPT))
+    text = thought if thought.isascii() else thought.translate(_SIGNS)
+    if "```" in text:
+        text = _FENCE.sub(_told_by_code, text)
     if "matrix" in text or "array" in text:
         text = _MATRIX.sub(_on_a_line, text)
-    for _ in range(3):
+    while "\\" in text:
         text, changed = _TEXT_MACRO.subn(r" \1 ", text)
         if not changed:
             break
-    for pattern, plainly in _MARKS:
-        text = pattern.sub(plainly, text)
-    return spelled(text)
+    signs = set(text)
+    for needed, pattern, plainly in _MARKS:
+        if not needed.isdisjoint(signs):
+            text = pattern.sub(plainly, text)
+    needs_spelling = not _UNSPELLED.isdisjoint(signs) or "pi" in text or "sqrt" in text
+    return spelled(text) if needs_spelling else text
 
 
 def sentences(text: str) -> list[Sentence]:

@@ -18,6 +18,7 @@ import re
 from collections.abc import Iterator
 from decimal import Decimal
 from fractions import Fraction
+from functools import lru_cache
 
 from msgspec import Struct
 
@@ -244,6 +245,7 @@ def _mixes_units(written: str) -> bool:
     return len(units) > 1
 
 
+@lru_cache(4096)  # most are small numbers
 def _constant(text: str) -> Fraction | None:
     text = text.strip()
     text = re.sub(r"[%°]", "", text).strip()

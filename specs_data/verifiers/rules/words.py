@@ -44,6 +44,17 @@ DENIAL = re.compile(
     r"|\bunlike|\brather than\b|\binstead of\b|错误|不正确|不符|不是|不对|排除",
     re.IGNORECASE,
 )
+AGAINST = re.compile(r"\b(?:instead of|rather than|as opposed to|unlike|in contrast to)\b|而不是|而非", re.IGNORECASE)
+# Questions for the one that is not so.
+NEGATIVE = re.compile(
+    r"\b(?:not|except|false|incorrect|wrong|least|never|cannot)\b|错误|不正确|不是|不属于|不能|不符", re.IGNORECASE
+)
+_LETTERS = r"(?:options? |choices? )?\(?[A-J]\)?(?:(?:,? and |, | or )\(?[A-J]\)?)*"
+RULED_OUT = re.compile(
+    rf"(?<![A-Za-z])({_LETTERS}) (?:is|are|must be|cannot be) (?:all |both |therefore |thus |clearly )?"
+    r"(?:wrong|false|incorrect|not (?:correct|right|true)|ruled out|eliminated)\b"
+    rf"|\b(?:rules?|ruling) out ({_LETTERS})(?![A-Za-z])"
+)
 CORRECTION = re.compile(
     r"\b(?:wait|no|actually|check|recheck|recount|correct|correction|mistake|wrong|instead|but|hmm|again|rather|sorry"
     r"|however|alternatively|let me|reconsider|re-?examine|at first|initially|first guess|oops|error)\b"
@@ -62,7 +73,7 @@ CONCLUDES = re.compile(
 )
 SUGGESTS = re.compile(
     r"\b(?:indicat\w+|suggest\w*|characteristic|typical\w*|matches|corresponds?|consistent with|describes?|refers?"
-    r"|represents?|known as|called|identified|most likely|closest|best|so|thus|therefore|hence|means)\b"
+    r"|represents?|known as|called|identified|most likely|closest|best|only|has the|so|thus|therefore|hence|means)\b"
     r"|因此|所以|故|应为|符合|属于",
     re.IGNORECASE,
 )
