@@ -37,7 +37,7 @@ from specs_data.verifiers.rules.objections import (
     objection,
     wrong_step,
 )
-from specs_data.verifiers.rules.prose import breaks_off, clean, is_unfinished
+from specs_data.verifiers.rules.prose import breaks_off, clean, is_unfinished, without_end_marks
 from specs_data.verifiers.rules.wanted import Wanted
 
 __all__ = [
@@ -77,7 +77,7 @@ class RulesVerifier:
     paid = False
 
     def __init__(self, fmt: ResponseFormat = THINK_ANSWER) -> None:
-        self.settings: Mapping[str, str] = {"verifier": "rules", "version": "3", "format": fmt.model_dump_json()}
+        self.settings: Mapping[str, str] = {"verifier": "rules", "version": "4", "format": fmt.model_dump_json()}
         self._fmt = fmt
 
     async def verify(self, judged: Judged, images: Sequence[bytes]) -> Verdict:
@@ -97,11 +97,11 @@ class RulesVerifier:
 
 def verify_thought(thought: str, answer: str, problem: Problem) -> Verdict:
     """Does `thought` reach `answer`? `Verdict.answer` is the conclusion that was found, or what speaks against it."""
-    raw = thought[-READ_AT_MOST:].rstrip(" \t\r\n*_`")
+    raw = without_end_marks(thought[-READ_AT_MOST:])
     text = clean(raw)
     if is_unfinished(raw, text):
         return Verdict(False, BREAKS_OFF)
-    found = Thought(raw, text, Wanted(answer, problem))
+    found = Thought(raw, text, Wanted(answer, problem), problem.question)
     if step := wrong_step(found):
         return Verdict(False, *step)
     conclusion = conclude(found)

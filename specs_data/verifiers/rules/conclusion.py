@@ -57,8 +57,9 @@ class Conclusion(Struct, frozen=True):
 class Thought:
     """A clean thought, its sentences and its arithmetic."""
 
-    def __init__(self, raw: str, text: str, wanted: Wanted) -> None:
+    def __init__(self, raw: str, text: str, wanted: Wanted, question: str = "") -> None:
         self.raw = raw
+        self.question = question
         self.text = text
         self.wanted = wanted
         self.sums: Sums = read_sums(text)
@@ -68,6 +69,13 @@ class Thought:
     def terms_in(self, sentence: Sentence) -> list[Term]:
         """The values that a sentence, or a part of one, names."""
         return [term for term in self.sums.terms if sentence.start <= term.start < sentence.end]
+
+    def before_statement(self, sentence: Sentence) -> str:
+        """A sentence up to the clause that states an answer in it."""
+        for one in self.stated:
+            if sentence.start <= one.at < sentence.end:
+                return self.text[sentence.start : max(sentence.start, _clause_start(self.text, sentence.start, one.at))]
+        return sentence.text
 
     def sentence_of(self, place: int) -> int:
         """The number of the sentence at `place`."""
@@ -202,6 +210,12 @@ def _worded(thought: Thought, sentence: Sentence) -> Conclusion | None:
     return None
 
 
+def _clause_start(text: str, start: int, at: int) -> int:
+    """Where the clause that states something begins within its sentence."""
+    clause = max(text.rfind(mark, start, at) for mark in (", ", "; ", ": ", "\n"))
+    return clause + 1 if clause >= start else start
+
+
 def _stated(text: str, wanted: Wanted) -> Iterator[Conclusion]:
     """What labels and boxes state, in order."""
     boxed = boxes(text)
@@ -228,7 +242,8 @@ def _labelled(text: str, wanted: Wanted, boxed: Sequence[tuple[int, int, str]]) 
             continue
         right = _agrees(content, wanted)
         if right is not None:
-            yield Conclusion(right, content, label.start(), end, stated=True)
+            at = label.start() + len(label.group()) - len(label.group().lstrip())
+            yield Conclusion(right, content, at, end, stated=True)
             covered = end
 
 

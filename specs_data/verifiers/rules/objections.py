@@ -8,12 +8,12 @@ from fractions import Fraction
 from itertools import combinations
 
 from specs_data.judges.numbers import Quantity
-from specs_data.judges.values import fold
+from specs_data.verifiers.rules.choices import other_choice
 from specs_data.verifiers.rules.conclusion import SEVERAL_ANSWERS, TWO_CONCLUSIONS, Conclusion, Thought
-from specs_data.verifiers.rules.prose import Sentence
 from specs_data.verifiers.rules.sums import Term, Wrong, close, factors, is_about, is_number
-from specs_data.verifiers.rules.wanted import Wanted, letters_of, named_choices, option_letters, value_in
+from specs_data.verifiers.rules.wanted import letters_of, stems, value_in
 from specs_data.verifiers.rules.words import (
+    ANNOUNCES,
     BOILERPLATE,
     CHINESE_BOILERPLATE,
     CONCLUDES,
@@ -29,7 +29,8 @@ from specs_data.verifiers.rules.words import (
 )  # fmt: skip
 
 ENOUGH_CONTENT = 3  # a number or two words besides the statement of the answer
-MOST_OWN_WORDS = 0.6
+FARTHEST_VALUE = 2  # sentences before the conclusion in which a value may contradict it
+_A_VALUE = re.compile(r"\d|[=√π∠]|[a-z]\s*[-+*/^]\s*[a-z]")
 
 NO_REASONING = "no reasoning"
 WRONG_ARITHMETIC = "wrong arithmetic"
@@ -59,7 +60,7 @@ def objection(thought: Thought, conclusion: Conclusion) -> tuple[str, str] | Non
         return GUESS, guess
     if other := _other_value(thought, conclusion):
         return OTHER_VALUE, other
-    if other := _other_choice(thought, conclusion):
+    if other := other_choice(thought, conclusion):
         return OTHER_CHOICE, other
     return None
 
@@ -82,14 +83,11 @@ def _standing(thought: Thought, wrong: Sequence[Wrong]) -> Wrong | None:
 def _reasons(thought: Thought) -> bool:
     """Is there anything but the statement of the answer?"""
     content = ENOUGH_CONTENT * ("```" in thought.raw)
+    if not content and thought.wanted.quantity is not None and _values_count(thought) and not _has_values(thought):
+        return False
     for sentence in thought.sentences:
-        text = sentence.text
-        for one in thought.stated:
-            if sentence.start <= one.at < sentence.end:
-                text = text[: max(0, _clause_start(thought.text, sentence.start, one.at) - sentence.start)]
-        if fold(text) in (thought.wanted.folded, fold(thought.wanted.answer), "") or _is_only_letter(
-            text, thought.wanted
-        ):
+        text = thought.before_statement(sentence)
+        if thought.wanted.is_all_of(text) or _only_announces(text):
             continue
         text = re.sub(r"\\boxed\s*\{[^{}]*\}|\bimage \d|<[^<>]*>", "", text)
         for found in WORD_OR_MARK.finditer(text):
@@ -103,6 +101,21 @@ def _reasons(thought: Thought) -> bool:
             else:
                 content += 2 * (word not in BOILERPLATE and len(word) > 1)
     return content >= ENOUGH_CONTENT
+
+
+def _has_values(thought: Thought) -> bool:
+    """Is there a number, or a letter for one, but in what states the answer?"""
+    texts = (thought.before_statement(sentence) for sentence in thought.sentences)
+    return any(
+        _A_VALUE.search(text) or any(map(is_number, re.findall("[a-z]+", text.lower())))
+        for text in texts
+        if not thought.wanted.is_all_of(text)
+    )
+
+
+def _only_announces(text: str) -> bool:
+    """Does a sentence say what shall be done, without a number that is there already?"""
+    return ANNOUNCES.search(text) is not None and not any(map(str.isdigit, text))
 
 
 def _is_answer(thought: Thought, word: str) -> bool:
@@ -164,10 +177,14 @@ def _other_value(thought: Thought, conclusion: Conclusion) -> str:
     derived = [term for term in before if term.result or (term.computed and not term.operand)]
     here = thought.sentence_of(conclusion.at)
     near = [term for term in derived if term.start >= (thought.sentences[max(0, here - 1)].start)]
+    if wanted.is_choice and conclusion.stated:
+        other = _other_result(thought, derived, conclusion) or _other_named(thought, here, derived, conclusion)
+        if other:
+            return other
     if not conclusion.stated and not (near and _is_of_the_same(thought, near[-1], conclusion)):
         return ""
     if not near:
-        return _other_named(thought, here, conclusion) if wanted.is_choice else ""
+        return ""
     about = is_about(thought.text[near[0].start : conclusion.to + 40])
     if any(wanted.is_term(term, about) for term in before):
         return ""
@@ -180,31 +197,45 @@ def _other_value(thought: Thought, conclusion: Conclusion) -> str:
     return near[-1].text
 
 
-def _other_named(thought: Thought, here: int, conclusion: Conclusion) -> str:
-    """The value of another choice in the sentence before, where the chosen one's is nowhere."""
-    last = (
-        thought.sentences[here]
-        if conclusion.at - thought.sentences[here].start > 20
-        else thought.sentences[max(0, here - 1)]
-    )
-    terms = [term for term in thought.sums.terms if term.end <= conclusion.at and not term.operand]
-    if any(thought.wanted.is_term(term, True) for term in terms):
+def _other_result(thought: Thought, derived: Sequence[Term], conclusion: Conclusion) -> str:
+    """The last value of a choice that is derived, where it is another one's and the chosen one's is nowhere."""
+    wanted = thought.wanted
+    found = [(term, wanted.choice_of(term)) for term in derived if not term.operand]
+    last = next(((term, letter) for term, letter in reversed(found) if letter), None)
+    if last is None or last[1] == wanted.letter:
         return ""
-    named = {letter for term in terms if term.start >= last.start and (letter := thought.wanted.choice_of(term))}
-    return last.text if len(named) == 1 and CONCLUDES.search(last.text) else ""
+    named = (term for term in thought.sums.terms if term.end <= conclusion.at)
+    return "" if any(wanted.is_term(term, True) for term in named) else last[0].text
+
+
+def _other_named(thought: Thought, here: int, derived: Sequence[Term], conclusion: Conclusion) -> str:
+    """The value of another choice that the last sentence with values comes to, where nothing leads on from there."""
+    wanted = thought.wanted
+    for sentence in reversed(thought.sentences[max(0, here - FARTHEST_VALUE) : here + 1]):
+        until = min(sentence.end, conclusion.at)
+        concludes = list(CONCLUDES.finditer(thought.text, sentence.start, until))
+        start = concludes[-1].end() if concludes else sentence.start
+        terms = [term for term in thought.sums.terms if start <= term.start < until and not term.operand]
+        if not terms:
+            continue
+        letters = {letter for term in terms if (letter := wanted.choice_of(term, is_about(sentence.text)))}
+        comes_to = len(letters) == 1 and (concludes or any(term.result for term in terms))
+        if not comes_to or wanted.letter in letters or DENIAL.search(sentence.text):
+            return ""
+        return "" if _combines(thought, derived, terms[-1], conclusion) else sentence.text
+    return ""
 
 
 def _values_count(thought: Thought) -> bool:
     """Are all choices values, so that a derived one must be among them?"""
     if not thought.wanted.is_choice:
         return True
-    values = [value_in(choice) for choice in thought.wanted.choices]
+    values = thought.wanted.values
     return bool(values) and sum(value is not None for value in values) >= len(values) - 1
 
 
 def _is_nearest(thought: Thought, term: Term) -> bool:
-    values = [value_in(choice) for choice in thought.wanted.choices]
-    gaps = [abs(value.value - term.value) for value in values if value]
+    gaps = [abs(value.value - term.value) for value in thought.wanted.values if value]
     return (
         bool(gaps)
         and thought.wanted.quantity is not None
@@ -215,7 +246,7 @@ def _is_nearest(thought: Thought, term: Term) -> bool:
 def _is_of_the_same(thought: Thought, term: Term, conclusion: Conclusion) -> bool:
     """Does a sentence that only names the answer speak of what was just derived? A count after sums does not."""
     here = thought.sentences[thought.sentence_of(term.start)]
-    shared = frozenset(_stems(here.text)) & frozenset(_stems(conclusion.text))
+    shared = frozenset(stems(here.text)) & frozenset(stems(conclusion.text))
     return bool(shared) and CONCLUDES.search(conclusion.text) is not None and here.end <= conclusion.at
 
 
@@ -235,52 +266,6 @@ def _combines(thought: Thought, derived: Sequence[Term], last: Term, conclusion:
     return any(close(wanted, Quantity(value)) for first, second in pairs for value in _steps(first, second))
 
 
-def _other_choice(thought: Thought, conclusion: Conclusion) -> str:
-    """Before the letter, only another choice is spoken of."""
-    wanted = thought.wanted
-    if not wanted.letter or not wanted.choices or wanted.is_yes_no:
-        return ""
-    spoken: dict[str, str] = {}
-    for one in thought.sentences:
-        text = one.text if one.end <= conclusion.at else thought.text[one.start : max(one.start, conclusion.at)]
-        named = _spoken_choices(thought, one.start, text)
-        if DENIAL.search(text):
-            spoken.update((letter, "") for letter in named if wanted.letter == letter)
-        else:
-            spoken.update((letter, text) for letter in named)
-    if len(spoken) == 1 and wanted.letter not in spoken:
-        return next(iter(spoken.values()))
-    return "" if wanted.letter in spoken else _other_words(thought, conclusion)
-
-
-def _other_words(thought: Thought, conclusion: Conclusion) -> str:
-    """The one choice whose own words the thought uses, where it uses none of the chosen one's."""
-    wanted = thought.wanted
-    words = [frozenset(_stems(choice)) for choice in wanted.choices]
-    own = [mine.difference(*(words[:at] + words[at + 1 :])) for at, mine in enumerate(words)]
-    chosen = ord(wanted.letter) - ord("A")
-    if DENIAL.search(thought.text) or chosen >= len(own) or len(own[chosen]) < 2:
-        return ""
-    said = frozenset(_stems(thought.text[: conclusion.at]))
-    shares = [len(mine & said) / len(mine) if len(mine) > 1 else 0.0 for mine in own]
-    others = [at for at, share in enumerate(shares) if share >= MOST_OWN_WORDS and at != chosen]
-    return wanted.choices[others[0]] if len(others) == 1 and shares[chosen] == 0 else ""
-
-
-def _spoken_choices(thought: Thought, start: int, text: str) -> frozenset[str]:
-    """The choices that a sentence names; a number that is only computed with names none."""
-    choices = thought.wanted.choices
-    operands = {term.text for term in thought.terms_in(Sentence(start, text)) if term.operand}
-    named = named_choices(text, choices) | option_letters(text, choices)
-    return frozenset(letter for letter in named if choices[ord(letter) - ord("A")] not in operands)
-
-
-def _stems(text: str) -> list[str]:
-    """The words that tell one choice from another, without their endings."""
-    found = (word.group().lower() for word in re.finditer(r"[A-Za-z]{3,}", text))
-    return [word[:6].rstrip("s") for word in found if word not in BOILERPLATE]
-
-
 def _steps(first: Fraction, second: Fraction) -> Iterator[Fraction]:
     """What one operation makes of two numbers."""
     yield first + second
@@ -291,13 +276,3 @@ def _steps(first: Fraction, second: Fraction) -> Iterator[Fraction]:
         yield first / second
     if first:
         yield second / first
-
-
-def _clause_start(text: str, start: int, at: int) -> int:
-    """Where the clause that states something begins within its sentence."""
-    clause = max(text.rfind(mark, start, at) for mark in (", ", "; ", ": ", "\n"))
-    return clause + 1 if clause >= start else start
-
-
-def _is_only_letter(text: str, wanted: Wanted) -> bool:
-    return bool(re.fullmatch(r"\W*(?:is\s+)?[A-J]\W*", text)) and wanted.is_choice

@@ -28,59 +28,71 @@ _WIDE = {
     **{"½": "(1/2)", "⅓": "(1/3)", "⅔": "(2/3)", "¼": "(1/4)", "¾": "(3/4)", "²": "^2", "³": "^3", "º": "°"},
     **{"∴": " so ", "⇒": " so ", "⟹": " so ", "∵": " since ", "“": '"', "”": '"', "‘": "'", "’": "'"},
 }
-_SIGNS = str.maketrans(_WIDE)
-_SUBSCRIPT = str.maketrans("₀₁₂₃₄₅₆₇₈₉", "0123456789")
+_SIGNS = str.maketrans(_WIDE | dict(zip("₀₁₂₃₄₅₆₇₈₉", "0123456789", strict=True)))
+# How things are set, and what is said by it. Most thoughts have little of it: a pattern is looked for only where one of
+# the signs before it is there.
 _MARKS = tuple(
-    (re.compile(pattern, re.MULTILINE), plainly)
-    for pattern, plainly in (
-        (r"<<[^<>\n]{0,80}>>", ""),  # a calculator's annotation
-        (
-            r"</?(?:br|p|div|li|ul|ol|b|i|u|strong|em|summary|caption|reasoning|conclusion|step|think|answer)\s*/?>",
-            "\n",
-        ),
-        (r"^[ \t]*####[ \t]*(?=[-$\d\\(])", "The answer is "),
-        (r"^[ \t]*#{1,6}[ \t]*([^\n]*(?:[Aa]nswer|答案)[^\n:]*?):?[ \t*]*\n+", r"\1: "),
-        (r"^[ \t]*(?:\*\*|__)([^\n*]*(?:[Aa]nswer|答案)[^\n*:]*?):?(?:\*\*|__):?[ \t]*\n+", r"\1: "),
-        (r"^[ \t]*#{1,6}[ \t]*", ""),
-        (r"\*\*|__|`", ""),
-        (r"(?<![\w*)])\*(?=[A-Za-z])([^*\n]{1,200})(?<=[A-Za-z.!?])\*(?![\w*])", r"\1"),
-        (r"^[ \t]*(?:[-*•+‣]|[-*•]?[ \t]*\(?\d{1,2}[.)])[ \t]+", ""),
-        (r"^[ \t]*(?:[Ss]tep|步骤)[ \t]*\d{1,2}[ \t]*[.:)]?", ""),
-        (r"^[ \t|:-]{3,}$", ""),
-        (r"[ \t]*\|[ \t]*$|^[ \t]*\|[ \t]*", ""),
-        (r"[ \t]\|[ \t]", " ; "),
-        (r"\\begin\{[^{}]{1,20}\}(?:\[\w\])?|\\end\{[^{}]{1,20}\}|\\\\(?:\[\w{1,6}\])?", "\n"),
-        (r"(?<!\\)&", " "),
+    (frozenset(needed), re.compile(pattern, re.MULTILINE), plainly)
+    for needed, pattern, plainly in (
+        ("<", r"<<[^<>\n]{0,80}>>", ""),  # a calculator's annotation
+        (">", r"</?(?:[pbiu]|[A-Za-z]{2,20})\s*/?>|<\|\w{1,20}\|>", "\n"),
+        ("】", r"【\s*(?:答案|故选|最终答案)\s*】\s*:?\s*", "\n答案: "),
+        ("】", r"【[^【】\n]{1,8}】", "\n"),
+        ("#", r"^[ \t]*####[ \t]*(?=[-$\d\\(])", "The answer is "),
+        ("#", r"^[ \t]*#{1,6}[ \t]*([^\n]*(?:[Aa]nswer|答案)[^\n:]*?):?[ \t*]*\n+", r"\1: "),
+        ("*_", r"^[ \t]*(?:\*\*|__)([^\n*]*(?:[Aa]nswer|答案)[^\n*:]*?):?(?:\*\*|__):?[ \t]*\n+", r"\1: "),
+        ("#", r"^[ \t]*#{1,6}[ \t]*", ""),
+        ("*_`", r"\*\*|__|`", ""),
+        ("*", r"(?<![\w*)])\*(?=[A-Za-z])([^*\n]{1,200})(?<=[A-Za-z.!?])\*(?![\w*])", r"\1"),
+        ("-*•+‣.)", r"^[ \t]*(?:[-*•+‣]|[-*•]?[ \t]*\(?\d{1,2}[.)])[ \t]+", ""),
+        ("Ss步", r"^[ \t]*(?:[Ss]tep|步骤)[ \t]*\d{1,2}[ \t]*[.:)]?", ""),
+        ("-|:", r"^[ \t|:-]{3,}$", ""),
+        ("|", r"[ \t]*\|[ \t]*$|^[ \t]*\|[ \t]*", ""),
+        ("|", r"[ \t]\|[ \t]", " ; "),
+        ("\\", r"\\begin\{[^{}]{1,20}\}(?:\[\w\])?|\\end\{[^{}]{1,20}\}|\\\\(?:\[\w{1,6}\])?", "\n"),
+        ("&", r"(?<!\\)&", " "),
         # A display stands within its sentence.
-        (r"\s*(?:\\\[|\$\$)\s*", " "),
-        (r"\s*\\\](?:\s*\n)?", "\n"),
-        (r"\\[()]", ""),
-        (r"\\\$|\$", ""),
-        (r"\\%", "%"),
-        (r"\\(?:,|;|:|!|quad|qquad|displaystyle|left|right|big|Big|bigl|bigr|Bigl|Bigr|limits)(?![A-Za-z])", " "),
-        (r"\\[dtc]frac(?![A-Za-z])", r"\\frac"),
-        (r"\^\s*(?:\\circ|\{\s*\\circ\s*\})|\\degree(?![A-Za-z])", "°"),
-        (r"\\(?:times|cdot|ast)(?![A-Za-z])", "*"),
-        (r"\\div(?![A-Za-z])", "/"),
-        (r"\\(?:approx|simeq|sim)(?![A-Za-z])|≃|≅", "≈"),
-        (r"\\(?:therefore|implies|Rightarrow|Longrightarrow|rightarrow|to)(?![A-Za-z])|=>|⟶|→", " so "),
-        (r"\\(?:angle)(?![A-Za-z])", "∠"),
-        (r"\\(?:le|leq)(?![A-Za-z])", "≤"),
-        (r"\\(?:ge|geq)(?![A-Za-z])", "≥"),
-        (r"(?<=\d)[ ]?[xX](?=[ ]?\d)", " *"),
-        (r"(?<=\d),(?=\d{3}(?!\d))|(?<=\d)\{,\}(?=\d)", ""),
+        ("\\$", r"\s*(?:\\\[|\$\$)\s*", " "),
+        ("\\", r"\s*\\\](?:\s*\n)?", "\n"),
+        ("\\", r"\\[()]", ""),
+        ("$", r"\\\$|\$", ""),
+        ("\\", r"\\%", "%"),
+        (
+            "\\",
+            r"\\(?:,|;|:|!|quad|qquad|displaystyle|left|right|big|Big|bigl|bigr|Bigl|Bigr|limits)(?![A-Za-z])",
+            " ",
+        ),
+        ("\\", r"\\[dtc]frac(?![A-Za-z])", r"\\frac"),
+        ("^\\", r"\^\s*(?:\\circ|\{\s*\\circ\s*\})|\\degree(?![A-Za-z])", "°"),
+        ("\\", r"\\(?:times|cdot|ast)(?![A-Za-z])", "*"),
+        ("\\", r"\\div(?![A-Za-z])", "/"),
+        ("\\≃≅", r"\\(?:approx|simeq|sim)(?![A-Za-z])|≃|≅", "≈"),
+        (
+            "\\>⟶→",
+            r"\\(?:therefore|implies|Rightarrow|Longrightarrow|rightarrow|to)(?![A-Za-z])|=>|⟶|→",
+            " so ",
+        ),
+        ("\\", r"\\(?:angle)(?![A-Za-z])", "∠"),
+        ("\\", r"\\(?:le|leq)(?![A-Za-z])", "≤"),
+        ("\\", r"\\(?:ge|geq)(?![A-Za-z])", "≥"),
+        ("xX", r"(?<=\d)[ ]?[xX](?=[ ]?\d)", " *"),
+        (",", r"(?<=\d),(?=\d{3}(?!\d))|(?<=\d)\{,\}(?=\d)", ""),
     )
 )
+_UNSPELLED = frozenset("\\{^*√")
+_MATRIX = re.compile(r"\\begin\{([bpv]?matrix|array)\}(?:\{[lcr|]+\})?(.{1,200}?)\\end\{\1\}", re.DOTALL)
 _TEXT_MACRO = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mathit|mathsf|operatorname|mbox)\s*\{([^{}]*)\}")
 _END = re.compile(r"[.!?]+[\"')\]]*(?=\s|$)|\n+|[。！？]")
 SHORT_LINE = 60
 _INITIAL = re.compile(r"(?:\b(?:e\.g|i\.e|vs|approx|resp|cf|Fig|No|Dr|Mr|Mrs|St)|\b[A-Z]|^\s*\(?\w{1,2})\.?$")
 
+# A capital A at the end is a choice, and 是 after a colon an answer.
 _UNFINISHED = re.compile(
-    r"(?:[-+*/=,;:(<>&]|\b(?:and|or|the|a|an|of|is|are|so|to|with|then|because|therefore|we|that|in|for|but|gives?|by|as"
-    r"|from|which|if|when|top|both|has|have|was|be)|(?:因为|所以|因此|但是|而且|以及|那么|等于|得到|则|为|是|和|与|的))$",
-    re.IGNORECASE,
+    r"(?:[-+*/=,;:(<>&]|\b(?:(?i:and|or|the|an|of|is|are|so|to|with|then|because|therefore|we|that|in|for|but|gives?|by|as"
+    r"|from|which|if|when|top|both|has|have|was|be)|a)"
+    r"|(?:因为|所以|因此|但是|而且|以及|那么|等于|得到|则|为|(?<!:)(?<!: )是|和|与|的))$"
 )
+_END_MARKS = re.compile(r"(?:\s*<(?:\|\w{1,20}\||eo[a-z]|/s)>)+\s*\Z")
 _BARE_NUMBERING = re.compile(r"\n\s*(?:\d{1,2}[.)]|[-*•])$")
 _ENDINGS = tuple(".!?:)]}$\"'*`。！？）】」》>|✓✔✅…%°")
 
@@ -99,14 +111,21 @@ class Sentence(Struct, frozen=True):
 
 def clean(thought: str) -> str:
     """`thought` as plain sentences: no emphasis, tags, code or table lines; mathematics `spelled` on the line."""
-    text = _FENCE.sub(_told_by_code, thought.translate(_SIGNS).translate(_SUBSCRIPT))
-    for _ in range(3):
+    text = thought if thought.isascii() else thought.translate(_SIGNS)
+    if "```" in text:
+        text = _FENCE.sub(_told_by_code, text)
+    if "matrix" in text or "array" in text:
+        text = _MATRIX.sub(_on_a_line, text)
+    while "\\" in text:
         text, changed = _TEXT_MACRO.subn(r" \1 ", text)
         if not changed:
             break
-    for pattern, plainly in _MARKS:
-        text = pattern.sub(plainly, text)
-    return spelled(text)
+    signs = set(text)
+    for needed, pattern, plainly in _MARKS:
+        if not needed.isdisjoint(signs):
+            text = pattern.sub(plainly, text)
+    needs_spelling = not _UNSPELLED.isdisjoint(signs) or "pi" in text or "sqrt" in text
+    return spelled(text) if needs_spelling else text
 
 
 def sentences(text: str) -> list[Sentence]:
@@ -128,9 +147,19 @@ def _add(found: list[Sentence], start: int, text: str) -> None:
         found.append(Sentence(start + text.index(stripped), stripped))
 
 
+def _on_a_line(matrix: re.Match[str]) -> str:
+    rows = re.split(r"\\\\(?:\[\w{1,6}\])?", matrix[2])
+    return f"[{' ; '.join(' '.join(row.replace('&', ' ; ').split()) for row in rows if row.strip())}]"
+
+
 def _told_by_code(fence: re.Match[str]) -> str:
     language, body = fence.groups()
     return f"\n{body}\n" if language.lower() in _OUTPUT else "\n"
+
+
+def without_end_marks(thought: str) -> str:
+    """`thought` without emphasis, blanks and a model's own marks (<eoa>, <|im_end|>) at its end."""
+    return _END_MARKS.sub("", thought).rstrip(" \t\r\n*_`")
 
 
 def is_unfinished(raw: str, text: str) -> bool:

@@ -18,6 +18,7 @@ import re
 from collections.abc import Iterator
 from decimal import Decimal
 from fractions import Fraction
+from functools import lru_cache
 
 from msgspec import Struct
 
@@ -37,6 +38,9 @@ _APART = re.compile(r"[,;.](?=\s|$)|;|(?<=[^\s(+\-*/^=≈])\s+(?=\()(?=\([^()]*=
 _SIDE = re.compile(r"([=≈])")
 _ATTACHED = re.compile(r"[A-Za-z]$")
 _OPERATED = re.compile(r"[\d)⟩π%°]\s*[-+*/^]\s*[\d(⟨√π-]|√|π|\)\s*\(|\d\(")
+_UNCLEAN_BEFORE = re.compile(
+    r"(?:[_!|\[\]{}\\<>≤≥∠△…]|\.\.|\\[a-z]+|\b(?:(?<!total )(?<!answer )of|sin|cos|tan|log|ln|mod|root|than|and a))\s*$"
+)
 _DECIMAL = re.compile(r"\d+\.(\d+)")
 _IMPOSSIBLE = re.compile(r"√\s*(?:(-\s*\d+(?:\.\d+)?)|\(([^()√]{1,60})\))")
 _ABOUT = re.compile(
@@ -225,6 +229,8 @@ def _near(exact: Fraction, shown: Fraction, written: str, expression: str, about
         return True
     # What it is computed from may have been rounded before.
     decimals = [len(decimal[1]) for decimal in _DECIMAL.finditer(expression)]
+    if places is None and _OPERATED.search(written) and _DECIMAL.search(written):
+        decimals, places = [*decimals, 2], 2  # a step on the way, or a power of ten: 92.25/977.5, 1.26 * 10^(-3)
     slack = Fraction(1, 200) if decimals and max(decimals) >= 2 else Fraction(1, 50) if about else Fraction(0)
     return places is not None and abs(exact - shown) <= slack * abs(exact)
 
@@ -239,6 +245,7 @@ def _mixes_units(written: str) -> bool:
     return len(units) > 1
 
 
+@lru_cache(4096)  # most are small numbers
 def _constant(text: str) -> Fraction | None:
     text = text.strip()
     text = re.sub(r"[%°]", "", text).strip()
@@ -272,9 +279,7 @@ def _clean_before(text: str, place: int, side: str) -> bool:
     stripped = before.rstrip()
     if stripped and stripped[-1] in "+-*/^=√":
         return False
-    return not re.search(
-        r"(?:[_!|\[\]{}\\<>≤≥∠△…]|\.\.|\\[a-z]+|\b(?:of|sin|cos|tan|log|ln|mod|root|than|than|and a))\s*$", before
-    )
+    return not _UNCLEAN_BEFORE.search(before)
 
 
 def _clean_after(text: str, end: int) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import cached_property, lru_cache
 
 from specs_data.judges.choices import chosen_letters, find_choice
 from specs_data.judges.numbers import Quantity
@@ -12,7 +13,12 @@ from specs_data.judges.values import fold
 from specs_data.records import Problem
 from specs_data.verifiers.rules.prose import clean
 from specs_data.verifiers.rules.sums import Term, close, read_sums, value_of
-from specs_data.verifiers.rules.words import LEADING, OPPOSITE, OPTION, SPACED, YES_NO
+from specs_data.verifiers.rules.words import BOILERPLATE, LEADING, OPPOSITE, OPTION, SPACED, YES_NO
+
+LONGEST_ALONE = 400  # characters of a choice
+_LETTER_ALONE = re.compile(r"\W*(?:is\s+)?[A-J]\W*")
+_LETTERED = re.compile(r"^\W*[A-J](?:[).:]+|\s-)\s*")
+_WITH_ABBREVIATION = re.compile(r"(?<=\w{3})\s+\([A-Z]\w{0,5}\)$")
 
 
 class Wanted:
@@ -33,12 +39,37 @@ class Wanted:
         self.is_yes_no = self.folded in YES_NO
         self.cleaned = clean(self.content).strip(" .")
 
+    @cached_property
+    def folded_answer(self) -> str:
+        """The answer as the judge folds it."""
+        return fold(self.answer)
+
+    @cached_property
+    def contents(self) -> list[str]:
+        """The choices without their letters."""
+        return [re.sub(r"^\(?[A-J][).:]\s+", "", choice) for choice in self.choices]
+
+    @cached_property
+    def short(self) -> tuple[str, ...]:
+        """The choices as a sentence may end in them."""
+        return tuple(one.lower().rstrip(".") for one in self.contents if len(one) > 1)
+
+    @cached_property
+    def listed(self) -> frozenset[str]:
+        """The choices as they are when a thought only lists them."""
+        return frozenset(said for one in self.contents for said in (squeezed(clean(one)), squeezed(one)))
+
+    @cached_property
+    def values(self) -> list[Quantity | None]:
+        """The choices' values."""
+        return [value_in(choice) for choice in self.choices]
+
     def says(self, content: str, about: bool = False) -> bool | None:
         """Is `content`, all of it, this answer? None where that cannot be told."""
         content = content.strip(" .,;:*\n")
         if self.is_choice and (letters := letters_of(content, self.choices)):
             return letters == self.letters
-        if self.content and fold(content) == self.folded and self.folded:
+        if self.folded and (fold(content) == self.folded or content == self.cleaned):
             return True
         if not self.is_choice and same_answer(self.answer, content, self.kind):
             return True
@@ -47,14 +78,25 @@ class Wanted:
             return close(self.quantity, value, about)
         return None
 
+    def is_all_of(self, text: str) -> bool:
+        """Is `text` the answer, a letter, or a choice with or without its letter, and no more?"""
+        if len(text) > LONGEST_ALONE:
+            return False
+        if fold(text) in (self.folded, self.folded_answer, ""):
+            return True
+        if not self.is_choice:
+            return False
+        return bool(_LETTER_ALONE.fullmatch(text)) or squeezed(_LETTERED.sub("", text)) in self.listed
+
     def is_term(self, term: Term, about: bool) -> bool:
         """Is this the answer's value?"""
         return self.quantity is not None and close(self.quantity, term.quantity, about)
 
     def choice_of(self, term: Term, about: bool = False) -> str:
         """The letter of the one choice whose value this is."""
-        values = ((at, value_in(choice)) for at, choice in enumerate(self.choices))
-        found = [chr(ord("A") + at) for at, value in values if value and close(value, term.quantity, about)]
+        found = [
+            chr(ord("A") + at) for at, value in enumerate(self.values) if value and close(value, term.quantity, about)
+        ]
         return found[0] if len(found) == 1 else ""
 
     def in_words(self, text: str) -> bool:
@@ -67,6 +109,12 @@ class Wanted:
             terms = [term.quantity for term in read_sums(text).terms]
             return all(any(close(item, term) for term in terms) for item in self.items)
         return names(text, self.content, self.cleaned)
+
+
+@lru_cache(4096)
+def squeezed(text: str) -> str:
+    """`text` as the judge folds it, without blanks."""
+    return fold(text).replace(" ", "")
 
 
 def letters_of(content: str, choices: Sequence[str]) -> frozenset[str] | None:
@@ -98,7 +146,10 @@ def named_choices(text: str, choices: Sequence[str]) -> frozenset[str]:
     for number, choice in enumerate(choices):
         content = re.sub(r"^\(?[A-J][).:]\s+", "", choice)
         is_letter = len(fold(content)) < 2 and content.isalpha()
-        if content and not is_letter and names(text, content, clean(content).strip(" .")):
+        short = _WITH_ABBREVIATION.sub("", content)
+        if is_letter or not content:
+            continue
+        if names(text, content, clean(content).strip(" .")) or (short != content and names(text, short, short)):
             found[chr(ord("A") + number)] = fold(content)
     return frozenset(
         letter for letter, said in found.items() if not any(said != other and said in other for other in found.values())
@@ -140,6 +191,13 @@ def says_yes(text: str, wanted: Wanted) -> bool | None:
     return None
 
 
+def stems(text: str) -> list[str]:
+    """The words that tell one choice from another, without their endings."""
+    found = (word.group().lower() for word in re.finditer(r"[A-Za-z]{3,}", text))
+    return [word[:6].rstrip("s") for word in found if word not in BOILERPLATE]
+
+
+@lru_cache(4096)  # the choices of a problem are read with each of its responses
 def value_in(text: str) -> Quantity | None:
     """The value that `text` is, cleaned or not."""
     return value_of(text) or value_of(SPACED.sub(r"⟨(\1)/(\2)⟩\3", clean(text).strip(" .")))

@@ -44,6 +44,17 @@ DENIAL = re.compile(
     r"|\bunlike|\brather than\b|\binstead of\b|错误|不正确|不符|不是|不对|排除",
     re.IGNORECASE,
 )
+AGAINST = re.compile(r"\b(?:instead of|rather than|as opposed to|unlike|in contrast to)\b|而不是|而非", re.IGNORECASE)
+# Questions for the one that is not so.
+NEGATIVE = re.compile(
+    r"\b(?:not|except|false|incorrect|wrong|least|never|cannot)\b|错误|不正确|不是|不属于|不能|不符", re.IGNORECASE
+)
+_LETTERS = r"(?:options? |choices? )?\(?[A-J]\)?(?:(?:,? and |, | or )\(?[A-J]\)?)*"
+RULED_OUT = re.compile(
+    rf"(?<![A-Za-z])({_LETTERS}) (?:is|are|must be|cannot be) (?:all |both |therefore |thus |clearly )?"
+    r"(?:wrong|false|incorrect|not (?:correct|right|true)|ruled out|eliminated)\b"
+    rf"|\b(?:rules?|ruling) out ({_LETTERS})(?![A-Za-z])"
+)
 CORRECTION = re.compile(
     r"\b(?:wait|no|actually|check|recheck|recount|correct|correction|mistake|wrong|instead|but|hmm|again|rather|sorry"
     r"|however|alternatively|let me|reconsider|re-?examine|at first|initially|first guess|oops|error)\b"
@@ -60,13 +71,20 @@ CONCLUDES = re.compile(
     r"|finally|overall|must be|we get|we have|we find|we need|we want)\b|因此|所以|故|综上|总共|一共|得到|可得|则",
     re.IGNORECASE,
 )
+SUGGESTS = re.compile(
+    r"\b(?:indicat\w+|suggest\w*|characteristic|typical\w*|matches|corresponds?|consistent with|describes?|refers?"
+    r"|represents?|known as|called|identified|most likely|closest|best|only|has the|so|thus|therefore|hence|means)\b"
+    r"|因此|所以|故|应为|符合|属于",
+    re.IGNORECASE,
+)
 POLITE = re.compile(
     r"^(?:I hope|Hope|Let me know|Is there anything|Feel free|If you have|Please let|Great|Good luck|Sure|Thank)\b",
     re.IGNORECASE,
 )
 _OPTIONS = r"(?:given |provided |available |answer )?(?:options|choices|answers)"
 GUESSED = re.compile(
-    r"\b(?:guess(?:ing)?|(?:choose|pick|select)\w* (?:one )?(?:at random|randomly)|randomly (?:ch|pick|select)\w+"
+    r"\b(?:(?<!initial )(?<!first )(?<!next )guess(?:ing)?(?! and (?:check|test))(?![^.\n]{0,20}=)"
+    r"|(?:choose|pick|select)\w* (?:one )?(?:at random|randomly)|randomly (?:ch|pick|select)\w+"
     r"|impossible to (?:determine|tell|say|know)"
     r"|(?:not|n't) (?:give|have|provide|contain)\s(?:us )?(?:enough|sufficient)"
     r"|not enough information|insufficient information|without (?:more|further|additional) information"
@@ -82,11 +100,28 @@ GUESSED = re.compile(
 )
 HEDGE = re.compile(r"\b(?:either|could|might|may|perhaps|possibly|maybe|depending|both)\b|或者|可能", re.IGNORECASE)
 OR = re.compile(r"\bor\b|或", re.IGNORECASE)
+# What shall be done. "We have" and "we get" say what is.
+ANNOUNCES = re.compile(
+    r"\b(?:we|I|you) (?:can|could|need to|have to|will|shall|should|must|would|want to|are going to)\b"
+    r"|\blet(?:'s| us| me)\b|需要|我们(?:来|可以)",
+    re.IGNORECASE,
+)
+# A choice by its letter at the start of a line, and what choices are called.
+OPTION_LINE = re.compile(r"^(?:Option |Choice |Statement |选项)?\W{0,3}([A-J])(?:[).:,]|\s-|项|选项)")
+CALLED = re.compile(
+    r"(?:(?<![A-Za-z])([A-J])\s*(?:项|选项)?(?:的?说法|叙述)?\s*)?"
+    r"((?<!不)正确|不正确|错误|不符合|(?<![不否])符合|\b(?:not )?(?:true|correct)\b|\bfalse\b|\bincorrect\b|\bwrong\b)",
+    re.IGNORECASE,
+)
 HYPOTHESIS = re.compile(r"\?$|\b(?:suppose|assume|if|whether|let's say|imagine|were)\b|如果|假设|若", re.IGNORECASE)
 BUT = re.compile(r"(?:,|;)?\s+(?:but|however|yet)\s|但是?|而要?求", re.IGNORECASE)
 IMAGINARY = re.compile(r"imaginary|complex|no real|undefined|\bi\b", re.IGNORECASE)
 HYPOTHETICAL = re.compile(r"\b(?:if|suppose|try|guess)\b|≠|\\ne", re.IGNORECASE)
-TAKEN_BACK = re.compile(r"\b(?:wait|no|oops|mistake|wrong|sorry|incorrect|recheck)\b|不对", re.IGNORECASE)
+TAKEN_BACK = re.compile(
+    r"\b(?:wait|no|oops|mistake|wrong|sorry|incorrect|recheck|impossible|contradict\w*|cannot be)\b"
+    r"|不对|错误|不可能|矛盾|重新|舍去|不符",
+    re.IGNORECASE,
+)
 SPACED = re.compile(r"(?<![\w/])(\d+)/(\d+)\s+([π√])")
 OPPOSITE = {"yes": "no", "no": "yes", "true": "false", "false": "true", "是": "否", "否": "是", "对": "错", "错": "对"}
 YES_NO = frozenset(OPPOSITE)
