@@ -30,6 +30,7 @@ def read_rows(file: Path, unread: Collection[str] = ()) -> Iterator[dict[str, An
 
     Raises UserError if the file is of another kind or, as a whole, not readable.
     """
+    refuse_irregular(file)
     if file.suffix == ".parquet":
         return _parquet_rows(file, unread)
     if file.suffix == ".jsonl":
@@ -168,11 +169,18 @@ def read_inside(folder: Path, name: str, most_bytes: int) -> bytes:
 
 def count_rows(file: Path) -> int:
     """How many rows `file` has. Raises UserError as read_rows does."""
+    refuse_irregular(file)
     if file.suffix == ".parquet":
         with _open_parquet(file) as table:
             return int(table.metadata.num_rows)
     with file.open("rb") as lines:
         return sum(not line.isspace() for line in lines)
+
+
+def refuse_irregular(file: Path) -> None:
+    """Raise UserError for a FIFO, which would block, and for a device, which may never end."""
+    if file.exists() and not file.is_file():
+        raise UserError(f"{file} is no regular file")
 
 
 def _jsonl_rows(file: Path) -> Iterator[dict[str, Any] | str]:

@@ -23,7 +23,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from specs_data.errors import UserError, first_line
-from specs_data.files import FIRST_ROWS, SUFFIXES, columns_of, count_rows, read_rows
+from specs_data.files import FIRST_ROWS, SUFFIXES, columns_of, count_rows, read_rows, refuse_irregular
 from specs_data.images import Unusable, media_type, settle
 from specs_data.judges.answers import boxes
 from specs_data.judges.choices import listed_choices
@@ -235,6 +235,8 @@ def source_files(source: str) -> list[Path] | None:
     if not path.exists():
         return None
     files = _files(path) if path.is_dir() else [path]
+    for file in files:
+        refuse_irregular(file)
     folders = sorted({file.parent for file in files})
     return [*files, *(archive for folder in folders for archive in sorted(folder.glob("*.zip")))]
 

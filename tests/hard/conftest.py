@@ -4,9 +4,12 @@ found is printed as a table."""
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
+
+from specs_data.inert import visible
 
 FOUND: Counter[tuple[str, str]] = Counter()
 
@@ -14,6 +17,21 @@ FOUND: Counter[tuple[str, str]] = Counter()
 def some(count: int, first: int) -> list[Any]:
     """The numbers of `count` trials; those after the `first` ones are slow."""
     return [pytest.param(n, marks=() if n < first else pytest.mark.slow) for n in range(count)]
+
+
+def few(names: Iterable[str], first: int) -> list[Any]:
+    """Trials by their names; all but `first` of them, evenly apart, are slow."""
+    known = [*names]
+    quick = {known[number * len(known) // first] for number in range(first)}
+    return [pytest.param(name, marks=() if name in quick else pytest.mark.slow) for name in known]
+
+
+def assert_sentence(error: BaseException | str, *words: str) -> None:
+    """What is said is one line that a person can read, with these words in it."""
+    said = visible(str(error))
+    assert said.strip() and "\n" not in said.strip() and len(said) < 1000, said
+    assert "Traceback" not in said and "0x" not in said and said.isprintable(), said
+    assert all(word in said for word in words), said
 
 
 @pytest.fixture
