@@ -50,8 +50,8 @@ def main() -> None:
 
     base = format_accuracy(checkpoint("base"), options.out / "base.json", options)
     print(f"base: format {base:.1%}")
-    print("| learning rate | bit-identical to the start in bfloat16 | format, float32 | format, bfloat16 | difference |")
-    print("|---|---|---|---|---|")
+    heads = ("learning rate", "bit-identical to the start in bfloat16", "format, float32", "bfloat16", "difference")
+    print(f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}")
     for rate in RATES:
         found = [measured(rate, seed, options) for seed in range(options.seeds)]
         columns = (

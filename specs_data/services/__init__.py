@@ -192,6 +192,18 @@ class Client(Protocol):
         ...
 
 
+class Refusals(Protocol):
+    """Where it is kept across runs which items a service would not answer about."""
+
+    def was_refused(self, name: str) -> bool:
+        """Is it on record under this name?"""
+        ...
+
+    def put_refused(self, name: str) -> None:
+        """Put it on record."""
+        ...
+
+
 class Asker(Protocol):
     """Whatever gets questions answered."""
 
@@ -230,11 +242,11 @@ def ask_about(rubric: str, parts: Mapping[str, str], images: Sequence[bytes], fo
         (inside[0],) = placed((Message("user", next(iter(parts.values()))),), len(images))
     numbers = tuple(range(len(images)))
     lead = numbers if not inside or inside[0][: len(images)] == numbers else ()
-    content: list[Piece] = [*lead, f"Item {item}"]
+    whole: list[Piece] = [*lead, f"Item {item}"]
     for name, pieces in zip(parts, inside, strict=True):
         own = (piece for piece in pieces if piece not in lead)
-        content += [f"\n\nBEGIN {name} {item}\n", *own, f"\nEND {name} {item}"]
-    return Question(rubric, images, item, joined(content), form)
+        whole += [f"\n\nBEGIN {name} {item}\n", *own, f"\nEND {name} {item}"]
+    return Question(rubric, images, item, joined(whole), form)
 
 
 def image_type(image: bytes) -> str:
