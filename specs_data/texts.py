@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Sequence, Sized
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from importlib.resources import files
 from pathlib import Path
 from string import ascii_uppercase
@@ -121,9 +121,9 @@ def numbered_places(text: str) -> tuple[str, list[int]]:
 
 def misplaced(messages: Sequence[Message], pictures: int) -> str | None:
     """The number of places and of pictures, where they disagree; None where every picture has its place."""
-    said = [message.content for message in messages if message.role == "user"]
-    places = sum(map(count_places, said))
-    about_the_word = not pictures and not any(map(_FIRST.match, said))
+    asked = [message.content for message in messages if message.role == "user"]
+    places = sum(map(count_places, asked))
+    about_the_word = not pictures and not any(map(_FIRST.match, asked))
     if places in (0, pictures) or about_the_word:
         return None
     return f"{tell(range(places), 'placeholder')}, {tell(range(pictures), 'picture')}"
@@ -151,9 +151,9 @@ def leading(messages: Sequence[Message], pictures: int) -> tuple[Message, ...] |
     for turn, (message, pieces) in enumerate(zip(messages, placed(messages, pictures), strict=True)):
         numbers = [place for place, piece in enumerate(pieces) if isinstance(piece, int)]
         lead = numbers[-1] + 1 if numbers else 0
-        if numbers and (turn != first or len(numbers) < pictures or _said(pieces[:lead]).strip()):
+        if numbers and (turn != first or len(numbers) < pictures or said(pieces[:lead]).strip()):
             return None
-        found.append(Message(message.role, _said(pieces[lead:])))
+        found.append(Message(message.role, said(pieces[lead:])))
     return tuple(found)
 
 
@@ -179,8 +179,20 @@ def _first(messages: Sequence[Message]) -> int | None:
     return next((turn for turn, message in enumerate(messages) if message.role == "user"), None)
 
 
-def _said(pieces: Sequence[Piece]) -> str:
+def said(pieces: Sequence[Piece]) -> str:
+    """The text of these pieces, without the pictures."""
     return "".join(piece for piece in pieces if isinstance(piece, str))
+
+
+def joined(pieces: Iterable[Piece]) -> tuple[Piece, ...]:
+    """The same with each run of texts as one; empty ones go."""
+    found: list[Piece] = []
+    for piece in pieces:
+        if isinstance(piece, str) and found and isinstance(found[-1], str):
+            found[-1] += piece
+        elif piece != "":
+            found.append(piece)
+    return tuple(found)
 
 
 def _block(piece: Piece) -> dict[str, str]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from datasets import load_dataset
+from fakes.gemini_server import Service
 from fakes.openai_server import OpenAIServer
 from fakes.sums import picture
 from hypothesis import given
@@ -19,17 +21,31 @@ from specs_data import Built, Recipe, build, load_run
 from specs_data.engines import ModelOptions
 from specs_data.engines.checkpoint import load_processor
 from specs_data.engines.openai import OpenAIEngine
+from specs_data.engines.scripted import ScriptedEngine
 from specs_data.engines.transformers import TransformersEngine
+from specs_data.format import THINK_ANSWER
+from specs_data.judges.model import ModelJudge
 from specs_data.look.check import check
 from specs_data.mini import checkpoint
 from specs_data.pairs.parquet import SCHEMA
 from specs_data.pairs.rows import open_dataset, rows, to_row
 from specs_data.problems import Incoming, read_problems
-from specs_data.records import Message, Problem, Request, Sampling
+from specs_data.records import Judged, Judgement, Message, Problem, Request, Response, Sample, Sampling
+from specs_data.services.gemini import GeminiClient
+from specs_data.services.limits import Budget
+from specs_data.services.openai import OpenAIClient
+from specs_data.services.prices import load_prices
+from specs_data.services.service import Service as Asker
 from specs_data.share.export import export, export_problems
 from specs_data.share.merge import merge
 from specs_data.texts import Text, count_places, in_blocks, leading, misplaced, placed
 from specs_data.train.rows import preference_rows, problem_rows
+from specs_data.verifiers import Checker
+from specs_data.verifiers.model import ModelVerifier
+from specs_data.verifiers.policy import PolicyVerifier
+
+# google-genai's own session, not ours.
+pytestmark = pytest.mark.filterwarnings("ignore:Inheritance class Aiohttp:DeprecationWarning")
 
 RED, BLUE = picture(1), picture(2)
 ASKED = "Picture A: <image>\nPicture B: <image>\nIn which is it?"
@@ -143,6 +159,64 @@ async def test_transformers_puts_them_where_the_template_would(text: str, pieces
     inputs = processor(text=[written], images=[open_image(image) for image in images], return_tensors="pt")
     assert response.prompt_tokens == inputs["input_ids"].shape[1]
     assert "<image>" not in written
+
+
+# Who checks a response
+
+
+def told(content: list[dict[str, Any]]) -> list[str | int]:
+    """What a service is sent, in its order: what follows the head of an item, and the numbers of the pictures."""
+    found: list[str | int] = []
+    for part in content:
+        data = part.get("inlineData", {}).get("data") or part.get("image_url", {}).get("url", "").partition(",")[2]
+        found.append([RED, BLUE].index(base64.b64decode(data)) if data else part["text"])
+    return [re.sub(r"(?s)^Item \w+|\n*(?:BEGIN|END) QUESTION \w+\n*|\n*BEGIN RE.*", "", each)
+            if isinstance(each, str) else each for each in found]  # fmt: skip
+
+
+CHECKED = [
+    (ASKED, PIECES), ("<image>A or <image>B?", [0, "A or ", 1, "B?"]), ("What?", [0, 1, "What?"]),
+    ("What is an `<image>`?", [0, 1, "What is an `<image>`?"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "pieces"), CHECKED)
+async def test_services_get_them_where_the_question_says(
+    text: str, pieces: list[str | int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Live, and again after trouble, by both verifiers and a judge; in a job they are the same requests."""
+    monkeypatch.setenv("GEMINI_API_KEY", "key")
+    with Service() as server:
+        monkeypatch.setenv("GOOGLE_GEMINI_BASE_URL", server.url)
+        for client in (GeminiClient(), OpenAIClient("tiny", server.url)):
+            asker = Asker(client, Budget(load_prices()), pause=0.0)
+            problem = Problem("p", text, "a cat", "open", (), ("x", "y"))
+            response = Response("<think>An <image>.</think><answer>a cat</answer>")
+            judged = Judged(Sample(problem, 0, response), Judgement(True, "model", "a cat"))
+            server.faults.append("no parts")
+            await ModelVerifier(asker).verify(judged, (RED, BLUE))
+            await ModelJudge(asker).judge(problem, "a cat", (RED, BLUE))
+            await asker.close()
+        sent = [body["contents"][0]["parts"] if "contents" in body else body["messages"][1]["content"]
+                for _, _, body in server.calls]  # fmt: skip
+    heads = [[piece for piece in told(parts) if piece != ""] for parts in sent]
+    assert heads == [pieces] * 6
+    assert all("An <image>." in parts[-1]["text"] for parts in (sent[0], sent[1], sent[3], sent[4]))
+    assert "Your last reply" in sent[1][-1]["text"] and "Your last reply" in sent[4][-1]["text"]
+
+
+async def test_the_policy_that_checks_itself_is_asked_as_it_was_before() -> None:
+    seen: list[Request] = []
+
+    def answer(request: Request) -> str:
+        seen.append(request)
+        return "1</answer>"
+
+    verifier = PolicyVerifier(Checker(ScriptedEngine(answer), "tiny", "digest", SYSTEM), THINK_ANSWER)
+    response = Response("<think>So 1.</think>\n<answer>1</answer>")
+    sample = Sample(Problem("p", ASKED, "1", "numeric", (), ("x", "y")), 0, response)
+    await verifier.verify(Judged(sample, Judgement(True, "number", "1")), (RED, BLUE))
+    assert placed(seen[0].messages, len(seen[0].images))[-1] == tuple(PIECES)
 
 
 # From problems to a trainer

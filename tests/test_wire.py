@@ -29,7 +29,7 @@ from specs_data.wire import Meaning, NoAnswer, Trouble
 
 # google-genai's own session, not ours.
 pytestmark = pytest.mark.filterwarnings("ignore:Inheritance class Aiohttp:DeprecationWarning")
-QUESTION = Question("rubric", (), "1", "text", Form)
+QUESTION = Question("rubric", (), "1", ("text",), Form)
 REQUEST = Request((Message("user", "?"),), (), 0)
 Handler = Callable[[web.Request], Any]
 

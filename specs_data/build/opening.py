@@ -42,7 +42,7 @@ from specs_data.rollouts.plan import (
 from specs_data.rollouts.progress import Figures, Progress, Tracker
 from specs_data.rollouts.sample import sampling
 from specs_data.rollouts.stages import Clock, durable
-from specs_data.rollouts.store import Answers, Store
+from specs_data.rollouts.store import Answers, Store, digest
 from specs_data.services.opening import open_budget
 from specs_data.texts import load_card, system_prompt
 from specs_data.verifiers import Verifier, open_verifier
@@ -179,14 +179,14 @@ def _open_parts(
 ) -> Parts:
     load_card(recipe.card)  # a name that is none should stop the run before it costs anything
     budget = open_budget(recipe, sum(paid.dollars for paid in store.paid().values()), store.pay)
-    verifier = given.verifier
+    verifier, log = given.verifier, _Log(answers)
     if verifier is None:
         checker = open_checker(recipe, engine)
         if checker is not None and checker.engine is not engine:
             stack.push_async_callback(checker.engine.close)
-        verifier = open_verifier(recipe, budget, _Jobs(answers), checker)
+        verifier = open_verifier(recipe, budget, log, checker)
         stack.push_async_callback(verifier.close)
-    judge = open_judge(recipe, budget)
+    judge = open_judge(recipe, budget, log)
     if judge is not None:
         stack.push_async_callback(judge.close)
     fmt = load_format(recipe.format)
@@ -221,8 +221,8 @@ def _on_demand(
     return engine
 
 
-class _Jobs:
-    """Gemini's open batch jobs, kept beside the answers."""
+class _Log:
+    """Gemini's open batch jobs, and what was refused: kept beside the answers."""
 
     def __init__(self, answers: Answers) -> None:
         self._answers = answers
@@ -234,6 +234,12 @@ class _Jobs:
 
     def put_job(self, job: Job) -> None:
         self._answers.put_job(job.label, job)
+
+    def was_refused(self, name: str) -> bool:
+        return bool(self._answers.get(digest(["refused", name]), bool))
+
+    def put_refused(self, name: str) -> None:
+        self._answers.put(digest(["refused", name]), True)
 
 
 def spend(run: Run) -> None:

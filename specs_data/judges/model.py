@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from specs_data.errors import UserError
 from specs_data.recipe import Recipe
 from specs_data.records import Judgement, Problem
-from specs_data.services import Asker, Form, Words, ask_about, form_sha256
+from specs_data.services import Asker, Form, Refusals, Words, ask_about, form_sha256
 from specs_data.services.limits import Budget
 from specs_data.services.opening import open_asker
 from specs_data.texts import Text, chat, load_prompt
@@ -68,13 +68,15 @@ class ModelJudge:
         await self._asker.close()
 
 
-def open_judge(recipe: Recipe, budget: Budget) -> ModelJudge | None:
+def open_judge(recipe: Recipe, budget: Budget, refused: Refusals | None = None) -> ModelJudge | None:
     """The judge of open-ended answers that `recipe` names (gemini:MODEL, openai:MODEL), if it names one.
 
-    `budget` is shared with the other judging services. Raises UserError."""
+    `budget` is shared with the other judging services, and `refused` what earlier runs
+    were refused. Raises UserError."""
     if recipe.judge_model is None:
         return None
     service, _, model = recipe.judge_model.partition(":")
     if service not in ("gemini", "openai") or not model:
         raise UserError(f"--judge-model {recipe.judge_model!r} should be gemini:MODEL or openai:MODEL")
-    return ModelJudge(open_asker(service, model, recipe.judge_base_url, recipe, budget, "judging"))
+    url = recipe.judge_base_url
+    return ModelJudge(open_asker(service, model, url, recipe, budget, "judging", refused=refused))

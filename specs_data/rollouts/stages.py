@@ -100,6 +100,8 @@ class Stages:
         self._refused: defaultdict[int, list[tuple[Number, Index, PromptRefused]]] = defaultdict(list)
         self._answered = {source.samples for source in (plan.policy, plan.rival) if source and _has_any(store, source)}
         self._proved = _proved(store, plan)
+        # By settings, as long as nothing is answered under them.
+        self._given_up: defaultdict[int, list[tuple[Stage, Number, Index, ItemRefused]]] = defaultdict(list)
         self._hopeless: set[Number] = set()
 
     @property
@@ -172,7 +174,7 @@ class Stages:
             if self._judge is not None and _is_open(problem):
                 try:
                     judgement = await self._by_model(self._judge, problem, text)
-                    self._proved.add(source.judgements)
+                    self._prove(source.judgements)
                 except Undecided as undecided:
                     self._give_up("judgements", source.judgements, number, Index(sample.index), undecided)
                     return None
@@ -223,7 +225,7 @@ class Stages:
         except Undecided as undecided:
             self._give_up("verdicts", self._plan.verdicts, number, index, undecided)
             return None
-        self._proved.add(self._plan.verdicts)
+        self._prove(self._plan.verdicts)
         reason = None if verdict.consistent else "cannot tell" if verdict.undecided else "inconsistent"
         self._put("verdicts", self._plan.verdicts, number, index, reason, verdict)
         self._watch.see(judged, verdict)
@@ -264,7 +266,11 @@ class Stages:
 
     def settle(self) -> None:
         """Put on record which prompts were refused. Raises UserError for a policy that has answered none: that is
-        no fault of the prompts."""
+        no fault of the prompts. What a service refused that has answered nothing is asked again."""
+        for given_up in self._given_up.values():
+            for stage, number, index, refused in given_up:
+                self._undecided(stage, number, index, refused.reason)
+        self._given_up.clear()
         for source in (self._plan.policy, self._plan.rival):
             if source is not None:
                 self._settle(source)
@@ -286,12 +292,19 @@ class Stages:
     def _give_up(self, stage: Stage, settings: int, number: Number, index: Index, undecided: Undecided) -> None:
         """A service gave no usable answer. That it will not answer about this item is put on record, so that it is
         not paid for again; but where it never answered at all its settings may be to blame."""
-        reason = REFUSED + undecided.reason
-        refused = isinstance(undecided, ItemRefused) and self._is_refused(number, reason)
-        if refused and settings in self._proved:
-            self._put(stage, settings, number, index, reason, {"reason": undecided.detail})
-        else:
+        if not isinstance(undecided, ItemRefused):
             self._undecided(stage, number, index, undecided.reason)
+            return
+        self._is_refused(number, REFUSED + undecided.reason)
+        self._given_up[settings].append((stage, number, index, undecided))
+        if settings in self._proved:
+            self._prove(settings)
+
+    def _prove(self, settings: int) -> None:
+        """A service answers under these settings: what it refused is the items' own fault."""
+        self._proved.add(settings)
+        for stage, number, index, refused in self._given_up.pop(settings, ()):
+            self._put(stage, settings, number, index, REFUSED + refused.reason, {"reason": refused.detail})
 
     def _is_refused(self, number: Number, reason: str | None) -> bool:
         """Is this the reason of an item that a service does not answer about? Then no other response to the problem

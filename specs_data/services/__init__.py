@@ -20,7 +20,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict
 
 from specs_data.errors import ItemRefused
 from specs_data.images import Unusable, media_type, settle
+from specs_data.records import Message
 from specs_data.services.reading import read_form
+from specs_data.texts import Piece, joined, placed, said
 
 if TYPE_CHECKING:
     from specs_data.wire import Key, Meaning, NoAnswer
@@ -74,23 +76,29 @@ F = TypeVar("F", bound=Form)
 
 class Question(Struct, Generic[F], frozen=True):
     """One thing to ask: the rubric, which is the same for many questions and goes first so that
-    services can cache it, the image files' bytes, the item's id and text, and the form to fill in. A repeated
-    `attempt` knows the `trouble` with the last one, and how many were cut off before it (`shorter`)."""
+    services can cache it, the image files' bytes, the item's id and its content (text, and the number of a picture
+    where that stands), and the form to fill in. A repeated `attempt` knows the `trouble` with the last one, and how
+    many were cut off before it (`shorter`)."""
 
     rubric: str
     images: tuple[bytes, ...]
     item: str
-    text: str
+    content: tuple[Piece, ...]
     form: type[F]
     attempt: int = 0
     trouble: Reason | None = None
     shorter: int = 0
 
     @property
-    def asked(self) -> str:
-        """The item's text, and what a repeated attempt has to do better."""
+    def text(self) -> str:
+        """The item's text, without its pictures."""
+        return said(self.content)
+
+    @property
+    def asked(self) -> tuple[Piece, ...]:
+        """The item's content, and what a repeated attempt has to do better."""
         note = _NOTES.get(self.trouble or "", "")
-        return f"{self.text}\n\n{note}" if note else self.text
+        return joined((*self.content, f"\n\n{note}" if note else ""))
 
     def most(self, tokens: int) -> int:
         """Most tokens of this attempt's answer, where the first may have `tokens`: half after each that was cut off."""
@@ -184,6 +192,18 @@ class Client(Protocol):
         ...
 
 
+class Refusals(Protocol):
+    """Where it is kept across runs which items a service would not answer about."""
+
+    def was_refused(self, name: str) -> bool:
+        """Is it on record under this name?"""
+        ...
+
+    def put_refused(self, name: str) -> None:
+        """Put it on record."""
+        ...
+
+
 class Asker(Protocol):
     """Whatever gets questions answered."""
 
@@ -210,15 +230,23 @@ def ask_about(rubric: str, parts: Mapping[str, str], images: Sequence[bytes], fo
     """A question about an item made of named parts that were written by others.
 
     Each part stands between lines that carry the item's id. The id is a hash of all parts, so that
-    no text can close its own part. Images of kinds that services do not read go as PNG. Raises ItemRefused for
-    those that cannot be sent."""
+    no text can close its own part. The images stand at the `<image>`s of the first part, or before everything. Those
+    of kinds that services do not read go as PNG. Raises ItemRefused for those that cannot be sent."""
     images = _readable(images)
     content = hashlib.sha256(json.dumps(dict(parts)).encode())
     for image in images:
         content.update(hashlib.sha256(image).digest())
     item = content.hexdigest()[:16]
-    blocks = (f"BEGIN {name} {item}\n{text}\nEND {name} {item}" for name, text in parts.items())
-    return Question(rubric, images, item, "\n\n".join((f"Item {item}", *blocks)), form)
+    inside: list[tuple[Piece, ...]] = [(text,) for text in parts.values()]
+    if parts:
+        (inside[0],) = placed((Message("user", next(iter(parts.values()))),), len(images))
+    numbers = tuple(range(len(images)))
+    lead = numbers if not inside or inside[0][: len(images)] == numbers else ()
+    whole: list[Piece] = [*lead, f"Item {item}"]
+    for name, pieces in zip(parts, inside, strict=True):
+        own = (piece for piece in pieces if piece not in lead)
+        whole += [f"\n\nBEGIN {name} {item}\n", *own, f"\nEND {name} {item}"]
+    return Question(rubric, images, item, joined(whole), form)
 
 
 def image_type(image: bytes) -> str:

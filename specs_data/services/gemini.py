@@ -110,12 +110,13 @@ class GeminiClient:
         return client
 
     def request(self, question: Question[Any]) -> dict[str, Any]:
-        """A request in wire format: the rubric, the item (the image files as they are, then the text), the form
-        and the options."""
+        """A request in wire format: the rubric, the item (the image files as they are, at their places in the text),
+        the form and the options."""
         images = [
             {"inlineData": {"mimeType": image_type(image), "data": b64encode(image).decode()}}
             for image in question.images
         ]
+        parts = [{"text": piece} if isinstance(piece, str) else images[piece] for piece in question.asked]
         config = {
             "maxOutputTokens": question.most(self.max_tokens),
             "responseMimeType": "application/json",
@@ -126,7 +127,7 @@ class GeminiClient:
             config["temperature"] = question.warmth
         return {
             "systemInstruction": {"parts": [{"text": question.rubric}]},
-            "contents": [{"role": "user", "parts": [*images, {"text": question.asked}]}],
+            "contents": [{"role": "user", "parts": parts}],
             "generationConfig": config,
         }
 

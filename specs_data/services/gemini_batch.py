@@ -23,7 +23,7 @@ from msgspec import Struct
 
 from specs_data import wire
 from specs_data.errors import UserError, require
-from specs_data.services import TWICE, Answer, F, Failed, Question, Reason, Reply, fill, json_schema
+from specs_data.services import TWICE, Answer, F, Failed, Question, Reason, Refusals, Reply, fill, json_schema
 from specs_data.services.gemini import GeminiClient, read_response
 from specs_data.services.limits import Budget, Health, Spending
 from specs_data.services.service import answer, check_served, client_settings
@@ -57,8 +57,8 @@ class _Unread(Failed):
     """The job could not be asked about. It is still there: its questions must not be submitted a second time."""
 
 
-class JobLog(Protocol):
-    """Where jobs are kept across runs."""
+class JobLog(Refusals, Protocol):
+    """Where jobs are kept across runs, and what was refused."""
 
     def jobs(self) -> Sequence[Job]:
         """All jobs, the oldest first."""
@@ -92,7 +92,7 @@ class GeminiBatch:
     ) -> None:
         self._client = client
         self._spending = Spending(client, budget, stage, batch=True)
-        self._health = Health(f"Gemini's batch jobs ({client.model})")
+        self._health = Health(f"Gemini's batch jobs ({client.model})", log)
         self._log = log
         self._allow_mismatch = allow_mismatch
         self._size = size
@@ -140,7 +140,7 @@ class GeminiBatch:
                         self._release(key)
                 of_the_item += failure.of_the_item
                 if failure.final or attempt == self._attempts or of_the_item == TWICE:
-                    self._health.undecided(failure)
+                    self._health.undecided(failure, question.item)
             else:
                 self._health.decided()
                 return answer(filled, paid)

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 from specs_data.errors import ItemRefused, Undecided, UserError
 from specs_data.records import Payment
-from specs_data.services import OF_THE_ITEM, Client, Failed, Question, Reason, Reply
+from specs_data.services import OF_THE_ITEM, Client, Failed, Question, Reason, Refusals, Reply
 from specs_data.services.prices import Prices
 
 
@@ -184,13 +184,14 @@ class Health:
     """The last outcomes of a service. Too many failures among them stop the run.
 
     What belongs to an item counts only while the service has answered nothing: then it is as likely that its
-    settings are wrong."""
+    settings are wrong. Of an item that is on record as `refused` it is no news."""
 
     LAST = 40
     ENOUGH = 20
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, refused: Refusals | None = None) -> None:
         self._name = name
+        self._refused = refused
         self._outcomes: deque[Reason | None] = deque(maxlen=self.LAST)
         self._stopped: UserError | None = None
         self._proved = False
@@ -229,12 +230,12 @@ class Health:
                 )
             )
 
-    def undecided(self, failure: Failed) -> NoReturn:
-        """A question was given up. Raises Undecided (ItemRefused where it is the item's own fault), or UserError if
-        half of the last ones were."""
+    def undecided(self, failure: Failed, item: str) -> NoReturn:
+        """The question about `item` was given up. Raises Undecided (ItemRefused where it is the item's own fault), or
+        UserError if half of the last ones were."""
         self.check()
         given_up = (ItemRefused if failure.of_the_item else Undecided)(failure.reason, failure.detail)
-        if failure.of_the_item and self._proved:
+        if failure.of_the_item and (self._proved or self._is_known(item)):
             raise given_up
         self._outcomes.append(failure.reason)
         reasons = Counter(outcome for outcome in self._outcomes if outcome)
@@ -248,6 +249,16 @@ class Health:
                 )
             )
         raise given_up
+
+    def _is_known(self, item: str) -> bool:
+        """Was this item refused in an earlier run? From now on it was."""
+        if self._refused is None:
+            return False
+        name = f"{self._name}: {item}"
+        known = self._refused.was_refused(name)
+        if not known:
+            self._refused.put_refused(name)
+        return known
 
 
 def _most_prompt_tokens(question: Question[Any]) -> int:

@@ -87,6 +87,9 @@ class OpenAIClient:
 
     def _payload(self, question: Question[Any], left_out: set[str]) -> dict[str, Any]:
         images = [{"type": "image_url", "image_url": {"url": _data_url(image)}} for image in question.images]
+        content = [
+            {"type": "text", "text": piece} if isinstance(piece, str) else images[piece] for piece in question.asked
+        ]
         most = question.most(self.max_tokens)
         options = {
             "response_format": _response_format(question, left_out),
@@ -99,7 +102,7 @@ class OpenAIClient:
             "model": self.model,
             "messages": [
                 {"role": "system", "content": question.rubric},
-                {"role": "user", "content": [*images, {"type": "text", "text": question.asked}]},
+                {"role": "user", "content": content},
             ],
             **{name: value for name, value in options.items() if name not in left_out},
         }

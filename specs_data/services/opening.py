@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from specs_data.errors import UserError
 from specs_data.recipe import Recipe
 from specs_data.records import Payment
-from specs_data.services import Asker, Client
+from specs_data.services import Asker, Client, Refusals
 from specs_data.services.limits import Budget
 from specs_data.services.prices import load_prices
 from specs_data.services.service import Service
@@ -33,9 +33,11 @@ def open_asker(
     budget: Budget,
     stage: Stage,
     log: JobLog | None = None,
+    refused: Refusals | None = None,
 ) -> Asker:
     """The service ("gemini" or "openai") with the recipe's limits, for the questions of a stage. With a `log`
-    and where the recipe asks for it, Gemini works through batch jobs. Raises UserError, and MissingExtra."""
+    and where the recipe asks for it, Gemini works through batch jobs. `refused` is what earlier runs were refused.
+    Raises UserError, and MissingExtra."""
     client: Client
     role = "judge" if stage == "judging" else "verifier"
     if service == "gemini":
@@ -52,4 +54,4 @@ def open_asker(
         if model is None:
             raise UserError("an openai verifier needs the model's name at its server (--verifier-model)")
         client = OpenAIClient(model, base_url, role, recipe.answer_tokens)
-    return Service(client, budget, stage=stage, allow_mismatch=recipe.allow_model_mismatch)
+    return Service(client, budget, stage=stage, allow_mismatch=recipe.allow_model_mismatch, refused=refused or log)

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Mapping
 
 from specs_data.errors import UserError
-from specs_data.services import TWICE, Answer, Client, F, Failed, Question, Reply, asked_again, fill
+from specs_data.services import TWICE, Answer, Client, F, Failed, Question, Refusals, Reply, asked_again, fill
 from specs_data.services.limits import Budget, Gate, Health, Spending
 from specs_data.services.prices import same_model
 
@@ -20,7 +20,8 @@ class Service:
     A failed attempt is repeated up to `attempts` times (TWICE, where it is the item's fault), `pause` seconds
     later and then twice as long each time. A call that came too soon is repeated when the service says. What the
     service says to wait is waited for up to `patience` seconds in all. `timeout` is for one attempt; a
-    model that thinks may need a minute. `stage` is what the questions are for; it goes on record with the costs."""
+    model that thinks may need a minute. `stage` is what the questions are for; it goes on record with the costs.
+    `refused` has the items that it would not answer about in earlier runs."""
 
     def __init__(
         self,
@@ -34,11 +35,12 @@ class Service:
         timeout: float = 180.0,
         pause: float = 1.0,
         patience: float = 600.0,
+        refused: Refusals | None = None,
     ) -> None:
         self._client = client
         self._spending = Spending(client, budget, stage)
         self._gate = Gate(in_flight, budget.pace(client.account))
-        self._health = Health(f"{client.service} ({client.model})")
+        self._health = Health(f"{client.service} ({client.model})", refused)
         self._allow_mismatch = allow_mismatch
         self._attempts = attempts
         self._timeout = timeout
@@ -74,7 +76,7 @@ class Service:
                 waited += max(wait, self._pause) if too_soon or failure.wait is not None else 0.0
                 spent = failures >= self._attempts or of_the_item >= TWICE or waited > self._patience
                 if failure.final or spent:
-                    self._health.undecided(failure)
+                    self._health.undecided(failure, question.item)
                 if too_soon:
                     self._health.turned_away(failure, self._patience)
                 question = asked_again(question, failure.reason) if failure.reason in ANSWERED else question

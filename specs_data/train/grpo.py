@@ -98,6 +98,11 @@ def _trainer(settings: GrpoSettings) -> type:
             sampler.set_epoch = lambda epoch: sampler.generator.manual_seed(sampler.seed + epoch)
             return sampler
 
+        def _tokenize_prompts(self, prompts: list[Any]) -> tuple[Any, Any, Any]:
+            # TRL 1.16 has None for a prompt without pictures among others with some; processors stumble over that.
+            ids, images, fields = super()._tokenize_prompts(prompts)
+            return ids, images and [of or [] for of in images], fields
+
         def _generate_single_turn(self, prompt_ids: list[list[int]], images: Any, *further: Any, **named: Any) -> Any:
             # TRL 1.16 hands the vLLM beside it prompts in which each picture has all its tokens already, and vLLM
             # would put them in once more (trl issue 6294). A server gets tokens and pictures apart.

@@ -45,6 +45,9 @@ def failing(fault: str, share: Callable[[int], bool]) -> Callable[[str], str]:
     return lambda text: fault if share(number_in(text)) else ""
 
 
+REASONS = {"blocked": "blocked", "400": "refused"}
+
+
 def left_out(run: Path) -> Counter[tuple[str, str]]:
     lines = (run / "dropped.jsonl").read_text().splitlines()
     return Counter((row["stage"], row["reason"]) for row in map(json.loads, lines))
@@ -78,8 +81,23 @@ def test_items_that_a_verifier_refuses_are_left_out_and_not_asked_about_again(
     for _ in range(2):
         built, engine = verified(problems, tmp_path / "run", samples=8)
         assert built.count == 64 - share and not engine.calls
-    assert len(server.calls) <= calls + share  # at most those that came before the service had answered at all
+    assert len(server.calls) == calls  # also of those that were refused before the service had answered anything
     assert left_out(tmp_path / "run")["verify", reason] == share
+
+
+@pytest.mark.parametrize("fault", ["blocked", "400"])
+def test_what_was_refused_before_is_no_sign_of_illness(server: Server, tmp_path: Path, fault: str) -> None:
+    """Nothing was ever answered, so that it may be the settings' fault; but not for ever."""
+    problems = write_sums(tmp_path, 22)
+    server.fault_of = lambda _: fault
+    with pytest.raises(UserError, match="questions undecided"):
+        verified(problems, tmp_path / "run")
+    server.fault_of = failing(fault, lambda number: number < 20)
+    built, _ = verified(problems, tmp_path / "run", rpm=3000)  # one after the other: the refused ones come first
+    assert built.count == 2
+    calls = len(server.calls)
+    verified(problems, tmp_path / "run")
+    assert len(server.calls) == calls and left_out(tmp_path / "run")["verify", "refused: " + REASONS[fault]] == 20
 
 
 def test_a_response_that_is_too_long_to_verify_is_paid_for_twice_and_another_one_is_tried(

@@ -450,6 +450,7 @@ class Log:
     def __init__(self, path: Path) -> None:
         self._db = sqlite3.connect(path, isolation_level=None)
         self._db.execute("CREATE TABLE IF NOT EXISTS jobs (name TEXT PRIMARY KEY, record BLOB)")
+        self.refused: set[str] = set()
 
     def jobs(self) -> Sequence[Job]:
         rows = self._db.execute("SELECT record FROM jobs ORDER BY rowid")
@@ -458,6 +459,12 @@ class Log:
     def put_job(self, job: Job) -> None:
         upsert = "INSERT INTO jobs VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET record = excluded.record"
         self._db.execute(upsert, (job.label, msgspec.json.encode(job)))
+
+    def was_refused(self, name: str) -> bool:
+        return name in self.refused
+
+    def put_refused(self, name: str) -> None:
+        self.refused.add(name)
 
     def close(self) -> None:
         self._db.close()

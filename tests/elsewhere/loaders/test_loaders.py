@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from specs_data.pairs.parquet import write_shards
+from specs_data.pairs.parquet import write_pairs, write_shards
+from specs_data.records import Message, Pair, Picture
 from specs_data.share.export import export
 
 pytestmark = pytest.mark.slow
@@ -29,8 +30,8 @@ def picture(size: tuple[int, int]) -> dict[str, Any]:
     return {"bytes": file.getvalue(), "path": "a.png"}
 
 
-def row(number: int, images: list[dict[str, Any]], system: bool = True) -> dict[str, Any]:
-    asked = {"role": "user", "content": f"Frage {number}: ½?"}
+def row(number: int, images: list[dict[str, Any]], system: bool = True, question: str = "") -> dict[str, Any]:
+    asked = {"role": "user", "content": question or f"Frage {number}: ½?"}
     return {
         "id": f"{number}",
         "images": images,
@@ -40,17 +41,29 @@ def row(number: int, images: list[dict[str, Any]], system: bool = True) -> dict[
     }
 
 
+def as_pair(row: dict[str, Any]) -> Pair:
+    return Pair(
+        row["id"],
+        tuple(Picture(image["bytes"], image["path"]) for image in row["images"]),
+        tuple(Message(**message) for message in row["prompt"]),
+        row["chosen"][0]["content"],
+        row["rejected"][0]["content"],
+    )
+
+
 ROWS = [
     row(0, [picture((64, 96))]),
     row(1, [picture((112, 56)), picture((56, 84))]),
     row(2, [picture((84, 84))], system=False),
     row(3, []),
+    row(4, [picture((64, 96)), picture((112, 56))], question="Bild A: <image>\nBild B: <image>\nWo ist es?"),
+    row(5, [picture((84, 84)), picture((56, 84))], question="<image>Ist es hier, oder hier: <image>"),
 ]
 
 
 @pytest.fixture
 def dataset(tmp_path: Path) -> Path:
-    write_shards(ROWS, tmp_path / "pairs", "train")
+    write_pairs(map(as_pair, ROWS), tmp_path / "pairs", "train", blocks=True)
     return tmp_path / "pairs"
 
 
@@ -77,11 +90,13 @@ def read(
 
 def expected(row: dict[str, Any], default: str) -> dict[str, Any]:
     system = [m["content"] for m in row["prompt"] if m["role"] == "system"] or ([default] if default else [])
-    marks = "<|vision_start|><|image_pad|><|vision_end|>" * len(row["images"])
+    mark = "<|vision_start|><|image_pad|><|vision_end|>"
+    question = row["prompt"][-1]["content"]
+    asked = question.replace("<image>", mark) if "<image>" in question else mark * len(row["images"]) + question
     sizes = [list(Image.open(io.BytesIO(image["bytes"])).size) for image in row["images"]]
     return {
         "prompt": "".join(f"<|im_start|>system\n{text}<|im_end|>\n" for text in system)
-        + f"<|im_start|>user\n{marks}{row['prompt'][-1]['content']}<|im_end|>\n<|im_start|>assistant\n",
+        + f"<|im_start|>user\n{asked}<|im_end|>\n<|im_start|>assistant\n",
         "chosen": row["chosen"][0]["content"] + "<|im_end|>",
         "rejected": row["rejected"][0]["content"] + "<|im_end|>",
         "images": sizes,
@@ -106,7 +121,7 @@ def test_llamafactory(dataset: Path, tmp_path: Path) -> None:
     found, said = read(
         ".venv-llamafactory", "in_llamafactory.py", str(tmp_path / "out"), "pairs", "qwen2_vl", str(tmp_path / "found")
     )
-    assert done.rows == {"train": 4}
+    assert done.rows == {"train": len(ROWS)}
     assert unpadded(found) == [expected(row, "You are a helpful assistant.") for row in ROWS], said
 
 
@@ -116,7 +131,7 @@ def test_llamafactory_spoils_pairs_with_the_template_we_warn_of(dataset: Path, t
         ".venv-llamafactory", "in_llamafactory.py", str(tmp_path / "out"), "pairs", "qwen3_vl", str(tmp_path / "found")
     )
     assert "qwen3_vl puts an empty thought" in " ".join(done.notes)
-    assert len(found) == 4, said
+    assert len(found) == len(ROWS), said
     assert any("<think>" in row["rejected"] for row in found)
 
 
@@ -143,5 +158,5 @@ def test_swift(dataset: Path, tmp_path: Path) -> None:
     found, said = read(
         ".venv-swift", "in_swift.py", str(done.files[0]), str(tmp_path / "found"), images=tmp_path / "out"
     )
-    assert [row.pop("loaded") for row in found] == [1, 2, 1, 0], said
+    assert [row.pop("loaded") for row in found] == [len(row["images"]) for row in ROWS], said
     assert unpadded(found) == [expected(row, "You are a helpful assistant.") for row in ROWS], said
