@@ -346,6 +346,15 @@ class Recipe(Staged):
 
     pairs_per_problem: Positive = _pairing(1, "most pairs per problem", decides="dataset")
     target: Positive | None = _pairing(None, "stop at N pairs", decides="dataset", example=9000)
+    enough: float | None = _pairing(
+        None,
+        "stop after the round of responses in which one brings less than this share of the pairs that one brought "
+        "in the first",
+        decides="dataset",
+        example=0.1,
+        gt=0,
+        le=1,
+    )
     rejected_from: str = _pairing(
         "chosen",
         "chosen: twins of the chosen responses; or a checkpoint whose right responses are corrupted, as the paper "

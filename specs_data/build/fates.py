@@ -31,6 +31,7 @@ import polars as pl
 from msgspec import Struct
 from polars import DataFrame, Expr, col
 
+from specs_data.build.search import last_round
 from specs_data.rollouts.frames import to_frame, write_fates
 from specs_data.rollouts.plan import STRUCK, Plan, Source
 from specs_data.rollouts.stages import FORMAT, WRONG
@@ -40,6 +41,7 @@ from specs_data.rollouts.store import Index, Position, Stage, Store
 Served = dict[str, list[tuple[str, str, int, int, int]]]
 
 UNDECIDED = "undecided: "
+LATE = "beyond enough"  # of a round that was not worth its tokens
 _ORDER = ("input", "responses", "sample", "judge", "format", "verify", "pair", "corruption", "rejected")
 _MOST_VERDICTS = 20
 
@@ -109,6 +111,7 @@ class Fates(Struct, frozen=True):
         """The right, well-formed and verified responses by problem: at most so many of each, and of all the first
         `target` in canonical order."""
         verified = self.responses.filter(col("role") == "chosen", col("stage").is_in(["pair", "rejected"]))
+        verified = verified.filter(col("reason").cast(pl.String).fill_null("") != LATE)
         first = verified.filter(col("index").cum_count().over("position") <= most)
         if target is not None:
             first = first.sort(_PLACE).head(target)
@@ -204,7 +207,7 @@ def read_fates(store: Store, plan: Plan) -> Fates:
     problems, undecided = _read_problems(store), _read_undecided(store)
     logs = _read_logs(store, plan, plan.policy, undecided)
     logged = Counter({stage: log.height for stage, log in logs.items()})
-    responses = _end(_joined(logs, problems, plan.recipe.samples_upfront), plan)
+    responses = _end(_joined(logs, problems, plan.recipe.samples_upfront), plan, problems.height)
     # Where the chosen's own policy is the rival, its responses are accounted for already.
     if plan.rival is not None and plan.rival.samples != plan.policy.samples:
         rest = _others(undecided, logs)
@@ -321,18 +324,20 @@ def _joined(logs: Mapping[Stage, DataFrame], problems: DataFrame, upfront: int) 
     return found.with_columns(round=round_).sort("position", "index")
 
 
-def _end(rows: DataFrame, plan: Plan) -> DataFrame:
-    """Where the responses of the policy ended."""
+def _end(rows: DataFrame, plan: Plan, problems: int) -> DataFrame:
+    """Where the responses of the policy to so many problems ended."""
     recipe = plan.recipe
     right = _passed("judgements")
-    rows = rows.with_columns(right=right, verified=right & _passed("verdicts"))
+    rows = rows.with_columns(right=right, verified=right & _passed("verdicts"), late=pl.lit(False))
     struck = col("name").is_in(sorted(plan.struck)) if plan.struck else pl.lit(False)
     rows = rows.with_columns(name=pl.concat_str("problem_id", pl.lit("-"), "index"))
     rows = rows.with_columns(paired=col("verified") & _passed("pairs") & ~struck)
     # A problem has its first pairs, and a rival is asked for its first chosen responses.
     within = {f"{name} within": _nth(name) <= recipe.pairs_per_problem for name in ("verified", "paired")}
     rows = rows.with_columns(**within)
-    cut = _last_of(rows.filter("paired", "paired within"), recipe.target)
+    if (last := _last_round(rows, plan, problems)) is not None:
+        rows = rows.with_columns(late=col("round") > last)
+    cut = _last_of(rows.filter("paired", "paired within", ~col("late")), recipe.target)
     asked = pl.lit(plan.rival is not None) & col("verified within") & ~_beyond(cut)
     rows = rows.with_columns(
         **_first_of(
@@ -340,6 +345,7 @@ def _end(rows: DataFrame, plan: Plan) -> DataFrame:
                 *_judging("responses" if recipe.responses is not None else "sample"),
                 (~_there("verdicts"), "verify", _NOT_NEEDED, None),
                 (col("verdicts").is_not_null(), "verify", _reason("verdicts"), _SAID),
+                (col("late"), "pair", pl.lit(LATE), None),
                 (struck, "pair", pl.lit(STRUCK), None),
                 (col("pairs").is_not_null(), "pair", _reason("pairs"), None),
                 (~_there("pairs") & asked, "rejected", pl.lit("no rejected response"), None),
@@ -438,6 +444,19 @@ def _last_of(rows: DataFrame, target: int | None) -> tuple[int, int, int] | None
     places = rows.select(_PLACE).sort(_PLACE)
     round_, position, index = places.row(target - 1)
     return round_, position, index
+
+
+def _last_round(rows: DataFrame, plan: Plan, problems: int) -> int | None:
+    """The last round that is worth its tokens, as the search has it; None where all are."""
+    recipe = plan.recipe
+    if recipe.enough is None:
+        return None
+    name = "verified" if plan.rival is not None else "paired"
+    kept = rows.filter(name, f"{name} within")
+    full = kept.filter(_nth(name) == recipe.pairs_per_problem)
+    pairs, full_by = (dict(frame["round"].value_counts().iter_rows()) for frame in (kept, full))
+    first = min(recipe.samples_upfront, plan.policy.most)
+    return last_round(recipe.enough, problems, first, pairs, full_by)
 
 
 def _beyond(place: tuple[int, int, int] | None) -> Expr:

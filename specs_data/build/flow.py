@@ -14,7 +14,8 @@ from specs_data.judges.answers import final_answer
 from specs_data.judges.rules import RuleJudge
 from specs_data.pairs.twin import make_twin
 from specs_data.records import Judged, Problem, Rejected, Sample, Twin
-from specs_data.rollouts.plan import STRUCK, Parts, Plan, pair_id
+from specs_data.rollouts.demand import OnDemand
+from specs_data.rollouts.plan import STRUCK, Parts, Plan, Source, pair_id
 from specs_data.rollouts.stages import FORMAT, WRONG, Clock, Log, Stages
 from specs_data.rollouts.store import Answers, Index, Number, Position, Stage, Store
 
@@ -76,6 +77,25 @@ class Rejecting:
         """Try whether this response of the rival fits the first chosen one that has no rejected side yet."""
         number, chosen = self._listing.number(position), self._chosen[position][kept]
         return self._flow.reject(self._engine, number, chosen, index, self._turn)
+
+
+class Asking:
+    """Whom a search asks ahead of time for responses of `source`."""
+
+    def __init__(self, flow: Flow, listing: Listing, engine: OnDemand, source: Source) -> None:
+        self._flow = flow
+        self._listing = listing
+        self._engine = engine
+        self._source = source
+
+    @property
+    def idle(self) -> int:
+        """How many responses more the policy can work on without any other waiting for it."""
+        return self._engine.idle
+
+    def ask(self, position: Position, index: Index) -> Awaitable[None]:
+        """Put this response on record, if there is one."""
+        return self._flow.sample_ahead(self._engine, self._source, self._listing.number(position), index)
 
 
 class Flow(Stages):

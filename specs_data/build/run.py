@@ -25,7 +25,7 @@ from polars import DataFrame
 from specs_data import engines
 from specs_data.build import again, dataset
 from specs_data.build.fates import keep_fates
-from specs_data.build.flow import Choosing, Rejecting, Turn
+from specs_data.build.flow import Asking, Choosing, Rejecting, Turn
 from specs_data.build.forecast import Forecast, Measured, measure, scale
 from specs_data.build.keep import default_out, digest_of, keep_card, manifest_of, refuse_empty, refuse_to_replace
 from specs_data.build.listing import each, take_responses
@@ -260,13 +260,13 @@ async def _search(run: Run) -> None:
         return Choosing(run.flow, listing, run.engine, recipe.pairs_per_problem, turn)
 
     if run.plan.rival is None:
-        agenda = Agenda(run.plan.policy.most, recipe.samples_upfront, recipe.target)
-        await _play(run, "pairs", agenda, positions, choosing, run.engine)
+        agenda = Agenda(run.plan.policy.most, recipe.samples_upfront, recipe.target, recipe.enough)
+        await _play(run, "pairs", agenda, positions, choosing, run.engine, run.plan.policy)
         return
     target = recipe.target
     while True:
-        agenda = Agenda(run.plan.policy.most, recipe.samples_upfront, target)
-        await _play(run, "chosen", agenda, positions, choosing, run.engine)
+        agenda = Agenda(run.plan.policy.most, recipe.samples_upfront, target, recipe.enough)
+        await _play(run, "chosen", agenda, positions, choosing, run.engine, run.plan.policy)
         await _make_way(run.engine, run.rival)
         await _search_rejected(run, run.plan.rival, target)
         missing = (recipe.target or 0) - run.fates().pairs.height
@@ -295,7 +295,7 @@ async def _search_rejected(run: Run, rival: Source, target: int | None) -> None:
     def rejecting(turn: Turn) -> Quest:
         return Rejecting(run.flow, run.listing, run.rival, chosen, turn)
 
-    await _play(run, "rejected", Agenda(rival.most), each(list(chosen)), rejecting, run.rival)
+    await _play(run, "rejected", Agenda(rival.most), each(list(chosen)), rejecting, run.rival, rival)
 
 
 async def _play(
@@ -305,11 +305,13 @@ async def _play(
     positions: AsyncIterator[Position],
     quest: Callable[[Turn], Quest],
     engine: OnDemand | None,
+    source: Source,
 ) -> None:
     lines = run.flow.lines(quest)
     async with run.progress(label) as progress:
         release = None if engine is None or _asks_policy(run.recipe) else engine.close
-        await search(agenda, positions, quest(Turn.POLICY), run.room, progress, lines, release)
+        ahead = None if engine is None else Asking(run.flow, run.listing, engine, source)
+        await search(agenda, positions, quest(Turn.POLICY), run.room, progress, lines, release, ahead)
 
 
 def _asks_policy(recipe: Recipe) -> bool:

@@ -7,19 +7,23 @@ and so on: the problems that the policy finds easy are paid for first.
 A round that waits for a judging service gives its place at the policy back and stands in that service's line, as one
 int: what it has come to is on record, and is gone through again when its turn comes. So the policy never waits for a
 judge, however slow that one is, and however long the line.
+
+Where nothing is owed and the policy has idle slots, what may be owed is asked for ahead of time; see `early`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import heapq
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from enum import Enum, auto
 from math import inf
-from typing import Protocol
+from typing import Any, Protocol
 
 from msgspec import Struct, field
 
+from specs_data.build.early import Ahead, Early
 from specs_data.errors import first_error
 from specs_data.rollouts.store import Index, Position
 
@@ -71,19 +75,30 @@ class Agenda:
     With a `target`, a round is handed out only while it could still belong to the first `target`
     kept rounds in canonical order. What belongs to them therefore does not depend on timing.
     An entry is one int: a million owed rounds take a few tens of MB.
+
+    With a share that is `enough`, there are no rounds after the first in which a response brings less than that share
+    of the pairs that one brought in the first round; see `last_round`. That too does not depend on timing: a round
+    counts when all of it is decided.
     """
 
-    def __init__(self, samples: int, upfront: int = 1, target: int | None = None) -> None:
-        self._samples = samples
+    def __init__(self, samples: int, upfront: int = 1, target: int | None = None, enough: float | None = None) -> None:
+        self.samples = samples
         self._upfront = upfront
         self._target = target
+        self._enough = enough
         self._owed: list[int] = []
         self._kept: list[int] = []
+        self.ended = False  # the source has no more problems that are wanted
+        self._problems = 0
+        # By round: problems of which it is not decided, pairs, and problems that have all their pairs by it.
+        self._undecided: Counter[int] = Counter()
+        self._pairs: Counter[int] = Counter()
+        self._full: Counter[int] = Counter()
 
     @property
     def first(self) -> range:
         """The responses of a first round."""
-        return range(min(self._samples, self._upfront))
+        return range(min(self.samples, self._upfront))
 
     @property
     def open(self) -> bool:
@@ -98,10 +113,32 @@ class Agenda:
     def owe(self, position: Position, index: Index) -> bool:
         """Note that the problem at `position` is owed a round that begins with response `index`;
         False if its responses are spent."""
-        if index >= self._samples:
+        if index >= self.samples:
             return False
-        heapq.heappush(self._owed, _key(round_of(index, self._upfront), position))
+        round_ = round_of(index, self._upfront)
+        heapq.heappush(self._owed, _key(round_, position))
+        self._undecided[round_] += 1
         return True
+
+    def begin(self) -> None:
+        """A problem more has its first round."""
+        self._problems += 1
+        self._undecided[0] += 1
+
+    def decide(self, index: Index, pairs: int, full: bool) -> None:
+        """The round that begins with response `index` gave so many pairs; the problem may have all its pairs now."""
+        round_ = round_of(index, self._upfront)
+        self._undecided[round_] -= 1
+        self._pairs[round_] += pairs
+        self._full[round_] += full
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing that is under way is worth its tokens any more."""
+        if self._enough is None or not self.ended:
+            return False
+        last = last_round(self._enough, self._problems, len(self.first), self._pairs, self._full)
+        return last is not None and not any(self._undecided[round_] for round_ in range(last + 1))
 
     def keep(self, position: Position, index: Index) -> None:
         """Response `index` of the problem at `position` gave a pair."""
@@ -123,7 +160,7 @@ class Agenda:
     def vain(self, key: int) -> bool:
         """Whether nothing that this round keeps can belong to the target any more."""
         # `kept` has the last of the pairs so far on top: nothing that comes after it can be among the first.
-        return not self.open and key > -self._kept[0]
+        return self.over or (not self.open and key > -self._kept[0])
 
     def key(self, position: Position, indices: range) -> int:
         """The round as one int; of two, the smaller comes first in canonical order."""
@@ -137,12 +174,26 @@ class Agenda:
 
     def last(self, indices: range) -> bool:
         """Whether a problem can have no round after this one."""
-        return indices.stop >= self._samples
+        return indices.stop >= self.samples
 
 
 def round_of(index: int, upfront: int) -> int:
     """The round of response `index`, from 0."""
     return max(0, index - upfront + 1)
+
+
+def last_round(
+    enough: float, problems: int, first: int, pairs: Mapping[int, int], full: Mapping[int, int]
+) -> int | None:
+    """The first round after the first in which a response brought less than `enough` times the pairs that one brought
+    in the first round, which had `first` responses to each of the `problems`; None where there is none. `pairs` came of
+    each round, and so many problems were `full` by it: the others are owed the next one."""
+    least, open_ = enough * pairs.get(0, 0) / max(1, problems * first), problems
+    for round_ in range(1, max(pairs, default=0) + 1):
+        open_ -= full.get(round_ - 1, 0)
+        if open_ > 0 and pairs.get(round_, 0) / open_ < least:
+            return round_
+    return None
 
 
 async def search(
@@ -153,17 +204,20 @@ async def search(
     progress: Told,
     lines: Mapping[Outcome, Line] | None = None,
     release: Callable[[], Awaitable[None]] | None = None,
+    ahead: Ahead | None = None,
 ) -> None:
     """Play the agenda's rounds, as many at once as `room` has places, until none is owed.
 
     `positions` gives the problems in the order of their source. A problem is done with as many kept responses as
     are wanted of it, or when it can have no more; `progress` is told. `lines` has the line of each outcome that waits
     for a service, in the order in which a response comes to them. `release` is called when only lines are left, and
-    nothing that they can bring makes another response wanted: the policy may go.
+    nothing that they can bring makes another response wanted: the policy may go. `ahead` is asked for responses that
+    may be needed, where slots are idle.
     """
     try:
         async with asyncio.TaskGroup() as tasks:
-            await _Search(agenda, positions, quest, room, progress, lines or {}, tasks).run(release)
+            early = None if ahead is None else Early(ahead, agenda.samples, tasks.create_task)
+            await _Search(agenda, positions, quest, room, progress, lines or {}, early, tasks).run(release)
     except BaseExceptionGroup as group:
         raise first_error(group) from None
 
@@ -179,6 +233,7 @@ class _Search:
         room: asyncio.Semaphore,
         progress: Told,
         lines: Mapping[Outcome, Line],
+        early: Early | None,
         tasks: asyncio.TaskGroup,
     ) -> None:
         self._agenda = agenda
@@ -187,12 +242,13 @@ class _Search:
         self._room = room
         self._progress = progress
         self._lines = lines
-        self._tasks = tasks
+        self._early = early
+        self._group = tasks
+        self._tasks: set[asyncio.Task[None]] = set()
         self._kept: dict[Position, int] = {}  # only of problems under way that have some of several
         self._under_way = 0
         self._asking = 0  # of them, those at the policy
         self._hopeful = 0  # of them, those whose problem may be owed a further round
-        self._ended = False  # the source has no more problems that are wanted
         self._moved = asyncio.Event()
 
     async def run(self, release: Callable[[], Awaitable[None]] | None) -> None:
@@ -202,14 +258,35 @@ class _Search:
                 self._enter(*turn)
                 continue
             self._room.release()
-            if not self._under_way:
-                return
+            if not self._under_way or self._agenda.over:
+                break
             self._moved.clear()
-            if release is not None and self._ended and not (self._asking or self._hopeful or self._agenda.owing):
+            if release is not None and self._agenda.ended and not (self._asking or self._hopeful or self._agenda.owing):
                 await release()
                 release = None
             # What is under way may owe a further round, or leave one that was not worth its tokens till now.
-            await self._moved.wait()
+            await self._move()
+        self._stop()
+
+    async def _move(self) -> None:
+        """Wait until something has happened, or until more can be asked for ahead of time."""
+        later = None if self._early is None else self._early.fill()
+        timer = None if later is None else asyncio.get_running_loop().call_later(later, self._moved.set)
+        await self._moved.wait()
+        if timer is not None:
+            timer.cancel()
+
+    def _stop(self) -> None:
+        """Whatever is still under way is not needed."""
+        if self._early is not None:
+            self._early.close()
+        for task in self._tasks - {asyncio.current_task()}:
+            task.cancel()
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self._group.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _following(self) -> tuple[Position, range] | None:
         # With a target, no more rounds are under way than pairs are missing: each might be the last that is needed.
@@ -217,14 +294,16 @@ class _Search:
             return None
         # First rounds come first, and their problems from the source, which may be endless.
         position = await anext(self._positions, None) if self._agenda.open else None
-        self._ended = position is None
+        self._agenda.ended = position is None
         return self._agenda.next() if position is None else (position, self._agenda.first)
 
     def _enter(self, position: Position, indices: range) -> None:
         self._under_way += 1
         self._asking += 1
         self._hopeful += not self._agenda.last(indices)
-        self._tasks.create_task(self._ask(position, indices))
+        if indices.start == 0:
+            self._agenda.begin()
+        self._start(self._ask(position, indices))
 
     def _leave(self, indices: range) -> None:
         self._under_way -= 1
@@ -233,9 +312,13 @@ class _Search:
 
     async def _ask(self, position: Position, indices: range) -> None:
         """A round at the policy."""
+        if self._early is not None:
+            self._early.begin(position, indices, self._kept.get(position, 0), self._quest.wanted(position))
         try:
             outcomes = await self._attempt(self._quest, position, indices)
         finally:
+            if self._early is not None:
+                self._early.come(position)
             self._asking -= 1
             self._room.release()
             self._moved.set()
@@ -271,19 +354,27 @@ class _Search:
                 self._leave(indices)
             else:
                 line.places -= 1
-                self._tasks.create_task(self._go_through(line, position, indices))
+                self._start(self._go_through(line, position, indices))
 
     def _decide(self, position: Position, indices: range, outcomes: list[Outcome]) -> None:
-        count, wanted = self._kept.pop(position, 0), self._quest.wanted(position)
+        before, wanted = self._kept.pop(position, 0), self._quest.wanted(position)
+        count = before
         for index, outcome in zip(indices, outcomes, strict=True):
             if outcome is Outcome.KEPT and count < wanted:
                 count += 1
                 self._agenda.keep(position, Index(index))
         self._leave(indices)
+        self._agenda.decide(Index(indices.start), count - before, count >= wanted)
+        if self._early is not None:
+            self._early.decide(indices.start == 0, outcomes[0] is not Outcome.KEPT)
         if count >= wanted or Outcome.OVER in outcomes or not self._agenda.owe(position, Index(indices.stop)):
             self._progress.step(position, count)
+            if self._early is not None:
+                self._early.forget(position)
         elif count:
             self._kept[position] = count
+        if self._agenda.over:  # the loop may wait for a place that one of these has
+            self._stop()
 
 
 def _key(round_: int, position: Position) -> int:

@@ -27,12 +27,23 @@ class OnDemand:
         self._lent = lent
         self._running: _Running | None = None
         self._lock = asyncio.Lock()
+        self._asked = 0
+
+    @property
+    def idle(self) -> int:
+        """How many requests more the engine can work on without another waiting for it. An engine takes more of them
+        than it works on at once, so that the next ones are at hand: half of them it works on in any case."""
+        return 0 if self._running is None else self._running.engine.concurrency // 2 - self._asked
 
     async def generate(self, request: Request) -> Response:
         """As the engine behind it."""
         running = self._running or await self._open()
-        async with running.slots:
-            return await asked_for(running.engine.generate(request), "the engine")
+        self._asked += 1
+        try:
+            async with running.slots:
+                return await asked_for(running.engine.generate(request), "the engine")
+        finally:
+            self._asked -= 1
 
     async def likelihood(self, request: Request, text: str) -> Likelihood | None:
         """As the engine behind it; None where that has no log-probabilities."""

@@ -96,6 +96,7 @@ class Stages:
         self._judging = asyncio.Semaphore(parts.judge.concurrency if parts.judge else 1)
         self.generated = self.tokens = 0  # responses of this call, and what they have in tokens
         self._asked: dict[bytes, asyncio.Future[Any]] = {}
+        self._ahead: dict[tuple[int, Number, Index], asyncio.Event] = {}  # responses that were asked for ahead of time
         # By settings, as long as they are not on record.
         self._refused: defaultdict[int, list[tuple[Number, Index, PromptRefused]]] = defaultdict(list)
         self._answered = {source.samples for source in (plan.policy, plan.rival) if source and _has_any(store, source)}
@@ -131,18 +132,15 @@ class Stages:
     ) -> Sample | None:
         """This response of `source`; one that is not on record is asked of the engine, perhaps with its `nuclei`. None
         where there is none: the prompt was refused, or the engine gave it up."""
+        if coming := self._ahead.get((source.samples, number, index)):
+            await coming.wait()
         row = log("samples", source.samples, number, index)
         if row is not None:
             return Sample(problem, index, _response(row[1])) if row[0] is None else None
         if engine is None:
             return None
-        recipe, prefill = self._plan.recipe, self._plan.recipe.prefill or ""
-        request = make_request(problem, index, self._images(problem), self._plan.system, recipe.seed, nuclei, prefill)
         try:
-            with self.clocks["generate"]:
-                response = await engine.generate(request)
-            if prefill:
-                response = replace(response, text=prefill + response.text)
+            response = await self._ask(engine, problem, index, nuclei)
         except PromptRefused as refusal:
             refused = self._refused[source.samples]
             refused.append((number, index, refusal))
@@ -156,10 +154,35 @@ class Stages:
         if source.samples not in self._answered:
             self._answered.add(source.samples)
             self._settle(source)
+        self._take(source, number, index, response)
+        return Sample(problem, index, response)
+
+    async def sample_ahead(self, engine: Engine, source: Source, number: Number, index: Index) -> None:
+        """Put this response on record before it is known whether it is needed. If there is none nobody is told: who
+        needs it will ask again."""
+        key = source.samples, number, index
+        if key in self._ahead or self._store.get("samples", *key) is not None:
+            return
+        self._ahead[key] = asyncio.Event()
+        try:
+            response = await self._ask(engine, self._store.problem(number), index)
+            self._take(source, number, index, response)
+        except (PromptRefused, Undecided) as failure:
+            logger.debug("response %d was asked for ahead of time, in vain: %s", index, failure)
+        finally:
+            self._ahead.pop(key).set()
+
+    async def _ask(self, engine: Engine, problem: Problem, index: Index, nuclei: bool = False) -> Response:
+        recipe, prefill = self._plan.recipe, self._plan.recipe.prefill or ""
+        request = make_request(problem, index, self._images(problem), self._plan.system, recipe.seed, nuclei, prefill)
+        with self.clocks["generate"]:
+            response = await engine.generate(request)
+        return replace(response, text=prefill + response.text) if prefill else response
+
+    def _take(self, source: Source, number: Number, index: Index, response: Response) -> None:
         self.generated += 1
         self.tokens += response.completion_tokens
         self._put("samples", source.samples, number, index, None, response)
-        return Sample(problem, index, response)
 
     async def judge(
         self, log: Log, source: Source, sample: Sample, number: Number
