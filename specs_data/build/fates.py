@@ -118,6 +118,11 @@ class Fates(Struct, frozen=True):
         found = first.sort("position", "index").group_by("position", maintain_order=True).agg("index")
         return {Position(position): [*map(Index, indices)] for position, indices in found.iter_rows()}
 
+    def pairs_of(self, chosen: Mapping[Position, Sequence[Index]]) -> int:
+        """How many pairs the dataset has of these chosen responses."""
+        places = self.pairs.select("position", "index").iter_rows()
+        return sum(index in chosen.get(position, ()) for position, index in places)
+
     @property
     def read(self) -> int:
         """How many rows of the source became problems, or were left out of them."""
@@ -331,10 +336,11 @@ def _end(rows: DataFrame, plan: Plan, problems: int) -> DataFrame:
     rows = rows.with_columns(right=right, verified=right & _passed("verdicts"), late=pl.lit(False))
     struck = col("name").is_in(sorted(plan.struck)) if plan.struck else pl.lit(False)
     rows = rows.with_columns(name=pl.concat_str("problem_id", pl.lit("-"), "index"))
-    rows = rows.with_columns(paired=col("verified") & _passed("pairs") & ~struck)
-    # A problem has its first pairs, and a rival is asked for its first chosen responses.
-    within = {f"{name} within": _nth(name) <= recipe.pairs_per_problem for name in ("verified", "paired")}
-    rows = rows.with_columns(**within)
+    # A rival is asked for a problem's first chosen responses, and a problem has its first pairs.
+    rows = rows.with_columns(_within("verified", recipe.pairs_per_problem))
+    asked_for = col("verified within") if plan.rival is not None else col("verified")
+    rows = rows.with_columns(paired=asked_for & _passed("pairs") & ~struck)
+    rows = rows.with_columns(_within("paired", recipe.pairs_per_problem))
     if (last := _last_round(rows, plan, problems)) is not None:
         rows = rows.with_columns(late=col("round") > last)
     cut = _last_of(rows.filter("paired", "paired within", ~col("late")), recipe.target)
@@ -432,9 +438,10 @@ def _reason(stage: Stage) -> Expr:
     return col(stage).cast(pl.String)
 
 
-def _nth(name: str) -> Expr:
-    """The how manieth of its problem's responses it is for which column `name` holds, from 1."""
-    return col(name).cum_sum().over("number")
+def _within(name: str, most: int) -> Expr:
+    """Whether no more than `most` of its problem's responses up to this one are those for which column `name` holds;
+    the column is called so."""
+    return (col(name).cum_sum().over("number") <= most).alias(f"{name} within")
 
 
 def _last_of(rows: DataFrame, target: int | None) -> tuple[int, int, int] | None:

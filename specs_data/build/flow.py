@@ -188,7 +188,8 @@ class Flow(Stages):
     def _paired(
         self, log: Log, sample: Sample, answer: str | None, number: Number, chosen: Index, origin: str
     ) -> Outcome:
-        if pair_id(sample.problem.id, chosen) in self._plan.struck:
+        # One with a rival takes up its response all the same: or the others' would be others than before.
+        if origin == "chosen" and pair_id(sample.problem.id, chosen) in self._plan.struck:
             self.tally.leave(STRUCK)
             return Outcome.LEFT
         row = log("pairs", self._plan.pairs, number, chosen) if origin == "chosen" else None

@@ -12,7 +12,7 @@ from __future__ import annotations
 import gc
 import shutil
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -50,7 +50,7 @@ from specs_data.rollouts.plan import Source, are_given
 from specs_data.rollouts.progress import say, told
 from specs_data.rollouts.sample import check_policy
 from specs_data.rollouts.stages import Clock
-from specs_data.rollouts.store import Position
+from specs_data.rollouts.store import Index, Position
 from specs_data.services.prices import load_prices
 from specs_data.verifiers import Verifier, verifier_name
 
@@ -268,8 +268,10 @@ async def _search(run: Run) -> None:
         agenda = Agenda(run.plan.policy.most, recipe.samples_upfront, target, recipe.enough)
         await _play(run, "chosen", agenda, positions, choosing, run.engine, run.plan.policy)
         await _make_way(run.engine, run.rival)
-        await _search_rejected(run, run.plan.rival, target)
-        missing = (recipe.target or 0) - run.fates().pairs.height
+        chosen = run.fates().chosen(recipe.pairs_per_problem, target)
+        await _search_rejected(run, run.plan.rival, chosen)
+        # Only what was searched counts: a pair that an earlier build left further on may have others before it.
+        missing = (recipe.target or 0) - run.fates().pairs_of(chosen)
         if missing <= 0 or agenda.open or not target or not recipe.target:
             return
         # Some chosen responses found no rejected one: that many more are needed. What is on record is gone
@@ -288,9 +290,8 @@ def _take_given(run: Run) -> None:
         take_responses(run.store, recipe.rejected_responses, plan.rival.samples, "rejected")
 
 
-async def _search_rejected(run: Run, rival: Source, target: int | None) -> None:
-    """The second search: a response of the rival as the rejected side of each of the first `target` chosen."""
-    chosen = run.fates().chosen(run.recipe.pairs_per_problem, target)
+async def _search_rejected(run: Run, rival: Source, chosen: Mapping[Position, Sequence[Index]]) -> None:
+    """The second search: a response of the rival as the rejected side of each of these chosen ones."""
 
     def rejecting(turn: Turn) -> Quest:
         return Rejecting(run.flow, run.listing, run.rival, chosen, turn)

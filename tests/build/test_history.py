@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,41 @@ def test_an_earlier_build_that_made_more_does_not_show(
         build(recipe(problems, **each), tmp_path / "used", engine=policy(), quiet=True, overwrite=True)
     build(recipe(problems, **last), tmp_path / "fresh", engine=policy(), quiet=True)
     assert rows(tmp_path / "used") == rows(tmp_path / "fresh")
+
+
+@pytest.mark.parametrize(("seed", "target"), [(1, 6), (2, 3), (5, 3)])
+def test_pairs_of_an_earlier_build_do_not_reach_a_target_before_others_are_tried(
+    tmp_path: Path, seed: int, target: int
+) -> None:
+    """The earlier build asked a rival for one chosen response of each problem: further on than this one has come."""
+    problems = write_sums(tmp_path, 10, pictures=True)
+    before = {
+        "pairing": "coupled",
+        "samples": 5,
+        "samples_upfront": 2,
+        "verifier": "none",
+        "seed": seed,
+        "holdout": 0.4,
+    }
+    last = {**before, "pairs_per_problem": 2, "target": target}
+    for each in (before, last):
+        build(recipe(problems, **each), tmp_path / "used", engine=policy(), quiet=True)
+    build(recipe(problems, **last), tmp_path / "fresh", engine=policy(), quiet=True)
+    assert rows(tmp_path / "used") == rows(tmp_path / "fresh")
+
+
+def test_a_pair_that_is_struck_out_changes_no_other(tmp_path: Path) -> None:
+    problems = write_sums(tmp_path, 20)
+    each = {"pairing": "coupled", "samples": 6, "pairs_per_problem": 2, "verifier": "none"}
+    before = build(recipe(problems, **each), tmp_path / "used", engine=policy(), quiet=True)
+    pairs = {pair.id: pair for pair in before.pairs()}
+    by_problem = [name for name, count in Counter(pair.problem_id for pair in pairs.values()).items() if count == 2]
+    struck = next(name for name, pair in pairs.items() if pair.problem_id == by_problem[0])
+    for run in ("used", "fresh"):
+        (tmp_path / run).mkdir(exist_ok=True)
+        (tmp_path / run / "struck.txt").write_text(struck + "\n")
+        built = build(recipe(problems, **each), tmp_path / run, engine=policy(), quiet=True)
+        assert {pair.id: pair for pair in built.pairs()} == {name: pairs[name] for name in pairs if name != struck}
 
 
 @pytest.mark.parametrize("other", [False, True])

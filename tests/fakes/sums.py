@@ -5,6 +5,9 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
+import signal
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -64,15 +67,18 @@ def dataset_bytes(run: Path) -> dict[str, bytes]:
     return {str(file.relative_to(root)): file.read_bytes() for file in sorted(root.rglob("*")) if file.is_file()}
 
 
-def build_slowly(problems: Path, run: Path, log: Path) -> None:
-    """Build with a slow policy, four responses at a time, that notes each response it gives away."""
+def build_slowly(problems: Path, run: Path, log: Path, killed_at: int | None = None) -> None:
+    """Build with a slow policy, four responses at a time, that notes each response it gives away. This process is
+    killed as it asks for the `killed_at`-th."""
     from specs_data import build
 
-    engine = policy(concurrency=4, delay=0.01)
+    engine, asked = policy(concurrency=4, delay=0.01), count(1)
     with log.open("a", buffering=1) as notes:
 
         def script(request: Request) -> str:
             notes.write("x\n")
+            if next(asked) == killed_at:
+                os.kill(os.getpid(), signal.SIGKILL)
             return respond(request)
 
         engine._script = script
