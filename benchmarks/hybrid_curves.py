@@ -62,10 +62,8 @@ def main() -> None:
                 out = options.out / f"{side}-lambda-{weight:g}-seed-{seed}"
                 model = train(data, out, weight, seed, options.steps, options.learning_rate)
                 found = measure(model, options.out / "evaluations")
-                shares = [share.value if share else 0.0 for share in (found.format, found.accuracy)]
-                runs.setdefault((side, weight), []).append(
-                    (read_metrics(model / "metrics.jsonl"), shares[0], shares[1])
-                )
+                run = Run(read_metrics(model / "metrics.jsonl"), *map(share_of, (found.format, found.accuracy)))
+                runs.setdefault((side, weight), []).append(run)
         print(f"\n{table(runs)}", flush=True)
     plot({f"{side}, λ={weight:g}": found[0].rows for (side, weight), found in runs.items()}, options.out / "curves.svg")
 
