@@ -3,7 +3,7 @@
 A format is two parts, a thought and an answer, each between an opening and a closing marker, in
 this order and nothing else. Each is a TOML file, in formats/ or anywhere; `think-answer` is the paper's. A file may
 leave a marker empty (`Final answer: 5` has an answer that opens with a label and closes at the end
-of the text) or choose the JSON layout.
+of the text), choose the JSON layout, or demand that the answer is in a \\boxed{}.
 """
 
 from __future__ import annotations
@@ -15,9 +15,16 @@ from functools import cached_property
 from importlib.resources import files
 from itertools import pairwise, permutations
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from specs_data.errors import UserError, unknown_name
 
@@ -34,6 +41,7 @@ _VALUE = r""""(?:[^"\\]|\\.)*+"?|'(?:[^'\\]|\\.)*+'?|[^\s,{}\[\]"']+"""
 _CHINESE = r"[\u3000-\u30ff\u4e00-\u9fff\uff00-\uffef]"
 _BY_CHINESE = re.compile(f" (?={_CHINESE})|(?<={_CHINESE}) ")
 _QUOTES = re.compile(r"\\.|\"", re.DOTALL)
+_BOX_TOKEN = re.compile(r"\\(?:boxed|fbox)\s*\{|\\[{}]|[{}]")
 
 
 class Part(BaseModel):
@@ -49,7 +57,8 @@ class Part(BaseModel):
 class ResponseFormat(BaseModel):
     """How a response must look.
 
-    `labels` are plain-text stand-ins for the answer markers (`Answer:`): they carry no content.
+    `labels` are plain-text stand-ins for the answer markers (`Answer:`): they carry no content. `boxed` demands a
+    \\boxed{} with something in it inside the answer.
     `instruction` is the system prompt that asks for the format: the text itself, or a name in prompts/.
     """
 
@@ -60,6 +69,7 @@ class ResponseFormat(BaseModel):
     thought: Part | None = None
     answer: Part
     labels: tuple[str, ...] = ("Answer:",)
+    boxed: bool = False
     instruction: str
 
     @model_validator(mode="after")
@@ -77,6 +87,13 @@ class ResponseFormat(BaseModel):
         if not all(mark.strip() for mark in (*marks, *self.labels)):
             raise ValueError("markers and labels must not be blank")
         return self
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A format that demands no box is written as it was before one could be demanded: what is on record of its
+        responses stays theirs."""
+        said: dict[str, Any] = dump(self)
+        return said if self.boxed else {name: value for name, value in said.items() if name != "boxed"}
 
     @cached_property
     def parts(self) -> tuple[Part, ...]:
@@ -109,6 +126,8 @@ class ResponseFormat(BaseModel):
             return "blank thought"
         if not answer:
             return "blank answer"
+        if self.boxed and not _is_boxed(answer):
+            return "no \\boxed{} in the answer"
         return before[0] if before else "", answer
 
     def check(self, text: str) -> str | None:
@@ -117,7 +136,9 @@ class ResponseFormat(BaseModel):
         return found if isinstance(found, str) else None
 
     def render(self, thought: str, answer: str) -> str:
-        """A well-formed response with these bodies."""
+        """A well-formed response with these bodies, the answer in a box where the format demands one."""
+        if self.boxed and not _is_boxed(answer):
+            answer = rf"\boxed{{{answer}}}"
         bodies = (answer,) if self.thought is None else (thought, answer)
         if self.layout == "json":
             keys = [part.open for part in self.parts]
@@ -280,6 +301,31 @@ def strip_stop_tokens(text: str) -> str:
         while end and text[end - 1].isspace():
             end -= 1
     return text[:end]
+
+
+def _is_boxed(answer: str) -> bool:
+    return any(content.strip() and answer.startswith("\\boxed", start) for start, _, content in boxes(answer))
+
+
+def boxes(text: str) -> list[tuple[int, int, str]]:
+    """(start, end, content) of every outermost balanced \\boxed{} in `text`, in order."""
+    if "\\boxed" not in text and "\\fbox" not in text:
+        return []
+    opened: list[tuple[int, int, bool]] = []
+    found: list[tuple[int, int, str]] = []
+    for token in _BOX_TOKEN.finditer(text):
+        mark = token.group()
+        if len(mark) == 2:
+            continue
+        if mark != "}":
+            opened.append((token.start(), token.end(), len(mark) > 1))
+        elif opened:
+            start, inside, is_box = opened.pop()
+            if is_box:
+                while found and found[-1][0] > start:
+                    found.pop()
+                found.append((start, token.end(), text[inside : token.start()]))
+    return found
 
 
 def shipped_formats() -> tuple[str, ...]:

@@ -24,8 +24,8 @@ from msgspec.structs import replace
 
 from specs_data.errors import UserError, first_line
 from specs_data.files import FIRST_ROWS, SUFFIXES, columns_of, count_rows, read_rows, refuse_irregular
+from specs_data.format import boxes
 from specs_data.images import Unusable, media_type, settle
-from specs_data.judges.answers import boxes
 from specs_data.judges.choices import listed_choices
 from specs_data.judges.numbers import Quantity
 from specs_data.judges.values import Items, read_value

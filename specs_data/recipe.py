@@ -208,7 +208,7 @@ class Recipe(Staged):
 
     format: str = _how(
         "think-answer",
-        "response format: think-answer, final-answer, reasoning-solution, json, markdown, plain, or a TOML file",
+        "response format: think-answer, boxed, final-answer, reasoning-solution, json, markdown, plain, or a TOML file",
         decides="samples",
         also=("export",),
     )

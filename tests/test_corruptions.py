@@ -35,6 +35,7 @@ EVERY = OPERATORS | NAMED | OF_JSON
 SHIPPED = {path.stem: load_format(str(path)) for path in (ROOT / "specs_data" / "formats").glob("*.toml")}
 TAGGED = {
     "think-answer": THINK_ANSWER,
+    "boxed": SHIPPED["boxed"],
     "reasoning-solution": SHIPPED["reasoning-solution"],
     "brackets": ResponseFormat(
         name="brackets",
@@ -113,11 +114,17 @@ SHAPES = (
 
 @pytest.mark.parametrize("name", OF_JSON)
 @settings(max_examples=100, deadline=None)
-@given(thought=values, answer=boxed, frame=st.sampled_from(FRAMES), shape=st.sampled_from(SHAPES), gap=gaps)
+@given(
+    thought=values,
+    answer=boxed,
+    frame=st.sampled_from(FRAMES),
+    shape=st.sampled_from(SHAPES),
+    gap=gaps,
+    fmt=st.sampled_from([SHIPPED["json"], SHIPPED["json"].model_copy(update={"boxed": True})]),
+)
 def test_each_operator_breaks_json_and_nothing_else(
-    name: str, thought: str, answer: str, frame: str, shape: Callable[[str, str], str], gap: str
+    name: str, thought: str, answer: str, frame: str, shape: Callable[[str, str], str], gap: str, fmt: ResponseFormat
 ) -> None:
-    fmt = SHIPPED["json"]
     text = gap + shape(f"{bare(thought, fmt)}.", frame % answer) + gap
     assert fmt.check(text) is None
     result = OF_JSON[name].apply(text, fmt, random.Random(0))

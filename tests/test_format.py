@@ -19,6 +19,8 @@ LABEL = ResponseFormat(name="label", thought=Part(), answer=Part(open="Final ans
 KEYS = ResponseFormat(name="json", layout="json", thought=Part(open="why"), answer=Part(open="answer"), instruction="x")
 BARE = ResponseFormat(name="bare", answer=Part(open="<a>", close="</a>"), instruction="x")
 FORMATS = (THINK_ANSWER, LABEL, KEYS, BARE)
+BOXED = load_format("boxed")
+BOXED_KEYS = KEYS.model_copy(update={"name": "boxed json", "boxed": True})
 
 
 @pytest.mark.parametrize(
@@ -67,6 +69,44 @@ def test_what_fails_and_why(text: str, reason: str) -> None:
     assert THINK_ANSWER.check(text) == reason
 
 
+@pytest.mark.parametrize(
+    ("answer", "holds"),
+    [
+        ("\\boxed{5}", True),
+        (" The answer is \\(\\boxed{\\frac{1}{2}}\\).", True),
+        ("$\\boxed {3}$ or $\\boxed{4}$", True),
+        ("5", False),
+        ("\\boxed{}", False),
+        ("\\boxed{ }", False),
+        ("\\boxed{5", False),
+        ("boxed{5}", False),
+        ("\\fbox{5}", False),
+    ],
+)
+def test_a_format_may_demand_a_box_inside_the_answer(answer: str, holds: bool) -> None:
+    for fmt in (BOXED, BOXED_KEYS):
+        thought = "I put 5 into \\boxed{5}."  # a box elsewhere is none in the answer
+        plain = fmt.model_copy(update={"boxed": False})
+        text = plain.render(thought, answer)
+        assert plain.check(text) is None
+        assert fmt.check(text) == (None if holds else "no \\boxed{} in the answer")
+        assert fmt.content(text) == plain.content(text)
+
+
+def test_an_answer_is_rendered_in_the_box_that_is_demanded() -> None:
+    for fmt in (BOXED, BOXED_KEYS):
+        assert fmt.parse(fmt.render("2 + 3 = 5.", "5")) == ("2 + 3 = 5.", "\\boxed{5}")
+        assert fmt.parse(fmt.render("2 + 3 = 5.", "So \\boxed{5}")) == ("2 + 3 = 5.", "So \\boxed{5}")
+
+
+def test_only_a_format_that_demands_a_box_says_so() -> None:
+    """What is on record of the responses of the others is found by how they were always written."""
+    assert "boxed" not in THINK_ANSWER.model_dump(mode="json") and "boxed" not in THINK_ANSWER.model_dump_json()
+    assert BOXED.model_dump()["boxed"] is True
+    for fmt in (THINK_ANSWER, BOXED):
+        assert ResponseFormat.model_validate_json(fmt.model_dump_json()) == fmt
+
+
 def test_parse_gives_the_parts() -> None:
     assert THINK_ANSWER.parse(f"{GOOD} <|im_end|>") == ("2 + 3 = 5.", "\\boxed{5}")
     assert BARE.parse("<a> 5 </a>") == ("", "5")
@@ -90,7 +130,9 @@ def test_what_fails_as_json(text: str) -> None:
 
 words = st.text(st.characters(codec="utf-8"), min_size=1).map(str.strip).filter(bool)
 pieces = st.lists(
-    st.sampled_from([*THINK_ANSWER.markers, *STOP_TOKENS, "Answer:", "a", "5", " ", "\n", "{", '"', "\x00"])
+    st.sampled_from(
+        [*THINK_ANSWER.markers, *STOP_TOKENS, "Answer:", "\\boxed{", "}", "a", "5", " ", "\n", "{", '"', "\x00"]
+    )
 )
 
 
@@ -104,7 +146,7 @@ def test_what_is_rendered_is_parsed_again(fmt: ResponseFormat, thought: str, ans
     assert fmt.parse(text) == (thought if fmt.thought else "", answer)
 
 
-@pytest.mark.parametrize("fmt", FORMATS, ids=lambda fmt: fmt.name)
+@pytest.mark.parametrize("fmt", (*FORMATS, BOXED, BOXED_KEYS), ids=lambda fmt: fmt.name)
 @given(text=st.one_of(st.text(), pieces.map("".join)))
 def test_any_text_is_checked(fmt: ResponseFormat, text: str) -> None:
     found = fmt.parse(text)
@@ -144,10 +186,12 @@ def test_without_a_marker_nothing_else_changes(text: str, marker: str) -> None:
     assert THINK_ANSWER.without(text, marker).split() == text.replace(marker, " ").split()
 
 
-@pytest.mark.parametrize("piece", [*STOP_TOKENS, " </s> ", "<think>", "<answer></answer>", "{", '{"why":', " "])
+@pytest.mark.parametrize(
+    "piece", [*STOP_TOKENS, " </s> ", "<think>", "<answer></answer>", "{", '{"why":', " ", "\\boxed{"]
+)
 def test_a_long_text_takes_no_second(piece: str) -> None:
     text = piece * (300_000 // len(piece))
-    for fmt in FORMATS:
+    for fmt in (*FORMATS, BOXED):
         started = time.process_time()
         fmt.check(text)
         fmt.content(text)
@@ -199,7 +243,7 @@ def test_a_file_that_is_no_format_is_said(tmp_path: Path, content: str, said: st
 def test_a_format_that_is_not_there_is_said(tmp_path: Path) -> None:
     with pytest.raises(
         UserError,
-        match="no format is called 'poem'; there are final-answer, json, markdown, plain, reasoning-solution, ",
+        match="no format is called 'poem'; there are boxed, final-answer, json, markdown, plain, reasoning-solution, ",
     ):
         load_format("poem")
     with pytest.raises(UserError, match="cannot read the format file"):
@@ -213,10 +257,12 @@ def test_a_format_is_a_value() -> None:
 
 
 def test_the_shipped_formats_are_found_by_name() -> None:
-    assert shipped_formats() == ("final-answer", "json", "markdown", "plain", "reasoning-solution", "think-answer")
+    names = ("boxed", "final-answer", "json", "markdown", "plain", "reasoning-solution", "think-answer")
+    assert shipped_formats() == names
     for name in shipped_formats():
         fmt = load_format(name)
-        assert fmt.name == name and fmt.parse(fmt.render("2 + 3 = 5.", "5")) == ("2 + 3 = 5.", "5")
+        answer = "\\boxed{5}" if fmt.boxed else "5"
+        assert fmt.name == name and fmt.parse(fmt.render("2 + 3 = 5.", "5")) == ("2 + 3 = 5.", answer)
     with pytest.raises(UserError, match="did you mean 'markdown'"):
         load_format("markdwon")
 

@@ -19,7 +19,9 @@ from polars import DataFrame, String, col
 from specs_data.build.fates import Fates
 from specs_data.format import strip_stop_tokens
 from specs_data.images import suffix
+from specs_data.pairs.language import language
 from specs_data.pairs.manifest import Shard
+from specs_data.pairs.sides import SidesTally
 from specs_data.records import Pair, Picture, Problem, Rejected, Response, Twin
 from specs_data.rollouts.plan import Plan, pair_id
 from specs_data.rollouts.store import Store
@@ -41,13 +43,17 @@ _PROBLEMS = """
 
 
 class Figures(Struct):
-    """What the rows of a dataset add up to. Lengths are in characters."""
+    """What the rows of a dataset add up to. `chosen` and `rejected` are lengths in characters, `tokens` those of prompt
+    and chosen response, as far as the policy's engine told them."""
 
+    sides: SidesTally
     pairs: int = 0
     corruptions: Counter[str] = msgspec.field(default_factory=Counter)
     samples: Counter[int] = msgspec.field(default_factory=Counter)
     chosen: list[int] = msgspec.field(default_factory=list)
     rejected: list[int] = msgspec.field(default_factory=list)
+    tokens: dict[str, list[int]] = msgspec.field(default_factory=dict)
+    languages: Counter[str] = msgspec.field(default_factory=Counter)
     examples: dict[str, Pair] = msgspec.field(default_factory=dict)
 
 
@@ -63,7 +69,8 @@ def write_rows(store: Store, fates: Fates, plan: Plan, folder: Path) -> tuple[di
     """Write the Parquet files of every split into `folder`; the files, and what their rows add up to."""
     from specs_data.pairs.parquet import write_pairs
 
-    figures = Figures(chosen=_numbers(), rejected=_numbers())
+    tokens = {"prompt": _numbers(), "chosen": _numbers(), "both": _numbers()}
+    figures = Figures(SidesTally(plan.fmt), chosen=_numbers(), rejected=_numbers(), tokens=tokens)
     pairs = fates.pairs
     test = col("position").is_in(_held_out(store, plan, pairs))
     blocks = _has_interleaved(store, pairs)
@@ -143,6 +150,14 @@ def _count(figures: Figures, entry: _Entry, pair: Pair) -> None:
     figures.samples[entry.index + 1] += 1
     figures.chosen.append(len(pair.chosen))
     figures.rejected.append(len(pair.rejected))
+    # What an operator makes of a chosen response says the same, or it is no pair.
+    figures.sides.see(pair, True if pair.rejected_from == "chosen" else None)
+    figures.languages[language(pair.question)] += 1
+    response = entry.response
+    if response.completion_tokens:
+        lengths = (response.prompt_tokens, response.completion_tokens)
+        for part, length in zip(figures.tokens.values(), (*lengths, sum(lengths)), strict=True):
+            part.append(length)
     figures.examples.setdefault(pair.kind, pair)
 
 

@@ -37,7 +37,7 @@ from specs_data.engines import Engine
 from specs_data.errors import InVain, UserError
 from specs_data.files import put_in_place, write_whole
 from specs_data.loop import run
-from specs_data.pairs.card import render_card
+from specs_data.pairs.card import write_card
 from specs_data.pairs.manifest import Counts, Manifest, write_manifest
 from specs_data.pairs.rows import open_dataset, rows
 from specs_data.plugins import verifier_label
@@ -368,8 +368,8 @@ def _finish(run: Run, overwrite: bool) -> Built:
         started=run.started,
     )
     if figures.pairs:
-        card = render_card(manifest, list(figures.examples.values()), template=recipe.card, license=recipe.license)
-        (fresh / "README.md").write_text(card, encoding="utf-8")
+        examples = list(figures.examples.values())
+        card = write_card(fresh, manifest, examples, template=recipe.card, license=recipe.license)
         manifest = msgspec.structs.replace(manifest, card_sha256=digest_of(card.encode()))
         if note := keep_card(out, fresh):
             say(note)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 
-from specs_data.format import THINK_ANSWER, ResponseFormat, strip_stop_tokens
+from specs_data.format import THINK_ANSWER, ResponseFormat, boxes, strip_stop_tokens
 from specs_data.judges.units import adjoining_unit, in_latin
 
 # A malformed response states its answer near its end; reading more would only cost time.
@@ -22,7 +22,6 @@ LONGEST_LAST_LINE = 60
 
 _BARE_BOX = re.compile(r"\\boxed\s+([A-Za-z\d])(?![\w{])|(?<![\\\w])boxed\s*\{([^{}\\]*)\}")
 _ONLY_BOX = re.compile(r"\\boxed\{([^{}\\]*)\}")
-_BOX_TOKEN = re.compile(r"\\(?:boxed|fbox)\s*\{|\\[{}]|[{}]")
 _LINK = re.compile(
     r"(?:[ \t,;$/&]|\\[()\[\],;]|\\quad|\\text\s*\{\s*(?:and|or)\s*\}|and\b|or\b)*(?:[A-Za-z](?:_\w)?\s*=[ \t$]*)?"
 )
@@ -223,27 +222,6 @@ def said(answer: str) -> str | None:
 
 def _has_words(text: str) -> bool:
     return any(text[at : at + 2].isalpha() or text[at] in "→⇒∴:" for at in range(len(text) - 1))
-
-
-def boxes(text: str) -> list[tuple[int, int, str]]:
-    """(start, end, content) of every outermost balanced \\boxed{} in `text`, in order."""
-    if "\\boxed" not in text and "\\fbox" not in text:
-        return []
-    opened: list[tuple[int, int, bool]] = []
-    found: list[tuple[int, int, str]] = []
-    for token in _BOX_TOKEN.finditer(text):
-        mark = token.group()
-        if len(mark) == 2:
-            continue
-        if mark != "}":
-            opened.append((token.start(), token.end(), len(mark) > 1))
-        elif opened:
-            start, inside, is_box = opened.pop()
-            if is_box:
-                while found and found[-1][0] > start:
-                    found.pop()
-                found.append((start, token.end(), text[inside : token.start()]))
-    return found
 
 
 def _plain_latex(text: str) -> str:

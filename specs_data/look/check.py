@@ -15,15 +15,16 @@ from pathlib import Path
 from typing import cast, get_args
 
 from msgspec import Struct
-from pydantic import ValidationError
+from msgspec.structs import replace
 
 from specs_data.errors import UserError
-from specs_data.format import THINK_ANSWER, ResponseFormat, load_format
+from specs_data.format import ResponseFormat
 from specs_data.inert import one_line
 from specs_data.judges.choices import listed_choices, read_letters
 from specs_data.judges.rules import RuleJudge, final_answer
-from specs_data.pairs.manifest import Manifest
+from specs_data.pairs.manifest import Manifest, Sides
 from specs_data.pairs.rows import Dataset, open_dataset, try_rows
+from specs_data.pairs.sides import SidesTally, format_of, what_it_is
 from specs_data.records import AnswerType, Pair
 
 _LISTED = 100  # failing rows that a result holds; all are counted
@@ -40,13 +41,15 @@ class Failure(Struct, frozen=True):
 
 class CheckResult(Struct, frozen=True):
     """What a check found. `failures` are the first hundred of `failed` rows, `reasons` counts every
-    reason in all rows, and `notes` say what could not be checked, and how the dataset differs."""
+    reason in all rows, `notes` say what could not be checked, and how the dataset differs, and `sides` what the two
+    sides are to each other."""
 
     rows: int
     failed: int
     failures: tuple[Failure, ...]
     reasons: dict[str, int]
     notes: tuple[str, ...]
+    sides: Sides = Sides()
 
     @property
     def ok(self) -> bool:
@@ -80,7 +83,7 @@ def check(path: str | Path, fmt: ResponseFormat | None = None, columns: Mapping[
     """
     dataset = open_dataset(path)
     fmt = fmt or _format_of(dataset)
-    tally = _Tally()
+    tally = _Tally(SidesTally(fmt))
     with RuleJudge() as judge:
         for split in dataset.splits:
             for number, pair in enumerate(try_rows(dataset, split, columns=columns, pictures=False)):
@@ -90,7 +93,7 @@ def check(path: str | Path, fmt: ResponseFormat | None = None, columns: Mapping[
                     tally.add(split, number, pair.id, tuple(_faults(pair, fmt, judge, tally)))
     if not tally.rows:
         raise UserError(f"{path} has no rows, so there is nothing to check")
-    return tally.result((dataset.manifest or Manifest()).setting("pairing"), fmt)
+    return tally.result(dataset.manifest or Manifest(), fmt)
 
 
 # Tokens by which templates begin and end turns: a trainer would read them as such.
@@ -104,8 +107,9 @@ _CONTROL = re.compile(
 class _Tally:
     """What is counted on the way."""
 
-    def __init__(self) -> None:
+    def __init__(self, sides: SidesTally) -> None:
         self.rows = self.failed = 0
+        self.sides = sides
         self.failures: list[Failure] = []
         self.reasons: Counter[str] = Counter()
         self.seen: Counter[str] = Counter()
@@ -119,13 +123,16 @@ class _Tally:
         if len(self.failures) < _LISTED:
             self.failures.append(Failure(split, number, name, faults))
 
-    def result(self, pairing: str | None, fmt: ResponseFormat) -> CheckResult:
+    def result(self, manifest: Manifest, fmt: ResponseFormat) -> CheckResult:
+        sides = self.sides.told()
+        notes = [*_notes(self.seen, manifest.setting("pairing"), fmt), *what_it_is(replace(manifest, sides=sides))]
         return CheckResult(
             self.rows,
             self.failed,
             tuple(self.failures),
             dict(self.reasons.most_common()),
-            tuple(_notes(self.seen, pairing, fmt)),
+            tuple(notes),
+            sides,
         )
 
 
@@ -141,9 +148,7 @@ def _faults(pair: Pair, fmt: ResponseFormat, judge: RuleJudge, tally: _Tally) ->
         yield "rejected keeps the format"
     if pair.turns_before[0] != pair.turns_before[1]:
         yield "chosen and rejected part ways before their last turn"
-    same_text = fmt.content(pair.chosen) == fmt.content(pair.rejected)
-    tally.seen["same text" if same_text else "other text"] += 1
-    if not same_text and pair.rejected_from == "chosen":
+    if not tally.sides.see(pair) and pair.rejected_from == "chosen":
         yield "rejected was made from chosen but says something else"
     yield from _answer_faults(pair, fmt, judge, tally)
 
@@ -193,15 +198,10 @@ def _answer_type(pair: Pair, gold: str) -> AnswerType:
 
 
 def _format_of(dataset: Dataset) -> ResponseFormat:
-    """The format in the manifest. A run from before it was kept there names the file alone."""
-    manifest = dataset.manifest or Manifest()
-    if manifest.response_format is None:
-        name = manifest.setting("format")
-        return load_format(name) if name else THINK_ANSWER
-    try:
-        return ResponseFormat.model_validate(manifest.response_format)
-    except ValidationError:
-        raise UserError(f"the manifest of {dataset.root} holds no valid response format; give --format") from None
+    fmt = format_of(dataset.manifest or Manifest())
+    if fmt is None:
+        raise UserError(f"the manifest of {dataset.root} holds no valid response format; give --format")
+    return fmt
 
 
 def _notes(seen: Mapping[str, int], pairing: str | None, fmt: ResponseFormat) -> Iterator[str]:
@@ -211,9 +211,6 @@ def _notes(seen: Mapping[str, int], pairing: str | None, fmt: ResponseFormat) ->
             "this dataset is coupled on purpose: its rejected responses are wrong and malformed, so it teaches "
             "answers along with the format and is not format-only"
         )
-    same, other = seen.get("same text", 0), seen.get("other text", 0)
-    if same + other:
-        yield f"without markers and labels, both sides say the same in {same:,} of {same + other:,} rows"
     if seen.get("no gold"):
         yield f"{seen['no gold']:,} rows have no gold answer: checked only that both sides give the same answer"
     if seen.get("not judged"):

@@ -25,11 +25,13 @@ from msgspec import Struct
 
 from specs_data.errors import UserError
 from specs_data.files import write_whole
+from specs_data.format import THINK_ANSWER
 from specs_data.images import image_fault
 from specs_data.inert import one_line, visible
 from specs_data.pairs.diff import Difference, Op, difference
-from specs_data.pairs.manifest import Counts, Lengths, Manifest, Yield, Yields, describe_lengths, funnel
+from specs_data.pairs.manifest import Counts, Lengths, Manifest, Sides, Yield, Yields, describe_lengths, funnel
 from specs_data.pairs.rows import Dataset, count_rows, open_dataset, rows
+from specs_data.pairs.sides import SidesTally, format_of, what_it_is
 from specs_data.records import Pair
 from specs_data.rollouts.frames import FATES, read_fates
 from specs_data.rollouts.leftout import left_out
@@ -153,12 +155,15 @@ def render_report(dataset: Dataset, columns: Mapping[str, str] | None = None) ->
     one = environment.get_template("pair")
     read = _read(dataset, columns, total, lambda pair: one.render(shown=pair))
     manifest = dataset.manifest or read.counted()
+    if manifest.sides is None:
+        manifest = msgspec.structs.replace(manifest, sides=read.sides)
     return environment.get_template("report").render(
         name=one_line(manifest.name or dataset.root.resolve().name),
         sizes=sizes,
         total=total,
         tiles=_tiles(manifest, total),
         facts=_facts(manifest),
+        what=what_it_is(manifest),
         problems=manifest.counts and manifest.counts.problems,
         funnel=_funnel(manifest),
         charts=[chart for chart in _charts(manifest, {} if dataset.manifest else read.types) if chart.bars],
@@ -200,6 +205,7 @@ class _Read(Struct):
     sources: Counter[str] = msgspec.field(default_factory=Counter)
     chosen: list[int] = []
     rejected: list[int] = []
+    sides: Sides | None = None
 
     def counted(self) -> Manifest:
         """What can be told of a dataset without a manifest."""
@@ -212,6 +218,8 @@ def _read(dataset: Dataset, columns: Mapping[str, str] | None, total: int, rende
     inline = set(_spread(total, _PAIRS))
     wanted = inline | set(_spread(total, _MOST))
     known, found, loose = _known(_run_of(dataset)), _Read(), []
+    told = dataset.manifest or Manifest()
+    sides = None if told.sides else SidesTally(format_of(told) or THINK_ANSWER)
     # The more pictures, the smaller: together they may take some ten MB.
     pixels = max(_LEAST_PIXELS, round(_PIXELS * min(1.0, (_PAIRS / max(1, total)) ** 0.5)))
     for place, pair in enumerate(rows(dataset, columns=columns)):
@@ -219,17 +227,20 @@ def _read(dataset: Dataset, columns: Mapping[str, str] | None, total: int, rende
         found.types[pair.answer_type or "not stated"] += 1
         found.chosen.append(len(pair.chosen))
         found.rejected.append(len(pair.rejected))
-        told = known.get(pair.id, _Known("", None))
-        found.sources[told.source] += 1
+        if sides is not None:
+            sides.see(pair)
+        one = known.get(pair.id, _Known("", None))
+        found.sources[one.source] += 1
         if place in inline:
-            found.shown.append(_show(pair, place, told, _PIXELS, _PICTURES))
+            found.shown.append(_show(pair, place, one, _PIXELS, _PICTURES))
         elif place in wanted:
-            loose.append(render(_show(pair, place, told, pixels, 1)))
+            loose.append(render(_show(pair, place, one, pixels, 1)))
         if len(loose) == _PACK:
             found.packs.append(_packed(loose))
             loose = []
     if loose:
         found.packs.append(_packed(loose))
+    found.sides = None if sides is None else sides.told()
     return found
 
 

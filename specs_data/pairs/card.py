@@ -8,16 +8,21 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import tomli_w
 from msgspec import Struct
 
 from specs_data.errors import UserError
+from specs_data.images import image_fault, suffix
 from specs_data.inert import one_line, visible
 from specs_data.pairs.diff import Difference, difference
-from specs_data.pairs.manifest import Manifest, Yields, funnel
+from specs_data.pairs.language import UNKNOWN
+from specs_data.pairs.manifest import Manifest, Yield, Yields, funnel
+from specs_data.pairs.measured import describe_measured
+from specs_data.pairs.sides import what_it_is
 from specs_data.records import Pair
 from specs_data.texts import load_card
 
@@ -33,6 +38,10 @@ _SIZES = [
 ]
 _AROUND = 60  # characters of unchanged text shown beside a change
 _LONGEST = 4_000  # characters of one text of the sample pair
+_SOURCES = 30  # that have a line of their own
+_PICTURE_BYTES = 1_000_000  # of the sample pair's picture: the page is to load at once
+RECIPE = "recipe.toml"
+_PATH = re.compile(r"[/~.\\]|\w:[\\/]|file:")
 
 
 class Ablation(Struct, frozen=True):
@@ -50,12 +59,14 @@ def render_card(
     *,
     template: str = "dataset",
     license: str | None = None,
+    files: Collection[str] = (),
 ) -> str:
     """The card (README.md) of a dataset, as Markdown with the Hub's YAML head.
 
     `examples` are pairs of the dataset: the first is shown whole, and the first of each operator as its
     worked example. The template sees the manifest as its JSON has it, with None for what is not told.
-    `template` is a name in cards/ or a file; `license` a Hub license id, left out if not given.
+    `template` is a name in cards/ or a file; `license` a Hub license id, left out if not given; `files` are the names
+    of those that lie beside the card (see `write_card`).
     Raises UserError where the template is wrong.
     """
     from jinja2 import StrictUndefined, TemplateError
@@ -83,7 +94,14 @@ def render_card(
             recipe=manifest.recipe or {},
             splits=manifest.dataset.rows,
             funnel=funnel(manifest),
-            types=_yields(manifest),
+            types=_yields((manifest.yields or Yields()).answer_type),
+            sources=_sources(manifest),
+            problems=_problems(manifest),
+            what=what_it_is(manifest),
+            measured=list(describe_measured(manifest)),
+            languages=_languages(manifest),
+            picture=next((name for name in files if name != RECIPE), None),
+            recipe_file=RECIPE if RECIPE in files else None,
             models=_models(manifest),
             prompts={name: prompt for name, prompt in (manifest.prompts or {}).items() if prompt},
             operators=_operators(manifest, examples),
@@ -100,6 +118,37 @@ def render_card(
     return re.sub(r"\n{3,}", "\n\n", card).strip() + "\n"
 
 
+def write_card(
+    folder: Path,
+    manifest: Manifest,
+    examples: Sequence[Pair],
+    *,
+    template: str = "dataset",
+    license: str | None = None,
+) -> str:
+    """Write the card of the dataset in `folder` and what it shows: the picture of its pair, and the recipe as a file of
+    its own, without paths of this machine. The card's text. Raises UserError where the template is wrong."""
+    files: dict[str, bytes] = {}
+    picture = next((one.content for one in (examples[0].images if examples else ())), None)
+    if picture is not None and len(picture) <= _PICTURE_BYTES and image_fault(picture) is None:
+        files[f"pair.{suffix(picture)}"] = picture
+    if manifest.recipe:
+        files[RECIPE] = tomli_w.dumps(_public(manifest.recipe)).encode()
+    text = render_card(manifest, examples, template=template, license=license, files=files)
+    for name, content in {**files, "README.md": text.encode()}.items():
+        (folder / name).write_bytes(content)
+    return text
+
+
+def _public(value: Any) -> Any:
+    """A setting without the paths of this machine."""
+    if isinstance(value, Mapping):
+        return {_public(key): _public(item) for key, item in value.items() if item is not None}
+    if isinstance(value, list):
+        return list(map(_public, value))
+    return public_name(value) if isinstance(value, str) and _PATH.match(value) and "\n" not in value else value
+
+
 def metadata(manifest: Manifest, examples: Sequence[Pair], license: str | None) -> str:
     """The card's YAML head, without its --- lines."""
     from huggingface_hub import DatasetCardData
@@ -108,6 +157,7 @@ def metadata(manifest: Manifest, examples: Sequence[Pair], license: str | None) 
     images = any(pair.images for pair in examples)
     data = DatasetCardData(
         license=license,
+        language=[name for name, _ in _languages(manifest) if name != UNKNOWN] or None,
         pretty_name=one_line(manifest.name or "Preference dataset", 100),
         task_categories=["image-text-to-text", "visual-question-answering"] if images else ["text-generation"],
         size_categories=[size_category(sum(splits.values()))] if splits else None,
@@ -172,13 +222,12 @@ def ablations(manifest: Manifest) -> list[Ablation]:
 def public_name(value: object) -> str:
     """A model's or file's name without the path on the machine that built the dataset."""
     text = one_line(str(value))
-    is_path = re.match(r"[/~.\\]|\w:[\\/]|file:", text)
-    return re.split(r"[\\/]", text.rstrip("\\/"))[-1] if is_path else text
+    return re.split(r"[\\/]", text.rstrip("\\/"))[-1] if _PATH.match(text) else text
 
 
-def words(text: object) -> str:
+def words(text: object, width: int = 100) -> str:
     """`text` as one line of plain Markdown: every sign that could mean something is escaped."""
-    return re.sub(r"[!-,./:-@\[-`{-~]", r"\\\g<0>", one_line(str(text), 100))
+    return re.sub(r"[!-,./:-@\[-`{-~]", r"\\\g<0>", one_line(str(text), width))
 
 
 def code(text: object, width: int = 200) -> str:
@@ -225,10 +274,34 @@ def _shortened(text: str, head: int, tail: int) -> str:
     return f"{start} … {end}"
 
 
-def _yields(manifest: Manifest) -> list[tuple[str, int, int]]:
-    """(answer type, problems, pairs)."""
-    found = (manifest.yields or Yields()).answer_type
+def _yields(found: Mapping[str, Yield]) -> list[tuple[str, int, int]]:
+    """(kind, problems, pairs)."""
     return [(name, line.problems, line.pairs) for name, line in sorted(found.items())]
+
+
+def _sources(manifest: Manifest) -> list[tuple[str, int, int]]:
+    """(source, problems, pairs), those with most pairs first, and the rest together; none where no row names one."""
+    found = (manifest.yields or Yields()).source
+    if not any(found):
+        return []
+    lines = [(name or "not stated", line.problems, line.pairs) for name, line in found.items()]
+    lines.sort(key=lambda line: (-line[2], line[0]))
+    rest = lines[_SOURCES:]
+    more = [(f"{len(rest)} others", sum(line[1] for line in rest), sum(line[2] for line in rest))] if rest else []
+    return lines[:_SOURCES] + more
+
+
+def _problems(manifest: Manifest) -> list[str]:
+    """Where the problems come from: files and Hub datasets, without this machine's paths."""
+    given = manifest.setting("problems")
+    return [public_name(one) for one in (given if isinstance(given, list) else [given]) if one]
+
+
+def _languages(manifest: Manifest) -> list[tuple[str, int]]:
+    """(language, pairs), the commonest first; one of less than a hundredth of the pairs may be a mistake."""
+    found = manifest.languages or {}
+    least = sum(found.values()) / 100
+    return [(name, count) for name, count in sorted(found.items(), key=lambda one: -one[1]) if count >= least]
 
 
 def _models(manifest: Manifest) -> list[tuple[str, str, str]]:

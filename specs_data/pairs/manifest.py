@@ -95,6 +95,17 @@ class Lengths(Struct, frozen=True):
     histogram: list[tuple[float | int, int]] = []
 
 
+class Sides(Struct, frozen=True):
+    """What the two sides of the pairs are to each other. `same` of them say the same, markers, labels and white space
+    aside; `origins` counts the rejected by who wrote what was corrupted: "chosen" for twins of the chosen side, else
+    the policy, "" where it is not stated; `distance` is the edit distance in words."""
+
+    pairs: int = 0
+    same: int = 0
+    origins: dict[str, int] = {}
+    distance: Lengths = Lengths()
+
+
 class Tokens(Struct, frozen=True):
     """Tokens in prompts, and tokens written."""
 
@@ -149,6 +160,8 @@ class Manifest(Struct, frozen=True, omit_defaults=True):
 
     `recipe` has the shape of its TOML, `response_format` that of a ResponseFormat; `dropped` counts by stage and
     reason, `corruptions` counts pairs by operator, `samples_per_pair` by how many responses their problem took.
+    `lengths` are in characters, `token_lengths` in the policy's own tokens; `languages` counts pairs by the language of
+    their question, as an ISO 639-1 code or "und"; `sides` says what the two sides are to each other.
     `card_sha256` is the digest of the card as it was made: one that somebody has edited since has another.
     `tokens`, `cost_usd` (US dollars) and `seconds` are by stage; a cost of None says that a price is not known.
     """
@@ -165,6 +178,9 @@ class Manifest(Struct, frozen=True, omit_defaults=True):
     operators: dict[str, Operator] | None = None
     samples_per_pair: dict[str, int] | None = None
     lengths: dict[str, Lengths] | None = None
+    token_lengths: dict[str, Lengths] | None = None
+    languages: dict[str, int] | None = None
+    sides: Sides | None = None
     verdicts: dict[str, int] | None = None
     tokens: dict[str, Tokens] | None = None
     cost_usd: dict[str, float] | None = {}

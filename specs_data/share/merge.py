@@ -19,10 +19,13 @@ import msgspec
 
 from specs_data.errors import UserError
 from specs_data.files import staged
-from specs_data.pairs.card import render_card
+from specs_data.format import THINK_ANSWER, ResponseFormat
+from specs_data.pairs.card import write_card
+from specs_data.pairs.language import language
 from specs_data.pairs.manifest import Counts, Manifest, Origin, Shard, describe_data, write_manifest
 from specs_data.pairs.parquet import write_pairs
 from specs_data.pairs.rows import Dataset, interleaved, open_dataset, rows
+from specs_data.pairs.sides import SidesTally, format_of
 from specs_data.records import Pair, Picture
 
 DUPLICATE = "duplicate problem"
@@ -51,7 +54,8 @@ def merge(datasets: Sequence[str | Path], out: str | Path, images: Path | None =
         out.rmdir()
     with staged(out) as part:
         with (part / "dropped.jsonl").open("wb") as dropped:
-            writer = _Writer(opened, names, reasons, dropped)
+            told = [format_of(dataset.manifest or Manifest()) for dataset in opened]
+            writer = _Writer(opened, names, reasons, dropped, told[0] or THINK_ANSWER)
             splits = {split: writer.write(split, part / "dataset", blocks) for split in writer.splits}
         splits = {split: shards for split, shards in splits.items() if shards}
         if not splits:
@@ -59,8 +63,7 @@ def merge(datasets: Sequence[str | Path], out: str | Path, images: Path | None =
         origins = tuple(_origin(opened[n], names[n], reasons, n) for n in range(len(opened)))
         manifest = _manifest(out.name, opened, origins, splits, writer)
         write_manifest(manifest, part / "manifest.json")
-        card = render_card(manifest, list(islice(rows(open_dataset(part)), _EXAMPLES)))
-        (part / "dataset" / "README.md").write_text(card, encoding="utf-8")
+        write_card(part / "dataset", manifest, list(islice(rows(open_dataset(part)), _EXAMPLES)))
     return origins
 
 
@@ -100,10 +103,17 @@ class _Writer:
     """Writes the kept rows split by split, notes the others, and gives every row and problem a name of its own."""
 
     def __init__(
-        self, opened: Sequence[Dataset], names: Sequence[str], reasons: Sequence[Reasons], dropped: BinaryIO
+        self,
+        opened: Sequence[Dataset],
+        names: Sequence[str],
+        reasons: Sequence[Reasons],
+        dropped: BinaryIO,
+        fmt: ResponseFormat,
     ) -> None:
         self.splits = list(dict.fromkeys(split for dataset in opened for split in dataset.splits))
         self.corruptions: Counter[str] = Counter()
+        self.languages: Counter[str] = Counter()
+        self.sides = SidesTally(fmt)
         self._opened, self._names, self._reasons, self._dropped = opened, names, reasons, dropped
         self._ids: set[str] = set()
         self._problem_ids: set[str] = set()
@@ -119,6 +129,8 @@ class _Writer:
             for pair, reason in zip(rows(dataset, split), self._reasons[number][split], strict=True):
                 if reason is None:
                     self.corruptions[pair.kind] += 1
+                    self.languages[language(pair.question)] += 1
+                    self.sides.see(pair)
                     yield self._named(pair, number)
                 else:
                     note = {"stage": "merge", "reason": reason, "problem_id": pair.problem_id}
@@ -197,6 +209,8 @@ def _manifest(
         counts=Counts(pairs=sum(origin.kept for origin in origins)),
         dropped={"merge": dict(dropped)} if dropped else {},
         corruptions=dict(sorted(writer.corruptions.items())),
+        languages=dict(writer.languages.most_common()),
+        sides=writer.sides.told(),
         merged=list(origins),
         **shared,
     )

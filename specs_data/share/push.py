@@ -20,6 +20,7 @@ from msgspec import Struct
 
 from specs_data.errors import CheckFailed, FileRefused, UserError
 from specs_data.files import read_inside
+from specs_data.images import image_fault
 from specs_data.pairs.manifest import Data, Manifest, Shard, describe_data, encode_manifest
 from specs_data.pairs.parquet import describe
 from specs_data.pairs.rows import Dataset, count_rows, open_dataset
@@ -44,7 +45,9 @@ if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
 _TAG = re.compile(r"v(\d+)\.(\d+)\.(\d+)")
-_DATA = re.compile(r"(data/)?[\w.]+-\d{5}-of-\d{5}\.parquet")
+_DATA = re.compile(r"(data/)?[\w.]+-\d{5}-of-\d{5}\.parquet|pair\.(png|jpg|webp)")
+# What the card shows and names, beside it.
+_BESIDE = ("recipe.toml", "pair.png", "pair.jpg", "pair.webp")
 _CARD_BYTES = 10_000_000  # the Hub shows no longer one
 _ATTEMPTS = 5  # at a commit
 
@@ -175,7 +178,11 @@ def plan_push(
     manifest = _manifest(dataset, data)
     texts = {"README.md": card} if card else {}
     texts["manifest.json"] = encode_manifest(manifest)
+    texts |= {name: content for name in _BESIDE if (content := _read(dataset, name))}
     refuse_private(dataset, texts)
+    for name in texts.keys() & {*_BESIDE[1:]}:
+        if fault := image_fault(texts[name]):
+            raise UserError(f"{dataset.root / name} is no picture that can be used ({fault}); take it away")
     uploads = _uploads(dataset, splits, texts, remote)
     paths = {upload.path for upload in uploads}
     deletions = tuple(sorted(path for path in remote.files if _DATA.fullmatch(path) and path not in paths))
@@ -408,7 +415,7 @@ def _read_back(api: HfApi, plan: Plan) -> int:
 
 def _card(dataset: Dataset, license: str | None, published: str | None) -> tuple[bytes, str | None]:
     """The card and its license: the one given, else the card's own, else the one published before."""
-    card = _read_card(dataset)
+    card = _read(dataset, "README.md")
     chosen = license or license_of(card) or published
     if not card or chosen is None or license_of(card) == chosen:
         return card, chosen if card else license
@@ -421,14 +428,14 @@ def _card(dataset: Dataset, license: str | None, published: str | None) -> tuple
     return b"---\n" + b"\n".join([b"license: " + chosen.encode(), *lines]) + b"\n---\n" + rest, chosen
 
 
-def _read_card(dataset: Dataset) -> bytes:
-    """The dataset's own card, empty if there is none."""
+def _read(dataset: Dataset, name: str) -> bytes:
+    """A file beside the dataset's data, such as its card; empty if there is none."""
     try:
-        return read_inside(dataset.home, str((dataset.root / "README.md").absolute()), _CARD_BYTES)
+        return read_inside(dataset.home, str((dataset.root / name).absolute()), _CARD_BYTES)
     except FileRefused as refused:
         if refused.reason == "not found":
             return b""
-        raise UserError(f"{dataset.root} has a README.md which {refused.detail}; repair it, or take it away") from None
+        raise UserError(f"{dataset.root} has a {name} which {refused.detail}; repair it, or take it away") from None
 
 
 def _manifest(dataset: Dataset, data: Data) -> Manifest:

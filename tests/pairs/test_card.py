@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import io
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +16,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
+from PIL import Image
 
 from specs_data.errors import UserError
 from specs_data.inert import one_line, visible
-from specs_data.pairs.card import ablations, cell, code, excerpt, fence, render_card, size_category, words
+from specs_data.pairs.card import ablations, cell, code, excerpt, fence, render_card, size_category, words, write_card
 from specs_data.pairs.diff import difference
 from specs_data.pairs.manifest import Manifest
 from specs_data.records import Message, Pair, Picture
@@ -216,6 +219,42 @@ def test_words_are_only_words(text: str) -> None:
 )
 def test_size_buckets(rows: int, bucket: str) -> None:
     assert size_category(rows) == bucket
+
+
+def test_it_says_what_it_is_and_where_it_comes_from() -> None:
+    told = {
+        "sides": {"pairs": 9000, "same": 9000, "origins": {"chosen": 9000}, "distance": {"median": 4, "p95": 6}},
+        "languages": {"en": 8000, "zh": 900, "und": 90, "fr": 10},
+        "token_lengths": {"both": {"min": 300, "median": 812, "p95": 2345, "max": 16001, "histogram": []}},
+        "yields": {"source": {f"set-{n}": {"problems": 100, "pairs": 90 - n} for n in range(40)}},
+    }
+    text = card(MANIFEST | told, [pair(images=(Picture(b"png", "a.png"),))])
+    assert "Twins" in text and "not the paper" in text
+    assert head(text)["language"] == ["en", "zh"]  # ten of nine thousand may be a mistake
+    assert "| `prompt and chosen` | 300 | 812 | 2,345 | 16,001 |" in text
+    assert "| `set-0` | 100 | 90 | 90.0% |" in text and "| `10 others` | 1,000 | 555 |" in text
+    assert "Problems: `p.jsonl`." in text
+    assert "precision 100.0% on 2,203 labelled answers" in text
+    assert "author = {Chen, Kun and" in text
+
+
+def test_a_picture_and_the_recipe_lie_beside_the_card(tmp_path: Path) -> None:
+    content = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(content, "PNG")
+    manifest = msgspec.convert(MANIFEST, Manifest)
+    text = write_card(tmp_path, manifest, [pair(images=(Picture(content.getvalue(), "a.png"),))])
+    assert (tmp_path / "README.md").read_text() == text
+    assert "![The picture of the question](pair.png)" in text and "[`recipe.toml`](recipe.toml)" in text
+    assert (tmp_path / "pair.png").read_bytes() == content.getvalue()
+    recipe = tomllib.loads((tmp_path / "recipe.toml").read_text())
+    assert recipe == MANIFEST["recipe"] | {"policy": "grpo-zero", "problems": "p.jsonl"}
+
+
+@pytest.mark.parametrize("content", [b"no picture", b""])
+def test_what_is_no_picture_is_not_shown(tmp_path: Path, content: bytes) -> None:
+    text = write_card(tmp_path, Manifest(), [pair(images=(Picture(content, "a.png"),))])
+    assert [file.name for file in tmp_path.iterdir()] == ["README.md"]
+    assert "![" not in text
 
 
 def test_the_paper_s_ablations_are_named() -> None:

@@ -69,7 +69,10 @@ def test_rows_of_both_in_order(tmp_path: Path) -> None:
     assert found == [row(1), row(2), row(3)]
     assert manifest["counts"] == {"pairs": 3}
     assert manifest["corruptions"] == {"remove_all_tags": 3}
-    assert (tmp_path / "c/dataset/README.md").read_text().startswith("---\n")
+    card = (tmp_path / "c/dataset/README.md").read_text()
+    assert card.startswith("---\n") and "![The picture of the question](pair.png)" in card
+    assert (tmp_path / "c/dataset/pair.png").read_bytes() == row(1)["images"][0]["bytes"]
+    assert manifest["sides"]["origins"] == {"chosen": 3} and manifest["sides"]["same"] == 3
 
 
 def test_a_problem_belongs_to_the_first_dataset_that_has_it(tmp_path: Path) -> None:

@@ -237,6 +237,24 @@ def test_a_version_is_one_commit_and_a_tag_on_it(hub: Hub, desk: Desk, run: Path
     assert desk.load("v1.0.0").strip() == "4 (64, 48) <think>so</think><answer>0</answer>"
 
 
+def test_what_the_card_shows_and_names_goes_along(hub: Hub, desk: Desk, run: Path) -> None:
+    (run / "dataset/recipe.toml").write_text('policy = "tiny"\n')
+    shown = picture(3)
+    (run / "dataset/pair.png").write_bytes(shown)
+    (run / "dataset/notes.txt").write_text("mine")
+    status, said = desk.push(run)
+    assert status == 0, said
+    files = desk.repo.files()
+    assert files["pair.png"].content == shown and files["recipe.toml"].content == b'policy = "tiny"\n'
+    assert "notes.txt" not in files
+    (run / "dataset/pair.png").unlink()  # another example, of another kind
+    assert desk.push(run, tag="v1.0.1")[0] == 0
+    assert "pair.png" not in desk.repo.files()
+    (run / "dataset/pair.png").write_bytes(b"no picture")
+    status, said = desk.push(run, tag="v1.0.2")
+    assert status == 2 and "pair.png is no picture that can be used" in said
+
+
 def test_a_dry_run_shows_the_same_plan_and_changes_nothing(hub: Hub, desk: Desk, run: Path) -> None:
     status, planned = desk.push(run, dry_run=True)
     assert status == 0

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from msgspec import Struct
 from msgspec.structs import replace
 
-from specs_data.judges.answers import boxes
+from specs_data.format import boxes
 from specs_data.verifiers.rules.prose import Sentence, sentences
 from specs_data.verifiers.rules.sums import Sums, Term, is_about, read_sums
 from specs_data.verifiers.rules.wanted import Wanted, named_choices, option_letters, says_yes

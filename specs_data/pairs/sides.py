@@ -1,0 +1,159 @@
+"""What the two sides of the pairs of a dataset are to each other: whose the rejected ones are, how many texts are
+equal, and how far the others lie apart. What the paper did is said as the paper's, and nothing else.
+"""
+
+from __future__ import annotations
+
+import re
+from array import array
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+from pydantic import ValidationError
+
+from specs_data.format import THINK_ANSWER, ResponseFormat, load_format
+from specs_data.inert import one_line
+from specs_data.pairs.manifest import Manifest, Sides, describe_lengths
+from specs_data.records import Pair
+
+_FIVE = frozenset({"remove_all_tags", "remove_answer_tags", "remove_think_tags", "replace_answer_tags", "shift_tags"})
+_PAPERS_FORMATS = ("think-answer", "boxed")
+# A tag, a word, or any other sign that is no white space. Chinese parts no words: each of its signs is one.
+_WORD = re.compile(r"</?\w[\w:.-]{0,63}>|[^\W\u3000-\u9fff\uff00-\uffef]+|\S")
+_MOST = 20_000  # words of a side that are compared
+
+
+def distance(one: str, other: str) -> int:
+    """Levenshtein's edit distance in words: the fewest that must be put in, taken away or exchanged. A tag is one, any
+    other sign is one, white space is none. Of longer texts the first 20,000 words count.
+
+    A column of the table is two bit vectors (Myers 1999, as Hyyrö 2003 has it), and Python's integers are as long as
+    it takes: a word of the other text costs a dozen operations on them, however long the first one is.
+    """
+    left, right = _WORD.findall(one)[:_MOST], _WORD.findall(other)[:_MOST]
+    start = _shared(left, right)
+    left, right = left[start:], right[start:]
+    end = _shared(left[::-1], right[::-1])
+    left, right = left[: len(left) - end], right[: len(right) - end]
+    if not left or not right:
+        return len(left) + len(right)
+    places: dict[str, int] = {}
+    for place, word in enumerate(left):
+        places[word] = places.get(word, 0) | 1 << place
+    every, last, found = (1 << len(left)) - 1, 1 << (len(left) - 1), len(left)
+    rises, falls = every, 0  # where a cell is one more, or one less, than the cell above it
+    for word in right:
+        equal = places.get(word, 0)
+        diagonal = ((((equal & rises) + rises) ^ rises) | equal | falls) & every
+        more, less = falls | (every & ~(diagonal | rises)), rises & diagonal
+        found += bool(more & last) - bool(less & last)
+        more, less = more << 1 | 1, less << 1
+        rises, falls = (less | ~(diagonal | more)) & every, more & diagonal & every
+    return found
+
+
+class SidesTally:
+    """What is counted of the sides, pair by pair. `fmt` says what is no content; memory holds a number a pair."""
+
+    def __init__(self, fmt: ResponseFormat) -> None:
+        self._fmt = fmt
+        self._same = 0
+        self._origins: Counter[str] = Counter()
+        self._distances: Any = array("I")
+
+    def see(self, pair: Pair, same: bool | None = None) -> bool:
+        """Count a pair; whether its sides say the same but for the format (`same`, where that is known)."""
+        if same is None:
+            same = self._fmt.content(pair.chosen) == self._fmt.content(pair.rejected)
+        self._same += same
+        self._origins[pair.rejected_from or ""] += 1
+        self._distances.append(distance(pair.chosen, pair.rejected))
+        return same
+
+    def told(self) -> Sides:
+        """What they add up to."""
+        origins = dict(sorted(self._origins.items(), key=lambda one: (-one[1], one[0])))
+        return Sides(len(self._distances), self._same, origins, describe_lengths(self._distances))
+
+
+def format_of(manifest: Manifest) -> ResponseFormat | None:
+    """The format that the dataset teaches: the one in its manifest, else think-answer; None for one that is not valid.
+    A run from before it was kept there names the file alone. Raises UserError where that is not there."""
+    if manifest.response_format is None:
+        name = manifest.setting("format")
+        return load_format(name) if name else THINK_ANSWER
+    try:
+        return ResponseFormat.model_validate(manifest.response_format)
+    except ValidationError:
+        return None
+
+
+def what_it_is(manifest: Manifest) -> list[str]:
+    """What a dataset is, in sentences, as far as its manifest tells: its sides, then how it differs from the paper's.
+    Names are as they stand in the rows."""
+    if manifest.sides is None or not manifest.sides.pairs:
+        return []
+    return [*describe_sides(manifest.sides, manifest.setting("pairing")), *_against_paper(manifest, manifest.sides)]
+
+
+def describe_sides(sides: Sides, pairing: str | None = None) -> Iterator[str]:
+    """Whose the rejected side is, how many texts are equal, how far they lie apart."""
+    kind = "wrong" if pairing == "coupled" else "right"
+    for origin, count in _named(sides).items():
+        part = "" if count == sides.pairs else f" in {count:,} of {sides.pairs:,} rows"
+        if origin == "chosen":
+            yield f"Twins{part}: the rejected response is the chosen one with its format broken by an operator."
+        elif origin:
+            yield f"The rejected response is a {kind} answer of {origin}{part}, malformed by itself or made so."
+        else:
+            yield f"Whose the rejected response is, is not stated{part}."
+    apart = sides.distance
+    yield (
+        f"Markers, labels and white space aside, both sides say the same in {sides.same:,} of {sides.pairs:,} rows; "
+        f"their edit distance in words is {apart.median:,} in the median, {apart.p95:,} in the 95th percentile "
+        f"({apart.min:,} to {apart.max:,})."
+    )
+
+
+def _named(sides: Sides) -> dict[str, int]:
+    """The origins, as one may print them: rows of anybody's may name anything."""
+    return {one_line(origin, 80): count for origin, count in sides.origins.items()}
+
+
+def _against_paper(manifest: Manifest, sides: Sides) -> Iterator[str]:
+    others = list(_departures(manifest)) if manifest.recipe else []
+    if "chosen" in sides.origins:
+        yield "Twins are specs-data's own variant, not the paper's, which corrupts right answers of the base model."
+    elif "" not in sides.origins and manifest.setting("pairing") != "coupled":
+        yield (
+            f"This is the paper's way if {' and '.join(_named(sides))} is the base model of the policy that wrote the "
+            "chosen ones."
+        )
+    if others:
+        yield f"Other than in the paper: {'; '.join(others)}."
+
+
+def _departures(manifest: Manifest) -> Iterator[str]:
+    """Where the recipe is not the paper's, the rejected side aside."""
+    said = manifest.setting
+    if said("pairing") == "coupled":
+        yield "the rejected side is wrong as well (one of its ablations)"
+    if said("natural_rejected"):
+        yield "a rejected response that is malformed by itself is left as it is, where the paper corrupts it too"
+    if said("verifier") in (None, "none"):
+        yield "nobody checked the reasoning (one of its ablations)"
+    elif said("verifier") != "gemini":
+        yield "the reasoning was not checked by Gemini"
+    weights = said("corruption") or {}
+    if weights and (weights.keys() != _FIVE or len(set(weights.values())) > 1):
+        yield "the operators are not its five, drawn uniformly"
+    name = (manifest.response_format or {}).get("name") or said("format")
+    if name not in (None, *_PAPERS_FORMATS):
+        yield f"the response format is {name}"
+
+
+def _shared(left: list[str], right: list[str]) -> int:
+    """How many words both begin with."""
+    shorter = min(len(left), len(right))
+    return next((n for n in range(shorter) if left[n] != right[n]), shorter)

@@ -1,0 +1,44 @@
+"""What the card says of judge and verifier is what they do today."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from specs_data.judges.rules import RuleJudge
+from specs_data.measure.verifier_score import score_verifier
+from specs_data.pairs.manifest import Manifest
+from specs_data.pairs.measured import JUDGE, VERIFIERS, Measured, describe_measured
+from specs_data.recipe import Recipe
+
+CASES = Path(__file__).parent.parent / "cases" / "judge.jsonl"
+
+
+@pytest.mark.slow
+def test_the_judge_s_figures() -> None:
+    rows = [json.loads(line) for line in CASES.read_text().splitlines()]
+    with RuleJudge() as judge:
+        passed = [bool(judge.judge(r["response"], r["gold"], r["type"], r["choices"]).right) for r in rows]
+    both = sum(right and row["right"] for right, row in zip(passed, rows, strict=True))
+    missed = sum(row["right"] and not right for right, row in zip(passed, rows, strict=True))
+    assert Measured(JUDGE.material, len(rows), sum(passed), both, missed) == JUDGE
+
+
+@pytest.mark.parametrize(("cases", "measured"), [*zip(("prose", None), VERIFIERS["rules"], strict=True)])
+def test_the_rules_figures(cases: str | None, measured: Measured) -> None:
+    kinds = score_verifier(Recipe(verifier="rules"), 500, cases).kinds.values()
+    sound = sum(kind.kept for kind in kinds if kind.consistent)
+    assert sum(kind.responses for kind in kinds) == measured.cases
+    assert (sum(kind.kept for kind in kinds), sound) == (measured.passed, measured.truly)
+    assert sum(kind.responses for kind in kinds if kind.consistent) - sound == measured.missed
+
+
+def test_only_what_was_measured_is_stated() -> None:
+    said = list(describe_measured(Manifest(recipe={"verifier": "rules,gemini", "judge_model": "gemini:x"})))
+    assert [line.partition(":")[0] for line in said[:1]] == ["Answers were judged by rule"]
+    assert "nobody measured" in said[1] and "checked by rules: precision 99.3%" in said[2]
+    assert "not measured" in said[3]
+    assert list(describe_measured(Manifest())) == []
+    assert not any("Reasoning" in line for line in describe_measured(Manifest(recipe={"verifier": "none"})))
