@@ -438,10 +438,15 @@ def _reason(stage: Stage) -> Expr:
     return col(stage).cast(pl.String)
 
 
+def _nth(name: str) -> Expr:
+    """The how manieth of its problem's responses it is for which column `name` holds, from 1."""
+    return col(name).cum_sum().over("number")
+
+
 def _within(name: str, most: int) -> Expr:
     """Whether no more than `most` of its problem's responses up to this one are those for which column `name` holds;
     the column is called so."""
-    return (col(name).cum_sum().over("number") <= most).alias(f"{name} within")
+    return (_nth(name) <= most).alias(f"{name} within")
 
 
 def _last_of(rows: DataFrame, target: int | None) -> tuple[int, int, int] | None:

@@ -34,8 +34,8 @@ class mine:
     {kind} generate(self, request):
         if next(calls) == 2:
             {call}
-        number = int(request.messages[-1].content.split()[2]) + 1
-        return Response(f"<think>{{number - 1}} + 1 = {{number}}.</think>\\n<answer>\\\\boxed{{{{{{number}}}}}}</answer>")
+        n = int(request.messages[-1].content.split()[2]) + 1
+        return Response(f"<think>{{n - 1}} + 1 = {{n}}.</think>\\n<answer>\\\\boxed{{{{{{n}}}}}}</answer>")
     async def close(self):
         {closed}
 """,
@@ -92,7 +92,9 @@ TRIALS: dict[str, tuple[str, dict[str, str]]] = {
     }.items()},
     **{f"{kind} is no coroutine": (kind, {"kind": "def"}) for kind in ("engine", "verifier")},
     **{f"{kind} is a generator": (kind, {"call": "yield 5"}) for kind in SOUND},
-    "corruption is a coroutine": ("corruption", {"top": HEAD + "wraps = lambda f: f\n", "call": "return asyncio.sleep(0)"}),
+    "corruption is a coroutine": (
+        "corruption", {"top": HEAD + "wraps = lambda f: f\n", "call": "return asyncio.sleep(0)"}
+    ),
     "corruption seeds what it was given": ("corruption", {"call": "rng.seed(0); rng.random = None"}),
     "corruption changes the format": ("corruption", {"call": "fmt.name = 'x'"}),
     "engine changes the request": ("engine", {"call": "request.messages[0].content = 'x'"}),

@@ -48,7 +48,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
         (folder / name).write_bytes(file.getvalue())
     asked, answered = [], []
     for number, (question, shown) in enumerate(QUESTIONS.items()):
-        asked.append({"id": str(number), "question": question, "images": list(SIZES)[: shown.count("[")], "answer": "5"})
+        asked.append(
+            {"id": str(number), "question": question, "images": list(SIZES)[: shown.count("[")], "answer": "5"}
+        )
         answered.append({"problem_id": str(number), "response": "<think>It is 5.</think>\n<answer>5</answer>"})
     for name, lines in (("problems", asked), ("responses", answered)):
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
