@@ -30,16 +30,15 @@ from __future__ import annotations
 import re
 from decimal import Decimal
 from fractions import Fraction
-from functools import cache, lru_cache
-from itertools import pairwise, takewhile
-from typing import Any
+from functools import lru_cache
+from itertools import takewhile
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from specs_data.judges.answers import plain
 from specs_data.judges.constants import agree, read_constant, spelled
-from specs_data.judges.units import read_unit, unit_of
+from specs_data.judges.units import conversion, read_unit, unit_of
 
 LONGEST = 120
 NOISE = Fraction(1, 10**9)
@@ -67,7 +66,7 @@ _NUMBER = (
     r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d{1,3}(?: \d{3})+(?![\d/])|\d+)?(?:(?<=\d)\.\d+|(?<![\d.])\.\d+|(?<=\d)\.(?!\d))?"
 )
 _HEAD = re.compile(
-    rf"(?P<sign>[+-]?)\s*(?P<currency>(?:(?:US ?)?\$|[€£¥₹])?)\s*(?P<number>(?=[\d.]){_NUMBER})"
+    rf"(?P<sign>[+-]?)\s*(?P<currency>(?:(?:USD? ?)?\$|USD(?= ?\d)|[€£¥₹])?)\s*(?P<number>(?=[\d.]){_NUMBER})"
     r"(?:[eE](?P<e>[+-]?\d{1,4})(?![\d.])|\s*[*x]\s*10\s*\^\s*(?:\{\s*(?P<p>[+-]?\d{1,4})\s*\}|(?P<q>[+-]?\d{1,4})))?"
     r"(?:\s*/\s*(?P<over>\d{1,30})(?![\d.,^(])|\s+(?P<top>\d{1,9})\s*/\s*(?P<below>\d{1,9})(?![\d.,^(])"
     r"|\s*\\frac\s*(?:\{\s*(?P<ftop>\d{1,9})\s*\}\s*\{\s*(?P<fbelow>\d{1,9})\s*\}|(?P<ft>\d)\s*(?P<fb>\d)))?"
@@ -116,14 +115,6 @@ _PART = re.compile(rf"\s+({'|'.join(_PARTS)})(?![A-Za-z])", re.IGNORECASE)
 _LEAD = re.compile(r"(?:so|thus|therefore|hence|then|finally)\b\s*,?\s*", re.IGNORECASE)
 _MINUS = re.compile(r"(?:minus|negative)\s+", re.IGNORECASE)
 _AGAIN = re.compile(r"\s*\(([^()]{1,60})\)")
-_COMPOUND_UNITS = (
-    {"day": 86400, "d": 86400, "hour": 3600, "h": 3600, "minute": 60, "second": 1},
-    {"yard": 36, "yd": 36, "foot": 12, "ft": 12, "inch": 1},
-    {"pound": 16, "lb": 16, "ounce": 1, "oz": 1},
-    {"km": 10**6, "kilometer": 10**6, "m": 1000, "meter": 1000, "cm": 10, "centimeter": 10, "mm": 1},
-    {"kg": 1000, "kilogram": 1000, "g": 1, "gram": 1},
-    {"dollar": 100, "us_cent": 1},
-)
 _COMPOUND = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]+)\.?(?:\s+(?:and\s+)?|$)")
 
 
@@ -167,7 +158,7 @@ def _same_form(gold: Quantity, answer: Quantity) -> bool:
     if "%" in (gold.unit, answer.unit) and not (gold.unit and answer.unit):
         return same_number(gold, answer) or same_number(_without_percent(gold), _without_percent(answer))
     if not gold.unit or not answer.unit:
-        return same_number(gold, answer)
+        return same_number(gold, answer) or _same_angle(gold, answer)
     factors = conversion(answer.unit, gold.unit)
     if factors is None:
         return False
@@ -175,6 +166,18 @@ def _same_form(gold: Quantity, answer: Quantity) -> bool:
     # A converted number shows no decimal place of its own: only the gold's precision counts.
     places = None if answer.places is None and gold.places is None else 10 * MOST_DIGITS
     return same_number(gold, Quantity(answer.value * scale + offset, places, answer.digits, surd=answer.surd))
+
+
+def _same_angle(gold: Quantity, answer: Quantity) -> bool:
+    """One in degrees and one in parts of pi, which needs no unit to be radians."""
+    if gold.unit == "degree" and answer.surd and "π" in spelled(answer.text):
+        return _same_form(gold, replace(answer, unit="rad"))
+    return (
+        answer.unit == "degree"
+        and gold.surd
+        and "π" in spelled(gold.text)
+        and _same_form(replace(gold, unit="rad"), answer)
+    )
 
 
 def same_number(gold: Quantity, answer: Quantity) -> bool:
@@ -196,16 +199,6 @@ def rounds_to(value: Fraction, shown: Quantity) -> bool:
     if shown.places is None or shown.digits < ENOUGH_DIGITS:
         return False
     return 2 * abs(value - shown.value) <= Fraction(10) ** -shown.places
-
-
-def conversion(unit: str, wanted: str) -> tuple[Fraction, Fraction] | None:
-    """(scale, offset) that take a number of `unit` to `wanted`, or None where there is no such thing.
-    Units are as `read_unit` gives them. Pounds may be money."""
-    if {"pound_sterling", "pound"} == {_singular(unit), _singular(wanted)} or (
-        _singular(unit).lower() == _singular(wanted).lower()
-    ):
-        return Fraction(1), Fraction(0)
-    return _converted(unit, wanted)
 
 
 @lru_cache(maxsize=4096)
@@ -293,15 +286,17 @@ def _read_compound(text: str) -> Quantity | None:
     parts: list[tuple[Fraction, str]] = []
     end = 0
     while (part := _COMPOUND.match(text, end)) and len(parts) < 4:
-        parts.append((Fraction(part[1]), _singular(read_unit(" " + part[2]) or "").lower()))
+        parts.append((Fraction(part[1]), read_unit(" " + part[2]) or ""))
         end = part.end()
-    sizes = next((sizes for sizes in _COMPOUND_UNITS if parts and parts[0][1] in sizes), None)
-    if end < len(text) or len(parts) < 2 or sizes is None or any(unit not in sizes for _, unit in parts):
+    if end < len(text) or len(parts) < 2 or not all(unit for _, unit in parts):
         return None
-    if any(number * sizes[unit] >= sizes[before] for (_, before), (number, unit) in pairwise(parts)):
-        return None
-    whole, unit = sum(number * sizes[unit] for number, unit in parts), parts[0][1]
-    return Quantity(Fraction(whole) / sizes[unit], unit=unit)
+    total, unit = parts.pop()
+    for number, larger in reversed(parts):
+        factors = conversion(unit, larger) if unit != larger else None
+        if factors is None or factors[1] or total * factors[0] >= 1:
+            return None
+        total, unit = number + total * factors[0], larger
+    return Quantity(total, unit=unit)
 
 
 def _read_literal(text: str, letters: bool) -> Quantity | None:
@@ -364,12 +359,6 @@ def _with_unit(
 
 def _ratio(top: str, below: str) -> Fraction | None:
     return Fraction(int(top), int(below)) if int(below) else None
-
-
-def _singular(unit: str) -> str:
-    if len(unit) <= 3 or not unit.endswith("s") or unit.endswith("ss"):
-        return unit
-    return unit[:-2] if unit.endswith(("xes", "ches", "shes", "sses")) else unit[:-1]
 
 
 def _without_percent(number: Quantity) -> Quantity:
@@ -468,36 +457,3 @@ def _read_constant(text: str, letters: bool) -> Quantity | None:
     rest = _RAISED.sub(r"^\1", rest)
     unit = read_unit(rest, letters) if letters or not _ALGEBRA.fullmatch(rest) else None
     return None if unit is None else Quantity(Fraction(value), unit=unit, surd=isinstance(value, Decimal))
-
-
-@lru_cache(maxsize=4096)
-def _converted(unit: str, wanted: str) -> tuple[Fraction, Fraction] | None:
-    registry = _registry()
-    try:
-        one, zero = (
-            registry.Quantity(Fraction(number), _spelled(unit)).to(_spelled(wanted)).magnitude for number in (1, 0)
-        )
-        return Fraction(one) - Fraction(zero), Fraction(zero)
-    except Exception:  # the units are hostile text, and pint raises many kinds
-        return None
-
-
-def _spelled(unit: str) -> str:
-    for written, meant in (("square ", "sq_"), ("sq. ", "sq_"), ("sq ", "sq_"), ("cubic ", "cu_"), ("cu ", "cu_")):
-        if unit.lower().startswith(written):
-            power = "^2" if meant == "sq_" else "^3"
-            return f"({_spelled(unit[len(written) :])}){power}"
-    unit = re.sub(r"(?<=[A-Za-zμΩ])([2-4])", r"^\1", unit.replace("{", "").replace("}", ""))
-    return unit.replace("°C", "degC").replace("°F", "degF").replace(" per ", "/").replace("°", "degree")
-
-
-@cache
-def _registry() -> Any:
-    # Half a second: loaded only once two different units meet.
-    from pint import UnitRegistry
-
-    registry: Any = UnitRegistry(non_int_type=Fraction)
-    for name in ("dollar", "euro", "pound_sterling", "yen", "rupee"):
-        registry.define(f"{name} = [{name}_currency]")
-    registry.define("us_cent = dollar / 100")
-    return registry

@@ -32,8 +32,9 @@ from msgspec import Struct
 from specs_data.format import THINK_ANSWER, ResponseFormat
 from specs_data.judges.answers import final_answer, plain, said, unboxed, without_indices
 from specs_data.judges.choices import gold_letters, read_choice
-from specs_data.judges.numbers import Quantity, conversion
+from specs_data.judges.numbers import Quantity
 from specs_data.judges.symbolic import Question, Reply, SymbolicJudge
+from specs_data.judges.units import conversion
 from specs_data.judges.values import (
     Formula,
     Meaning,
