@@ -6,23 +6,8 @@ Worked example:
     1.5 million -> 1500000, shown to no decimal place
     500 cm      -> 500, unit cm; equal to 5 m
 
-The policy, in full:
-
-- Whole numbers and fractions are compared exactly. 0 is not 0.0000001.
-- Decimals are compared exactly up to floating-point noise (1e-9 of the gold, and 1e-9 at most).
-- A gold written as a decimal with at least three significant digits is met by an answer that is
-  more precise and rounds to it (gold 3.14, answer 3.1416). An answer less precise than the gold is
-  wrong.
-- An exact gold that has no finite decimal (1/3) is met by a decimal of at least three significant
-  digits that rounds it correctly (0.333).
-- A unit that only one side has is forgiven. Two units are converted; where they cannot be, the
-  answer is wrong. What is a unit is told in `units`; 3 h 30 min is one quantity, 3.5 h.
-- A part in words is a factor (3 tenths is 0.3), and a number may be said twice (8 (eight)).
-- A percent sign is a unit that only one side may have, and it is also a factor: 50% is 0.5, and
-  5% is 5 as well as 0.05. Two percentages are compared as they stand.
-- A comma or a space before groups of three digits separates thousands; a decimal comma is not read.
-- A root or pi makes a number, too (3\\sqrt2, 16\\pi cm^2): it is known to 60 digits and the same where 40 agree.
-- `a - b` of two plain numbers is a range, a score or a date and no number (see `values`).
+What is a unit is told in `units`; 3 h 30 min is one quantity, 3.5 h. A part in words is a factor (3 tenths is 0.3), and
+a number may be said twice (8 (eight)). When two are the same is the policy in `judges`.
 """
 
 from __future__ import annotations
@@ -49,7 +34,8 @@ MOST_DIGITS = 400
 class Quantity(Struct, frozen=True):
     """A number. `places` counts the decimal places it shows, None where it is written exactly;
     `digits` counts its significant digits; `name` is the variable it is assigned to (x = 5). A `surd` is
-    irrational: `value` is within 1e-50 of it. `also` is the same number as it is rounded (2√7 ≈ 5.29)."""
+    irrational: `value` is within 1e-50 of it. `also` is the same number as it is rounded (2√7 ≈ 5.29). Of a gold,
+    `asked` is the number of decimal places to round to, `within` the share of it that an answer may differ by."""
 
     value: Fraction
     places: int | None = None
@@ -59,6 +45,8 @@ class Quantity(Struct, frozen=True):
     surd: bool = False
     also: Quantity | None = None
     text: str = ""
+    asked: int | None = None
+    within: Fraction = Fraction(0)
 
 
 _INTEGER = re.compile(r"[+-]?\d{1,15}")
@@ -68,11 +56,7 @@ _NUMBER = (
 _HEAD = re.compile(
     rf"(?P<sign>[+-]?)\s*(?P<currency>(?:(?:USD? ?)?\$|USD(?= ?\d)|[€£¥₹])?)\s*(?P<number>(?=[\d.]){_NUMBER})"
     r"(?:[eE](?P<e>[+-]?\d{1,4})(?![\d.])|\s*[*x]\s*10\s*\^\s*(?:\{\s*(?P<p>[+-]?\d{1,4})\s*\}|(?P<q>[+-]?\d{1,4})))?"
-    r"(?:\s*/\s*(?P<over>\d{1,30})(?![\d.,^(])|\s+(?P<top>\d{1,9})\s*/\s*(?P<below>\d{1,9})(?![\d.,^(])"
-    r"|\s*\\frac\s*(?:\{\s*(?P<ftop>\d{1,9})\s*\}\s*\{\s*(?P<fbelow>\d{1,9})\s*\}|(?P<ft>\d)\s*(?P<fb>\d)))?"
 )
-_FRACTION = re.compile(r"([+-]?)\s*\\frac\s*(?:\{\s*([+-]?\d{1,30})\s*\}\s*\{\s*([+-]?\d{1,30})\s*\}|(\d)\s*(\d))")
-_REPEATING = re.compile(r"([+-]?)\s*(\d{0,20})\.(\d{0,20})\\(?:overline|dot|bar)\s*(?:\{\s*(?=\d)|(?=\d))(\d{1,20})\}?")
 _NAME = re.compile(
     r"\s*(?:(?:m\s*)?[∠△]?\s*[A-Za-z]+'*(?:_\{?[\w△]{1,8}\}?)?(?: [A-Za-z]+){0,3}|[A-Za-z]\([A-Za-z0-9]\)|\|[A-Z]{2}\|"
     r"|\\frac\s*\{[A-Z]{2}\}\s*\{[A-Z]{2}\}|[A-Z]{2}\s*/\s*[A-Z]{2}|\\(?:sin|cos|tan)\s*∠?\s*[A-Z]{1,3})\s*"
@@ -133,7 +117,7 @@ def read_plain_quantity(text: str, letters: bool = True) -> Quantity | None:
 
 
 def same_quantity(gold: Quantity, answer: Quantity) -> bool:
-    """Is `answer` the number `gold`? Not symmetric: see the policy above."""
+    """Is `answer` the number `gold`? Not symmetric: see the policy in `judges`."""
     if names_differ(gold.name, answer.name):
         return False
     wanted = [gold, gold.also] if gold.also else [gold]
@@ -184,6 +168,10 @@ def same_number(gold: Quantity, answer: Quantity) -> bool:
     """Are the numbers the same, units aside?"""
     difference = abs(answer.value - gold.value)
     if not difference or ((gold.surd or answer.surd) and agree(gold.value, answer.value)):
+        return True
+    if gold.asked is not None and 2 * difference <= Fraction(10) ** -gold.asked:
+        return True
+    if gold.within and difference <= gold.within * abs(gold.value):
         return True
     if gold.places is None and answer.places is None:
         return False
@@ -301,18 +289,6 @@ def _read_compound(text: str) -> Quantity | None:
 
 def _read_literal(text: str, letters: bool) -> Quantity | None:
     text = text.strip()
-    if "\\" in text and (repeating := _REPEATING.match(text)):
-        sign, whole, decimals, again = repeating.groups()
-        nines = 10 ** len(decimals) * (10 ** len(again) - 1)
-        value = Fraction(int(whole + decimals or 0)) / 10 ** len(decimals) + Fraction(int(again), nines)
-        return _with_unit(-value if sign == "-" else value, None, 0, "", text[repeating.end() :], letters)
-    fraction = _FRACTION.match(text) if "\\frac" in text else None
-    if fraction:
-        sign, top, below, short_top, short_below = fraction.groups()
-        number = _ratio(top or short_top, below or short_below)
-        if number is None:
-            return None
-        return _with_unit(-number if sign == "-" else number, None, 0, "", text[fraction.end() :], letters)
     head = _HEAD.match(text)
     if not head:
         return None
@@ -326,14 +302,6 @@ def _read_literal(text: str, letters: bool) -> Quantity | None:
     value = Fraction(int(whole + decimals) * 10 ** max(0, shift), 10 ** max(0, -shift))
     places = -shift if point else None
     digits = len(written.replace(".", "").lstrip("0"))
-    top, below = part["top"] or part["ftop"] or part["ft"], part["below"] or part["fbelow"] or part["fb"]
-    if part["over"] or below:
-        if places is not None or exponent:
-            return None
-        ratio = _ratio(top or written, part["over"] or below)
-        if ratio is None:
-            return None
-        value = value + ratio if top else ratio
     rest = text[head.end() :]
     scale = _SCALE.match(rest) if rest else None
     if scale:
@@ -355,10 +323,6 @@ def _with_unit(
     if unit is None or (unit and currency):
         return None
     return Quantity(value, places, digits, unit or unit_of(currency[-1:]))
-
-
-def _ratio(top: str, below: str) -> Fraction | None:
-    return Fraction(int(top), int(below)) if int(below) else None
 
 
 def _without_percent(number: Quantity) -> Quantity:

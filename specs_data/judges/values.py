@@ -11,10 +11,6 @@ Worked example:
     yes, no real solution       words that have a meaning, in one spelling
     red blocks                  words, without case and punctuation
     2x + 1, y = 2x              formulas: only these are asked of math-verify
-
-The policy where sources differ: a bare list is a tuple `(1, 2)` in the same order and a set in any, never an
-interval; braces are never a tuple; a ratio is the fraction of its terms (2:3, 2/3, 4:6) unless it looks
-like a clock time (3:45), which is told by its digits alone.
 """
 
 from __future__ import annotations
