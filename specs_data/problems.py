@@ -19,7 +19,7 @@ from string import ascii_uppercase
 from typing import Any, TypeAlias, get_args
 
 import msgspec
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 from msgspec.structs import replace
 
 from specs_data.errors import UserError, first_line
@@ -31,7 +31,7 @@ from specs_data.judges.numbers import Quantity
 from specs_data.judges.values import Items, read_value
 from specs_data.pairs.shelf import PICTURE_SUFFIXES, Shelf
 from specs_data.presets import Preset, load_preset
-from specs_data.records import AnswerType, Problem
+from specs_data.records import AnswerType, Policy, Problem
 from specs_data.texts import IMAGE, chat, count_places, leading, misplaced, numbered_places, tell, without_first
 
 MAX_TEXT = 100_000
@@ -45,6 +45,10 @@ COLUMNS: Mapping[str, tuple[str, ...]] = {
     "answer_type": ("answer_type",),
     "choices": ("choices",),
     "source": ("source",),
+    # How the source wants numbers compared: what is called so elsewhere may be anything.
+    "precision": (),
+    "unit": (),
+    "tolerance": (),
 }
 # Other data sets' words for an answer type; None leaves it to inference.
 _TYPES: Mapping[str, AnswerType | None] = {
@@ -312,8 +316,22 @@ def _problem(
         choices=choices,
         images=digests,
         source=str(values["source"] or ""),
+        policy=_policy(values, answer_type, answer),
     )
     return _with_listed_choices(problem), images
+
+
+def _policy(values: Mapping[str, Any], kind: AnswerType, answer: str) -> Policy | UnsetType:
+    """How the source wants the answer compared, where that is a number and the source says so."""
+    precision, unit, tolerance = (values[field] for field in ("precision", "unit", "tolerance"))
+    if kind not in ("numeric", "math") or len(answer) > _LONGEST_VALUE or not isinstance(read_value(answer), Quantity):
+        return UNSET
+    try:
+        places = None if precision in (None, "") else int(float(precision))
+        policy = Policy(places, str(unit or "").strip(), float(tolerance or 0))
+    except (ValueError, OverflowError):
+        raise _Bad("precision or tolerance is no number", f"{precision}, {tolerance}"[:100]) from None
+    return UNSET if policy == Policy() else policy
 
 
 def _with_listed_choices(problem: Problem) -> Problem:

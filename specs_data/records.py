@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 
 AnswerType = Literal["multiple_choice", "numeric", "math", "text", "open"]
 Role = Literal["system", "user", "assistant"]
@@ -24,9 +24,18 @@ class Message(Struct, frozen=True, gc=False):
     content: str
 
 
+class Policy(Struct, frozen=True, gc=False, omit_defaults=True):
+    """How the source of a problem wants numbers compared: rounded to `precision` decimal places, with a gold that is
+    in `unit`, or within `tolerance` of the gold, as a share of it. Without one, `judges` says how."""
+
+    precision: int | None = None
+    unit: str = ""
+    tolerance: float = 0.0
+
+
 class Problem(Struct, frozen=True, gc=False):
     """A question with its gold answer. `images` are sha256 hex digests of the image files' bytes; they stand at the
-    question's `<image>`s, or before it if it has none (see `places`)."""
+    question's `<image>`s, or before it if it has none (see `places`). `policy` is set where the source has one."""
 
     id: str
     question: str
@@ -35,6 +44,7 @@ class Problem(Struct, frozen=True, gc=False):
     choices: tuple[str, ...] = ()
     images: tuple[str, ...] = ()
     source: str = ""
+    policy: Policy | UnsetType = UNSET
 
 
 class Sampling(Struct, frozen=True, gc=False):

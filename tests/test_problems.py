@@ -23,6 +23,7 @@ from fakes.hub_server import File, Hub, Repo
 from fakes.sums import picture
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import UNSET
 from PIL import Image
 
 from specs_data.errors import UserError
@@ -31,7 +32,7 @@ from specs_data.images import media_type
 from specs_data.pairs.parquet import IMAGES, make_schema
 from specs_data.presets import shipped_presets
 from specs_data.problems import MAX_TEXT, Dropped, Incoming, count_problems, infer_answer_type, read_problems
-from specs_data.records import Problem, Response
+from specs_data.records import Policy, Problem, Response
 from specs_data.rollouts.responses import read_responses
 from specs_data.texts import chat
 
@@ -278,6 +279,18 @@ def test_presets(tmp_path: Path, preset: str) -> None:
     assert found.images == (RED,)
     fields = {name: getattr(wanted, name) for name in Problem.__struct_fields__}
     assert found.problem == Problem(**{**fields, "images": (hashlib.sha256(RED).hexdigest(),)})
+
+
+def test_what_mathvista_says_of_its_numbers(tmp_path: Path) -> None:
+    row, _ = ROWS["mathvista"]
+    asked = {"choices": None, "answer": "1.2", "question_type": "free_form", "precision": 1.0, "unit": "$"}
+    found = one(parquet(tmp_path / "p.parquet", [row | asked]), preset="mathvista").problem
+    assert (found.answer, found.answer_type, found.policy) == ("1.2", "numeric", Policy(precision=1, unit="$"))
+    plain = asked | {"precision": None, "unit": None}
+    assert one(parquet(tmp_path / "p.parquet", [row | plain]), preset="mathvista").problem.policy is UNSET
+    bad = jsonl(tmp_path / "p.jsonl", [GOOD | {"places": "many"}])
+    (dropped,) = read(bad, columns={"precision": "places"})
+    assert isinstance(dropped, Dropped) and dropped.reason == "precision or tolerance is no number"
 
 
 def test_a_benchmark_is_its_own_rows(tmp_path: Path) -> None:

@@ -60,9 +60,13 @@ _FIELDS: dict[Stage, tuple[dict[str, pl.DataType], str]] = {
         f"{_TOKEN_FIELDS}, iif(t.reason IS NULL, NULL, json_extract({_RECORD}, '$'))",
     ),
     "judgements": (
-        {"rule": pl.Categorical(), "found": pl.String(), "read": pl.String(), "malformed": pl.Categorical()},
+        {
+            **{"rule": pl.Categorical(), "found": pl.String(), "read": pl.String(), "gold_read": pl.String()},
+            "malformed": pl.Categorical(),
+        },
         f"json_extract({_RECORD}, '$.rule'), substr(json_extract({_RECORD}, '$.answer'), 1, {_LONGEST}), "
-        f"json_extract({_RECORD}, '$.read'), json_extract({_RECORD}, '$.malformed')",
+        f"json_extract({_RECORD}, '$.read'), json_extract({_RECORD}, '$.gold'), "
+        f"json_extract({_RECORD}, '$.malformed')",
     ),
     "verdicts": (
         {"verdict": pl.String(), "concluded": pl.String()},
@@ -403,11 +407,17 @@ def _judging(start: str) -> tuple[_Case, ...]:
 
 
 def _found() -> Expr:
-    """The judge's rule, the answer that was found in the response with the value that was read in it, and the gold."""
+    """The judge's rule, the answer that was found in the response, and the gold, each with the value read in it."""
     found = pl.when(col("found").is_null()).then(pl.lit("nothing")).otherwise(col("found"))
-    other = (col("read") != "") & (col("read") != col("found"))
-    read = pl.when(other).then(pl.concat_str(pl.lit(" (read as "), "read", pl.lit(")"))).otherwise(pl.lit(""))
-    return pl.concat_str(col("rule").cast(pl.String), pl.lit(": found "), found, read, pl.lit(", gold "), col("gold"))
+    rule, gold = col("rule").cast(pl.String), col("gold")
+    told = (found, _read_as("found", "read"), pl.lit(", gold "), gold, _read_as("gold", "gold_read"))
+    return pl.concat_str(rule, pl.lit(": found "), *told)
+
+
+def _read_as(written: str, read: str) -> Expr:
+    """The value that was read in a text, where it is not the text itself."""
+    other = (col(read) != "") & (col(read) != col(written))
+    return pl.when(other).then(pl.concat_str(pl.lit(" (read as "), read, pl.lit(")"))).otherwise(pl.lit(""))
 
 
 def _category(name: str) -> Expr:

@@ -51,30 +51,44 @@ _HESITATION = re.compile(r"\b(?:wait|actually|sorry|correction|on second thought
 _SENTENCE_END = re.compile(r"\n|。|\.(?=\s+[A-Z]|\s*$)")
 _LEAD = re.compile(
     r"(?:(?:so|thus|therefore|hence|then|finally|in conclusion|ans|correct|the|final|answer|total|result|we|i|get|have"
-    r"|find|obtain|count|see|found|it|is|are|costs|a total of|in total)\b[,.:]?"
+    r"|find|obtain|count|see|found|it|is|are|costs|a total of|in total|in the year|after \w+(?=,))\b[,.:]?"
     r"|[,:=]|=>|[→⇒∴]|\\(?:Rightarrow|therefore|implies)(?![A-Za-z])|#+(?=\s))\s*",
     re.IGNORECASE,
 )
-_VERB = r"(?:is|are|was|were|be|equals?|remains?|has|have|costs?|gives?|gets?|measures|becomes|makes|counts?|totals)"
+_VERB = (
+    r"(?:is|are|was|were|be|equals?|has|have|costs?|gives?|gets?|measures|becomes|needs?|weighs|pays?|makes|counts?"
+    r"|totals|remains?)"
+)
 _STATEMENT = re.compile(
     rf"(?=.?[A-Za-z(∠△])[^=<>≈\n]{{1,150}}?\s{_VERB}\s+(?:(?:equal to|that|still|just)\s+)?(?P<said>\S.*)", re.DOTALL
 )
 _LABELLED = re.compile(r"[A-Za-z][A-Za-z' ]{0,40}:\s+(\S.*)", re.DOTALL)
 _SOLUTION = re.compile(
-    r"(.*\S)\s+(?:is|are)\s+(?:the|our|a)?\s*(?:(?:correct|final|required|right) )*"
-    r"(?:answer|solution|result|value|total)s?",
+    r"(.*\S)\s+(?:(?:is|are)\s+(?:(?:the|our|a)?\s*(?:(?:correct|final|required|right) )*"
+    r"(?:answer|solution|result|value|total)s?|left|needed|required|remaining)|remains?)(?: in total)?",
     re.DOTALL,
 )
-_REASON = re.compile(r",?\s(?:because|since|as|which is|so)\s.*", re.DOTALL | re.IGNORECASE)
+_REASON = re.compile(
+    r",?\s(?:because|since|as|which is|to (?:buy|pay|get|make|reach|fill|complete|have))(?:\s.*|$)",
+    re.DOTALL | re.IGNORECASE,
+)
+CONCLUSION = re.compile(r"[,;.]\s+(?:and )?(?:so|thus|therefore|hence),? (.*)", re.DOTALL | re.IGNORECASE)
 _UNSURE = re.compile(
-    r"\b(?:not|no|never|than|least|most|less|more|if|unless|between|over|under|either|neither|none|maybe|wait|actually"
+    r"\b(?:not|no|never|than|least|most|less|more|if|unless|(?<!gap )(?<!difference )(?<!distance )(?<!angle )between"
+    r"|over|under|either|neither|none|maybe|wait|actually"
     r"|wrong|incorrect)\b|n't|\?",
     re.IGNORECASE,
 )
-_CHINESE_LEAD = re.compile(r"[\u4e00-\u9fff][\u4e00-\u9fff,:\s]*(?=[^\u4e00-\u9fff,:\s])")
+_CHINESE_LEAD = re.compile(
+    r"[\u4e00-\u9fff](?:[\u4e00-\u9fff,:\s]|[A-Z∠△](?=[A-Z∠△]*[\u4e00-\u9fff]))*(?=[^\u4e00-\u9fff,:\s])"
+)
 _CHINESE_UNSURE = re.compile("[不没无非约或]|[大小]于|至[少多]|最[多少]|超过|以[上下]")
-_POINT = re.compile(r"(?:ordered pair|points?|pair|coordinates?|interval|set|vector)\s+(?=[(\[{]|\\[{])", re.IGNORECASE)
-_TEXT_MACRO = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mathit|mathsf|operatorname|mbox)\s*\{([^{}]*)\}")
+_POINT = re.compile(
+    r"(?:ordered pair|points?|pair|coordinates?|interval|set|vector)\s+(?=[A-Z]?'?\s*[(\[{]|[A-Z]?\\[{])", re.IGNORECASE
+)
+_TEXT_MACRO = re.compile(
+    r"\\(?:text|textbf|textit|textnormal|underline|emph|mathrm|mathbf|mathit|mathsf|operatorname|mbox)\s*\{([^{}]*)\}"
+)
 _SPACING = re.compile(
     r"(?<!\\)\\[,;:!> ()\[\]]|\\(?:quad|qquad|displaystyle|left|right|big|Big|bigl|bigr)(?![A-Za-z])|~"
 )
@@ -83,7 +97,7 @@ _FONT = re.compile(
     r"|\\(?:text)?color\s*\{[A-Za-z]+\}(?:\s*\{([^{}]*)\})?"
 )
 _OVER = re.compile(r"\{([^{}]*)\\over(?![A-Za-z])([^{}]*)\}")
-_THIN_THOUSANDS = re.compile(r"(?<=\d)(?:,\\!|\{,\}(?:\\!)?|\\,|,\\,)(?=\d{3}(?!\d))")
+_THIN_THOUSANDS = re.compile(r"(?<=\d)(?:,\\!\s*|\{,\}(?:\\!)?|\\,|,\\,)(?=\d{3}(?!\d))")
 _MACROS = (
     (re.compile(r"\\angle(?![A-Za-z])\s*"), "∠"),
     (re.compile(r"\\triangle(?![A-Za-z])\s*"), "△"),
@@ -91,7 +105,7 @@ _MACROS = (
     (re.compile(r"\\(?:lor|vee)(?![A-Za-z])"), " or "),
     (re.compile(r"\\overline\s*\{\s*([A-Z]{2})\s*\}"), r"\1"),
     (re.compile(r"\\[dtc]frac(?![A-Za-z])"), r"\\frac"),
-    (re.compile(r"\^\s*(?:\\circ|\{\s*\\circ\s*\})|\\degree(?![A-Za-z])"), "°"),
+    (re.compile(r"\*?\s*(?:\^\s*(?:\\circ|\{\s*\\circ\s*\})|\\degree(?![A-Za-z]))"), "°"),
     (re.compile(r"\\(?:times|cdot)(?![A-Za-z])"), "*"),
     (re.compile(r"\\div(?![A-Za-z])"), "/"),
     (re.compile(r"\\pm(?![A-Za-z])"), "±"),
@@ -119,6 +133,10 @@ _RAISED = re.compile(f"[{_SUPERSCRIPTS}]+")
 _LOWERED = re.compile(f"[{_SUBSCRIPTS}]+")
 _RAISED_TO = str.maketrans(_SUPERSCRIPTS, "0123456789+-n")
 _LOWERED_TO = str.maketrans(_SUBSCRIPTS, "0123456789")
+_DISPLAY = re.compile(r"\\[\[\]]|\$\$")
+_TIMES = re.compile(r"(?<=\d) x (?=\d)")
+# A system of equations, one a row, each of which names its unknown.
+_SYSTEM = re.compile(r"\\begin\{(cases|aligned|array)\}((?:(?:\{l*\})?\s*[a-z]\s*&?=[^=&\\]+(?:\\\\)?)+)\\end\{\1\}")
 _INDEX = re.compile(r"(?<=[A-Za-z)\]])_\{?(\d+)\}?")
 _EDGES = " \t\r\n\"'`*_"
 
@@ -171,11 +189,13 @@ def plain(text: str) -> str:
         text = text[1:-1]
     if "\\" in text:
         text = _plain_latex(text)
-    elif "{,}" in text:
-        text = text.replace("{,}", ",")
+    if "{" in text:
+        text = text.replace("{,}", ",").replace("{:}", ":")
     if "+" in text:
         text = text.replace("+/-", "±")
         text = "±" + text[2:] if text.startswith("+-") else text
+    if " x " in text:
+        text = _TIMES.sub("*", text)
     if text.count("$") % 2 == 0:
         text = text.replace("$", "")
     text = text.strip(_EDGES)
@@ -202,18 +222,20 @@ def _lowered(run: re.Match[str]) -> str:
 def said(answer: str) -> str | None:
     """What a plain sentence says: what follows its verb or its label, without a lead and a reason.
     None where `answer` is no such sentence, or is not sure."""
-    if _UNSURE.search(answer) or not _has_words(answer):
+    concluded = CONCLUSION.search(answer)
+    sentence = concluded[1] if concluded else answer
+    if _UNSURE.search(sentence) or not _has_words(answer):
         return None
-    text = _CHINESE_LEAD.sub("", answer)
-    if text != answer and _CHINESE_UNSURE.search(answer):
+    text = _CHINESE_LEAD.sub("", sentence)
+    if text != sentence and _CHINESE_UNSURE.search(sentence):
         return None
     while lead := _LEAD.match(text):
         text = text[lead.end() :]
     text = _REASON.sub("", text)
     if solution := _SOLUTION.fullmatch(text):
         text = solution[1]
-    elif sentence := _STATEMENT.fullmatch(text):
-        text = sentence["said"]
+    elif statement := _STATEMENT.fullmatch(text):
+        text = statement["said"]
     elif label := _LABELLED.fullmatch(text):
         text = label[1]
     text = _POINT.sub("", text.strip(_EDGES))
@@ -229,8 +251,9 @@ def _plain_latex(text: str) -> str:
         text, changed = _TEXT_MACRO.subn(r" \1 ", text)
         if not changed:
             break
+    text = _SYSTEM.sub(lambda rows: rows[2].strip("\\ ").replace("\\\\", ", ").replace("&", ""), text)
     text = _OVER.sub(r"\\frac{\1}{\2}", _FONT.sub(r"\1", text))
-    text = _THIN_THOUSANDS.sub("", text).replace("{,}", ",").replace("\\%", "%").replace("\\$", "$ ")
+    text = _THIN_THOUSANDS.sub("", text).replace("\\%", "%").replace("\\$", "$ ")
     if _MACRO.search(text):
         for pattern, replacement in _MACROS:
             text = pattern.sub(replacement, text)
@@ -369,7 +392,7 @@ def _labels(text: str, after: int = 0) -> list[int]:
 
 
 def _last_line(text: str, fmt: ResponseFormat) -> str | None:
-    lines = _without_markers(text[-2000:], fmt).split("\n")
+    lines = _DISPLAY.sub("\n", _without_markers(text[-2000:], fmt)).split("\n")
     line = next((line.strip() for line in reversed(lines) if line.strip()), "")
     return line if line and len(line) <= LONGEST_LAST_LINE else None
 

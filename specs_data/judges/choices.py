@@ -14,7 +14,7 @@ from functools import lru_cache
 
 from msgspec import Struct
 
-from specs_data.judges.answers import plain, said
+from specs_data.judges.answers import CONCLUSION, plain, said
 from specs_data.judges.values import (
     Formula,
     Meaning,
@@ -40,24 +40,28 @@ __all__ = [
 ]
 
 _LEAD = re.compile(
-    r"(?:(?:so|thus|therefore|hence|finally|then|clearly|in conclusion|ans|correct|solution|i choose|it is|it's"
+    r"(?:(?:so|thus|therefore|hence|finally|then|clearly|in conclusion|ans|correct|solution"
+    r"|i (?:would |'d |will )?(?:choose|pick|select|go with)"
+    r"|it is|it's"
     r"|among the (?:options|choices))\b[\s,.:]*"
     r"|(?:the\s+)?(?:(?:final|correct|right|best|appropriate|most|possible)\s+)*"
-    r"(?:options?|choices?|answers?|letter)\b(?:\s+letter)?(?:\s+to\s+th\w+\s+\w+)?"
+    r"(?:options?|choices?|answers?|\$?letter)\b(?:\s+letter)?(?:\s+to\s+th\w+\s+\w+)?"
     r"(?:\s+(?:is|are|would be|should be|must be)\b)?[\s:→=>-]*"
-    r"|(?:=>|[→⇒>∴]|\\(?:Rightarrow|therefore)|#+\s|-\s+(?=\(?[A-Z]\b))\s*"
+    r"|(?:•|=>|[→⇒>∴]|\\(?:Rightarrow|therefore)|#+\s|-\s+(?=\(?[A-Z]\b))\s*"
     r"|[故因此所以综上本题应]*(?:正确)?(?:答案|选项)?(?:应?选择?|[是为])?\s*[,:]?\s*(?<=[\u4e00-\u9fff,: ]))",
     re.IGNORECASE,
 )
 _FORM = r"(?:\(\s*([A-Z])\s*\)|\[\s*([A-Z])\s*\]|([A-Z]))"
-_BARE = re.compile(r"[(\[{]?\s*([A-Za-z])\s*[)\]}]?\s*[.:]?")
+_BARE = re.compile(r"[•(\[{]?\s*([A-Za-z])\s*[)\]}]?\s*[.:!项]?")
 _LETTER = re.compile(
-    r"(?:\(\s*([A-Z])\s*\)|\[\s*([A-Z])\s*\]|([A-Z])(?=\s*[).:\],;]|\s+-\s|\s(?:because|since)\b))(?:\s*[).:\],;]+\s*|\s+-\s+|\s*)(.*)",
+    r"(?:\(\s*([A-Z])\s*\)|\[\s*([A-Z])\s*\]|([A-Z])(?=\s*[).:\],;]|\s+[-→]\s|\s(?:because|since)\b))(?:\s*[).:\],;]+\s*|\s+[-→]\s+|\s*)(.*)",
     re.DOTALL,
 )
 _IN_BRACKETS = re.compile(r"([A-Z])\s*(\([^()]*\))\s*")  # B (blue)
 _RIGHT = re.compile(
-    rf"{_FORM}\s+(?:is|are)\s+(?:the\s+)?(?:only\s+)?(?:correct|right|true|best|answer)\b(.*)", re.DOTALL
+    rf"{_FORM}(?:\s+(?:is|are)\s+(?:the\s+)?(?:only\s+)?(?:correct|right|true|best|answer)\b"
+    r"|(?:选项)?(?:是?正确)的?|\s+it is)(.*)",
+    re.DOTALL,
 )
 _BOLD = re.compile(r"\*\*\(?([A-Z])[).:]?\*\*[).:]?(?=\s+\S)")
 _MARKED = re.compile(
@@ -77,14 +81,14 @@ _JOINED = re.compile(r"[A-H]{2,8}")
 _ANOTHER = re.compile(r"(?:or|and|,|/|&)?\s*[(\[]?[A-Z](?:[)\].:,]|\s*$|\s+(?:or|and)\b)")
 _PREFIX = re.compile(r"[(\[]?([A-Z])[)\].:]\s*(?=\S)")
 _DENIED = re.compile(
-    r"\b(?i:not|isn't|rather than|instead of)\s+(?i:option\s+|choice\s+)?[(\[]?[A-Z]\b[)\]]?[,;.]?"
+    r"\(?\b(?i:not|isn't|rather than|instead of)\s+(?i:option\s+|choice\s+)?[(\[]?[A-Z]\b[)\]]?[,;.]?"
     r"|(?i:because |since |as |and |option |choice )*[(\[]?\b[A-Z][)\]]? (?:is|are)"
     r" (?:incorrect|wrong|false|not (?:correct|right|true))[,;.]?"
 )
 # Another letter that the rest of an answer commits to.
 _CLAIM = re.compile(
     r"(?:(?:answer|option|choice|letter)s?(?: letter)?(?: is| are|:)?"
-    r"|\b(?i:it is|it's|rather|but|no,|wait,|choose|select|pick|or))\s*[(\[]?([A-Z])(?![\w'])"
+    r"|\b(?i:it is|it's|rather|but|no,?|wait,?|choose|select|pick|or))\s*[(\[]?([A-Z])(?![\w'])"
 )
 _NOT_OTHER = re.compile(r",?\s+(?:not|rather than|instead of)\s+.*", re.DOTALL | re.IGNORECASE)
 _WHICH = re.compile(r"(?:which|that|it)\s+(?:is|equals)\s+(.*)|.*[=≈]\s*([^=≈]+)", re.DOTALL | re.IGNORECASE)
@@ -188,6 +192,8 @@ def read_choice(answer: str, choices: Sequence[str]) -> Choice:
             return Choice(frozenset(content) if same else None, f"{marked[1].upper()}: {marked[2]}")
     if found is None or (choices and not found[0] <= _letters(choices)):
         found = _letter_inside(text, choices)
+    if found is None and (concluded := CONCLUSION.search(text)):
+        return read_choice(concluded[1], choices)
     if found is None:
         content = _said_choice(text, choices)
         return Choice(frozenset(content) if content else None, f"{content}: {text}" if content else text)

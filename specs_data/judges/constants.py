@@ -7,6 +7,7 @@ a logarithm or an imaginary part is not read here.
 
 from __future__ import annotations
 
+import ast
 import re
 from decimal import Context, Decimal
 from fractions import Fraction
@@ -37,8 +38,27 @@ _BRACED = (
     (re.compile(r"\\frac\s*(\d)\s*\{([^{}\\]*)\}|\\frac\s*\{([^{}\\]*)\}\s*(\d)"), r"⟨(\1\3)/(\2\4)⟩"),
     (re.compile(r"\^\s*\{([^{}\\]*)\}"), r"^(\1)"),
 )
+_REPEATING = re.compile(r"(\d{0,20})\.(\d{0,20})\\(?:overline|dot|bar)\s*(?:\{\s*(\d{1,20})\s*\}|(\d{1,20}))")
 _CONSTANT = re.compile(r"(?=.*[\dπ])[\d.+\-*/^()⟨⟩\s√π]+")
-_TOKEN = re.compile(r"\s*(?:(\d+(?:\.\d+)?|\.\d+)|([-+*/^()⟨⟩√π]))")
+# A constant as Python writes it: F(1/2) for a fraction, M(2, 1/2) for a mixed number, R(2) for a root, P for pi, and @
+# for a product without a sign.
+_PYTHON = (
+    (re.compile(r"(?<![\d.)])(\d+)\s+(\d+)\s*/\s*(\d+)(?![\d.(√π])"), r"\1⟨\2/\3⟩"),
+    (re.compile(r"√\s*(\d+(?:\.\d+)?|π)"), r"√(\1)"),
+    (re.compile(r"(?<=[\d)π⟩])\s*(?=[(√π])|(?<=[)π⟩])\s*(?=⟨)"), "@"),
+    (re.compile(r"(\d*)\.(\d*)(?<=\d)"), lambda number: f"({number[1]}{number[2]}/1{'0' * len(number[2])})"),
+    (re.compile(r"(?<!\d)0+(?=\d)"), ""),
+    (re.compile(r"(\d+)\s*⟨"), r"M(\1,"),
+)
+_NAMES = str.maketrans({"⟨": "F(", "⟩": ")", "√": "R", "π": "P", "^": "**"})
+_TWO_WAYS = re.compile(r"/\s*-?(?:[RFM]?\((?:[^()]|\([^()]*\))*\)|\d+|P)(?:\*\*\(?-?\d+\)?)?\s*@")  # 1/2π
+_SIGNS = {
+    ast.Add: (Fraction.__add__, _CONTEXT.add),
+    ast.Sub: (Fraction.__sub__, _CONTEXT.subtract),
+    ast.Mult: (Fraction.__mul__, _CONTEXT.multiply),
+    ast.MatMult: (Fraction.__mul__, _CONTEXT.multiply),
+    ast.Div: (Fraction.__truediv__, _CONTEXT.divide),
+}
 
 
 class _NoConstant(Exception):
@@ -47,6 +67,8 @@ class _NoConstant(Exception):
 
 def spelled(text: str) -> str:
     """`text` with its roots, fractions and powers on one line: √(2), ⟨(1)/(2)⟩, ^(3)."""
+    if "\\" in text:
+        text = _REPEATING.sub(_periodic, text)
     for pattern, plainly in _SPELLED:
         text = pattern.sub(plainly, text)
     before = ""
@@ -57,18 +79,25 @@ def spelled(text: str) -> str:
     return text
 
 
+def _periodic(number: re.Match[str]) -> str:
+    whole, decimals, again = number[1], number[2], number[3] or number[4]
+    nines = 10 ** len(decimals) * (10 ** len(again) - 1)
+    return f"⟨{int(whole + decimals + again) - int(whole + decimals or 0)}/{nines}⟩"
+
+
 def read_constant(line: str) -> Real | None:
     """The value of a constant that is `spelled`, or None: a Fraction where it is rational, else a Decimal."""
     if len(line) > LONGEST or not _CONSTANT.fullmatch(line):
         return None
-    tokens = _tokens(line)
-    if tokens is None:
+    for sign, meant in _PYTHON:
+        line = sign.sub(meant, line)
+    line = line.translate(_NAMES)
+    if _TWO_WAYS.search(line):
         return None
     try:
-        value, end = _sum(tokens, 0, 0)
-    except (ArithmeticError, ValueError, _NoConstant):
+        return _value(ast.parse(line.strip(), mode="eval").body)
+    except (ArithmeticError, ValueError, SyntaxError, MemoryError, RecursionError, _NoConstant):
         return None
-    return value if end == len(tokens) else None
 
 
 def tower(line: str) -> tuple[int, Decimal] | None:
@@ -93,95 +122,42 @@ def agree(gold: Fraction, answer: Fraction) -> bool:
     return abs(gold - answer) <= abs(gold) / 10**_SAME_DIGITS or max(abs(gold), abs(answer)) < Fraction(1, 10**50)
 
 
-def _tokens(text: str) -> list[str] | None:
-    tokens: list[str] = []
-    position = 0
-    text = text.rstrip()
-    while position < len(text):
-        token = _TOKEN.match(text, position)
-        if token is None:
-            return None
-        tokens.append(token[1] or token[2])
-        position = token.end()
-    return tokens
+def _value(node: ast.expr) -> Real:
+    match node:
+        case ast.Constant(value=int(number)):
+            return Fraction(number)
+        case ast.Name(id="P"):
+            return _PI
+        case ast.UnaryOp(op=ast.UAdd(), operand=operand):
+            return _value(operand)
+        case ast.UnaryOp(op=ast.USub(), operand=operand):
+            value = _value(operand)
+            return value.copy_negate() if isinstance(value, Decimal) else -value
+        case ast.BinOp(left=base, op=ast.Pow(), right=exponent):
+            return _raised(_value(base), _value(exponent))
+        case ast.BinOp(left=left, op=sign, right=right):
+            return _applied(sign, _value(left), _value(right))
+        case ast.Call(func=ast.Name(id="F"), args=[fraction]):
+            return _value(fraction)
+        case ast.Call(func=ast.Name(id="R"), args=[square]):
+            return _raised(_value(square), Fraction(1, 2))
+        case ast.Call(func=ast.Name(id="M"), args=[whole, part]):
+            share = _value(part)
+            if isinstance(share, Fraction) and 0 < share < 1:
+                return _applied(ast.Add(), _value(whole), share)
+    raise _NoConstant
 
 
-def _sum(tokens: list[str], at: int, depth: int) -> tuple[Real, int]:
-    value, at = _product(tokens, at, depth)
-    while at < len(tokens) and tokens[at] in "+-":
-        term, after = _product(tokens, at + 1, depth)
-        value, at = _applied(tokens[at], value, term), after
-    return value, at
-
-
-def _product(tokens: list[str], at: int, depth: int) -> tuple[Real, int]:
-    value, at = _signed(tokens, at, depth)
-    sign = "*"
-    while at < len(tokens):
-        if tokens[at] in "*/":
-            sign = tokens[at]
-            factor, at = _signed(tokens, at + 1, depth)
-            value = _applied(sign, value, factor)
-        elif tokens[at] in "√π(⟨":
-            if sign == "/":
-                raise _NoConstant  # 1/2π is read in two ways
-            factor, at = _power(tokens, at, depth)
-            value = _applied("*", value, factor)
-        else:
-            break
-    return value, at
-
-
-def _signed(tokens: list[str], at: int, depth: int) -> tuple[Real, int]:
-    sign = 1
-    while at < len(tokens) and tokens[at] in "+-":
-        sign = -sign if tokens[at] == "-" else sign
-        at += 1
-    value, at = _power(tokens, at, depth)
-    return (value if sign > 0 else value.copy_negate() if isinstance(value, Decimal) else -value), at
-
-
-def _power(tokens: list[str], at: int, depth: int) -> tuple[Real, int]:
-    base, at = _atom(tokens, at, depth)
-    if at == len(tokens) or tokens[at] != "^":
-        return base, at
-    exponent, at = _signed(tokens, at + 1, depth + 1)
-    return _raised(base, exponent), at
-
-
-def _atom(tokens: list[str], at: int, depth: int) -> tuple[Real, int]:
-    if at >= len(tokens) or depth > DEEPEST:
+def _applied(sign: ast.operator, value: Real, other: Real) -> Real:
+    if type(sign) not in _SIGNS:
         raise _NoConstant
-    mark = tokens[at]
-    if mark == "√":
-        value, at = _atom(tokens, at + 1, depth + 1)
-        return _raised(value, Fraction(1, 2)), at
-    if mark == "π":
-        return _PI, at + 1
-    if mark in "(⟨":
-        value, at = _sum(tokens, at + 1, depth + 1)
-        if at >= len(tokens) or tokens[at] != (")" if mark == "(" else "⟩"):
-            raise _NoConstant
-        return value, at + 1
-    if not mark[0].isdigit() and mark[0] != ".":
-        raise _NoConstant
-    number, at = Fraction(mark), at + 1
-    if at < len(tokens) and tokens[at] == "⟨":
-        part, at = _atom(tokens, at, depth + 1)
-        if number.denominator != 1 or not isinstance(part, Fraction) or not 0 < part < 1:
-            raise _NoConstant
-        number += part
-    return number, at
-
-
-def _applied(sign: str, value: Real, other: Real) -> Real:
+    exactly, nearly = _SIGNS[type(sign)]
     if isinstance(value, Fraction) and isinstance(other, Fraction):
-        exact = {"+": value.__add__, "-": value.__sub__, "*": value.__mul__, "/": value.__truediv__}[sign](other)
+        exact: Fraction = exactly(value, other)
         if max(exact.numerator.bit_length(), exact.denominator.bit_length()) > MOST_BITS:
             raise _NoConstant
         return exact
-    left, right = _decimal(value), _decimal(other)
-    return {"+": _CONTEXT.add, "-": _CONTEXT.subtract, "*": _CONTEXT.multiply, "/": _CONTEXT.divide}[sign](left, right)
+    return nearly(_decimal(value), _decimal(other))
 
 
 def _raised(base: Real, exponent: Real) -> Real:

@@ -6,23 +6,8 @@ Worked example:
     1.5 million -> 1500000, shown to no decimal place
     500 cm      -> 500, unit cm; equal to 5 m
 
-The policy, in full:
-
-- Whole numbers and fractions are compared exactly. 0 is not 0.0000001.
-- Decimals are compared exactly up to floating-point noise (1e-9 of the gold, and 1e-9 at most).
-- A gold written as a decimal with at least three significant digits is met by an answer that is
-  more precise and rounds to it (gold 3.14, answer 3.1416). An answer less precise than the gold is
-  wrong.
-- An exact gold that has no finite decimal (1/3) is met by a decimal of at least three significant
-  digits that rounds it correctly (0.333).
-- A unit that only one side has is forgiven. Two units are converted; where they cannot be, the
-  answer is wrong. What is a unit is told in `units`; 3 h 30 min is one quantity, 3.5 h.
-- A part in words is a factor (3 tenths is 0.3), and a number may be said twice (8 (eight)).
-- A percent sign is a unit that only one side may have, and it is also a factor: 50% is 0.5, and
-  5% is 5 as well as 0.05. Two percentages are compared as they stand.
-- A comma or a space before groups of three digits separates thousands; a decimal comma is not read.
-- A root or pi makes a number, too (3\\sqrt2, 16\\pi cm^2): it is known to 60 digits and the same where 40 agree.
-- `a - b` of two plain numbers is a range, a score or a date and no number (see `values`).
+What is a unit is told in `units`; 3 h 30 min is one quantity, 3.5 h. A part in words is a factor (3 tenths is 0.3), and
+a number may be said twice (8 (eight)). When two are the same is the policy in `judges`.
 """
 
 from __future__ import annotations
@@ -30,16 +15,15 @@ from __future__ import annotations
 import re
 from decimal import Decimal
 from fractions import Fraction
-from functools import cache, lru_cache
-from itertools import pairwise, takewhile
-from typing import Any
+from functools import lru_cache
+from itertools import takewhile
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from specs_data.judges.answers import plain
 from specs_data.judges.constants import agree, read_constant, spelled
-from specs_data.judges.units import read_unit, unit_of
+from specs_data.judges.units import conversion, read_unit, unit_of
 
 LONGEST = 120
 NOISE = Fraction(1, 10**9)
@@ -50,7 +34,8 @@ MOST_DIGITS = 400
 class Quantity(Struct, frozen=True):
     """A number. `places` counts the decimal places it shows, None where it is written exactly;
     `digits` counts its significant digits; `name` is the variable it is assigned to (x = 5). A `surd` is
-    irrational: `value` is within 1e-50 of it. `also` is the same number as it is rounded (2√7 ≈ 5.29)."""
+    irrational: `value` is within 1e-50 of it. `also` is the same number as it is rounded (2√7 ≈ 5.29). Of a gold,
+    `asked` is the number of decimal places to round to, `within` the share of it that an answer may differ by."""
 
     value: Fraction
     places: int | None = None
@@ -60,6 +45,8 @@ class Quantity(Struct, frozen=True):
     surd: bool = False
     also: Quantity | None = None
     text: str = ""
+    asked: int | None = None
+    within: Fraction = Fraction(0)
 
 
 _INTEGER = re.compile(r"[+-]?\d{1,15}")
@@ -67,13 +54,9 @@ _NUMBER = (
     r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d{1,3}(?: \d{3})+(?![\d/])|\d+)?(?:(?<=\d)\.\d+|(?<![\d.])\.\d+|(?<=\d)\.(?!\d))?"
 )
 _HEAD = re.compile(
-    rf"(?P<sign>[+-]?)\s*(?P<currency>(?:(?:US ?)?\$|[€£¥₹])?)\s*(?P<number>(?=[\d.]){_NUMBER})"
+    rf"(?P<sign>[+-]?)\s*(?P<currency>(?:(?:USD? ?)?\$|USD(?= ?\d)|[€£¥₹])?)\s*(?P<number>(?=[\d.]){_NUMBER})"
     r"(?:[eE](?P<e>[+-]?\d{1,4})(?![\d.])|\s*[*x]\s*10\s*\^\s*(?:\{\s*(?P<p>[+-]?\d{1,4})\s*\}|(?P<q>[+-]?\d{1,4})))?"
-    r"(?:\s*/\s*(?P<over>\d{1,30})(?![\d.,^(])|\s+(?P<top>\d{1,9})\s*/\s*(?P<below>\d{1,9})(?![\d.,^(])"
-    r"|\s*\\frac\s*(?:\{\s*(?P<ftop>\d{1,9})\s*\}\s*\{\s*(?P<fbelow>\d{1,9})\s*\}|(?P<ft>\d)\s*(?P<fb>\d)))?"
 )
-_FRACTION = re.compile(r"([+-]?)\s*\\frac\s*(?:\{\s*([+-]?\d{1,30})\s*\}\s*\{\s*([+-]?\d{1,30})\s*\}|(\d)\s*(\d))")
-_REPEATING = re.compile(r"([+-]?)\s*(\d{0,20})\.(\d{0,20})\\(?:overline|dot|bar)\s*(?:\{\s*(?=\d)|(?=\d))(\d{1,20})\}?")
 _NAME = re.compile(
     r"\s*(?:(?:m\s*)?[∠△]?\s*[A-Za-z]+'*(?:_\{?[\w△]{1,8}\}?)?(?: [A-Za-z]+){0,3}|[A-Za-z]\([A-Za-z0-9]\)|\|[A-Z]{2}\|"
     r"|\\frac\s*\{[A-Z]{2}\}\s*\{[A-Z]{2}\}|[A-Z]{2}\s*/\s*[A-Z]{2}|\\(?:sin|cos|tan)\s*∠?\s*[A-Z]{1,3})\s*"
@@ -116,14 +99,6 @@ _PART = re.compile(rf"\s+({'|'.join(_PARTS)})(?![A-Za-z])", re.IGNORECASE)
 _LEAD = re.compile(r"(?:so|thus|therefore|hence|then|finally)\b\s*,?\s*", re.IGNORECASE)
 _MINUS = re.compile(r"(?:minus|negative)\s+", re.IGNORECASE)
 _AGAIN = re.compile(r"\s*\(([^()]{1,60})\)")
-_COMPOUND_UNITS = (
-    {"day": 86400, "d": 86400, "hour": 3600, "h": 3600, "minute": 60, "second": 1},
-    {"yard": 36, "yd": 36, "foot": 12, "ft": 12, "inch": 1},
-    {"pound": 16, "lb": 16, "ounce": 1, "oz": 1},
-    {"km": 10**6, "kilometer": 10**6, "m": 1000, "meter": 1000, "cm": 10, "centimeter": 10, "mm": 1},
-    {"kg": 1000, "kilogram": 1000, "g": 1, "gram": 1},
-    {"dollar": 100, "us_cent": 1},
-)
 _COMPOUND = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]+)\.?(?:\s+(?:and\s+)?|$)")
 
 
@@ -142,7 +117,7 @@ def read_plain_quantity(text: str, letters: bool = True) -> Quantity | None:
 
 
 def same_quantity(gold: Quantity, answer: Quantity) -> bool:
-    """Is `answer` the number `gold`? Not symmetric: see the policy above."""
+    """Is `answer` the number `gold`? Not symmetric: see the policy in `judges`."""
     if names_differ(gold.name, answer.name):
         return False
     wanted = [gold, gold.also] if gold.also else [gold]
@@ -167,7 +142,7 @@ def _same_form(gold: Quantity, answer: Quantity) -> bool:
     if "%" in (gold.unit, answer.unit) and not (gold.unit and answer.unit):
         return same_number(gold, answer) or same_number(_without_percent(gold), _without_percent(answer))
     if not gold.unit or not answer.unit:
-        return same_number(gold, answer)
+        return same_number(gold, answer) or _same_angle(gold, answer)
     factors = conversion(answer.unit, gold.unit)
     if factors is None:
         return False
@@ -177,10 +152,26 @@ def _same_form(gold: Quantity, answer: Quantity) -> bool:
     return same_number(gold, Quantity(answer.value * scale + offset, places, answer.digits, surd=answer.surd))
 
 
+def _same_angle(gold: Quantity, answer: Quantity) -> bool:
+    """One in degrees and one in parts of pi, which needs no unit to be radians."""
+    if gold.unit == "degree" and answer.surd and "π" in spelled(answer.text):
+        return _same_form(gold, replace(answer, unit="rad"))
+    return (
+        answer.unit == "degree"
+        and gold.surd
+        and "π" in spelled(gold.text)
+        and _same_form(replace(gold, unit="rad"), answer)
+    )
+
+
 def same_number(gold: Quantity, answer: Quantity) -> bool:
     """Are the numbers the same, units aside?"""
     difference = abs(answer.value - gold.value)
     if not difference or ((gold.surd or answer.surd) and agree(gold.value, answer.value)):
+        return True
+    if gold.asked is not None and 2 * difference <= Fraction(10) ** -gold.asked:
+        return True
+    if gold.within and difference <= gold.within * abs(gold.value):
         return True
     if gold.places is None and answer.places is None:
         return False
@@ -196,16 +187,6 @@ def rounds_to(value: Fraction, shown: Quantity) -> bool:
     if shown.places is None or shown.digits < ENOUGH_DIGITS:
         return False
     return 2 * abs(value - shown.value) <= Fraction(10) ** -shown.places
-
-
-def conversion(unit: str, wanted: str) -> tuple[Fraction, Fraction] | None:
-    """(scale, offset) that take a number of `unit` to `wanted`, or None where there is no such thing.
-    Units are as `read_unit` gives them. Pounds may be money."""
-    if {"pound_sterling", "pound"} == {_singular(unit), _singular(wanted)} or (
-        _singular(unit).lower() == _singular(wanted).lower()
-    ):
-        return Fraction(1), Fraction(0)
-    return _converted(unit, wanted)
 
 
 @lru_cache(maxsize=4096)
@@ -293,31 +274,21 @@ def _read_compound(text: str) -> Quantity | None:
     parts: list[tuple[Fraction, str]] = []
     end = 0
     while (part := _COMPOUND.match(text, end)) and len(parts) < 4:
-        parts.append((Fraction(part[1]), _singular(read_unit(" " + part[2]) or "").lower()))
+        parts.append((Fraction(part[1]), read_unit(" " + part[2]) or ""))
         end = part.end()
-    sizes = next((sizes for sizes in _COMPOUND_UNITS if parts and parts[0][1] in sizes), None)
-    if end < len(text) or len(parts) < 2 or sizes is None or any(unit not in sizes for _, unit in parts):
+    if end < len(text) or len(parts) < 2 or not all(unit for _, unit in parts):
         return None
-    if any(number * sizes[unit] >= sizes[before] for (_, before), (number, unit) in pairwise(parts)):
-        return None
-    whole, unit = sum(number * sizes[unit] for number, unit in parts), parts[0][1]
-    return Quantity(Fraction(whole) / sizes[unit], unit=unit)
+    total, unit = parts.pop()
+    for number, larger in reversed(parts):
+        factors = conversion(unit, larger) if unit != larger else None
+        if factors is None or factors[1] or total * factors[0] >= 1:
+            return None
+        total, unit = number + total * factors[0], larger
+    return Quantity(total, unit=unit)
 
 
 def _read_literal(text: str, letters: bool) -> Quantity | None:
     text = text.strip()
-    if "\\" in text and (repeating := _REPEATING.match(text)):
-        sign, whole, decimals, again = repeating.groups()
-        nines = 10 ** len(decimals) * (10 ** len(again) - 1)
-        value = Fraction(int(whole + decimals or 0)) / 10 ** len(decimals) + Fraction(int(again), nines)
-        return _with_unit(-value if sign == "-" else value, None, 0, "", text[repeating.end() :], letters)
-    fraction = _FRACTION.match(text) if "\\frac" in text else None
-    if fraction:
-        sign, top, below, short_top, short_below = fraction.groups()
-        number = _ratio(top or short_top, below or short_below)
-        if number is None:
-            return None
-        return _with_unit(-number if sign == "-" else number, None, 0, "", text[fraction.end() :], letters)
     head = _HEAD.match(text)
     if not head:
         return None
@@ -331,14 +302,6 @@ def _read_literal(text: str, letters: bool) -> Quantity | None:
     value = Fraction(int(whole + decimals) * 10 ** max(0, shift), 10 ** max(0, -shift))
     places = -shift if point else None
     digits = len(written.replace(".", "").lstrip("0"))
-    top, below = part["top"] or part["ftop"] or part["ft"], part["below"] or part["fbelow"] or part["fb"]
-    if part["over"] or below:
-        if places is not None or exponent:
-            return None
-        ratio = _ratio(top or written, part["over"] or below)
-        if ratio is None:
-            return None
-        value = value + ratio if top else ratio
     rest = text[head.end() :]
     scale = _SCALE.match(rest) if rest else None
     if scale:
@@ -360,16 +323,6 @@ def _with_unit(
     if unit is None or (unit and currency):
         return None
     return Quantity(value, places, digits, unit or unit_of(currency[-1:]))
-
-
-def _ratio(top: str, below: str) -> Fraction | None:
-    return Fraction(int(top), int(below)) if int(below) else None
-
-
-def _singular(unit: str) -> str:
-    if len(unit) <= 3 or not unit.endswith("s") or unit.endswith("ss"):
-        return unit
-    return unit[:-2] if unit.endswith(("xes", "ches", "shes", "sses")) else unit[:-1]
 
 
 def _without_percent(number: Quantity) -> Quantity:
@@ -468,36 +421,3 @@ def _read_constant(text: str, letters: bool) -> Quantity | None:
     rest = _RAISED.sub(r"^\1", rest)
     unit = read_unit(rest, letters) if letters or not _ALGEBRA.fullmatch(rest) else None
     return None if unit is None else Quantity(Fraction(value), unit=unit, surd=isinstance(value, Decimal))
-
-
-@lru_cache(maxsize=4096)
-def _converted(unit: str, wanted: str) -> tuple[Fraction, Fraction] | None:
-    registry = _registry()
-    try:
-        one, zero = (
-            registry.Quantity(Fraction(number), _spelled(unit)).to(_spelled(wanted)).magnitude for number in (1, 0)
-        )
-        return Fraction(one) - Fraction(zero), Fraction(zero)
-    except Exception:  # the units are hostile text, and pint raises many kinds
-        return None
-
-
-def _spelled(unit: str) -> str:
-    for written, meant in (("square ", "sq_"), ("sq. ", "sq_"), ("sq ", "sq_"), ("cubic ", "cu_"), ("cu ", "cu_")):
-        if unit.lower().startswith(written):
-            power = "^2" if meant == "sq_" else "^3"
-            return f"({_spelled(unit[len(written) :])}){power}"
-    unit = re.sub(r"(?<=[A-Za-zμΩ])([2-4])", r"^\1", unit.replace("{", "").replace("}", ""))
-    return unit.replace("°C", "degC").replace("°F", "degF").replace(" per ", "/").replace("°", "degree")
-
-
-@cache
-def _registry() -> Any:
-    # Half a second: loaded only once two different units meet.
-    from pint import UnitRegistry
-
-    registry: Any = UnitRegistry(non_int_type=Fraction)
-    for name in ("dollar", "euro", "pound_sterling", "yen", "rupee"):
-        registry.define(f"{name} = [{name}_currency]")
-    registry.define("us_cent = dollar / 100")
-    return registry

@@ -23,17 +23,20 @@ import asyncio
 import os
 import re
 from collections.abc import Sequence
+from fractions import Fraction
 from functools import lru_cache
 from types import TracebackType
 from typing import Self
 
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
+from msgspec.structs import replace
 
 from specs_data.format import THINK_ANSWER, ResponseFormat
 from specs_data.judges.answers import final_answer, plain, said, unboxed, without_indices
 from specs_data.judges.choices import gold_letters, read_choice
-from specs_data.judges.numbers import Quantity, conversion
+from specs_data.judges.numbers import Quantity
 from specs_data.judges.symbolic import Question, Reply, SymbolicJudge
+from specs_data.judges.units import conversion, read_unit
 from specs_data.judges.values import (
     Formula,
     Meaning,
@@ -48,7 +51,7 @@ from specs_data.judges.values import (
     same_value,
     shown,
 )
-from specs_data.records import AnswerType, Judgement, Problem
+from specs_data.records import AnswerType, Judgement, Policy, Problem
 
 __all__ = ["RuleJudge", "final_answer", "gold_fault", "same_answer"]
 
@@ -80,10 +83,12 @@ class RuleJudge:
         answer_type: AnswerType,
         choices: Sequence[str] = (),
         fmt: ResponseFormat = THINK_ANSWER,
+        policy: Policy | UnsetType = UNSET,
     ) -> Judgement:
         """Judge one response. `choices` are the contents behind the letters A, B, ..., where known.
-        Never raises, whatever the text; blocks for a second at most once a worker is running."""
-        answer, verdict = _decide(response, gold, answer_type, tuple(choices), fmt)
+        `policy` is how the source wants
+        numbers compared. Never raises, whatever the text; blocks for a second at most once a worker is running."""
+        answer, verdict = _decide(response, gold, answer_type, tuple(choices), fmt, policy)
         found = verdict.found
         if isinstance(found, Question):
             found = self._symbolic.ask(found).result()
@@ -96,9 +101,10 @@ class RuleJudge:
         answer_type: AnswerType,
         choices: Sequence[str] = (),
         fmt: ResponseFormat = THINK_ANSWER,
+        policy: Policy | UnsetType = UNSET,
     ) -> Judgement:
         """`judge`, without blocking the event loop."""
-        answer, verdict = _decide(response, gold, answer_type, tuple(choices), fmt)
+        answer, verdict = _decide(response, gold, answer_type, tuple(choices), fmt, policy)
         found = verdict.found
         if isinstance(found, Question):
             found = await asyncio.wrap_future(self._symbolic.ask(found))
@@ -149,7 +155,12 @@ def gold_fault(problem: Problem) -> str | None:
 
 
 def _decide(
-    response: str, gold: str, answer_type: AnswerType, choices: tuple[str, ...], fmt: ResponseFormat
+    response: str,
+    gold: str,
+    answer_type: AnswerType,
+    choices: tuple[str, ...],
+    fmt: ResponseFormat,
+    policy: Policy | UnsetType,
 ) -> tuple[str | None, _Verdict]:
     answer = final_answer(response, fmt)
     if answer is not None and len(answer) > LONGEST:
@@ -159,11 +170,15 @@ def _decide(
     if answer is None:
         fault = _read_gold(gold, answer_type, choices).fault
         return None, _Verdict(Reply(None, fault) if fault else Reply(False, "no answer"))
-    return answer, (_remembered if len(answer) < LONGEST_REMEMBERED else _compare)(gold, answer, answer_type, choices)
+    return answer, (_remembered if len(answer) < LONGEST_REMEMBERED else _compare)(
+        gold, answer, answer_type, choices, policy
+    )
 
 
 @lru_cache(maxsize=4096)
-def _read_gold(gold: str, answer_type: AnswerType, choices: tuple[str, ...]) -> _Gold:
+def _read_gold(
+    gold: str, answer_type: AnswerType, choices: tuple[str, ...], policy: Policy | UnsetType = UNSET
+) -> _Gold:
     tagged = _ANSWER_TAGS.fullmatch(gold)
     text = plain(unboxed(tagged[1] if tagged else gold))
     if not text or text.lower() in _MISSING:
@@ -177,6 +192,9 @@ def _read_gold(gold: str, answer_type: AnswerType, choices: tuple[str, ...]) -> 
         if choices:
             return _Gold(text, fault=letters)
     value = read_plain(text, letters=answer_type == "numeric")
+    if policy and isinstance(value, Quantity):
+        unit = value.unit or read_unit(f" {policy.unit}") or ""
+        value = replace(value, unit=unit, asked=policy.precision, within=Fraction(policy.tolerance))
     worded = isinstance(value, Words) or (answer_type in ("text", "multiple_choice") and not is_structured(value))
     if answer_type == "numeric" and worded:
         return _Gold(text, fault="unparseable gold")
@@ -185,8 +203,14 @@ def _read_gold(gold: str, answer_type: AnswerType, choices: tuple[str, ...]) -> 
     return _Gold(text, "text" if worded else "math", value=value, literal=answer_type == "text")
 
 
-def _compare(written: str, answer: str, answer_type: AnswerType, choices: tuple[str, ...]) -> _Verdict:
-    gold = _read_gold(written, answer_type, choices)
+def _compare(
+    written: str,
+    answer: str,
+    answer_type: AnswerType,
+    choices: tuple[str, ...],
+    policy: Policy | UnsetType = UNSET,
+) -> _Verdict:
+    gold = _read_gold(written, answer_type, choices, policy)
     if gold.fault:
         return _Verdict(Reply(None, gold.fault))
     if gold.value is None:

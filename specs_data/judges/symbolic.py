@@ -27,7 +27,6 @@ from typing import IO, Any, NoReturn
 import msgspec
 
 from specs_data.judges.numbers import Quantity, read_quantity, rounds_to, same_quantity
-from specs_data.judges.units import is_known
 from specs_data.judges.values import Formula, is_structured, read_value, same_value
 
 SECONDS = 0.5  # of processor time: a verdict must not depend on how busy the machine is
@@ -57,10 +56,10 @@ _PLAIN_MATH = (
     (re.compile("±"), r"\\pm "),
     (re.compile(r"\*\*"), "^"),
     (re.compile("%"), r"\\%"),
+    (re.compile(r"(\d+(?:\.\d+)?)\s*°"), r"(\1\\cdot\\frac{\\pi}{180})"),
     (re.compile("°"), r"^\\circ"),
 )
 _LETTER = re.compile(r"\\[A-Za-z]+|[A-Za-z]")
-_LAST_WORD = re.compile(r"(?<=[\s}])([A-Za-z]+)\s*$")
 # Powers of powers of numbers, and powers and factorials with many digits.
 _LARGE = re.compile(r"\d[\s)}]*\^[\s({]*\d+[\s)}]*\^|\^[\s({]*-?\d{4,}|\d{4,}[\s)}]*!|!\s*\)*\s*!")
 _WARMING = (
@@ -412,12 +411,9 @@ def _parsed(text: str) -> Any:
 
     # Only the LaTeX reader: the other one hands text to sympy's parse_expr, which evaluates it.
     reader = LatexExtractionConfig(boxed_match_priority=0)
-    word = _LAST_WORD.search(text)
-    if not word or not is_known(word[1]):  # math-verify would take the ab of 6ab for a unit
-        cleaning = replace(reader.normalization_config, units=False)
-        reader = replace(reader, normalization_config=cleaning)
-    config = [reader]
-    found = parse(f"\\boxed{{{_as_latex(text)}}}", extraction_config=config, parsing_timeout=None)
+    # Units have been read before; math-verify would take the ab of 6ab for one.
+    reader = replace(reader, normalization_config=replace(reader.normalization_config, units=False))
+    found = parse(f"\\boxed{{{_as_latex(text)}}}", extraction_config=[reader], parsing_timeout=None)
     return next((value for value in found if not isinstance(value, str)), None)
 
 

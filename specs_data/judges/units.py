@@ -1,12 +1,53 @@
-r"""What is a unit: the symbols and names that may follow a number.
+r"""What is a unit: the symbols and names that may follow a number, and what one unit is in another.
 
 Worked example: in `5 kN`, `5m/s^2` and `5 red blocks` what follows the number is a unit (a counted
-noun is one, too); in `6xy`, `2 sinx`, `9 C 2`, `3 tenths` and `5 fewer` it is not.
+noun is one, too); in `6xy`, `2 sinx`, `9 C 2`, `3 tenths` and `5 fewer` it is not. 5 cm are 1/20 m.
 """
 
 from __future__ import annotations
 
 import re
+from collections import Counter
+from fractions import Fraction
+from functools import cache, lru_cache
+
+from msgspec import Struct
+
+# Names of a unit, the first as it is shown = what one is: a dimension of its own, or so much of other units (+ where
+# its zero lies) : the prefixes that its first name takes. What has no size is known to be a unit, no more.
+_TABLE = """
+m meter metre = length : k c d m n p μ u; Å = 1e-10 m; ly = 9460730472580800 m
+inch in inches = 0.0254 m; foot ft feet = 12 inch; yard yd = 3 foot; mi mile = 1760 yard
+ha hectare = 10000 m^2; acre = 4840 yard^2
+L l liter litre = 1/1000 m^3 : k m c d μ; ml = 1/1000 L; dl = 1/10 L; cl = 1/100 L; cc = 1 cm^3
+gal gallon = 231 inch^3; qt quart = 1/4 gal; pt pint = 1/8 gal
+g gram = mass : k m μ u; lb lbs pound = 453.59237 g; oz ounce = 1/16 lb; amu = 1.66053906660e-27 kg
+s sec secs second = time : m μ u n; min mins minute = 60 s; h hr hrs hour = 3600 s; day = 24 h
+week = 7 day; year = 365.25 day; month = 1/12 year; Hz hertz = 1 /s : k M G; Bq becquerel = 1 /s
+mph = 1 mi/h; km/h kmh kmph kph = 1000 m/h
+rad radian = angle; degree deg ° = 0.0174532925199432957692369076848861271344287188854172545609719144 rad
+% percent pct percentage = percent
+K kelvin = temperature : m; degC °C celsius degreec degreecelsius degreescelsius = 1 K + 273.15
+degF °F fahrenheit degreef degreefahrenheit degreesfahrenheit = 5/9 K + 45967/180
+N newton = 1 kg*m/s^2 : k m M; Pa pascal = 1 N/m^2 : k M h; bar = 100000 Pa : m; atm = 101325 Pa
+mmHg = 133.322387415 Pa; psi = 6894.757293168 Pa
+J joule = 1 N*m : k m M; W watt = 1 J/s : k m M G; Wh = 3600 J : k; hp = 745.69987158227022 W
+eV electronvolt = 1.602176634e-19 J : k M G; cal calorie = 4.184 J : k; Gy gray = 1 J/kg; Sv sievert = 1 J/kg : m
+A amp ampere = current : m μ k; C coulomb = 1 A*s : m μ u n; V volt = 1 W/A : k m M; Ω ohm = 1 V/A : k m M
+F farad = 1 C/V : m μ u n p; Wb weber = 1 V*s; H henry = 1 Wb/A : m μ; T tesla = 1 Wb/m^2 : m
+mol mole = amount : m; lm lumen = light; lx lux = 1 lm/m^2
+bit = information; byte = 8 bit; kB KB = 1000 byte; MB = 1000 kB; GB = 1000 MB; TB = 1000 GB; bps = 1 bit/s : k M
+dollar $ USD usdollar usdollars = dollars; us_cent cent ¢ = 1/100 dollar; euro EUR € = euros
+pound_sterling GBP £ = sterling; yen ¥ = yens; rupee ₹ = rupees
+unit square sq cubic cu am pm AM PM CD CDs TV TVs dB rpm fps bpm ppm cd =
+"""
+_PREFIXES = {
+    **{"G": ("giga", "1e9"), "M": ("mega", "1e6"), "k": ("kilo", "1e3"), "h": ("hecto", "1e2"), "d": ("deci", "1e-1")},
+    **{"c": ("centi", "1e-2"), "m": ("milli", "1e-3"), "μ": ("micro", "1e-6"), "u": ("micro", "1e-6")},
+    **{"n": ("nano", "1e-9"), "p": ("pico", "1e-12")},
+}
+# What is written alike, of two kinds: pounds may be money, and C is a degree, too.
+_EITHER = ({"pound_sterling", "lb"}, {"degC", "C"}, {"degF", "F"})
 
 _GAP = re.compile(r"(?<=[\w})π])\s+(?=[A-Za-zμΩ])|(?<=[})π])(?=[A-Za-zμΩ])")
 _SIGNS = "A-Za-zμΩÅ°$€£¥₹¢"
@@ -14,31 +55,19 @@ _POWER = r"(?:\s*\^\s*\{?-?[1-4]\}?|-?[1-4])?(?![\d.])"
 _UNIT = re.compile(rf"[{_SIGNS}]+\.?{_POWER}(?:\s*[/*\s]\s*[A-Za-zμΩÅ°]+\.?{_POWER}){{0,5}}")
 _WORD = re.compile(rf"[{_SIGNS}]+")
 _NEXT = re.compile(rf"(?:\s*[/*]\s*|\s+|^)([{_SIGNS}]+){_POWER}")
-_ENGLISH = frozenset(("A", "in", "am", "us"))  # words as well: 5 in, but not: 5 in the picture
-_LATEX = ((re.compile(r"\\Omega(?![A-Za-z])\s*"), "Ω"), (re.compile(r"\\mu(?![A-Za-z])\s*"), "μ"))
-
-# One letter after a number is a unit only where it is one of these: 5x is algebra.
-_LETTERS = frozenset("mgsLlAVWNJKCFHhTΩ°Å$€£¥₹¢")
-_SYMBOL_LIST = (
-    "km cm mm dm nm pm μm um kg mg μg ug ms μs us ns hr hrs min mins sec secs mL ml dL dl cL cl kL μL mA μA kA kV mV "
-    "MV kW mW MW GW kWh Wh kN mN MN kJ mJ MJ eV keV MeV GeV Pa kPa MPa hPa Hz kHz MHz GHz mK nF pF μF uF mF mC μC nC "
-    "uC mH μH mT kΩ MΩ mΩ mol mmol Wb lm lx Bq Sv in ft yd mi oz lb lbs pt qt gal ha atm bar mbar mmHg psi rad deg rpm "
-    "mph kph kmh kmph Mbps kbps KB kB MB GB TB dB cal kcal ly hp cc cu sq am pm AM PM °C °F USD EUR GBP CD CDs TV TVs "
-    "fps bpm ppm Gy mSv cd degC degF amu"
-)
-_SYMBOLS = frozenset(_SYMBOL_LIST.split())
-# In algebra, letters that stand right after a number are more likely a product.
-_PRODUCTS = frozenset(("pt", "ha", "hp", "ly", "pm", "am", "cd", "cl", "dl", "cc", "cu", "sq", "us", "ns", "um", "ug"))
-_NAMES = re.compile(
-    r"(?:milli|centi|deci|kilo|micro|nano|mega|giga)?"
-    r"(?:met(?:er|re)|gram|lit(?:er|re)|second|watt|volt|amp|ampere|ohm|newton|joule|kelvin|hertz|pascal|calorie|byte|bit)s?"
-    r"|(?:minute|hour|day|week|month|year|degree|yard|mile|pound|ounce|gallon|dollar|cent|euro|unit|radian|acre|hectare)s?"
-    r"|inch(?:es)?|foot|feet|celsius|fahrenheit|percent|square|cubic|kilowatt-?hours?",
+_FACTOR = re.compile(
+    rf"\s*(?:([*/])\s*|(per)\s+)?(?:(square|sq|cubic|cu)\.?\s+)?([{_SIGNS}%_]+)\.?(?:\s*\^?\s*\{{?(-?[1-4])\}}?)?",
     re.IGNORECASE,
 )
+_RAISED = {"": 1, "square": 2, "sq": 2, "cubic": 3, "cu": 3}
+_BARE = re.compile(r"(?:(?:square|cubic|sq\.?|cu\.?)\s+)?units?(?:\s*\^?\s*\{?[23]\}?)?", re.IGNORECASE)
+_ENGLISH = frozenset(("A", "in", "am", "us"))  # words as well: 5 in, but not: 5 in the picture
+_LATEX = ((re.compile(r"\\Omega(?![A-Za-z])\s*"), "Ω"), (re.compile(r"\\mu(?![A-Za-z])\s*"), "μ"))
+# In algebra, letters that stand right after a number are more likely a product.
+_PRODUCTS = frozenset(("pt", "ha", "hp", "ly", "pm", "am", "cd", "cl", "dl", "cc", "cu", "sq", "us", "ns", "um", "ug"))
 _NOUN = re.compile(r"(?=.*[aeiouyAEIOUY])[A-Za-z]{3,}")
 _NO_UNIT = re.compile(
-    r"(?<![A-Za-z])(?:or|and|to|not|but|minus|plus|times|than|less|more|fewer|if|is|are|was|were|of|over|at|least|most"
+    r"(?<![A-Za-z])(?:or|and|to|not|but|minus|plus|times(?=\s*\S)|than|less|more|fewer|if|is|are|was|were|of|over|at|least|most"
     r"|either|nor|by|the|below|above|under|before|after|short|greater|larger|smaller|bigger|higher|lower|negative|without"
     r"|half|halves|(?:third|quarter|fourth|fifth|sixth|seventh|eighth|ninth|tenth|hundredth|thousandth)s?"
     r"|choose|factorial|remainder|rem|mod|modulo|squared|cubed|double|twice|infty|cup|cap|leq|geq|le|ge|lt|gt|neq|ne|frac"
@@ -58,53 +87,34 @@ _COUNTERS = "个只人条块岁名辆本张次种件棵页支把位头台双根�
 _CHINESE_UNIT = re.compile(
     rf"(?<=[\dπ}})$^A-Za-z ])(平方|立方)?({'|'.join(_CHINESE)})(?![\u4e00-\u9fff])|(?<=\d)[{_COUNTERS}](?!\w)"
 )
-_SAME = {
-    "percent": "%",
-    "pct": "%",
-    "°": "degree",
-    "deg": "degree",
-    "degrees": "degree",
-    "$": "dollar",
-    "usd": "dollar",
-    "usdollar": "dollar",
-    "usdollars": "dollar",
-    "cent": "us_cent",
-    "cents": "us_cent",
-    "¢": "us_cent",
-    "€": "euro",
-    "eur": "euro",
-    "£": "pound_sterling",
-    "gbp": "pound_sterling",
-    "¥": "yen",
-    "₹": "rupee",
-    "sec": "second",
-    "secs": "second",
-    "s": "second",
-    "hr": "hour",
-    "hrs": "hour",
-    "min": "minute",
-    "mins": "minute",
-    "rad": "radian",
-    "cc": "cm^3",
-    "°c": "degC",
-    "°f": "degF",
-    "degreec": "degC",
-    "degreef": "degF",
-    "degreecelsius": "degC",
-    "degreescelsius": "degC",
-    "celsius": "degC",
-    "degreefahrenheit": "degF",
-    "degreesfahrenheit": "degF",
-    "fahrenheit": "degF",
-    "kmh": "km/h",
-    "kph": "km/h",
-    "kmph": "km/h",
-    "in": "inch",
-    "feet": "foot",
-    "lbs": "lb",
-    "units": "",
-    "unit": "",
-}
+
+
+class _Measure(Struct, frozen=True):
+    """How much of which dimensions a unit is, each to its power, and where its zero lies."""
+
+    size: Fraction
+    powers: tuple[tuple[str, int], ...]
+    zero: Fraction = Fraction(0)
+
+
+def _read_table() -> tuple[dict[str, str], dict[str, str]]:
+    """The shown name of each name, and what each shown name is."""
+    names: dict[str, str] = {}
+    sizes: dict[str, str] = {}
+    for entry in _TABLE.strip().replace("\n", ";").split(";"):
+        written, _, meant = entry.partition("=")
+        size, _, prefixes = meant.partition(":")
+        first, *others = written.split()
+        sizes[first] = size.strip()
+        names |= {name: first if sizes[first] else name for name in (first, *others)}
+        for sign in prefixes.split():
+            word, factor = _PREFIXES[sign]
+            sizes[sign + first] = f"{factor} {first}"
+            names |= dict.fromkeys((sign + first, *(word + name for name in others if len(name) > 2)), sign + first)
+    return names, sizes
+
+
+_NAMES, _SIZES = _read_table()
 
 
 def read_unit(text: str, letters: bool = True) -> str | None:
@@ -121,12 +131,64 @@ def read_unit(text: str, letters: bool = True) -> str | None:
     words = _WORD.findall(text)
     if attached and not (is_known(words[0]) and (letters or (len(words[0]) > 1 and words[0] not in _PRODUCTS))):
         return None
-    folded = "".join(text.lower().split())
-    if folded in _SAME:
-        return _SAME[folded]
+    if _BARE.fullmatch(text):
+        return ""
+    if name := _name(text) or _name("".join(text.split())):
+        return name
     if not all(is_known(word) or _NOUN.fullmatch(word) for word in words):
         return None
     return re.sub(r"\s*([\^/*])\s*", r"\1", " ".join(text.replace("{", "").replace("}", "").split()))
+
+
+@lru_cache(maxsize=4096)
+def conversion(unit: str, wanted: str) -> tuple[Fraction, Fraction] | None:
+    """(scale, offset) that take a number of `unit` to `wanted`, or None where there is no such thing.
+    Units are as `read_unit` gives them."""
+    if {unit, wanted} in _EITHER or _singular(unit.lower()) == _singular(wanted.lower()):
+        return Fraction(1), Fraction(0)
+    one, other = _measure(unit), _measure(wanted)
+    if one is None or other is None or one.powers != other.powers:
+        return None
+    return one.size / other.size, (one.zero - other.zero) / other.size
+
+
+def _measure(unit: str) -> _Measure | None:
+    """What `unit` is in dimensions, None for what has no size."""
+    size, zero, at = Fraction(1), Fraction(0), 0
+    powers: Counter[str] = Counter()
+    while at < len(unit) and (factor := _FACTOR.match(unit, at)):
+        sign, per, raised, word, power = factor.groups(default="")
+        one = _defined(_name(word) or "")
+        if one is None:
+            return None
+        exponent = int(power or 1) * _RAISED[raised.lower()] * (-1 if sign == "/" or per else 1)
+        size, zero, at = size * one.size**exponent, one.zero, factor.end()
+        powers.update({kind: count * exponent for kind, count in one.powers})
+    kinds = tuple(sorted((kind, count) for kind, count in powers.items() if count))
+    return _Measure(size, kinds, zero if kinds == (("temperature", 1),) else Fraction(0)) if at == len(unit) else None
+
+
+@cache
+def _defined(name: str) -> _Measure | None:
+    size = _SIZES.get(name, "")
+    number, _, unit = size.partition(" ")
+    if not unit:
+        return _Measure(Fraction(1), ((size, 1),)) if size else None
+    unit, _, zero = unit.partition(" + ")
+    one = _measure(unit)
+    return one and _Measure(Fraction(number) * one.size, one.powers, Fraction(zero or 0))
+
+
+def _name(word: str) -> str | None:
+    """The shown name of the unit that is called so, also in the plural and in capitals."""
+    folded = word.lower() if len(word) > 2 else ""
+    return _NAMES.get(word) or _NAMES.get(folded) or _NAMES.get(_singular(folded))
+
+
+def _singular(unit: str) -> str:
+    if len(unit) <= 3 or not unit.endswith("s") or unit.endswith("ss"):
+        return unit
+    return unit[:-2] if unit.endswith(("xes", "ches", "shes", "sses")) else unit[:-1]
 
 
 def in_latin(text: str) -> str:
@@ -143,7 +205,7 @@ def _latin(unit: re.Match[str]) -> str:
 
 def is_known(word: str) -> bool:
     """Is this one word the symbol or the name of a unit, and not only a counted noun?"""
-    return word in _LETTERS or word in _SYMBOLS or _NAMES.fullmatch(word) is not None
+    return _name(word) is not None
 
 
 def adjoining_unit(text: str) -> str:
@@ -170,7 +232,7 @@ def unit_end(text: str) -> int:
 
 def unit_of(sign: str) -> str:
     """The unit that a currency sign stands for; empty for none."""
-    return _SAME[sign] if sign else ""
+    return _NAMES["$" if sign == "D" else sign] if sign else ""
 
 
 def _without_latex(text: str) -> str:

@@ -11,10 +11,6 @@ Worked example:
     yes, no real solution       words that have a meaning, in one spelling
     red blocks                  words, without case and punctuation
     2x + 1, y = 2x              formulas: only these are asked of math-verify
-
-The policy where sources differ: a bare list is a tuple `(1, 2)` in the same order and a set in any, never an
-interval; braces are never a tuple; a ratio is the fraction of its terms (2:3, 2/3, 4:6) unless it looks
-like a clock time (3:45), which is told by its digits alone.
 """
 
 from __future__ import annotations
@@ -140,6 +136,9 @@ _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct",
 _NAMED_DATE = re.compile(
     r"(?:(\d{1,2})(?:st|nd|rd|th)? (?:of )?([A-Za-z]{3,9})\.?|([A-Za-z]{3,9})\.? (\d{1,2})(?:st|nd|rd|th)?),? (\d{4})"
 )
+_NAMED_RATIO = re.compile(
+    r"(?:[A-Za-z∠△]\w{0,5}(?:_\{\w{1,6}\})?\s*:\s*)+[A-Za-z∠△]\w{0,5}(?:_\{\w{1,6}\})?\s*=\s*(?=\d)"
+)
 _CLOCK = re.compile(r"(\d{1,2}):([0-5]\d)(?::([0-5]\d))?\s*([AaPp])?\.?(?:[Mm]\.?)?")
 _RATIO = re.compile(r"\d+(?:\.\d+)?(?:\s*:\s*\d+(?:\.\d+)?)+")
 _BETWEEN = re.compile(r"\s*(?:[,;]\s*(?:and|or)\b|[,;]|(?<![A-Za-z])(?:and|or)(?![A-Za-z]))\s*", re.IGNORECASE)
@@ -164,6 +163,7 @@ _EXCEPT = re.compile(
 )
 _PRODUCT = re.compile(r"\s*\d+(?:\.\d+)?\s*(?:\*\s*\d+(?:\.\d+)?\s*)+")
 _VARIABLE = re.compile(r"\s*[A-Za-z]\s*")
+_BASED = re.compile(r"\(?(\w+)\)?_\{?(\d+)\}?")  # 1010_2
 _INFINITE = re.compile(r"\s*([+-]?)\s*(?:\\infty|infinity|inf|oo)\s*", re.IGNORECASE)
 _INEQUALITY = re.compile(r"[<>≤≥≠]|\\(?:n?leq?|n?geq?|lt|gt|neq?)(?![a-z])|!=")
 _SIMPLE = (
@@ -182,7 +182,9 @@ _SIMPLE = (
     (re.compile(r"(?<!\d)\s*\*|\*\s*(?!\d|\s)|\s"), ""),
 )
 _PROSE = re.compile(r"(?<![\\A-Za-z])(?!sqrt|sin|cos|tan|log|exp|arc|inf)[A-Za-z]?[a-z]{3}")
-_LETTER_RUN = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}\s+[A-Za-z]{2,}")
+_SIGN = re.compile(r"[=+^/*{}\\<>|]")
+_WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{4,}")
+_SENTENCE = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}\s+[A-Za-z]{2,}|\b(?:because|since|so)\b|[\u4e00-\u9fff]")
 
 
 def fold(text: str) -> str:
@@ -200,7 +202,9 @@ def spelling(text: str) -> str:
     text = without_indices(plain(text))
     if text.isdigit():
         return text
-    if _PROSE.search(text):
+    if _SIGN.search(text):
+        text = _WORD.sub(lambda word: word[0].casefold(), text)
+    elif _PROSE.search(text):
         text = _ARTICLE.sub("", re.sub("[\"'`]", "", text.casefold()).strip(" .!?"))
     for pattern, sign in _SIMPLE:
         text = pattern.sub(sign, text)
@@ -302,9 +306,10 @@ def same_value(gold: Value, answer: Value, agree: FormulasAgree) -> bool | None:
         case (Ratio(), Quantity()) | (Quantity(), Ratio()):
             ratio, number = (gold, answer) if isinstance(gold, Ratio) else (answer, gold)
             return _is_fraction(ratio, number)
+        case (Ratio(), Digits()):
+            return not answer.half and gold.terms == answer.numbers
         case (Digits(), Digits()):
-            halves = {half for half in (gold.half, answer.half) if half}
-            return gold.kind == answer.kind and gold.numbers == answer.numbers and len(halves) < 2
+            return gold.kind == answer.kind and _same_digits(gold, answer)
         case (Range(), Range()):
             return same_quantity(gold.low, answer.low) and same_quantity(gold.high, answer.high)
         case (Formula(), Formula()):
@@ -333,7 +338,8 @@ def reasoned(text: str) -> Meaning | None:
     if not found:
         return None
     said = found[1].lower()
-    unsure = re.search(rf"\b(?:{_OPPOSITES[said]}|wait|actually|maybe)\b", found[2], re.IGNORECASE)
+    opposite = r"no(?=\s*(?:[,.;!]|$))" if said == "yes" else _OPPOSITES[said]
+    unsure = re.search(rf"\b(?:{opposite}|wait|actually|maybe)\b", found[2], re.IGNORECASE)
     return None if unsure else Meaning(said)
 
 
@@ -351,6 +357,9 @@ def _read_date(text: str) -> Digits | None:
 
 
 def _read_digits(text: str) -> Digits | Ratio | None:
+    if named := _NAMED_RATIO.match(text):
+        text = text[named.end() :]
+        return Ratio(tuple(map(Fraction, text.split(":")))) if _RATIO.fullmatch(text) else None
     if clock := _CLOCK.fullmatch(text):
         return Digits("clock", tuple(int(part) for part in clock.groups()[:3] if part), (clock[4] or "").lower())
     if _RATIO.fullmatch(text):
@@ -396,10 +405,7 @@ def _read_items(text: str) -> Value | None:
     names: tuple[str, ...] = ()
     named = _ITEMS_NAME.match(text)
     if named and "=" not in text[named.end() :]:
-        if named[2]:
-            names = tuple(named[2].replace(" ", "").split(","))
-        elif named[1]:
-            names = (named[1],)
+        names = tuple(named[2].replace(" ", "").split(",")) if named[2] else (named[1] or named[3],)
         text = text[named.end() :]
     text = text.strip()
     brackets = _outer_brackets(text)
@@ -416,7 +422,7 @@ def _read_items(text: str) -> Value | None:
     read = tuple(map(read_value, values))
     if not brackets and any(isinstance(value, Words) for value in read) and any(map(is_structured, read)):
         return None
-    if not brackets and any(isinstance(value, Formula) and _LETTER_RUN.search(value.text) for value in read):
+    if not brackets and any(isinstance(value, Formula) and _SENTENCE.search(value.text) for value in read):
         return None
     return Items(brackets, read, names)
 
@@ -566,6 +572,8 @@ def _read_part(text: str) -> Interval | None:
 def _same_formula(gold: Formula, answer: Formula, agree: FormulasAgree) -> bool | None:
     if _is_infinite(gold) or _is_infinite(answer):
         return gold.spelling == answer.spelling
+    if (base := _BASED.fullmatch(gold.text)) and (other := _BASED.fullmatch(answer.text)):
+        return base.groups() == other.groups()
     if gold.spelling == answer.spelling and not (gold.unit and answer.unit and gold.unit != answer.unit):
         return True
     sizes = (_tower(gold), _tower(answer)) if gold.text[:1].isdigit() and answer.text[:1].isdigit() else (None, None)
@@ -587,6 +595,16 @@ def _tower(value: Value) -> tuple[int, Decimal] | None:
     return tower(spelled(value.text)) if isinstance(value, Formula) and value.text[:1].isdigit() else None
 
 
+def _same_digits(gold: Digits, answer: Digits) -> bool:
+    """The same date or time: 3:45 may be 3:45 PM, and 15:45 is."""
+    return _in_hours(gold) == _in_hours(answer) or (gold.numbers == answer.numbers and "" in (gold.half, answer.half))
+
+
+def _in_hours(time: Digits) -> tuple[int, ...]:
+    hour, *rest = time.numbers
+    return (hour % 12 + 12 * (time.half == "p") if time.half else hour, *rest)
+
+
 def _signs(text: str) -> list[str]:
     """The relation signs of a text, in order, each with what it turns into when its sides are swapped."""
     strict = [("<" if sign in "<>" or "t" in sign else "≤") for sign in _INEQUALITY.findall(text)]
@@ -599,6 +617,8 @@ def _same_items(gold: Items, answer: Items, agree: FormulasAgree) -> bool | None
     gold, answer = _by_name(gold, answer)
     if len(gold.names) == len(answer.names) and any(map(names_differ, gold.names, answer.names)):
         return False
+    if not gold.brackets and not answer.brackets and {len(gold.names), len(answer.names)} == {1, len(gold.values)}:
+        return False  # x = 3, y = 4 are no two values of x
     if gold.brackets in ("", "{}") and answer.brackets in ("", "{}") and len(gold.names) < 2 and len(answer.names) < 2:
         if _is_bare(gold) and _is_bare(answer) and len(gold.values) != len(answer.values):
             return False  # 3, 3, 4 is not 3, 4: only sets and roots have each value once

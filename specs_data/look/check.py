@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import cast, get_args
 
-from msgspec import Struct
+from msgspec import UNSET, Struct
 from msgspec.structs import replace
 
 from specs_data.errors import UserError
@@ -25,7 +25,7 @@ from specs_data.judges.rules import RuleJudge, final_answer
 from specs_data.pairs.manifest import Manifest, Sides
 from specs_data.pairs.rows import Dataset, open_dataset, try_rows
 from specs_data.pairs.sides import SidesTally, format_of, what_it_is
-from specs_data.records import AnswerType, Pair
+from specs_data.records import AnswerType, Pair, Policy
 
 _LISTED = 100  # failing rows that a result holds; all are counted
 
@@ -102,6 +102,8 @@ _CONTROL = re.compile(
     r"user|assistant|system|return|vision_start|vision_end|image_pad|video_pad)\|>"
     r"|<(?:start|end)_of_turn>|\[/?INST\]|<\uff5c[^<>\uff5c]{1,40}\uff5c>"
 )
+
+_DECIMAL = re.compile(r"-?\d+\.(\d+)")
 
 
 class _Tally:
@@ -180,12 +182,14 @@ def _answer_faults(pair: Pair, fmt: ResponseFormat, judge: RuleJudge, tally: _Ta
 
 
 def _is_right(pair: Pair, response: str, gold: str, fmt: ResponseFormat, judge: RuleJudge) -> bool | None:
-    """Whether `response` gives `gold`; None where rules cannot say."""
+    """Whether `response` gives `gold`; None where rules cannot say. A row does not say to how many places its source
+    rounds: to those that the gold shows."""
     kind = _answer_type(pair, gold)
     choices = listed_choices(pair.question) if kind == "multiple_choice" else ()
-    right = judge.judge(response, gold, kind, choices, fmt).right
+    policy = Policy(precision=len(decimals[1])) if (decimals := _DECIMAL.fullmatch(gold)) else UNSET
+    right = judge.judge(response, gold, kind, choices, fmt, policy).right
     if right is None and choices:
-        right = judge.judge(response, gold, kind, (), fmt).right
+        right = judge.judge(response, gold, kind, (), fmt, policy).right
     if not right and kind == "multiple_choice" and not choices and not read_letters(final_answer(response, fmt) or ""):
         return None  # an answer in words to choices that the row does not list
     return right

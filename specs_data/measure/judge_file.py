@@ -14,7 +14,7 @@ from specs_data.files import response_rows
 from specs_data.format import THINK_ANSWER, ResponseFormat
 from specs_data.judges.rules import RuleJudge
 from specs_data.loop import run
-from specs_data.records import AnswerType, Judgement
+from specs_data.records import AnswerType, Judgement, Policy
 
 COLUMNS = ("response", "gold", "type")
 _AT_ONCE = 256
@@ -33,12 +33,14 @@ class _Row(msgspec.Struct, frozen=True):
     gold: str
     type: AnswerType
     choices: tuple[str, ...]
+    policy: Policy
 
 
 def judge_file(file: Path, out: IO[bytes], fmt: ResponseFormat = THINK_ANSWER) -> Tally:
     """Judge each row of the JSONL or Parquet `file` and write one line of JSON per row, in order.
 
-    Rows have `response`, `gold`, `type` (an answer type) and optionally `choices` and `id`; the lines
+    Rows have `response`, `gold`, `type` (an answer type) and optionally `choices`, `id`, and how numbers are compared
+    (`precision`, `unit`, `tolerance`: see records.Policy); the lines
     have `row` (from 0), `id` where the row has one, `right` (true, false, or null where it cannot be
     judged), `rule` (what decided, or why nothing could), `answer` (the final answer found), and
     `gold_read` and `answer_read` (the two values that were compared). A bad row gets a line that says
@@ -66,7 +68,7 @@ def _judgements(
         read = row if isinstance(row, str) else _read(row)
         if isinstance(read, str):
             return Judgement(None, f"bad row: {read}")
-        return await judge.ajudge(read.response, read.gold, read.type, read.choices, fmt)
+        return await judge.ajudge(read.response, read.gold, read.type, read.choices, fmt, read.policy)
 
     async def judge_rows(rows: list[dict[str, Any] | str]) -> list[Judgement]:
         return await asyncio.gather(*map(judge_row, rows))
@@ -89,4 +91,9 @@ def _read(row: dict[str, Any]) -> _Row | str:
         isinstance(choices, list) and all(isinstance(c, (str, int, float)) for c in choices)
     ):
         return "choices are not a list of texts"
-    return _Row(response, "" if gold is None else str(gold), kind, tuple(map(str, choices or ())))
+    asked = {field: row[field] for field in Policy.__struct_fields__ if row.get(field) is not None}
+    try:
+        policy = msgspec.convert(asked, Policy, strict=False)
+    except msgspec.ValidationError as error:
+        return str(error)
+    return _Row(response, "" if gold is None else str(gold), kind, tuple(map(str, choices or ())), policy)

@@ -203,7 +203,7 @@ class Stages:
                     return None
             else:
                 judgement = await self._rules.ajudge(
-                    text, problem.answer, problem.answer_type, problem.choices, self._plan.fmt
+                    text, problem.answer, problem.answer_type, problem.choices, self._plan.fmt, problem.policy
                 )
             reason = self._fault(judgement, text)
             if not judgement.right and (fault := self._plan.fmt.check(text)):

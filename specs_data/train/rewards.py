@@ -66,7 +66,7 @@ async def _by_rule(rules: RuleJudge, response: str, problem: Problem, format: Re
     could escape the lower reward by what it writes. That the answer is the cause, not the gold, is
     seen from a plain answer in its place, which can be judged.
     """
-    judged = await rules.ajudge(response, problem.answer, problem.answer_type, problem.choices, format)
+    judged = await rules.ajudge(response, problem.answer, problem.answer_type, problem.choices, format, problem.policy)
     if judged.right is not None:
         return judged.right
     plain = await rules.ajudge(_PLAIN, problem.answer, problem.answer_type, problem.choices)
