@@ -128,8 +128,8 @@ def open_policy(options: VerifierOptions) -> PolicyVerifier:
     """The policy that is sampled, or the checkpoint that the recipe names. Raises UserError where there is none."""
     if options.checker is None:
         raise UserError(
-            "--verifier policy asks the policy only where a build samples it; elsewhere, and for responses that are "
-            "given, name a checkpoint with --verifier-model CKPT"
+            "--verifier policy asks the policy that is sampled, and here none is; name a checkpoint with "
+            "--verifier-model CKPT"
         )
     return PolicyVerifier(options.checker, options.fmt)
 
