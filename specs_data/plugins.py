@@ -77,8 +77,9 @@ class Engine(Protocol):
 class Scores(Protocol):
     """What an Engine may do besides: say how likely a text is."""
 
-    async def likelihood(self, request: Request, text: str) -> Likelihood:
-        """How likely `text` is as what follows the request's prefill. Raises as `generate`."""
+    async def likelihood(self, request: Request, text: str) -> Likelihood | None:
+        """How likely `text` is as what follows the request's prefill; None where that cannot be told. Raises as
+        `generate`."""
         ...
 
 

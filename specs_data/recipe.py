@@ -341,7 +341,11 @@ class Recipe(Staged):
         example="prices.toml",
     )
     cache: Path | None = _services(
-        None, "folder of verdicts that several runs share", decides="nothing", example="cache", also=("evaluate",)
+        None,
+        "folder of verdicts that several runs share",
+        decides="nothing",
+        example="cache",
+        also=("evaluate", "verifier-score"),
     )
 
     pairs_per_problem: Positive = _pairing(1, "most pairs per problem", decides="dataset")

@@ -93,10 +93,11 @@ class Response(Struct, frozen=True, gc=False):
 
 class Likelihood(Struct, frozen=True, gc=False):
     """How likely an engine finds a given text: its log-probability, base e, and whether it is what the engine writes
-    greedily."""
+    greedily. `tokens` were generated to find out."""
 
     logprob: float
     greedy: bool
+    tokens: int = 0
 
 
 class Sample(Struct, frozen=True, gc=False):

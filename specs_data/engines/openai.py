@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import logging
 import re
 import time
 from base64 import b64encode
@@ -28,11 +29,15 @@ from specs_data.engines.templates import Template, fold, opened, tell
 from specs_data.errors import EngineFailed, PromptRefused, SpecsDataError, Undecided, UserError
 from specs_data.images import media_type
 from specs_data.inert import one_line
-from specs_data.records import Message, Nuclei, Request, Response, Sampling
+from specs_data.records import Likelihood, Message, Nuclei, Request, Response, Sampling
 from specs_data.texts import Piece, placed
 from specs_data.wire import Answer, Meaning, NoAnswer, Trouble
 
+logger = logging.getLogger(__name__)
+
 STRIKES = 8  # failures of one request, each while others were served, until it is given up
+_OF_PROMPT = b',"prompt_logprobs":0'  # vLLM's: the chances of the prompt's own tokens
+READING = Sampling(0.0, 1.0, 1)  # a server writes a token even where it is only to read
 _CHANCES = b',"logprobs":true,"top_logprobs":20'  # as many as OpenAI and vLLM tell by default
 SLOWEST = 10  # tokens per second of a server that is believed to work
 LARGE = 1 << 20  # bytes; a body above this is sent in pieces
@@ -87,6 +92,17 @@ class _Usage(Struct):
 
 class _Reply(Struct):
     choices: tuple[_Choice, ...]
+    usage: _Usage | None = None
+
+
+class _OfPrompt(Struct):
+    logprob: float
+    rank: int | None = None
+    decoded_token: str | None = None
+
+
+class _Read(Struct):
+    prompt_logprobs: tuple[dict[str, _OfPrompt] | None, ...] | None = None
     usage: _Usage | None = None
 
 
@@ -187,6 +203,7 @@ class OpenAIEngine:
         self._limit_images = options.limit_images
         self._settings: dict[Sampling, _Settings] = {}
         self._tells = True  # the chances of tokens, until it refuses
+        self._reads = True  # the chances of a prompt's tokens, until it does not tell them
         self._begun = ""  # how every response begins, before what the server says
         self._opening = asyncio.Lock()
         self._failure: UserError | None = None
@@ -201,22 +218,37 @@ class OpenAIEngine:
         """Sample one response, at whichever server is free. Raises PromptRefused, with the server's
         words, where it is refused; Undecided where it is given up; UserError for a wrong key, model or
         address; EngineFailed."""
-        messages = self._messages(request)
-        sampling = request.sampling or self._sampling
+        response: Response = await self._served_by_one(request, request.sampling or self._sampling)
+        return response if request.prefill else replace(response, text=self._begun + response.text)
+
+    async def likelihood(self, request: Request, text: str) -> Likelihood | None:
+        """How likely `text` is as what follows the request's prefill, at a server that tells the chances of its prompts
+        (vLLM). None at any other. Raises as `generate`."""
+        if not self._reads:
+            return None
+        likelihood: Likelihood | None = await self._served_by_one(request, READING, text)
+        if likelihood is None and self._reads:
+            self._reads = False
+            logger.warning("the server tells no chances of its prompts: --verifier policy goes by its answers alone")
+        return likelihood
+
+    async def _served_by_one(self, request: Request, sampling: Sampling, text: str = "") -> Any:
+        """The response, or the likelihood of a `text`, from whichever server is free."""
+        messages = self._messages(request, text)
         if sampling not in self._settings:
             await self._open(sampling)
         attempts = _Attempts(self._served, sampling)
         while True:
             try:
-                response = await self._attempt(messages, attempts)
+                found = await self._attempt(messages, attempts, text)
             except _Again as again:
                 self._settings[sampling] = again.settings
-                messages = self._messages(request)
+                messages = self._messages(request, text)
             except _Failed as failed:
                 await asyncio.sleep(self._pause(failed, attempts))
             else:
                 self._served += 1
-                return response if request.prefill else replace(response, text=self._begun + response.text)
+                return found
 
     async def close(self) -> None:
         """Close the connections."""
@@ -281,27 +313,29 @@ class OpenAIEngine:
             return opened("".join(tokens[-8:]).replace("\u010a", "\n").replace("\u0120", " "))
         return ""
 
-    def _messages(self, request: Request) -> bytes:
-        """The part of the body that belongs to one request."""
+    def _messages(self, request: Request, text: str = "") -> bytes:
+        """The part of the body that belongs to one request, or to one about a `text`."""
         if any(settings.fold for settings in self._settings.values()):
             request = fold(request)
         count = len(request.images)
         check_images(count, self._limit_images)
         placing = zip(request.messages, placed(request.messages, count), strict=True)
         messages = [_with_images(message, pieces, request.images) for message, pieces in placing]
-        if request.prefill:
-            messages.append(msgspec.json.encode(Message("assistant", request.prefill)))
+        begun = request.prefill + text
+        if begun:
+            messages.append(msgspec.json.encode(Message("assistant", begun)))
         # Servers tell chances as they are at temperature 1.
         told = self._tells and request.nuclei and (request.sampling or self._sampling).temperature == 1
-        further = (_GOING_ON if request.prefill else b"") + (_CHANCES if told else b"")
+        told = told and not text
+        further = (_GOING_ON if begun else b"") + (_CHANCES if told else b"") + (_OF_PROMPT if text else b"")
         return b'%b],"seed":%d%b}' % (b",".join(messages), request.seed, further)
 
-    async def _attempt(self, messages: bytes, attempts: _Attempts) -> Response:
+    async def _attempt(self, messages: bytes, attempts: _Attempts, text: str) -> Response | Likelihood | None:
         """Ask one server once, another than at the last attempt where one is free."""
         slot = await self._replicas.take(avoid=attempts.server)
         server = self._replicas.servers[slot[1]]
         try:
-            response = await self._ask(server, messages, self._settings[attempts.sampling])
+            found = await self._ask(server, messages, self._settings[attempts.sampling], text)
         except _Failed as failed:
             hope = self._replicas.failed(
                 server, str(failed), pause=failed.pause, lost=failed.lost, lasting=failed.fault is not None
@@ -316,11 +350,13 @@ class OpenAIEngine:
             raise
         else:
             self._replicas.served(server)
-            return response
+            return found
         finally:
             self._replicas.give_back(slot)
 
-    async def _ask(self, server: Server, messages: bytes, settings: _Settings) -> Response:
+    async def _ask(
+        self, server: Server, messages: bytes, settings: _Settings, text: str
+    ) -> Response | Likelihood | None:
         body = settings.head + messages
         data = body if len(body) < LARGE else io.BytesIO(body)
         try:
@@ -333,7 +369,9 @@ class OpenAIEngine:
             strike, lost = none.trouble is not Trouble.UNREACHED, none.trouble is not Trouble.BROKEN
             raise _Failed(f"{server.name}: {self._key.hide(none)}", strike=strike, lost=lost) from None
         if answer.means is Meaning.DONE:
-            return self._read(server, settings, answer.content)
+            return _likelihood(answer.content, text) if text else self._read(server, settings, answer.content)
+        if text and answer.means is Meaning.REFUSED and b"prompt_logprobs" in answer.content:
+            return None
         if answer.means is Meaning.REFUSED and b"logprobs" in answer.content and body.endswith(_CHANCES + b"}"):
             self._tells = False
             raise _Again(settings)
@@ -425,6 +463,27 @@ class OpenAIEngine:
         if attempts.strikes >= STRIKES:
             raise Undecided("given up", f"{STRIKES} attempts failed while others were served: {failed}")
         return wire.pause(attempts.failures, failed.pause)
+
+
+def _likelihood(content: bytes, text: str) -> Likelihood | None:
+    """How likely the end of the prompt, which `text` is, is said to be; None where the server does not say."""
+    try:
+        reply = msgspec.json.decode(content, type=_Read)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+    logprob, is_first, end = 0.0, True, ""
+    for chances in reversed(reply.prompt_logprobs or ()):
+        if end.endswith(text):
+            break
+        # The token itself stands first; where it is not the likeliest one, that may stand after it.
+        chance = next(iter((chances or {}).values()), None)
+        if chance is None or chance.decoded_token is None:
+            return None
+        end = chance.decoded_token + end
+        logprob += chance.logprob
+        is_first &= chance.rank == 1
+    tokens = (reply.usage or _Usage()).completion_tokens or 0
+    return Likelihood(logprob, is_first, tokens) if end.endswith(text) else None
 
 
 def _nuclei(choice: _Choice) -> Nuclei | None:

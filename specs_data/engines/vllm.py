@@ -30,7 +30,7 @@ from specs_data.engines.refusals import check_images, refusal
 from specs_data.engines.templates import Template, fold, learn, tell
 from specs_data.errors import EngineFailed, PromptRefused, Undecided, UserError, require
 from specs_data.inert import one_line
-from specs_data.records import Request, Response, Sampling
+from specs_data.records import Likelihood, Request, Response, Sampling
 from specs_data.texts import placed
 
 TAKE_IN = 0.25  # seconds for which requests are taken in between two steps of the model
@@ -43,12 +43,15 @@ DECODED = 16  # requests whose images are opened ahead: they take megabytes each
 
 class _Job(Struct, eq=False):
     """A request, where its response goes, and its images as parts of a chat once they are opened. `id` is
-    vLLM's name for it, once vLLM has taken it."""
+    vLLM's name for it, once vLLM has taken it. Where its `text` is given, it is how likely that is; `anew`: to be read
+    without what is cached."""
 
     request: Request
-    response: Future[Response]
+    response: Future[Any]
     images: list[dict[str, Any]] = []
     id: str = ""
+    text: str = ""
+    anew: bool = False
 
 
 class VLLMEngine:
@@ -106,14 +109,21 @@ class VLLMEngine:
     async def generate(self, request: Request) -> Response:
         """Sample one response. Raises PromptRefused, with vLLM's words, Undecided where vLLM gave it up,
         or EngineFailed."""
+        response: Response = await self._done(request)
+        return response
+
+    async def likelihood(self, request: Request, text: str) -> Likelihood:
+        """How likely `text` is as what follows the request's prefill: vLLM tells it of its prompts. What is cached is
+        not read again. Raises as `generate`."""
+        likelihood: Likelihood = await self._done(request, text)
+        return likelihood
+
+    async def _done(self, request: Request, text: str = "") -> Any:
         check_images(len(request.images), self._limit_images)
         if self._failure is not None:
             raise self._failure
-        job = _Job(request if self._template.system else fold(request), Future())
-        if request.images:
-            self._decoders.submit(self._open_images, job)
-        else:
-            self._hand_over(job)
+        job = _Job(request if self._template.system else fold(request), Future(), text=text)
+        self._prepare(job)
         try:
             return await asyncio.wrap_future(job.response)
         except asyncio.CancelledError:
@@ -126,6 +136,12 @@ class VLLMEngine:
         # After a failure the thread may hang in vLLM; it dies with the process.
         await asyncio.to_thread(self._thread.join, None if self._failure is None else 1.0)
         self._decoders.shutdown(wait=False)
+
+    def _prepare(self, job: _Job) -> None:
+        if job.request.images:
+            self._decoders.submit(self._open_images, job)
+        else:
+            self._hand_over(job)
 
     def _open_images(self, job: _Job) -> None:
         self._decoded.acquire()
@@ -159,7 +175,8 @@ class VLLMEngine:
         started.set_result(int(llm.llm_engine.vllm_config.scheduler_config.max_num_seqs))
         try:
             while self._take_in(llm, waiting):
-                _deliver(llm.llm_engine.step(), waiting, self._template.opened)
+                for output, job in _deliver(llm.llm_engine.step(), waiting, self._template.opened):
+                    self._tell(llm, output, job)
             self._failure = EngineFailed("the vLLM engine is closed")
         except Exception as error:  # vLLM raises RuntimeErrors of many kinds when it is beyond repair
             self._failure = self._failure or EngineFailed(f"vLLM broke down: {_one_line(error)}")
@@ -200,8 +217,10 @@ class VLLMEngine:
                 llm.llm_engine.abort_request([job.id], internal=True)
             return
         request = job.request
-        chat, params = _messages(request, job.images), _params(request.sampling or self._sampling, request)
-        going_on = {"continue_final_message": True, "add_generation_prompt": False} if request.prefill else {}
+        begun = request.prefill + job.text
+        params = _reading(job.anew) if job.text else _params(request.sampling or self._sampling, request)
+        chat = _messages(request, job.images, begun)
+        going_on = {"continue_final_message": True, "add_generation_prompt": False} if begun else {}
         try:
             (job.id,) = llm.enqueue_chat([chat], params, use_tqdm=False, lora_request=self._lora, **going_on)
             waiting[_number(job.id)] = job
@@ -213,6 +232,20 @@ class VLLMEngine:
             # errors have no common type, and none of them concerns another request.
             _settle(job.response, refusal(_one_line(error)))
         self._let_go(job)
+
+    def _tell(self, llm: Any, output: Any, job: _Job) -> None:
+        """How likely the job's text is; where it was cached, once it has been read anew."""
+        tokenizer = llm.get_tokenizer()
+        before, all_ = (
+            len(tokenizer(text, add_special_tokens=False)["input_ids"])
+            for text in (job.request.prefill, job.request.prefill + job.text)
+        )
+        likelihood = _likelihood(output, all_ - before)
+        if likelihood is not None or job.anew:
+            _settle(job.response, likelihood or EngineFailed("vLLM tells no chances of its prompts"))
+        else:
+            job.anew = True
+            self._prepare(job)
 
     def _let_go(self, job: _Job) -> None:
         """vLLM has the images now, or nobody wants them: there is room for others."""
@@ -278,6 +311,15 @@ def _params(sampling: Sampling, request: Request) -> Any:
     )
 
 
+def _reading(anew: bool) -> Any:
+    """To be told the chances of the prompt's own tokens. vLLM tells them of what it reads now, and not of what it has
+    in its cache; it must write a token."""
+    vllm = require("vllm", "vllm")
+    return vllm.SamplingParams(
+        temperature=0, max_tokens=1, prompt_logprobs=0, detokenize=False, skip_reading_prefix_cache=anew
+    )
+
+
 def _part(image: bytes) -> dict[str, Any]:
     """The part of a chat that is this image file. vLLM would name it by its pixels, many times as many bytes,
     each time that it is asked about."""
@@ -288,33 +330,52 @@ def _part(image: bytes) -> dict[str, Any]:
     }
 
 
-def _messages(request: Request, images: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The chat for vLLM, every image at its place."""
+def _messages(request: Request, images: list[dict[str, Any]], begun: str) -> list[dict[str, Any]]:
+    """The chat for vLLM, every image at its place, and what is begun of the response."""
     messages: list[dict[str, Any]] = []
     for message, pieces in zip(request.messages, placed(request.messages, len(images)), strict=True):
         parts = [{"type": "text", "text": piece} if isinstance(piece, str) else images[piece] for piece in pieces]
         sees = any(isinstance(piece, int) for piece in pieces)
         messages.append({"role": message.role, "content": parts if sees else message.content})
-    if request.prefill:
-        messages.append({"role": "assistant", "content": request.prefill})
+    if begun:
+        messages.append({"role": "assistant", "content": begun})
     return messages
 
 
-def _deliver(outputs: list[Any], waiting: dict[str, _Job], beginning: str) -> None:
-    """Give the responses, each with the `beginning` that its prompt had already, to those who wait for them."""
+def _deliver(outputs: list[Any], waiting: dict[str, _Job], beginning: str) -> list[tuple[Any, _Job]]:
+    """Give the responses, each with the `beginning` that its prompt had already, to those who wait for them. What
+    was only read is returned with its job."""
+    read = []
     for output in outputs:
         job = waiting.pop(_number(output.request_id), None) if output.finished else None
         if job is None:
             continue
-        best = output.outputs[0]
-        if best.finish_reason in ("abort", "error"):
-            _settle(job.response, Undecided("given up", f"vLLM ended it with {best.finish_reason!r}"))
-            continue
-        tokens = len(output.prompt_token_ids or ()), len(best.token_ids)
-        top = [[chance.logprob for chance in chances.values() if chance.rank <= TOP] for chances in best.logprobs or ()]
-        nuclei = nuclei_at_top(top) if top else None
-        text = best.text if job.request.prefill else beginning + best.text
-        _settle(job.response, Response(text, best.finish_reason or "stop", *tokens, nuclei))
+        ended = output.outputs[0].finish_reason
+        if ended in ("abort", "error"):
+            _settle(job.response, Undecided("given up", f"vLLM ended it with {ended!r}"))
+        elif job.text:
+            read.append((output, job))
+        else:
+            _settle(job.response, _response(output, job.request, beginning))
+    return read
+
+
+def _response(output: Any, request: Request, beginning: str) -> Response:
+    best = output.outputs[0]
+    tokens = len(output.prompt_token_ids or ()), len(best.token_ids)
+    top = [[chance.logprob for chance in chances.values() if chance.rank <= TOP] for chances in best.logprobs or ()]
+    text = best.text if request.prefill else beginning + best.text
+    return Response(text, best.finish_reason or "stop", *tokens, nuclei_at_top(top) if top else None)
+
+
+def _likelihood(output: Any, count: int) -> Likelihood | None:
+    """How likely the last `count` tokens of a prompt are; None where some of them were not read but cached."""
+    ids, chances = output.prompt_token_ids, output.prompt_logprobs
+    if not 0 < count < len(ids) - (output.num_cached_tokens or 0):
+        return None
+    told = [chances[place][ids[place]] for place in range(len(ids) - count, len(ids))]
+    logprob, tokens = sum(one.logprob for one in told), len(output.outputs[0].token_ids)
+    return Likelihood(logprob, all(one.rank == 1 for one in told), tokens)
 
 
 def _settle(future: Future[Any], outcome: object) -> None:

@@ -54,7 +54,7 @@ Attempt = Callable[[Stages, Sample, Number], Awaitable[T]]
 class Bench(Struct, frozen=True):
     """A policy, open for measuring. `problems` are the problems' numbers in the store, in the order of their source;
     `left_out` counts the rows of the source that are none of them, by reason. `verifier` opens the one for a recipe,
-    which may depend on its format; None where nobody verifies."""
+    which may depend on its format, and may ask the engine that is sampled; None where nobody verifies."""
 
     recipe: Recipe
     store: Store
@@ -62,7 +62,7 @@ class Bench(Struct, frozen=True):
     rules: RuleJudge
     judge: ModelJudge | None
     engine: Engine | None
-    verifier: Callable[[Recipe], Verifier] | None
+    verifier: Callable[[Recipe, OnDemand], Verifier] | None
     problems: Sequence[Number]
     left_out: Counter[str]
     quiet: bool
@@ -71,34 +71,37 @@ class Bench(Struct, frozen=True):
         """What `attempt` makes of each response in the format called `form`: a response to every problem, then a
         second one to every problem, and so on. Responses that the policy refused or gave up are not among them."""
         recipe, fmt = self.recipe.model_copy(update={"format": form}), load_format(form)
+
+        async def opened() -> Engine:
+            return self.engine or await engines.open_engine(recipe, sampling(recipe, fmt))
+
+        room = asyncio.Semaphore(_WINDOW)
+        engine = OnDemand(opened, room, _WINDOW, lent=self.engine is not None)
         parts = Parts(
             recipe=recipe,
             fmt=fmt,
             system=system_prompt(recipe.system_prompt, fmt.instruction),
             corruptions={},
             weights={},
-            verifier=self.verifier(recipe) if self.verifier else NoVerifier(),
+            verifier=self.verifier(recipe, engine) if self.verifier else NoVerifier(),
             judge=self.judge,
             engine=self.engine,
             rival=None,
         )
         stages = Stages(make_plan(self.store, parts), parts, self.store, self.answers, self.rules)
         async with durable(self.store, stages.written):
-            found = await self._play(parts, stages, attempt)
+            found = await self._play(parts, stages, attempt, engine, room)
             stages.settle()
         self.store.commit()
         return found
 
-    async def _play(self, parts: Parts, stages: Stages, attempt: Attempt[T]) -> list[T]:
+    async def _play(
+        self, parts: Parts, stages: Stages, attempt: Attempt[T], engine: OnDemand, room: asyncio.Semaphore
+    ) -> list[T]:
         recipe, fmt = parts.recipe, parts.fmt
-
-        async def opened() -> Engine:
-            return self.engine or await engines.open_engine(recipe, sampling(recipe, fmt))
-
         # What waits for a judging service takes no place from what waits for the policy.
-        waiting = sum(one.concurrency for one in (parts.verifier, self.judge) if one is not None)
-        room = asyncio.Semaphore(_WINDOW + waiting)
-        engine = OnDemand(opened, room, _WINDOW, lent=self.engine is not None)
+        for _ in range(sum(one.concurrency for one in (parts.verifier, self.judge) if one is not None)):
+            room.release()
         found: dict[tuple[int, int], T] = {}
 
         async def one(number: Number, index: Index, nuclei: bool) -> None:
@@ -172,11 +175,11 @@ async def open_bench(
         if judge is not None:
             stack.push_async_callback(judge.close)
 
-        def opened(own: Recipe) -> Verifier:
+        def opened(own: Recipe, sampled: OnDemand) -> Verifier:
             if verifier is not None:
                 return verifier
-            checker = open_checker(own)
-            if checker is not None:
+            checker = open_checker(own, sampled)
+            if checker is not None and checker.engine is not sampled:
                 stack.push_async_callback(checker.engine.close)
             made = open_verifier(own, budget, checker=checker)
             stack.push_async_callback(made.close)

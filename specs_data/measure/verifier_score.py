@@ -28,6 +28,7 @@ from specs_data.records import AnswerType, Judged, Judgement, Problem, Response,
 from specs_data.rollouts.checking import open_checker
 from specs_data.services.opening import open_budget
 from specs_data.verifiers import Verifier, open_verifier
+from specs_data.verifiers.calibration import Calibration, keep
 
 PROSE = "prose"  # the name of the shipped cases
 
@@ -98,20 +99,23 @@ class Case(Struct, frozen=True):
 
 def score_verifiers(recipes: Sequence[Recipe], pairs: int = 500, cases: str | None = None) -> list[Score]:
     """Score the verifiers that the recipes name, each in its recipe's format, on the same responses: `pairs` of the
-    miniature world, or the labelled `cases` of a file. Raises UserError."""
+    miniature world, or the labelled `cases` of a file. With a `cache` folder the scores are put on record there, and
+    builds with that folder hold the verifier to them. Raises UserError."""
 
     async def scored(recipe: Recipe) -> Score:
         fmt = load_format(recipe.format)
         checker = open_checker(recipe)
         verifier = open_verifier(recipe, open_budget(recipe), checker=checker)
         try:
-            if cases is None:
-                return await verifier_score(verifier, pairs, fmt=fmt)
-            return await score_on(verifier, read_cases(cases, fmt))
+            labelled = read_cases(cases, fmt) if cases else labelled_pairs(pairs, fmt)
+            score = await score_on(verifier, labelled, () if cases else (*SOUND, *WRONG))
         finally:
             await verifier.close()
             if checker is not None:
                 await checker.engine.close()
+        if recipe.cache and score.recall is not None and score.caught is not None:
+            keep(recipe.cache, verifier.settings, Calibration(score.recall, score.caught))
+        return score
 
     async def each() -> list[Score]:
         return [await scored(recipe) for recipe in recipes]
@@ -128,8 +132,7 @@ async def verifier_score(
     verifier: Verifier, pairs: int = 500, seed: int = _SEED, fmt: ResponseFormat = THINK_ANSWER
 ) -> Score:
     """Score `verifier` on `pairs` sound and as many unsound responses; the same ones for one seed."""
-    labelled = [one for index in range(pairs) for one in labelled_pair(seed, index, fmt)]
-    return await score_on(verifier, labelled, (*SOUND, *WRONG))
+    return await score_on(verifier, labelled_pairs(pairs, fmt, seed), (*SOUND, *WRONG))
 
 
 async def score_on(verifier: Verifier, labelled: Sequence[Labelled], kinds: Sequence[str] = ()) -> Score:
@@ -212,6 +215,11 @@ def _read_case(line: str, number: int, file: str, fmt: ResponseFormat) -> Labell
 
 def _name(score: Score) -> str:
     return score.settings.get("verifier") or score.settings.get("model") or "verifiers"
+
+
+def labelled_pairs(pairs: int, fmt: ResponseFormat = THINK_ANSWER, seed: int = _SEED) -> list[Labelled]:
+    """`pairs` sound and as many unsound responses of the miniature world; the same ones for one seed."""
+    return [one for index in range(pairs) for one in labelled_pair(seed, index, fmt)]
 
 
 def labelled_pair(seed: int, index: int, fmt: ResponseFormat = THINK_ANSWER) -> tuple[Labelled, Labelled]:

@@ -29,7 +29,7 @@ from specs_data.rollouts.plan import REFUSED, Parts, Plan, Source
 from specs_data.rollouts.sample import make_request
 from specs_data.rollouts.store import Answers, Index, Number, Stage, Store, digest
 from specs_data.rollouts.watch import Watch
-from specs_data.verifiers import is_paid
+from specs_data.verifiers import calibration_of, is_paid
 
 logger = logging.getLogger(__name__)
 
@@ -89,7 +89,7 @@ class Stages:
         self._rules = rules
         self._judge = parts.judge
         self._verifier = parts.verifier
-        self._watch = Watch(plan.verifier)
+        self._watch = Watch(plan.verifier, calibration_of(parts.verifier, plan.recipe.cache))
         self._verifying = asyncio.Semaphore(parts.verifier.concurrency)
         # One by rule that takes one response at a time answers at once, or is waited for as a rule is.
         self._verifier_waits = is_paid(parts.verifier) or parts.verifier.concurrency > 1

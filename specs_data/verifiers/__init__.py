@@ -7,6 +7,7 @@ in VERIFIERS what makes it; others are found by name.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ from specs_data.plugins import Engine, check_name, make_verifier
 from specs_data.plugins import Verifier as Verifier
 from specs_data.recipe import Recipe
 from specs_data.texts import Text
+from specs_data.verifiers.calibration import Calibration, known
 from specs_data.verifiers.several import KeepUndecided, SeveralVerifiers
 
 if TYPE_CHECKING:
@@ -92,6 +94,11 @@ def verifier_names(recipe: Recipe) -> tuple[str, ...]:
 def is_paid(verifier: Verifier) -> bool:
     """Whether a verdict costs money or a model's time. One that was handed over may not say so; then a model's does."""
     return bool(getattr(verifier, "paid", "model" in verifier.settings))
+
+
+def calibration_of(verifier: Verifier, folder: Path | None) -> Calibration | None:
+    """How good a verifier is known to be: as it was measured with this `folder` of verdicts, or as it says itself."""
+    return known(folder, verifier.settings) or getattr(verifier, "calibration", None)
 
 
 def verifier_name(recipe: Recipe) -> str:

@@ -12,12 +12,13 @@ from msgspec import Struct
 
 
 class Reply(Struct, frozen=True):
-    """One answer. `choice` adds to the JSON of the choice, as `{"stop_reason": "</answer>"}`; a
+    """One answer. `choice` adds to the JSON of the choice, as `{"stop_reason": "</answer>"}`, `body` to the whole; a
     `status` other than 200 answers with `text` as the error; `drop` breaks the connection instead."""
 
     text: str = ""
     finish_reason: str = "stop"
     choice: dict[str, Any] = {}
+    body: dict[str, Any] = {}
     status: int = 200
     headers: dict[str, str] = {}
     drop: bool = False
@@ -108,4 +109,5 @@ def completion(reply: Reply, model: str) -> bytes:
     usage = {"prompt_tokens": 5, "completion_tokens": len(reply.text.split()), "total_tokens": 5}
     return msgspec.json.encode(
         {"id": "chatcmpl-1", "object": "chat.completion", "model": model, "choices": [choice], "usage": usage}
+        | reply.body
     )

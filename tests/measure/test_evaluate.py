@@ -72,6 +72,23 @@ def test_the_verifier_sees_what_is_right_and_well_formed(tmp_path: Path, problem
     assert found.verifier == "rules"
 
 
+def test_the_policy_that_is_evaluated_checks_itself(tmp_path: Path, problems: Path) -> None:
+    asked = []
+
+    def script(request: Request) -> str | Response:
+        if not request.prefill:
+            return respond(request)
+        asked.append(request.prefill)
+        return f"{request.prefill.rpartition('= ')[2].partition('<')[0]}</answer>"
+
+    found = evaluate(
+        settings(problems, verifier="policy"), out=tmp_path / "e", engine=ScriptedEngine(script), quiet=True
+    )
+    assert found.consistency is not None and found.consistency.value == 1.0
+    right = [number for number in range(PROBLEMS) if any(kind_of(number, index) < 2 for index in range(SAMPLES))]
+    assert len(asked) == len(right)  # the same response is asked about once
+
+
 def test_what_was_sampled_is_not_sampled_again(tmp_path: Path, problems: Path) -> None:
     first = policy()
     one = evaluate(settings(problems, samples=2), out=tmp_path / "a.json", engine=first, quiet=True)

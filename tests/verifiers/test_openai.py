@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from fakes.gemini_server import Service as Server
+from fakes.gemini_server import item_of
 
 from specs_data.errors import Undecided, UserError
 from specs_data.recipe import Recipe
@@ -216,3 +217,41 @@ async def test_the_longest_answer_is_a_setting(server: Server) -> None:
     words = body["response_format"]["json_schema"]["schema"]["properties"]["reason"]
     assert words["maxLength"] > 0
     await verifier.close()
+
+
+# Replies as models write them, whatever they were asked for, and what each of them says: None is no verdict.
+REPLIES: list[tuple[str, bool | None]] = [
+    ("{}", True),
+    ("```json\n{}\n```", True),
+    ("Here is my verdict:\n```json\n{}\n```\nTell me if you need more.", True),
+    ("Sure! {}", True),
+    ("{} That is all.", True),
+    ("<think>Is it consistent? {{'consistent': false}} would be too harsh.</think>\n{}", True),
+    ('{{"reason": "\\frac{{1}}{{2}} \\(= x\\)", "answer": "\\boxed{{5}}", "consistent": true}}', True),
+    ("{{'reason': 'ok', 'answer': '5', 'consistent': True}}", True),
+    ('{{"reason": "ok", "answer": "5", "consistent": true,}}', True),
+    ('{{"Reason": "ok", "Answer": 5, "Consistent": "true"}}', True),
+    ('{{"verdict": {{"reason": "ok", "answer": "5", "consistent": true}}}}', True),
+    ('{{"reason": "It goes\nelsewhere.", "answer": "6", "consistent": false}}', False),
+    ("The reasoning is consistent.", None),
+    ('{{"reason": "ok", "consistent": "partly"}}', None),
+    ('{{"reason": "It adds up and then', None),
+    ("{} or rather {}", None),
+    ('The response says {{"consistent": true}} and stops.', None),
+]
+
+
+@pytest.mark.parametrize(("reply", "said"), REPLIES)
+async def test_what_models_write_is_understood_or_undecided(server: Server, reply: str, said: bool | None) -> None:
+    def answer(rubric: str, text: str, images: list[Any]) -> str:
+        form = {"item": item_of(text), "reason": "It adds up.", "answer": "5", "consistent": True}
+        other = json.dumps({**form, "consistent": False})
+        return reply.format(json.dumps(form), other) if reply.count("{}") == 2 else reply.format(json.dumps(form))
+
+    server.answer = answer
+    if said is None:
+        with pytest.raises(Undecided, match="^broken answer"):
+            await verify(server)
+        assert len(server.calls) > 1, "it is asked once more, otherwise"
+    else:
+        assert (await verify(server)).consistent is said

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fakes.openai_server import OpenAIServer, Reply
@@ -156,12 +157,62 @@ async def test_a_server_is_told_to_go_on() -> None:
         engine = OpenAIEngine("tiny", Sampling(1.0, max_tokens=99), ModelOptions(base_url=(server.url,)))
         assert (await verifier_of(engine).verify(judged("5"), ())).consistent
         await engine.generate(Request((Message("user", "?"),), (), 1))
+        assert (await verifier_of(engine).verify(judged("5"), ())).consistent
         await engine.close()
-    first, second = server.bodies
+    read, first, second, third = server.bodies
+    assert read["messages"][-1] == {"role": "assistant", "content": "<think>2 + 3 = 5.</think>\n<answer>5</answer>"}
+    assert (read["prompt_logprobs"], read["max_tokens"]) == (0, 1)
     assert first["messages"][-1] == {"role": "assistant", "content": "<think>2 + 3 = 5.</think>\n<answer>"}
     assert (first["continue_final_message"], first["add_generation_prompt"]) == (True, False)
     assert first["temperature"] == 0 and first["max_tokens"] < 20
+    assert "prompt_logprobs" not in third, "it did not tell them, and is not asked again"
     assert "continue_final_message" not in second and (second["temperature"], second["max_tokens"]) == (1.0, 99)
+
+
+@pytest.mark.parametrize(
+    ("with_thought", "without", "rank", "consistent", "undecided", "asked"),
+    [
+        (-0.1, -2.0, 1, True, False, 2),
+        (-2.0, -0.1, 1, False, True, 2),
+        (-2.0, -0.1, 2, False, False, 2),
+        (-1.0, -2.0, 2, True, False, 3),
+    ],
+)
+async def test_a_server_that_reads_is_asked_for_no_answer(
+    with_thought: float, without: float, rank: int, consistent: bool, undecided: bool, asked: int
+) -> None:
+    def reply(body: dict[str, Any]) -> Reply:
+        if "prompt_logprobs" not in body:
+            return Reply("5</answer>", choice={"stop_reason": "</answer>"})
+        logprob = with_thought if "2 + 3 = 5" in body["messages"][-1]["content"] else without
+        tokens = [("<answer>", 0.0, 1), ("5", logprob, rank), ("</answer>", 0.0, 1)]
+        said = [None] + [
+            {str(at): {"logprob": chance, "rank": place, "decoded_token": token}}
+            for at, (token, chance, place) in enumerate(tokens)
+        ]
+        return Reply("x", body={"prompt_logprobs": said})
+
+    async with OpenAIServer(reply) as server:
+        engine = OpenAIEngine("tiny", Sampling(1.0, max_tokens=99), ModelOptions(base_url=(server.url,)))
+        verdict = await verifier_of(engine).verify(judged("5"), ())
+        await engine.close()
+    assert (verdict.consistent, verdict.undecided, len(server.bodies)) == (consistent, undecided, asked)
+
+
+async def test_a_boxed_answer_is_asked_for_from_within_its_box() -> None:
+    seen: list[Request] = []
+
+    def script(request: Request) -> str:
+        seen.append(request)
+        return "5}"
+
+    fmt = THINK_ANSWER
+    one = Judged(
+        Sample(PROBLEM, 0, Response(fmt.render("2 + 3 = 5.", r"It is \boxed{5} here"))), Judgement(True, "n", "5")
+    )
+    verdict = await verifier_of(ScriptedEngine(script)).verify(one, ())
+    assert verdict.consistent and verdict.answer == "5"
+    assert seen[0].prefill.endswith(r"It is \boxed{") and seen[0].sampling and seen[0].sampling.stop == ("}",)
 
 
 async def test_a_server_that_cannot_go_on_says_so_in_a_sentence() -> None:

@@ -26,6 +26,7 @@ from specs_data.format import THINK_ANSWER, ResponseFormat
 from specs_data.judges.answers import READ_AT_MOST, final_answer
 from specs_data.records import Judged, Problem, Verdict
 from specs_data.verifiers import VerifierOptions
+from specs_data.verifiers.calibration import Calibration
 from specs_data.verifiers.rules.conclusion import SEVERAL_ANSWERS, TWO_CONCLUSIONS, Thought, conclude
 from specs_data.verifiers.rules.objections import (
     GUESS,
@@ -75,6 +76,7 @@ class RulesVerifier:
 
     concurrency = 1
     paid = False
+    calibration = Calibration(recall=0.95, caught=0.90)  # on prose that it was not made with, see the results
 
     def __init__(self, fmt: ResponseFormat = THINK_ANSWER) -> None:
         self.settings: Mapping[str, str] = {"verifier": "rules", "version": "4", "format": fmt.model_dump_json()}

@@ -60,7 +60,7 @@ def picture() -> bytes:
 
 
 @contextmanager
-def serve(checkpoint: str, port: int = 0) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+def serve(checkpoint: str, *further: str, port: int = 0) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     """`vllm serve` on the loopback: its address and its process."""
     if not port:
         with socket.socket() as free:
@@ -69,7 +69,7 @@ def serve(checkpoint: str, port: int = 0) -> Iterator[tuple[str, subprocess.Pope
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", checkpoint, "--port", str(port)]
     command += ["--served-model-name", "mini", "--host", "127.0.0.1", "--dtype", "float32", "--max-model-len", "512"]
     command += ["--enforce-eager", "--no-enable-chunked-prefill", "--distributed-executor-backend", "uni"]
-    command += ["--trust-request-mm-kwargs"]
+    command += ["--trust-request-mm-kwargs", *further]
     command += ["--limit-mm-per-prompt", '{"image": 2, "video": 0}']
     process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL)
     try:
