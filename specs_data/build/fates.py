@@ -34,7 +34,8 @@ from polars import DataFrame, Expr, col
 from specs_data.rollouts.frames import to_frame, write_fates
 from specs_data.rollouts.plan import STRUCK, Plan, Source
 from specs_data.rollouts.stages import FORMAT, WRONG
-from specs_data.rollouts.store import Index, Position, Stage, Store
+from specs_data.rollouts.store import Index, Position, Store
+from specs_data.rollouts.tables import Stage
 
 # By stage (model asked for, model that served, rows, prompt and completion tokens).
 Served = dict[str, list[tuple[str, str, int, int, int]]]
