@@ -31,7 +31,7 @@ from specs_data.recipe import (
     setting,
 )
 from specs_data.rollouts.plan import Parts, make_plan
-from specs_data.rollouts.store import digest
+from specs_data.rollouts.tables import digest
 from specs_data.services.opening import open_budget
 from specs_data.texts import system_prompt
 from specs_data.train.settings import GrpoSettings

@@ -22,7 +22,7 @@ from specs_data.presets import load_preset
 from specs_data.problems import source_files
 from specs_data.rollouts.frames import FATES
 from specs_data.rollouts.responses import file_digest
-from specs_data.rollouts.store import digest
+from specs_data.rollouts.tables import digest
 from specs_data.texts import load_card
 
 if TYPE_CHECKING:

@@ -35,7 +35,8 @@ from specs_data.build.search import last_round
 from specs_data.rollouts.frames import to_frame, write_fates
 from specs_data.rollouts.plan import STRUCK, Plan, Source
 from specs_data.rollouts.stages import FORMAT, WRONG
-from specs_data.rollouts.store import Index, Position, Stage, Store
+from specs_data.rollouts.store import Index, Position, Store
+from specs_data.rollouts.tables import Stage
 
 # By stage (model asked for, model that served, rows, prompt and completion tokens).
 Served = dict[str, list[tuple[str, str, int, int, int]]]

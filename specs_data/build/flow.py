@@ -14,10 +14,12 @@ from specs_data.judges.answers import final_answer
 from specs_data.judges.rules import RuleJudge
 from specs_data.pairs.twin import make_twin
 from specs_data.records import Judged, Problem, Rejected, Sample, Twin
+from specs_data.rollouts.answers import Answers
 from specs_data.rollouts.demand import OnDemand
 from specs_data.rollouts.plan import STRUCK, Parts, Plan, Source, pair_id
 from specs_data.rollouts.stages import FORMAT, WRONG, Clock, Log, Stages
-from specs_data.rollouts.store import Answers, Index, Number, Position, Stage, Store
+from specs_data.rollouts.store import Index, Number, Position, Store
+from specs_data.rollouts.tables import Stage
 
 logger = logging.getLogger(__name__)
 

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from msgspec import Struct
 
 from specs_data.build.fates import Fates, Served
-from specs_data.rollouts.store import Stage, Store
+from specs_data.rollouts.store import Store
+from specs_data.rollouts.tables import Stage
 from specs_data.services.prices import Prices
 
 _LOGS: dict[str, Stage] = {"generate": "samples", "judge": "judgements", "verify": "verdicts", "pair": "pairs"}

@@ -25,7 +25,8 @@ from specs_data.pairs.manifest import (
 from specs_data.recipe import deciding
 from specs_data.records import Paid
 from specs_data.rollouts.plan import Plan
-from specs_data.rollouts.store import Store, digest
+from specs_data.rollouts.store import Store
+from specs_data.rollouts.tables import digest
 
 _PACKAGES = ("specs-data", "transformers", "torch", "vllm", "google-genai", "datasets", "pyarrow", "math-verify")
 

@@ -27,6 +27,7 @@ from specs_data.judges.rules import RuleJudge
 from specs_data.plugins import find_corruptions
 from specs_data.problems import count_problems
 from specs_data.recipe import Recipe
+from specs_data.rollouts.answers import Answers
 from specs_data.rollouts.checking import open_checker
 from specs_data.rollouts.demand import OnDemand
 from specs_data.rollouts.plan import (
@@ -42,7 +43,8 @@ from specs_data.rollouts.plan import (
 from specs_data.rollouts.progress import Figures, Progress, Tracker
 from specs_data.rollouts.sample import sampling
 from specs_data.rollouts.stages import Clock, durable
-from specs_data.rollouts.store import Answers, Store, digest
+from specs_data.rollouts.store import Store
+from specs_data.rollouts.tables import digest
 from specs_data.services.opening import open_budget
 from specs_data.texts import load_card, system_prompt
 from specs_data.verifiers import Verifier, open_verifier

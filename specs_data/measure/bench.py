@@ -28,13 +28,14 @@ from specs_data.plugins import verifier_label
 from specs_data.problems import Dropped, Incoming, read_problems
 from specs_data.recipe import Recipe
 from specs_data.records import Sample
+from specs_data.rollouts.answers import Answers
 from specs_data.rollouts.checking import open_checker
 from specs_data.rollouts.demand import OnDemand
 from specs_data.rollouts.plan import Parts, make_plan, name_of
 from specs_data.rollouts.progress import say, told
 from specs_data.rollouts.sample import check_policy, policy_fingerprint, sampling
 from specs_data.rollouts.stages import Stages, durable
-from specs_data.rollouts.store import Answers, Index, Number, Store
+from specs_data.rollouts.store import Index, Number, Store
 from specs_data.services.opening import open_budget
 from specs_data.texts import system_prompt
 from specs_data.verifiers import Verifier, open_verifier

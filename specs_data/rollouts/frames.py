@@ -15,7 +15,8 @@ import polars as pl
 from polars import DataFrame, col
 
 from specs_data.errors import UserError
-from specs_data.rollouts.store import Stage, Store
+from specs_data.rollouts.store import Store
+from specs_data.rollouts.tables import Stage
 
 FrameName = Literal["responses", "pairs", "dropped"]
 

@@ -13,7 +13,8 @@ from polars import col
 from specs_data.errors import UserError
 from specs_data.records import Judgement, Problem, Response, Verdict
 from specs_data.rollouts.frames import place_of, read_fates, store_of
-from specs_data.rollouts.store import Index, Number, Stage, Store
+from specs_data.rollouts.store import Index, Number, Store
+from specs_data.rollouts.tables import Stage
 
 _REASONS = 20  # that an error lists
 _response = msgspec.json.Decoder(Response).decode

@@ -23,7 +23,8 @@ from specs_data.recipe import Recipe, deciding
 from specs_data.records import Sampling
 from specs_data.rollouts.responses import file_digest
 from specs_data.rollouts.sample import policy_fingerprint, policy_name, sampling
-from specs_data.rollouts.store import Stage, Store, digest
+from specs_data.rollouts.store import Store
+from specs_data.rollouts.tables import Stage, digest
 from specs_data.texts import Text
 from specs_data.verifiers import Verifier, is_paid
 

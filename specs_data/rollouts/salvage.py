@@ -52,17 +52,33 @@ def checksum(table: str, key: Sequence[object], content: bytes = b"") -> int:
 def salvage(path: Path, stages: Sequence[str]) -> Salvaged:
     """Every record in the store at `path` and in its write-ahead log whose checksum holds."""
     found = Salvaged({stage: {} for stage in stages}, {}, {}, {}, {}, {})
+    for rowid, row in each_row(path):
+        _sort_in(found, rowid, row)
+    return found
+
+
+def salvage_pairs(path: Path, tables: Sequence[str]) -> dict[str, dict[bytes | str, Row]]:
+    """The sound rows of tables of (key, record, checksum), by table and key: of what was replaced, the latest."""
+    found: dict[str, dict[bytes | str, tuple[int, Row]]] = {table: {} for table in tables}
+    for rowid, row in each_row(path):
+        match row:
+            case (bytes() | str() as key, bytes() as record, int(held)):
+                for table, rows in found.items():
+                    if checksum(table, (key,), record) == held and rowid >= rows.get(key, (0, ()))[0]:
+                        rows[key] = rowid, row
+    return {table: {key: row for key, (_, row) in rows.items()} for table, rows in found.items()}
+
+
+def each_row(path: Path) -> Iterator[tuple[int, Row]]:
+    """Whatever in a file and in its write-ahead log can be read as a row of a table, with its number. It may be none:
+    its checksum says."""
     log = Path(f"{path}-wal")
     logged = log.read_bytes() if log.is_file() else b""
     if not path.stat().st_size:
-        return found
+        return
     with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as content, memoryview(content) as view:
-        for size in _page_sizes(bytes(view[:_HEADER])):
-            for rowid, row in _Pages(view, logged, size).rows():
-                _sort_in(found, rowid, row)
-            if found:
-                break
-    return found
+        for size in dict.fromkeys(_page_sizes(bytes(view[:_HEADER]))):
+            yield from _Pages(view, logged, size).rows()
 
 
 def _page_sizes(head: bytes) -> Sequence[int]:

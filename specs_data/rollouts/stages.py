@@ -25,9 +25,11 @@ from specs_data.judges.model import ModelJudge
 from specs_data.judges.rules import RuleJudge
 from specs_data.loop import asked_for
 from specs_data.records import Judged, Judgement, Problem, Response, Sample, Verdict
+from specs_data.rollouts.answers import Answers
 from specs_data.rollouts.plan import REFUSED, Parts, Plan, Source
 from specs_data.rollouts.sample import make_request
-from specs_data.rollouts.store import Answers, Index, Number, Stage, Store, digest
+from specs_data.rollouts.store import Index, Number, Store
+from specs_data.rollouts.tables import Stage, digest
 from specs_data.rollouts.watch import Watch
 from specs_data.verifiers import calibration_of, is_paid
 

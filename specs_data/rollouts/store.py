@@ -10,8 +10,9 @@ A commit reaches the operating system at once, so killing the process costs only
 `sync` makes it safe against a power failure as well. A write that fails ends the store: what SQLite rolls back
 then was never there, and numbers that were given out in between must not be used any more.
 
-Every record has a checksum with its key in it. A store is checked when it is opened; of a damaged one every sound
-record is kept, and whoever opened it is told what is lost: the next one finds it mended.
+Every record has a checksum with its key in it. A store is checked when it is opened: as a whole where it was closed
+well, which is as fast as it can be read, and else record by record. Of a damaged one every sound record is kept, and
+whoever opened it is told what is lost: the next one finds it mended.
 """
 
 from __future__ import annotations
@@ -21,74 +22,51 @@ import os
 import sqlite3
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, suppress
-from itertools import chain
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal, NewType, NoReturn, Self, TypeVar, cast
+from typing import Any, NewType, NoReturn, Self
 from weakref import WeakSet
 
 import msgspec
 
 from specs_data.errors import UserError
-from specs_data.files import put_in_place
 from specs_data.inert import one_line
 from specs_data.records import Paid, Payment, Problem
-from specs_data.rollouts.salvage import Salvaged, checksum, paid_key, salvage
+from specs_data.rollouts.repair import finish_repair, repaired
+from specs_data.rollouts.salvage import checksum, paid_key
+from specs_data.rollouts.tables import (
+    NUMBER,
+    PUT,
+    SCHEMA,
+    STAGES,
+    SUMMED,
+    VERSION,
+    Damaged,
+    Stage,
+    check_structure,
+    check_sums,
+    connect,
+    digest,
+    encode,
+    hash_of,
+    is_as_left,
+    is_damage,
+    is_old,
+    migrate,
+    note_as_left,
+    numbered,
+)
 
-Stage = Literal["samples", "judgements", "verdicts", "pairs"]
-T = TypeVar("T")
-_REPAIRED = ".repaired"  # the suffix of a repaired store until it takes the damaged one's place
 # Three kinds of whole numbers, which are easily taken for each other: a problem's place in its source, its number
 # in the store, and which of its responses is meant.
 Position = NewType("Position", int)
 Number = NewType("Number", int)
 Index = NewType("Index", int)
 
-STAGES: tuple[Stage, ...] = ("samples", "judgements", "verdicts", "pairs")
-_VERSION = 2  # 1 kept records in the trees of their keys, which took up to seven times their text, and no checksums
-_SCHEMA = (
-    "CREATE TABLE IF NOT EXISTS settings (id INTEGER PRIMARY KEY, stage TEXT, digest BLOB UNIQUE, record BLOB, "
-    "sum INTEGER)",
-    "CREATE TABLE IF NOT EXISTS images (id INTEGER PRIMARY KEY, digest BLOB UNIQUE, data BLOB)",
-    "CREATE TABLE IF NOT EXISTS problems (id INTEGER PRIMARY KEY, digest BLOB UNIQUE, record BLOB, sum INTEGER)",
-    # What the numbers of settings and problems stand for, once more: or a record that is lost would take with it all
-    # that goes by its number.
-    "CREATE TABLE IF NOT EXISTS numbers (kind TEXT, id INTEGER, digest BLOB, sum INTEGER)",
-    # The problems of the run at hand, in the order of their source.
-    "CREATE TABLE IF NOT EXISTS listing (position INTEGER PRIMARY KEY, problem INTEGER, name TEXT UNIQUE)",
-    "CREATE TABLE IF NOT EXISTS dropped (stage TEXT, position INTEGER, reason TEXT, detail TEXT)",
-    "CREATE TABLE IF NOT EXISTS undecided (stage TEXT, problem INTEGER, idx INTEGER, reason TEXT)",
-    "CREATE TABLE IF NOT EXISTS seconds (stage TEXT PRIMARY KEY, spent REAL)",
-    "CREATE TABLE IF NOT EXISTS payments (stage TEXT, model TEXT, served TEXT, prompt_tokens INTEGER, "
-    "completion_tokens INTEGER, batch INTEGER, dollars REAL, sum INTEGER)",
-    # The limits under which prompts were refused, by the settings of their samples.
-    "CREATE TABLE IF NOT EXISTS limits (settings INTEGER PRIMARY KEY, record BLOB)",
-    *(
-        f"CREATE TABLE IF NOT EXISTS {stage} (settings INTEGER, problem INTEGER, idx INTEGER, reason TEXT, "
-        "record BLOB, sum INTEGER)"
-        for stage in STAGES
-    ),
-    *(f"CREATE UNIQUE INDEX IF NOT EXISTS {stage}_key ON {stage} (settings, problem, idx)" for stage in STAGES),
-)
-_SUMMED = ("settings", "problems", "numbers", "payments", *STAGES)  # the tables with checksums
-
 _GET = {
     stage: f"SELECT reason, record, sum FROM {stage} WHERE settings = ? AND problem = ? AND idx = ?" for stage in STAGES
 }
-_PUT = {stage: f"INSERT OR IGNORE INTO {stage} VALUES (?, ?, ?, ?, ?, ?)" for stage in STAGES}
-_NUMBER = "INSERT INTO numbers VALUES (?, ?, ?, ?)"
-
-_encode = msgspec.json.Encoder(order="deterministic").encode
 _decode_problem = msgspec.json.Decoder(Problem).decode
-
-
-def digest(value: Any) -> bytes:
-    """16 bytes that stand for `value` (anything msgspec can encode), the same on every machine."""
-    return _hash(_encode(value))
-
-
-def _hash(data: bytes) -> bytes:
-    return hashlib.blake2b(data, digest_size=16).digest()
 
 
 class Store:
@@ -99,12 +77,12 @@ class Store:
         self._wal = Path(f"{path}-wal")
         self._failure: UserError | None = None
         finish_repair(path)
-        self._db = _connect(path, timeout=0)
+        self._db = connect(path, timeout=0)
         try:
             self._prepare()
-        except (sqlite3.DatabaseError, _Damaged) as error:
+        except (sqlite3.DatabaseError, Damaged) as error:
             self._db.close()
-            if _is_damage(error):
+            if is_damage(error):
                 raise repaired(path, one_line(str(error), 100)) from None
             raise UserError(f"cannot open {path}: {error}; is another build running there?") from None
         except BaseException:
@@ -119,6 +97,7 @@ class Store:
 
     def _prepare(self) -> None:
         """Lock the file, bring it to this version, and look whether it is sound."""
+        sound = is_as_left(self._path)
         execute = self._db.execute
         self._db.create_function("row_sum", 6, lambda stage, *row: checksum(stage, row[:4], row[4]))
         execute("PRAGMA page_size = 8192")
@@ -128,21 +107,22 @@ class Store:
         execute("PRAGMA cache_size = -32000")
         execute("BEGIN IMMEDIATE")
         version = execute("PRAGMA user_version").fetchone()[0]
-        if version > _VERSION:
+        if version > VERSION:
             raise UserError(f"{self._path} was written by another version of specs-data; use another --out")
-        old = _is_old(self._db)
+        old = is_old(self._db)
         if old:
-            _check_structure(self._db, ("settings", "problems", *STAGES))
+            check_structure(self._db, ("settings", "problems", *STAGES))
             migrate(self._db)
-        for statement in _SCHEMA:
+        for statement in SCHEMA:
             execute(statement)
-        execute(f"PRAGMA user_version = {_VERSION}")
+        execute(f"PRAGMA user_version = {VERSION}")
         execute("COMMIT")
         if old:
             with suppress(sqlite3.OperationalError):  # it needs room for a copy; the old pages are used up otherwise
                 execute("VACUUM")
-        _check_structure(self._db, (*_SUMMED, "listing", "seconds"))
-        _check_sums(self._db)
+        if not sound:
+            check_structure(self._db, (*SUMMED, "listing", "seconds"))
+            check_sums(self._db)
 
     def __enter__(self) -> Self:
         return self
@@ -188,6 +168,8 @@ class Store:
         with suppress(sqlite3.Error):  # a query that an error cut short still reads
             self._execute("PRAGMA wal_checkpoint(TRUNCATE)")
         self._db.close()
+        if self._failure is None:
+            note_as_left(self._path)
 
     # Settings
 
@@ -196,11 +178,11 @@ class Store:
         key = digest([stage, record])
         number = self._settings_of(key)
         if number is None:
-            content = _encode(record)
+            content = encode(record)
             number = self._one("SELECT coalesce(max(id), 0) + 1 FROM settings")[0]
             row = (number, stage, key, content, checksum("settings", (number, stage, key), content))
             self._append("INSERT INTO settings VALUES (?, ?, ?, ?, ?)", row)
-            self._append(_NUMBER, _numbered("settings", number, key))
+            self._append(NUMBER, numbered("settings", number, key))
         return int(number)
 
     def _settings_of(self, key: bytes) -> int | None:
@@ -235,7 +217,7 @@ class Store:
             marks = ", ".join("?" * len(reasons))
             self._append(f"DELETE FROM samples WHERE settings = ? AND reason IN ({marks})", (settings, *reasons))
         if limits is not None and known != limits:
-            self._append("INSERT OR REPLACE INTO limits VALUES (?, ?)", (settings, _encode(limits)))
+            self._append("INSERT OR REPLACE INTO limits VALUES (?, ?)", (settings, encode(limits)))
 
     # Problems and images
 
@@ -251,8 +233,8 @@ class Store:
         if not problems:
             return {}
         last = self._last_problem()
-        rows = [(position, problem.id, _encode(problem)) for position, problem in problems]
-        digests = [_hash(record) for _, _, record in rows]
+        rows = [(position, problem.id, encode(problem)) for position, problem in problems]
+        digests = [hash_of(record) for _, _, record in rows]
         self._add_problems({key: record for key, (_, _, record) in zip(digests, rows, strict=True)})
         self._append_many(
             "INSERT OR IGNORE INTO listing SELECT ?, id, ? FROM problems WHERE digest = ?",
@@ -264,8 +246,8 @@ class Store:
 
     def know(self, problems: Sequence[Problem]) -> list[Number]:
         """The numbers of these problems, known now if they were not, with no place in a run's list."""
-        records = [_encode(problem) for problem in problems]
-        digests = [*map(_hash, records)]
+        records = [encode(problem) for problem in problems]
+        digests = [*map(hash_of, records)]
         known = self._add_problems(dict(zip(digests, records, strict=True)))
         return [Number(known[key]) for key in digests]
 
@@ -279,14 +261,14 @@ class Store:
         query = f"SELECT digest, id, record IS NULL FROM problems WHERE digest IN ({marks})"
         known = {key: (number, lost) for key, number, lost in self.select(query, tuple(records))}
         new = [key for key in records if key not in known]
-        numbered = [(number, key) for number, key in enumerate(new, self._last_problem() + 1)]
-        filled = numbered + [(number, key) for key, (number, lost) in known.items() if lost]
+        given = [(number, key) for number, key in enumerate(new, self._last_problem() + 1)]
+        filled = given + [(number, key) for key, (number, lost) in known.items() if lost]
         self._append_many(
             "INSERT OR REPLACE INTO problems VALUES (?, ?, ?, ?)",
             [(number, key, records[key], checksum("problems", (number, key), records[key])) for number, key in filled],
         )
-        self._append_many(_NUMBER, [_numbered("problems", number, key) for number, key in numbered])
-        return {key: number for key, (number, _) in known.items()} | {key: number for number, key in numbered}
+        self._append_many(NUMBER, [numbered("problems", number, key) for number, key in given])
+        return {key: number for key, (number, _) in known.items()} | {key: number for number, key in given}
 
     def problem(self, number: Number) -> Problem:
         """The problem with this number."""
@@ -311,7 +293,7 @@ class Store:
         key = bytes.fromhex(sha256)
         row = self._read("SELECT data FROM images WHERE digest = ?", (key,))
         if row is None or hashlib.sha256(row[0]).digest() != key:
-            self._fail(_Damaged("a picture is not what was written"))
+            self._fail(Damaged("a picture is not what was written"))
         data: bytes = row[0]
         return data
 
@@ -325,13 +307,13 @@ class Store:
         if row is None:
             return None
         if checksum(stage, (*key, row[0]), row[1]) != row[2]:
-            self._fail(_Damaged(f"a record of {stage} is not what was written"))
+            self._fail(Damaged(f"a record of {stage} is not what was written"))
         return row[0], row[1]
 
     def put(self, stage: Stage, settings: int, problem: Number, index: Index, reason: str | None, record: Any) -> None:
         """Append one row. What is there already stays."""
         self.appended[stage] += 1
-        key, content = (settings, problem, index, reason), _encode(record)
+        key, content = (settings, problem, index, reason), encode(record)
         self._unwritten[stage].append((*key, content, checksum(stage, key, content)))
         self._buffered = True
 
@@ -397,7 +379,7 @@ class Store:
         self._buffered = False
         for stage, rows in self._unwritten.items():
             if rows:
-                self._append_many(_PUT[stage], rows)
+                self._append_many(PUT[stage], rows)
                 rows.clear()
 
     def _append(self, statement: str, values: tuple[Any, ...]) -> None:
@@ -423,12 +405,12 @@ class Store:
     def _one(self, query: str, values: tuple[Any, ...] = ()) -> tuple[Any, ...]:
         row = self._read(query, values)
         if row is None:
-            self._fail(_Damaged("a row that should be there is not"))
+            self._fail(Damaged("a row that should be there is not"))
         return row
 
     def _fail(self, error: Exception) -> NoReturn:
         """Nothing is written any more, and whoever tries learns why. A store that shows to be damaged is mended."""
-        if self._failure is None and _is_damage(error):
+        if self._failure is None and is_damage(error):
             for cursor in [*self._cursors]:  # what still reads would keep the file open, and its lock
                 cursor.close()
             self._db.close()
@@ -439,217 +421,3 @@ class Store:
                 "the same command again"
             )
         raise self._failure from error
-
-
-class _Damaged(Exception):
-    """What is found to be damaged."""
-
-
-def _is_damage(error: Exception) -> bool:
-    """Is the file not what was written? SQLite's other errors are of a disk that is full, a file that is locked."""
-    exact = isinstance(error, _Damaged) or type(error) is sqlite3.DatabaseError
-    return exact or "Could not decode" in str(error)
-
-
-def _numbered(kind: str, number: int, key: bytes) -> tuple[str, int, bytes, int]:
-    return kind, number, key, checksum("numbers", (kind, number, key))
-
-
-def _check_structure(db: sqlite3.Connection, tables: Sequence[str]) -> None:
-    """SQLite's own look at its trees; pictures, most of the bytes, are looked at when they are read."""
-    for table in tables:
-        said = db.execute(f"PRAGMA integrity_check({table})").fetchone()[0]
-        if said != "ok":
-            raise _Damaged(one_line(said, 100))
-
-
-def _check_sums(db: sqlite3.Connection) -> None:
-    for table in _SUMMED:
-        for *row, held in db.execute(f"SELECT * FROM {table}"):
-            if _sum(table, row) != held:
-                raise _Damaged(f"a record of {table} is not what was written")
-
-
-def _sum(table: str, row: Sequence[Any]) -> int:
-    match table:
-        case "numbers":
-            return checksum(table, row)
-        case "payments":
-            return checksum(table, paid_key(row))
-        case "problems" if row[-1] is None:  # lost, and not asked for since
-            return checksum(table, row[:-1])
-        case _:
-            return checksum(table, row[:-1], row[-1])
-
-
-def _is_old(db: sqlite3.Connection) -> bool:
-    """Is this a store of version 1?"""
-    columns = [row[1] for row in db.execute("PRAGMA table_info(samples)")]
-    return bool(columns) and "sum" not in columns
-
-
-def migrate(db: sqlite3.Connection) -> None:
-    """Bring a store of version 1 to this one, within the transaction that is open: the same records under the same
-    keys."""
-    kept = ("settings", "problems", "payments", *STAGES)
-    there = {row[0] for row in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-    for table in kept:
-        if table in there:
-            db.execute(f"ALTER TABLE {table} RENAME TO old_{table}")
-    for statement in _SCHEMA:
-        db.execute(statement)
-    for table in kept:
-        if table in there:
-            rows = ((*row, _sum(table, row)) for row in db.execute(f"SELECT * FROM old_{table}"))
-            first = next(rows, None)
-            if first is not None:
-                put = f"INSERT INTO {table} VALUES ({', '.join('?' * len(first))})"
-                db.executemany(put, chain([first], rows))
-            db.execute(f"DROP TABLE old_{table}")
-    for kind in ("settings", "problems"):
-        numbers = db.execute(f"SELECT id, digest FROM {kind}").fetchall()
-        db.executemany(_NUMBER, [_numbered(kind, *row) for row in numbers])
-
-
-# Damage
-
-
-def repaired(path: Path, damage: str) -> UserError:
-    """Put all that is sound in the damaged store at `path` into a new one in its place, and say what is lost. The
-    damaged file stays beside it."""
-    sound = salvage(path, STAGES)
-    if not sound:
-        return UserError(f"{path} is not a store of specs-data: {damage}")
-    counted = _rows_before(path)
-    total = {stage: max(sound.highest.get(stage, 0), counted.get(stage, 0)) for stage in STAGES}
-    fresh = Path(f"{path}.part")
-    fresh.unlink(missing_ok=True)
-    with closing(sqlite3.connect(fresh, isolation_level=None)) as db:
-        db.execute("PRAGMA page_size = 8192")
-        db.execute("BEGIN")
-        for statement in _SCHEMA:
-            db.execute(statement)
-        kept = _fill(db, sound)
-        db.execute(f"PRAGMA user_version = {_VERSION}")
-        db.execute("COMMIT")
-    put_in_place(fresh, Path(f"{path}{_REPAIRED}"))
-    finish_repair(path)
-    lost = [f"{total[stage] - kept[stage]:,} {stage}" for stage in STAGES if total[stage] > kept[stage]]
-    return UserError(
-        f"{path} is damaged ({damage}): {' and '.join(lost) or 'no response'} of {sum(total.values()):,} records "
-        f"on record are lost, all others are kept, and the damaged file is {path.name}.damaged; run the same command "
-        "again to go on: it asks for what is lost, and reads the pictures anew"
-    )
-
-
-def finish_repair(path: Path) -> None:
-    """Put a repaired store in the place of the damaged one. It is begun anew where it was cut short: a log of the
-    damaged store must not be taken for one of the repaired."""
-    fresh = Path(f"{path}{_REPAIRED}")
-    if not fresh.exists():
-        return
-    if path.exists() and path.stat().st_ino != fresh.stat().st_ino:
-        path.replace(Path(f"{path}.damaged"))
-    for rest in ("-wal", "-shm"):
-        Path(f"{path}{rest}").unlink(missing_ok=True)
-    put_in_place(fresh, path)
-
-
-def _fill(db: sqlite3.Connection, sound: Salvaged) -> Counter[str]:
-    """Write what is sound; how many rows of each table. What goes by the number of something unknown is left out: the
-    number will be given out again."""
-    digests = dict(sound.numbers)
-    digests |= {("settings", row[0]): row[2] for row in sound.settings.values()}
-    digests |= {("problems", row[0]): row[1] for row in sound.problems.values()}
-    for (kind, number), key in digests.items():
-        db.execute(_NUMBER, _numbered(kind, number, key))
-        row = (
-            sound.settings.get(number, (number, "", key, b""))
-            if kind == "settings"
-            else (sound.problems.get(number, (number, key, None)))
-        )
-        db.execute(f"INSERT INTO {kind} VALUES ({', '.join('?' * (len(row) + 1))})", (*row, _sum(kind, row)))
-    for row in sound.payments.values():
-        db.execute("INSERT INTO payments VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (*row, _sum("payments", row)))
-    kept: Counter[str] = Counter()
-    for stage, log in sound.logs.items():
-        known = [row for row in log.values() if ("settings", row[0]) in digests and ("problems", row[1]) in digests]
-        db.executemany(_PUT[cast(Stage, stage)], [(*row, _sum(stage, row)) for row in sorted(known, key=_key)])
-        kept[stage] = len(known)
-    return kept
-
-
-def _key(row: Sequence[Any]) -> tuple[int, int, int]:
-    return row[0], row[1], row[2]
-
-
-def _rows_before(path: Path) -> dict[str, int]:
-    """How many rows each log had, as far as the damaged file still says."""
-    found: dict[str, int] = {}
-    with suppress(sqlite3.Error), closing(sqlite3.connect(path)) as db:
-        for stage in STAGES:
-            with suppress(sqlite3.Error):
-                found[stage] = db.execute(f"SELECT max(rowid) FROM {stage}").fetchone()[0] or 0
-            with suppress(sqlite3.Error):
-                counted = db.execute(f"SELECT count(*) FROM {stage} INDEXED BY {stage}_key").fetchone()[0]
-                found[stage] = max(found.get(stage, 0), counted)
-    return found
-
-
-class Answers:
-    """What judging services answered, by content, so that nothing is paid for twice; several runs
-    may share one. It also keeps the services' open batch jobs, which outlive the process."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._db = _connect(path, timeout=30)
-        try:
-            self._db.execute("PRAGMA journal_mode = WAL")
-            self._db.execute("CREATE TABLE IF NOT EXISTS answers (digest BLOB PRIMARY KEY, record BLOB) WITHOUT ROWID")
-            self._db.execute("CREATE TABLE IF NOT EXISTS jobs (name TEXT PRIMARY KEY, record BLOB)")
-        except sqlite3.DatabaseError as error:
-            self._db.close()
-            raise UserError(f"cannot open {path}: {error}") from None
-
-    def close(self) -> None:
-        """Close the file."""
-        self._db.close()
-
-    def get(self, key: bytes, kind: type[T]) -> T | None:
-        """The answer to the question with this digest."""
-        try:
-            row = self._db.execute("SELECT record FROM answers WHERE digest = ?", (key,)).fetchone()
-            return msgspec.json.decode(row[0], type=kind) if row else None
-        except (sqlite3.Error, msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise UserError(
-                f"{self._path} is damaged ({error}): take it away, and what judging services answered is asked again"
-            ) from error
-
-    def put(self, key: bytes, record: Any) -> None:
-        """Keep an answer, durably."""
-        self._write("INSERT OR IGNORE INTO answers VALUES (?, ?)", (key, _encode(record)))
-
-    def jobs(self, kind: type[T]) -> list[T]:
-        """Every batch job that is on record, the oldest first."""
-        rows = self._db.execute("SELECT record FROM jobs ORDER BY rowid")
-        return [msgspec.json.decode(row[0], type=kind) for row in rows]
-
-    def put_job(self, name: str, record: Any) -> None:
-        """Keep a batch job under its name, in place of what was there."""
-        self._write("INSERT OR REPLACE INTO jobs VALUES (?, ?)", (name, _encode(record)))
-
-    def _write(self, statement: str, values: tuple[Any, ...]) -> None:
-        try:
-            self._db.execute(statement, values)
-        except sqlite3.Error as error:
-            raise UserError(
-                f"cannot write {self._path}: {error}; what it has is kept: make room, and run the same command again"
-            ) from error
-
-
-def _connect(path: Path, timeout: int) -> sqlite3.Connection:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return sqlite3.connect(path, isolation_level=None, timeout=timeout)
-    except (OSError, sqlite3.OperationalError) as error:
-        raise UserError(f"cannot open {path}: {error}; use another folder") from None

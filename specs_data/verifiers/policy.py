@@ -25,8 +25,8 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from specs_data.errors import PromptRefused, Undecided, UserError
-from specs_data.format import ResponseFormat, strip_stop_tokens
-from specs_data.judges.answers import boxes, final_answer
+from specs_data.format import ResponseFormat, boxes, strip_stop_tokens
+from specs_data.judges.answers import final_answer
 from specs_data.judges.rules import same_answer
 from specs_data.plugins import Engine, Scores
 from specs_data.records import Judged, Likelihood, Problem, Request, Sampling, Verdict

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import gzip
 import random
 import shutil
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from fakes.sums import dataset_bytes, policy, recipe, write_sums
-from hard.conftest import some
+from hard.conftest import assert_sentence, some
 
 from specs_data import build
 from specs_data.errors import UserError
+from specs_data.records import Judgement
+from specs_data.rollouts.answers import Answers
+from specs_data.rollouts.store import Store
+from specs_data.rollouts.tables import digest
 
 Damage = Callable[[bytearray, random.Random], None]
 PROBLEMS = 120
@@ -113,3 +120,74 @@ def test_a_torn_log_loses_only_its_end(tmp_path: Path, whole: Path, number: int,
     assert dataset_bytes(torn) == dataset_bytes(whole / "run")
     tally("torn log: the same dataset")
     tally("responses asked for again", again.calls)
+
+
+@pytest.fixture(scope="module")
+def answered(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """A file of answers and a batch job."""
+    path = tmp_path_factory.mktemp("answered") / "answers.sqlite"
+    answers = Answers(path)
+    for number in range(400):
+        answers.put(digest(number), Judgement(True, "model", str(number) * (1 + number % 60)))
+    answers.put_job("job", {"state": 1})
+    answers.put_job("job", {"state": 2})
+    answers.close()
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize("number", some(40, 6))
+def test_damaged_answers_are_kept_as_far_as_they_are_sound(
+    tmp_path: Path, answered: bytes, number: int, tally: Callable
+) -> None:
+    path, moments = tmp_path / "answers.sqlite", random.Random(number)
+    data = bytearray(answered)
+    DAMAGES[number % len(DAMAGES)](data, moments)
+    path.write_bytes(data)
+    told, found = [], {}
+    for _ in range(3):
+        try:
+            answers = Answers(path)
+            try:
+                found = {n: answers.get(digest(n), Judgement) for n in range(400)}
+                assert answers.jobs(dict) in ([{"state": 2}], [])
+                break
+            finally:
+                answers.close()
+        except UserError as error:
+            told.append(error)
+    for error in told:
+        assert_sentence(error, "answers.sqlite", "run the same")
+    assert len(told) <= 1 and len(found) == 400, told
+    kept = {n: one for n, one in found.items() if one is not None}
+    assert all(one.answer == str(n) * (1 + n % 60) for n, one in kept.items())
+    assert len(kept) > 150, "sound ones are lost"
+    tally("answers: mended after one sentence" if told else "answers: nothing that is in use")
+
+
+def test_answers_of_an_older_release_are_taken_up(tmp_path: Path) -> None:
+    path = tmp_path / "answers.sqlite"
+    with closing(sqlite3.connect(path)) as old, old:
+        old.execute("CREATE TABLE answers (digest BLOB PRIMARY KEY, record BLOB) WITHOUT ROWID")
+        old.execute("CREATE TABLE jobs (name TEXT PRIMARY KEY, record BLOB)")
+        old.execute("INSERT INTO answers VALUES (?, ?)", (b"key", b'{"right":true,"rule":"model","answer":"5"}'))
+        old.execute("INSERT INTO jobs VALUES ('a', CAST('{}' AS BLOB))")
+    for _ in range(2):
+        answers = Answers(path)
+        assert answers.get(b"key", Judgement) == Judgement(True, "model", "5") and answers.jobs(dict) == [{}]
+        answers.close()
+
+
+@pytest.mark.parametrize("number", some(20, 3))
+def test_a_damaged_store_of_an_older_release_is_said(tmp_path: Path, number: int, tally: Callable) -> None:
+    path, moments = tmp_path / "store.sqlite", random.Random(number)
+    data = bytearray(gzip.decompress((Path(__file__).parent.parent / "golden" / "store.sqlite.gz").read_bytes()))
+    DAMAGES[number % len(DAMAGES)](data, moments)
+    path.write_bytes(data)
+    try:
+        Store(path).close()
+    except UserError as error:
+        assert_sentence(error, "store.sqlite")
+        assert path.read_bytes()[:15] == bytes(data[:15])
+        tally("store of an older release: one sentence")
+    else:
+        tally("store of an older release: nothing that is in use")

@@ -34,8 +34,9 @@ class mine:
     {kind} generate(self, request):
         if next(calls) == 2:
             {call}
-        n = int(request.messages[-1].content.split()[2]) + 1
-        return Response(f"<think>{{n - 1}} + 1 = {{n}}.</think>\\n<answer>\\\\boxed{{{{{{n}}}}}}</answer>")
+        number = int(request.messages[-1].content.split()[2]) + 1
+        thought = f"{{number - 1}} + 1 = {{number}}."
+        return Response(f"<think>{{thought}}</think>\\n<answer>\\\\boxed{{{{{{number}}}}}}</answer>")
     async def close(self):
         {closed}
 """,
@@ -92,9 +93,7 @@ TRIALS: dict[str, tuple[str, dict[str, str]]] = {
     }.items()},
     **{f"{kind} is no coroutine": (kind, {"kind": "def"}) for kind in ("engine", "verifier")},
     **{f"{kind} is a generator": (kind, {"call": "yield 5"}) for kind in SOUND},
-    "corruption is a coroutine": (
-        "corruption", {"top": HEAD + "wraps = lambda f: f\n", "call": "return asyncio.sleep(0)"}
-    ),
+    "corruption is a coroutine": ("corruption", {"call": "return asyncio.sleep(0)"}),
     "corruption seeds what it was given": ("corruption", {"call": "rng.seed(0); rng.random = None"}),
     "corruption changes the format": ("corruption", {"call": "fmt.name = 'x'"}),
     "engine changes the request": ("engine", {"call": "request.messages[0].content = 'x'"}),
@@ -143,7 +142,7 @@ def play(folder: Path, kind: str, name: str) -> tuple[int, str]:
     """The command's status, and what it said; one that hangs is interrupted once."""
     hangs = folder / "hangs"
     hangs.unlink(missing_ok=True)
-    environment = os.environ | {"PYTHONPATH": str(folder), "COLUMNS": "80"}
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])}
     with subprocess.Popen(
         command(kind, name), cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as running:
