@@ -12,8 +12,8 @@ from typing import Any
 from specs_data.mini.world import draw, picture
 from specs_data.train.report import read_metrics
 
-# How far apart vLLM and the trainer are on average over the tokens of a step, in log-probability. bfloat16 makes 0.005 to
-# 0.02; prompts in which each picture has its tokens twice make 0.3 to 0.7.
+# How far apart vLLM and the trainer are, on average over the tokens of a step, in log-probability: by bfloat16 0.005 to
+# 0.02; where prompts have the tokens of each picture twice 0.3 to 0.7.
 SAME = 0.05
 
 
