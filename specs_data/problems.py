@@ -29,7 +29,7 @@ from specs_data.images import Unusable, media_type, settle
 from specs_data.judges.choices import listed_choices
 from specs_data.judges.numbers import Quantity
 from specs_data.judges.values import Items, read_value
-from specs_data.pairs.shelf import PICTURE_SUFFIXES, Shelf
+from specs_data.pairs.shelf import PICTURE_SUFFIXES, HubShelf, Shelf
 from specs_data.presets import Preset, load_preset
 from specs_data.records import AnswerType, Policy, Problem
 from specs_data.texts import IMAGE, chat, count_places, leading, misplaced, numbered_places, tell, without_first
@@ -102,7 +102,8 @@ class _Bad(Exception):
 
 
 # A row as its file has it, or why it cannot be read, and the pictures that it may name.
-_Raw: TypeAlias = tuple[dict[str, Any] | str, Shelf | None]
+_Shelf: TypeAlias = Shelf | HubShelf
+_Raw: TypeAlias = tuple[dict[str, Any] | str, _Shelf]
 
 
 def read_problems(
@@ -215,13 +216,13 @@ def _check_pictures(first: Sequence[_Raw], names: Mapping[str, _Names], source: 
                 )
 
 
-def _is_picture(value: Any, shelf: Shelf | None) -> bool:
+def _is_picture(value: Any, shelf: _Shelf) -> bool:
     """Whether a value is plainly a picture: its bytes, a datasets Image, a data URL, the path of one that is there."""
     if isinstance(value, dict) and {*value} == {"bytes", "path"}:
         value = value["bytes"] or value["path"]
     if isinstance(value, bytes):
         return media_type(value) is not None
-    return isinstance(value, str) and (value.startswith("data:image/") or (shelf is not None and shelf.has(value)))
+    return isinstance(value, str) and (value.startswith("data:image/") or shelf.has(value))
 
 
 def count_problems(source: str, limit: int | None = None) -> int | None:
@@ -267,22 +268,23 @@ def _rows(source: str, about_to_read: Callable[[Path], None] | None = None) -> I
         shelf = Shelf(path.parent, path.parent, about_to_read)
         yield from ((row, shelf) for row in read_rows(path))
     elif re.fullmatch(r"[\w.-]+/[\w.-]+(:[\w.-]+)?(@[\w./-]+)?(#[\w.-]+)?", source) and path.suffix not in SUFFIXES:
-        yield from ((row, None) for row in _hub_rows(source))
+        yield from _hub_rows(source)
     else:
         raise UserError(f"there are no problems at {source}: no such file or folder, and not a Hub dataset id")
 
 
-def _hub_rows(source: str) -> Iterator[dict[str, Any]]:
+def _hub_rows(source: str) -> Iterator[_Raw]:
     import datasets
 
     rest, _, split = source.partition("#")
     rest, _, revision = rest.partition("@")
     name, _, config = rest.partition(":")
+    shelf = HubShelf(name, revision or None)
     try:
         found = datasets.load_dataset(
             name, config or None, revision=revision or None, split=split or "train", streaming=True
         )
-        yield from found.decode(False)
+        yield from ((row, shelf) for row in found.decode(False))
     except Exception as error:
         raise UserError(f"cannot read the Hub dataset {source}: {first_line(error)}") from None
 
@@ -291,7 +293,7 @@ def _hub_rows(source: str) -> Iterator[dict[str, Any]]:
 
 
 def _problem(
-    row: Mapping[str, Any], names: Mapping[str, _Names], types: Mapping[str, str], shelf: Shelf | None, gold: bool
+    row: Mapping[str, Any], names: Mapping[str, _Names], types: Mapping[str, str], shelf: _Shelf, gold: bool
 ) -> tuple[Problem, tuple[bytes, ...]]:
     values = {field: _field(row, names[field]) for field in COLUMNS if field != "images"}
     question, choices, pictures = _placed(
@@ -505,7 +507,7 @@ def _pictures(row: Mapping[str, Any], names: _Names) -> list[tuple[int, Any]]:
     return sorted(found, key=lambda picture: picture[0])
 
 
-def _picture(value: Any, shelf: Shelf | None, row: Any) -> bytes:
+def _picture(value: Any, shelf: _Shelf, row: Any) -> bytes:
     """The settled bytes of a picture, whatever it is given as. A drop names the `row` and the picture."""
     try:
         return settle(_image(value, shelf))
@@ -517,7 +519,7 @@ def _picture(value: Any, shelf: Shelf | None, row: Any) -> bytes:
         raise _Bad(f"image {reason}", _told(row, told)) from None
 
 
-def _image(value: Any, shelf: Shelf | None) -> bytes:
+def _image(value: Any, shelf: _Shelf) -> bytes:
     """The bytes of an image given as bytes, a datasets Image, a data URL or a path. Raises Unusable."""
     if isinstance(value, dict):
         value = value.get("bytes") or value.get("path")
@@ -530,6 +532,4 @@ def _image(value: Any, shelf: Shelf | None) -> bytes:
             return base64.b64decode(value.partition(",")[2], validate=True)
         except ValueError:
             raise Unusable("broken: data URL") from None
-    if "://" in value or shelf is None:
-        raise Unusable("not local")
     return shelf.read(value)

@@ -11,6 +11,7 @@ import struct
 import subprocess
 import sys
 import time
+import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -36,7 +37,7 @@ from specs_data.records import Policy, Problem, Response
 from specs_data.rollouts.responses import read_responses
 from specs_data.texts import chat
 
-RED, BLUE = picture(1), picture(2)
+RED, BLUE, GREEN = picture(1), picture(2), picture(3)
 GOOD = {"id": "good", "question": "How many?", "answer": "5"}
 
 
@@ -779,13 +780,26 @@ for source in sys.argv[1:]:
     try:
         found = [
             [item.problem.id, item.problem.question, [data.hex() for data in item.images]]
-            if isinstance(item, Incoming) else item.reason
+            if isinstance(item, Incoming) else [item.reason, item.detail]
             for item in read_problems(source)
         ]
     except UserError as error:
         found = f"UserError: {error}"
     print(json.dumps(found))
 """
+
+
+def read_hub(hub: Hub, folder: Path, *sources: str) -> list[Any]:
+    """What READER finds in datasets of `hub`, which knows nothing of them yet."""
+    env = os.environ | {
+        "HF_ENDPOINT": hub.url, "HF_HOME": str(folder / "home"), "HF_HUB_DISABLE_XET": "1",
+        "HF_UPDATE_DOWNLOAD_COUNTS": "0", "HF_HUB_OFFLINE": "0", "USE_TORCH": "0",
+    }  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", READER, *sources], env=env, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
 
 
 def test_a_hub_dataset(tmp_path: Path) -> None:
@@ -823,17 +837,41 @@ configs:
         repo.commit(new, "second")
         name = "lab/Problems-1.5-v2"
         sources = [name, f"{name}#test", f"{name}:hard", f"{name}:hard@v1.0.0#train", f"{name}#nosplit", "lab/nothing"]
-        env = os.environ | {
-            "HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home"), "HF_HUB_DISABLE_XET": "1",
-            "HF_UPDATE_DOWNLOAD_COUNTS": "0", "HF_HUB_OFFLINE": "0", "USE_TORCH": "0",
-        }  # fmt: skip
-        done = subprocess.run(
-            [sys.executable, "-c", READER, *sources], env=env, capture_output=True, text=True, timeout=120, check=False
-        )
-    assert done.returncode == 0, done.stderr
-    found = [json.loads(line) for line in done.stdout.splitlines()]
+        found = read_hub(hub, tmp_path, *sources)
     ids = [[item[0] for item in rows] for rows in found[:4]]
     assert ids == [["a", "b"], ["t"], ["h"], ["old"]]
     assert found[0][0] == ["a", "a?", [RED.hex()]]
     for sentence, source in zip(found[4:], sources[4:], strict=True):
         assert sentence.startswith(f"UserError: cannot read the Hub dataset {source}: ") and "\n" not in sentence
+
+
+def test_pictures_that_a_hub_dataset_names_are_fetched(tmp_path: Path) -> None:
+    """By the path in the repository, by the end of one, in a zip file (ViRL39K's), and as datasets names them."""
+    names = ["images/red.png", "green.png", "pictures/in_zip.png", "missing.png", "../../../etc/passwd", "/etc/passwd"]
+    names += ["https://example.org/a.png", "broken.png"]
+    rows = [{"id": f"{n}", "question": "What?", "answer": "5", "image": [name]} for n, name in enumerate(names)]
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.writestr("in_zip.png", BLUE)
+    files = {
+        "data/train.jsonl": "".join(json.dumps(row) + "\n" for row in rows).encode(),
+        "images/red.png": RED, "data/pictures/green.png": GREEN, "pictures.zip": packed.getvalue(),
+        "broken.png": b"no picture",
+    }  # fmt: skip
+    with Hub() as hub:
+        repo = hub.repos["lab/named"] = Repo(private=False)
+        repo.commit({name: File(content, lfs=not name.endswith("jsonl")) for name, content in files.items()}, "first")
+        found = read_hub(hub, tmp_path, "lab/named")
+        hub.faults["resolve"] = [500] * 99
+        (broken,) = read_hub(hub, tmp_path / "anew", "lab/named")
+    assert [item[2] if len(item) == 3 else item for item in found[0]] == [
+        [RED.hex()],
+        [GREEN.hex()],
+        [BLUE.hex()],
+        ["image not found", "3: missing.png"],
+        ["image not found", "4: ../../../etc/passwd (it lies outside of lab/named)"],
+        ["image not found", "5: /etc/passwd (it lies outside of lab/named)"],
+        ["image not local", "6: https://example.org/a.png"],
+        ["image not an image", "7: broken.png"],
+    ]
+    assert broken.startswith("UserError: cannot ") and "lab/named" in broken and "\n" not in broken

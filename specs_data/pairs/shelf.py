@@ -1,4 +1,5 @@
-"""The picture files of a data set: those in its own folder, and those in the zip files beside its rows.
+"""The picture files of a data set: those in its own folder or its repository on the Hub, and those in the zip files
+beside its rows.
 
 Names come from whoever made the rows: none of them reaches a file outside of the folder, or one that is no file.
 """
@@ -6,13 +7,14 @@ Names come from whoever made the rows: none of them reaches a file outside of th
 from __future__ import annotations
 
 import posixpath
+import re
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 
-from specs_data.errors import FileRefused
+from specs_data.errors import FileRefused, UserError, first_line
 from specs_data.files import read_inside
 from specs_data.images import MAX_BYTES, Unusable
 
@@ -31,6 +33,8 @@ class Shelf:
 
     def read(self, name: str) -> bytes:
         """The bytes of the picture file `name`. Raises Unusable with the reason there are none."""
+        if "://" in name:
+            raise Unusable("not local")
         if self._about_to_read is not None:
             self._about_to_read(self._folder / name)
         refused = FileRefused("outside")
@@ -46,7 +50,7 @@ class Shelf:
         if refused.reason == "too large":
             raise Unusable(f"too large: it {refused.detail}")
         if refused.detail == "cannot be found":
-            return self._zipped(name)
+            return _zipped(self._archives, name)
         raise Unusable(f"not found: it {refused.detail}" if refused.reason != "not found" else "not found")
 
     def has(self, name: str) -> bool:
@@ -59,24 +63,91 @@ class Shelf:
             return False
         return True
 
-    def _zipped(self, name: str) -> bytes:
-        plain = posixpath.normpath(name)
-        for stem, archive in self._archives:
-            for inner in (plain, plain.removeprefix(f"{stem}/"), f"{stem}/{plain}"):
-                if inner in archive.NameToInfo:
-                    return _unpacked(archive, inner)
-        raise Unusable("not found")
+    @cached_property
+    def _archives(self) -> list[tuple[str, zipfile.ZipFile]]:
+        """The zip files beside the rows."""
+
+        def is_own(place: Path) -> bool:
+            return place.is_file() and any(place.is_relative_to(home.resolve()) for home in self._homes)
+
+        return _opened([file for file in sorted(self._folder.glob("*.zip")) if is_own(file.resolve())])
+
+
+class HubShelf:
+    """The pictures that rows of a Hub dataset may name: files of its repository at a `revision`, by their whole path
+    or an end of it that no other has, and those in its zip files. Each is fetched when it is read."""
+
+    def __init__(self, repo: str, revision: str | None = None) -> None:
+        self._repo = repo
+        self._revision = revision
+
+    def read(self, name: str) -> bytes:
+        """The bytes of the picture file `name`. Raises Unusable with the reason there are none, and UserError where
+        the Hub does not give what it lists."""
+        plain = posixpath.normpath(_HUB_PATH.sub("", name))
+        if "://" in name and not _HUB_PATH.match(name):
+            raise Unusable("not local")
+        if plain.startswith(("/", "..")):
+            raise Unusable(f"not found: it lies outside of {self._repo}")
+        ends = [file for file in self._files if file.endswith(f"/{plain}")]
+        found = plain if plain in self._files else ends[0] if len(ends) == 1 else None
+        if found is None:
+            return _zipped(self._archives, plain)
+        file = self._fetch(found)
+        if file.stat().st_size > MAX_BYTES:
+            raise Unusable(f"too large: it has {file.stat().st_size} bytes")
+        return file.read_bytes()
+
+    def has(self, name: str) -> bool:
+        """Whether `name` is a picture here, by its suffix and by being listed."""
+        return name.lower().endswith(PICTURE_SUFFIXES) and posixpath.normpath(name) in self._files
+
+    @cached_property
+    def _files(self) -> frozenset[str]:
+        from huggingface_hub import HfApi
+
+        try:
+            listed = HfApi().list_repo_files(self._repo, repo_type="dataset", revision=self._revision)
+        except Exception as error:  # the client's are of many kinds
+            raise self._unreachable(error) from None
+        return frozenset(listed)
 
     @cached_property
     def _archives(self) -> list[tuple[str, zipfile.ZipFile]]:
-        """The zip files beside the rows, with the names that folders made of them would have."""
-        found = []
-        for file in sorted(self._folder.glob("*.zip")):
-            place = file.resolve()
-            if place.is_file() and any(place.is_relative_to(home.resolve()) for home in self._homes):
-                with suppress(zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
-                    found.append((file.stem, zipfile.ZipFile(place)))
-        return found
+        return _opened([self._fetch(name) for name in sorted(self._files) if name.endswith(".zip")])
+
+    def _fetch(self, name: str) -> Path:
+        from huggingface_hub import hf_hub_download
+
+        try:
+            return Path(hf_hub_download(self._repo, name, repo_type="dataset", revision=self._revision))
+        except Exception as error:
+            raise self._unreachable(error) from None
+
+    def _unreachable(self, error: Exception) -> UserError:
+        return UserError(f"cannot fetch the pictures of the Hub dataset {self._repo}: {first_line(error)}")
+
+
+# How datasets names a file of the Hub.
+_HUB_PATH = re.compile(r"hf://datasets/[\w.-]+/[\w.-]+(@[^/]+)?/")
+
+
+def _zipped(archives: Sequence[tuple[str, zipfile.ZipFile]], name: str) -> bytes:
+    plain = posixpath.normpath(name)
+    for stem, archive in archives:
+        for inner in (plain, plain.removeprefix(f"{stem}/"), f"{stem}/{plain}"):
+            if inner in archive.NameToInfo:
+                return _unpacked(archive, inner)
+    raise Unusable("not found")
+
+
+def _opened(files: Sequence[Path]) -> list[tuple[str, zipfile.ZipFile]]:
+    """Zip files, with the names that folders made of them would have; what is none is left out."""
+    found = []
+    for file in files:
+        with suppress(zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+            found.append((file.stem, zipfile.ZipFile(file)))
+    return found
 
 
 def _homes(root: Path) -> tuple[Path, ...]:

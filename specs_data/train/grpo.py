@@ -99,7 +99,7 @@ def _trainer(settings: GrpoSettings) -> type:
             return sampler
 
         def _tokenize_prompts(self, prompts: list[Any]) -> tuple[Any, Any, Any]:
-            # TRL 1.16 has None for a prompt without pictures among others with some; processors stumble over that.
+            # For a prompt without pictures among others with some TRL 1.16 has None, over which processors stumble.
             ids, images, fields = super()._tokenize_prompts(prompts)
             return ids, images and [of or [] for of in images], fields
 
@@ -108,8 +108,16 @@ def _trainer(settings: GrpoSettings) -> type:
             # would put them in once more (trl issue 6294). A server gets tokens and pictures apart.
             if settings.vllm == "colocate" and images is not None:
                 token = getattr(self.processing_class, "image_token_id", None)
-                prompt_ids = [once_each(ids, token, len(of or ())) for ids, of in zip(prompt_ids, images, strict=True)]
+                prompt_ids = [once_each(ids, token, len(of)) for ids, of in zip(prompt_ids, images, strict=True)]
+            images = images and [of or None for of in images]  # as vLLM has it
             return super()._generate_single_turn(prompt_ids, images, *further, **named)
+
+        def _get_per_token_logps_and_entropies(self, model: Any, *rows: Any, **named: Any) -> Any:
+            # Of rows without pictures among others with some TRL 1.16 hands over no pixels, over which models stumble.
+            def seeing(**inputs: Any) -> Any:
+                return model(**{name: each for name, each in inputs.items() if 0 not in getattr(each, "shape", ())})
+
+            return super()._get_per_token_logps_and_entropies(seeing, *rows, **named)
 
         def _generate_and_score_completions(self, inputs: list[Any]) -> dict[str, Any]:
             batch: dict[str, Any] = super()._generate_and_score_completions(inputs)

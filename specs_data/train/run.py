@@ -11,8 +11,8 @@
                               go once the run is finished, unless --keep-checkpoints asks for several
 
 Several GPUs: `accelerate launch` with one of the .yaml files beside this module. Weights are kept in
-float32 and computed in bfloat16, because steps of 1e-6 vanish in bfloat16 weights; the finished
-checkpoint has the type of the one it started from, or --save-dtype.
+float32 and computed in bfloat16, because steps of 1e-6 vanish in bfloat16 weights; so are those of the
+finished checkpoint, unless --save-dtype says otherwise.
 """
 
 from __future__ import annotations
@@ -285,7 +285,7 @@ def finish(method: str, settings: TrainSettings, trainer: Any, rows: Rows) -> Pa
 
 
 def _save(settings: TrainSettings, processor: Any, raw: Path, out: Path) -> None:
-    """The trained weights as a plain checkpoint in `out`, adapters merged, in the type of the first one."""
+    """The trained weights as a plain checkpoint in `out`, adapters merged, in the type that is asked for."""
     torch = require("torch", "train")
     if settings.lora:
         peft = require("peft", "train")

@@ -104,16 +104,31 @@ def _pick(rows: Batch, wanted: Sequence[bool]) -> Batch:
 
 def _joined(one: Batch, other: Batch) -> Batch:
     """Both after each other, tokens padded to the same lengths."""
+    if not (_count(one) and _count(other)):
+        return one if _count(one) else other
+    one, other = _with_all(one, other), _with_all(other, one)
     prompt = max(part["prompt_ids"].shape[1] for part in (one, other))
     response = max(part["completion_ids"].shape[1] for part in (one, other))
     return {name: _put(name, one, other, prompt, response) for name in one}
+
+
+def _with_all(rows: Batch, others: Batch) -> Batch:
+    """`rows` with what only the `others` have, because only they have pictures: none of it for each row."""
+
+    def none_of(name: str, like: Any) -> Any:
+        if isinstance(like, list):
+            return [0 if isinstance(like[0], int) else like[0][:0]] * _count(rows)
+        tokens = rows["prompt_ids"].shape[1] + rows["completion_ids"].shape[1]
+        return like.new_zeros((_count(rows), *((tokens,) if name in _BOTH else like.shape[1:])))
+
+    return rows | {name: none_of(name, like) for name, like in others.items() if name not in rows}
 
 
 def _put(name: str, one: Batch, other: Batch, prompt: int, response: int) -> Any:
     torch = require("torch", "train")
     if isinstance(one[name], list):
         return [*one[name], *other[name]]
-    if one[name].ndim != 2 or name == "pixel_values":
+    if one[name].ndim != 2 or name == "pixel_values" or not _by_token(name, one, other):
         return one[name] if one[name].ndim == 0 else torch.cat([one[name], other[name]])
     pad = torch.nn.functional.pad
     padded = []
@@ -122,3 +137,9 @@ def _put(name: str, one: Batch, other: Batch, prompt: int, response: int) -> Any
         right = response - part["completion_ids"].shape[1] if name not in _LEFT else 0
         padded.append(pad(part[name], (left, right)))  # by 0, which every mask leaves out
     return torch.cat(padded)
+
+
+def _by_token(name: str, *parts: Batch) -> bool:
+    """Whether there is a value for each token, and not one for the whole response (a ratio of chances may be
+    either)."""
+    return name in (*_LEFT, *_BOTH) or all(part[name].shape[1] == part["completion_ids"].shape[1] for part in parts)

@@ -119,7 +119,7 @@ def test_training_leaves_a_checkpoint_and_its_papers(nano: Path, pairs: Path, tm
     trained, before = load_model(settings.out), load_model(nano)
     changed = {name for name, weights in trained.state_dict().items() if not weights.equal(before.state_dict()[name])}
     assert changed and not any("visual" in name for name in changed)
-    assert json.loads((settings.out / "config.json").read_text())["dtype"] == "bfloat16"
+    assert json.loads((settings.out / "config.json").read_text())["dtype"] == "float32"
     assert load_processor(settings.out).chat_template == load_processor(nano).chat_template
     assert "video_processor" in json.loads((settings.out / "processor_config.json").read_text())
     assert DpoSettings(**tomllib.loads((settings.out / "recipe.toml").read_text())) == settings
@@ -136,7 +136,7 @@ def test_training_leaves_a_checkpoint_and_its_papers(nano: Path, pairs: Path, tm
         peft = pytest.importorskip("peft")
         with run.quiet():
             adapted = peft.PeftModel.from_pretrained(load_model(nano, "float32"), settings.out / "adapter")
-        merged = adapted.merge_and_unload().bfloat16().state_dict()
+        merged = adapted.merge_and_unload().state_dict()
         assert all(weights.equal(merged[name]) for name, weights in trained.state_dict().items())
 
 
@@ -285,10 +285,13 @@ def test_checkpoints_come_by_the_clock(nano: Path, pairs: Path, tmp_path: Path) 
     assert len(list(settings.out.glob("checkpoints/checkpoint-*"))) == 3
 
 
-def test_the_finished_weights_have_the_type_that_is_asked_for(nano: Path, pairs: Path, tmp_path: Path) -> None:
-    settings = dpo(nano, pairs, tmp_path / "out", steps=1, save_dtype="float32")
+@pytest.mark.parametrize(("asked", "dtype"), [("auto", "bfloat16"), ("float16", "float16")])
+def test_the_finished_weights_have_the_type_that_is_asked_for(
+    nano: Path, pairs: Path, tmp_path: Path, asked: Any, dtype: str
+) -> None:
+    settings = dpo(nano, pairs, tmp_path / "out", steps=1, save_dtype=asked)
     train_dpo(settings)
-    assert json.loads((settings.out / "config.json").read_text())["dtype"] == "float32"
+    assert json.loads((settings.out / "config.json").read_text())["dtype"] == dtype
 
 
 @pytest.mark.parametrize("loss", ["ipo", "apo_zero", "robust"])

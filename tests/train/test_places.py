@@ -89,11 +89,18 @@ def _tokens(pads: re.Match[str]) -> str:
     return f"[{pads[1].count('<|image_pad|>')}]"
 
 
+@pytest.mark.parametrize("micro_batch", [1, 5])
 @pytest.mark.parametrize("method", ["dpo", "sft"])
 def test_preference_rows(
-    nano: Path, world: tuple[Path, Path], given: Callable[[], set[str]], tmp_path: Path, method: str
+    nano: Path,
+    world: tuple[Path, Path],
+    given: Callable[[], set[str]],
+    tmp_path: Path,
+    method: str,
+    micro_batch: int,
 ) -> None:
-    common = {"model": str(nano), "data": str(world[1]), "out": tmp_path, "batch": 5, "micro_batch": 5, "steps": 1}
+    common: dict[str, Any] = {"model": str(nano), "data": str(world[1]), "out": tmp_path}
+    common |= {"batch": 5, "micro_batch": micro_batch, "steps": 1}
     if method == "dpo":
         train_dpo(DpoSettings.model_validate(common | NANO))
     else:
@@ -101,8 +108,11 @@ def test_preference_rows(
     assert given() == set(QUESTIONS.values())
 
 
-def test_problems(nano: Path, world: tuple[Path, Path], given: Callable[[], set[str]], tmp_path: Path) -> None:
-    small = {"batch": 10, "rollout_batch": 5, "rollouts": 2, "micro_batch": 10, "max_tokens": 4, "steps": 1}
+@pytest.mark.parametrize("micro_batch", [1, 10])
+def test_problems(
+    nano: Path, world: tuple[Path, Path], given: Callable[[], set[str]], tmp_path: Path, micro_batch: int
+) -> None:
+    small = {"batch": 10, "rollout_batch": 5, "rollouts": 2, "micro_batch": micro_batch, "max_tokens": 4, "steps": 1}
     settings = {"model": str(nano), "problems": (str(world[0]),), "out": tmp_path, "accuracy_window": (0.0, 1.0)}
     train_grpo(GrpoSettings.model_validate({**settings, **small, **NANO}))
     assert given() == set(QUESTIONS.values())

@@ -81,6 +81,43 @@ def test_what_finds_no_other_weighs_nothing() -> None:
     assert made["num_items_in_batch"] == 8
 
 
+def drawn_once(first: dict[str, Any], further: dict[str, Any]) -> dict[str, Any]:
+    """The first group of two and the one that takes the place of the second."""
+    verdicts = [[True, False, True, True], [True, False]]
+    seen: list[int] = [0]
+
+    def draw(groups: int, number: int) -> dict[str, Any]:
+        seen.append(number)
+        return further
+
+    return fill(first, lambda: verdicts[len(seen) - 1], draw, (0.1, 0.9), 2, accelerate.Accelerator(cpu=True))[0]
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_groups_with_and_without_pictures_are_joined(which: int) -> None:
+    """A whole draw may be without them."""
+    draws = [batch([1, 2, 3, 4], 5, 4, which == 0), batch([100, 101], 3, 6, which == 1)]
+    del draws[1 - which]["mm_token_type_ids"]
+    made = drawn_once(*draws)
+    assert made["advantages"].tolist() == [1, 2, 100, 101]
+    assert made["num_images"] == [[1, 1, 0, 0], [0, 0, 1, 1]][which]
+    assert made["pixel_values"].flatten().tolist() == [[1, 1, 2, 2], [100, 100, 101, 101]][which]
+    assert made["mm_token_type_ids"].shape == (4, 11)
+    assert made["mm_token_type_ids"].any(dim=1).tolist() == [which == 0] * 2 + [which == 1] * 2
+
+
+def test_what_is_told_of_a_whole_response_is_not_padded() -> None:
+    """vLLM beside the trainer: how likely a response was is a number for each row, or for each token."""
+    draws = [batch([1, 2, 3, 4], 5, 4), batch([100, 101], 3, 6)]
+    for rows in draws:
+        count, tokens = rows["completion_ids"].shape
+        rows["importance_sampling_ratio"] = torch.ones(count, 1)
+        rows["sampling_per_token_logps"] = torch.ones(count, tokens)
+    made = drawn_once(*draws)
+    assert made["importance_sampling_ratio"].shape == (4, 1)
+    assert made["sampling_per_token_logps"].sum(dim=1).tolist() == [4, 4, 6, 6]
+
+
 def test_a_group_that_nothing_could_judge_is_outside() -> None:
     made, outside, _ = filled([[None, None, True, False], [None, True], [None, False], [False, True]])
     assert outside == 0.5

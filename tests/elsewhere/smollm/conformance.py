@@ -23,6 +23,7 @@ from specs_data.engines import ModelOptions
 from specs_data.engines.openai import OpenAIEngine
 from specs_data.engines.transformers import TransformersEngine
 from specs_data.engines.vllm import VLLMEngine
+from specs_data.errors import PromptRefused
 from specs_data.plugins import Engine
 from specs_data.records import Message, Request, Sampling
 
@@ -71,20 +72,62 @@ def refuse_system(folder: Path) -> None:
     template(folder, lambda text: refusal + text)
 
 
+def ignore_system(folder: Path) -> None:
+    """The template leaves out what it does not know."""
+    template(folder, lambda text: text.replace("in messages %}", "in messages if message['role'] != 'system' %}", 1))
+
+
+def begin_twice(folder: Path) -> None:
+    """As Llama's and Gemma's: the template writes how a text begins, and the tokenizer would write it again."""
+    template(folder, lambda text: "{{ bos_token }}" + text)
+    change(folder / "tokenizer_config.json", bos_token=BEGINNING, add_bos_token=True)
+    piece = {"SpecialToken": {"id": BEGINNING, "type_id": 0}}
+    tokens = {BEGINNING: {"id": BEGINNING, "ids": [1], "tokens": [BEGINNING]}}
+    both = [{"Sequence": {"id": name, "type_id": 0}} for name in "AB"]
+    post = {"type": "TemplateProcessing", "single": [piece, both[0]], "pair": [piece, *both], "special_tokens": tokens}
+    change(folder / "tokenizer.json", post_processor=post)
+
+
+def think_elsewhere(folder: Path) -> None:
+    """As DeepSeek-R1's and Qwen3's: thoughts of earlier turns are cut out of what a template is given."""
+    think(folder)
+    template(folder, lambda text: text.replace("message['content'] }}", "message['content'].split('</think>')[-1] }}"))
+
+
+def split(folder: Path) -> None:
+    """The weights in two files, as large ones are."""
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    parts = {f"model-0000{n + 1}-of-00002.safetensors": sorted(weights)[n::2] for n in range(2)}
+    for file, names in parts.items():
+        save_file({name: weights[name] for name in names}, folder / file, {"format": "pt"})
+    index = {"metadata": {}, "weight_map": {name: file for file, names in parts.items() for name in names}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
 def everything(folder: Path) -> None:
     """All of it at once."""
-    for each in (settle, unpad, think, refuse_system):
+    for each in (settle, unpad, think, refuse_system, begin_twice, split):
         each(folder)
 
 
+BEGINNING = "<|im_start|>"  # number 1
 VARIANTS: Mapping[str, Callable[[Path], None]] = {
     "as it is": lambda _: None,
     "generation_config.json: repetition_penalty 1.5, top_k 2": settle,
     "no pad token": unpad,
+    "weights in two files": split,
     "template opens <think>": think,
+    "template opens <think> and cuts thoughts out": think_elsewhere,
     "template without a system role": refuse_system,
+    "template that leaves the system message out": ignore_system,
+    "template and tokenizer both begin the text": begin_twice,
     "all of it": everything,
 }
+OPENING = (think, think_elsewhere, everything)
+PREFILLS = ("Well, the", "<think>\nIt is easy.\n</think>\nThe")
 
 
 def vary(original: Path, folder: Path, edit: Callable[[Path], None]) -> Path:
@@ -94,14 +137,20 @@ def vary(original: Path, folder: Path, edit: Callable[[Path], None]) -> Path:
     return folder
 
 
-async def ask(engine: Engine, prefill: str = "") -> Responses:
-    """The greedy responses of an engine, which is closed; what they begin with is counted to them."""
+async def ask(engine: Engine) -> Responses:
+    """The greedy responses of an engine, which is closed: to every question, and after each of the first words."""
     system = Message("system", "Answer in one short sentence.")
-    requests = [
-        Request((system, Message("user", each)), (), seed, prefill=prefill) for seed, each in enumerate(QUESTIONS)
-    ]
+
+    async def response(question: str, prefill: str) -> str:
+        try:
+            found = await engine.generate(Request((system, Message("user", question)), (), 0, prefill=prefill))
+        except PromptRefused as refused:
+            return str(refused)
+        return prefill + found.text
+
     try:
-        return [prefill + response.text for response in await asyncio.gather(*map(engine.generate, requests))]
+        asked = [response(question, prefill) for prefill in ("", *PREFILLS) for question in QUESTIONS]
+        return await asyncio.gather(*asked)
     finally:
         await engine.close()
 
@@ -125,13 +174,8 @@ def main(original: Path) -> int:
             rows[variant] = {
                 "transformers": asyncio.run(ask(TransformersEngine(folder, GREEDY, FLOAT))),
                 "vllm": asyncio.run(ask(VLLMEngine(folder, GREEDY, FLOAT, **CPU))),
+                "vllm's server": ask_server(folder),
             }
-            if variant in ("as it is", "all of it"):
-                rows[variant]["vllm's server"] = ask_server(folder)
-                rows[f"{variant}, --prefill"] = {
-                    "transformers": asyncio.run(ask(TransformersEngine(folder, GREEDY, FLOAT), "Well, the")),
-                    "vllm": asyncio.run(ask(VLLMEngine(folder, GREEDY, FLOAT, **CPU), "Well, the")),
-                }
     return show(rows)
 
 
@@ -141,20 +185,21 @@ def show(rows: Mapping[str, Mapping[str, Responses]]) -> int:
     lines = ["| checkpoint | transformers | vllm | vllm's server |", "|---|---|---|---|"]
     for variant, found in rows.items():
         wanted = found["transformers"]
+        opens = "<think>\n" if VARIANTS[variant] in OPENING else ""
         kept = wanted == rows["as it is"]["transformers"]
-        may_differ = "template" in variant or "all" in variant or "prefill" in variant
-        begins = "Well, the" if "prefill" in variant else "<think>\n" if "think" in variant or "all" in variant else ""
-        fine = (kept or may_differ) and all(text.startswith(begins) for text in wanted)
-        cells = [("unchanged" if kept else f"begins with {begins!r}" if begins else "as told") if fine else "WRONG"]
+        fine = (kept or "template" in variant or "all" in variant) and all(
+            text.startswith(opens) for text in wanted[: len(QUESTIONS)]
+        )
+        cells = [("unchanged" if kept else f"begins with {opens!r}" if opens else "as told") if fine else "WRONG"]
         for engine in ("vllm", "vllm's server"):
-            same = sum(one == other for one, other in zip(wanted, found.get(engine, ()), strict=False))
-            cells.append(f"{same} of {len(wanted)} the same" if engine in found else "")
-            wrong += engine in found and same < len(wanted)
+            same = sum(one == other for one, other in zip(wanted, found[engine], strict=True))
+            cells.append(f"{same} of {len(wanted)} the same")
+            wrong += same < len(wanted)
         wrong += not fine
         lines.append(f"| {variant} | {' | '.join(cells)} |")
-        for engine, texts in found.items():
-            if texts != wanted:
-                lines.append(f"<!-- {engine}: {texts} instead of {wanted} -->")
+        for engine in ("vllm", "vllm's server"):
+            different = [(one, other) for one, other in zip(wanted, found[engine], strict=True) if one != other]
+            lines += [f"<!-- {engine}: {other!r} instead of {one!r} -->" for one, other in different]
     print("\n".join(lines))  # noqa: T201
     return wrong
 
