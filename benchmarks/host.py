@@ -25,7 +25,7 @@ from unittest.mock import patch
 from PIL import Image
 
 from specs_data import build, make_recipe
-from specs_data.build.flow import Flow
+from specs_data.build.flow import Flow, Turn
 from specs_data.build.search import Outcome
 from specs_data.engines import Engine
 from specs_data.engines.scripted import ScriptedEngine
@@ -38,7 +38,7 @@ def respond(request: Request) -> str:
     return f"<think>Adding one to the number gives {number}.</think>\n<answer>\\boxed{{{number}}}</answer>"
 
 
-async def sample_only(flow: Flow, engine: Engine | None, number: int, index: int) -> Outcome:
+async def sample_only(flow: Flow, engine: Engine | None, number: int, index: int, turn: Turn = Turn.POLICY) -> Outcome:
     """In place of `Flow.choose`: the response is asked for and stored, and that is all."""
     problem = flow._unseen.pop(number)
     await flow.sample(flow._nothing, engine, flow.policy, problem, number, index)

@@ -1,18 +1,21 @@
 """What a row costs over HTTP: a build against a server that answers at once, 64 requests in flight.
 
-    python benchmarks/http_cost.py [--rows 4000] [--rounds 3]
+    python benchmarks/http_cost.py [--rows 4000] [--rounds 3] [--pictures] [--characters 2700]
 
-Prints milliseconds per row, as the slope between a quarter of the rows and all of them, median of the
-rounds: for a bare aiohttp loop, for the openai engine alone, for a build's part that other tools do as well
-(a problem read, its response asked for and stored), and for a whole build (problems, sampling, judging, pairing,
-store, dataset), without a verifier and with verification by rules. All on uvloop, as a build is.
+With `--pictures` each problem has a JPEG of 100 KB; `--characters` is the length of a response. Prints milliseconds per
+row, as the slope between a quarter of the rows and all of them, median of the rounds: for a bare aiohttp loop, for the
+openai engine alone, for a build's part that other tools do as well (a problem read, its response asked for and stored),
+and for a whole build (problems, sampling, judging, pairing, store, dataset), without a verifier and verified by rules.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import base64
+import io
 import json
+import random
 import statistics
 import subprocess
 import sys
@@ -26,6 +29,7 @@ import aiohttp
 import msgspec
 import uvloop
 from host import sample_only
+from PIL import Image
 
 from specs_data import build
 from specs_data.build.flow import Flow
@@ -35,18 +39,29 @@ from specs_data.recipe import Recipe
 from specs_data.records import Message, Request, Sampling
 
 AT_ONCE = 64
-TEXT = "<think>Three and four are seven, so the sum is \\boxed{7}.</think>\n<answer>\\boxed{7}</answer>"
-CHOICE = {"index": 0, "message": {"role": "assistant", "content": TEXT}, "finish_reason": "stop", "stop_reason": None}
-USAGE = {"prompt_tokens": 30, "completion_tokens": 30, "total_tokens": 60}
-BODY = msgspec.json.encode({"id": "1", "object": "chat.completion", "model": "m", "choices": [CHOICE], "usage": USAGE})
-REPLY = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (len(BODY), BODY)
+DISTINCT = 500  # pictures; each has its number at its end, so that no two are the same
+
+
+def reply(characters: int) -> bytes:
+    """A server's answer, with a response of so many characters."""
+    aside = "We look at the figure once more, and count what it shows from the left to the right. "
+    thought = aside * (max(0, characters - 90) // len(aside)) + "Three and four are seven, so the sum is \\boxed{7}."
+    text = f"<think>{thought}</think>\n<answer>\\boxed{{7}}</answer>"
+    said = {"role": "assistant", "content": text}
+    choice = {"index": 0, "message": said, "finish_reason": "stop", "stop_reason": None}
+    usage = {"prompt_tokens": 30, "completion_tokens": 30, "total_tokens": 60}
+    body = msgspec.json.encode(
+        {"id": "1", "object": "chat.completion", "model": "m", "choices": [choice], "usage": usage}
+    )
+    return b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
 
 
 class Server(asyncio.Protocol):
     """Answers every request with the same completion, as soon as it is complete."""
 
-    def __init__(self) -> None:
-        self._seen = b""
+    def __init__(self, answer: bytes) -> None:
+        self._answer = answer
+        self._seen = bytearray()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client has come."""
@@ -56,38 +71,64 @@ class Server(asyncio.Protocol):
         """A part of a request, or several of them."""
         self._seen += data
         while (end := self._seen.find(b"\r\n\r\n")) >= 0:
-            head = self._seen[:end].lower()
+            head = bytes(self._seen[:end]).lower()
             length = 0
             if (at := head.find(b"content-length:")) >= 0:
                 length = int(head[at + 15 :].split(b"\r\n", 1)[0])
             if len(self._seen) < end + 4 + length:
                 return
-            self._seen = self._seen[end + 4 + length :]
-            self._transport.write(REPLY)  # type: ignore[attr-defined]
+            del self._seen[: end + 4 + length]
+            self._transport.write(self._answer)  # type: ignore[attr-defined]
 
 
-async def serve() -> None:
+async def serve(characters: int) -> None:
     """Serve until killed; the port goes to standard output."""
-    server = await asyncio.get_running_loop().create_server(Server, "127.0.0.1", 0)
+    answer = reply(characters)
+    server = await asyncio.get_running_loop().create_server(lambda: Server(answer), "127.0.0.1", 0)
     print(server.sockets[0].getsockname()[1], flush=True)
     await server.serve_forever()
 
 
-def asked(number: int) -> Request:
+def draw(folder: Path, rows: int) -> None:
+    """JPEG files of 100 KB for so many rows."""
+    noise = random.Random(0)
+    drawn = []
+    for _ in range(DISTINCT):
+        data = io.BytesIO()
+        Image.frombytes("RGB", (230, 230), noise.randbytes(230 * 230 * 3)).save(data, "JPEG", quality=97)
+        drawn.append(data.getvalue())
+    for number in range(rows):
+        (folder / f"{number}.jpg").write_bytes(drawn[number % DISTINCT] + number.to_bytes(4))
+
+
+def asked(number: int, pictures: Path | None) -> Request:
     """The request for one row."""
     system = Message("system", "Think in <think> </think>, then answer in <answer> </answer>.")
-    return Request((system, Message("user", f"What is three plus four? ({number})")), (), number)
+    images = () if pictures is None else ((pictures / f"{number}.jpg").read_bytes(),)
+    return Request((system, Message("user", f"What is three plus four? ({number})")), images, number)
 
 
-async def bare(url: str, rows: int) -> None:
-    """The least that a client can do: AT_ONCE loops that post and read."""
+def content(message: Message, images: tuple[bytes, ...]) -> object:
+    """What the plainest client makes of a message."""
+    if not images or message.role == "system":
+        return message.content
+    urls = [f"data:image/jpeg;base64,{base64.b64encode(image).decode()}" for image in images]
+    shown = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
+    return [*shown, {"type": "text", "text": message.content}]
+
+
+async def bare(url: str, rows: int, pictures: Path | None) -> None:
+    """The least that a client can do: AT_ONCE loops that read a picture, post and read."""
     numbers = iter(range(rows))
     timeout = aiohttp.ClientTimeout(total=None)
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), timeout=timeout) as session:
 
         async def loop() -> None:
             for number in numbers:
-                messages = [{"role": message.role, "content": message.content} for message in asked(number).messages]
+                request = asked(number, pictures)
+                messages = [
+                    {"role": message.role, "content": content(message, request.images)} for message in request.messages
+                ]
                 body = {"model": "m", "messages": messages, "seed": number, "max_tokens": 256, "temperature": 1.0}
                 async with session.post(f"{url}/v1/chat/completions", data=json.dumps(body)) as reply:
                     json.loads(await reply.read())
@@ -95,7 +136,7 @@ async def bare(url: str, rows: int) -> None:
         await asyncio.gather(*(loop() for _ in range(AT_ONCE)))
 
 
-async def engine(url: str, rows: int) -> None:
+async def engine(url: str, rows: int, pictures: Path | None) -> None:
     """The engine alone."""
     numbers = iter(range(rows))
     options = ModelOptions(base_url=(url,), concurrency=AT_ONCE)
@@ -103,26 +144,27 @@ async def engine(url: str, rows: int) -> None:
 
     async def loop() -> None:
         for number in numbers:
-            await policy.generate(asked(number))
+            await policy.generate(asked(number, pictures))
 
     await asyncio.gather(*(loop() for _ in range(AT_ONCE)))
     await policy.close()
 
 
-def sampled(url: str, rows: int) -> None:
+def sampled(url: str, rows: int, pictures: Path | None) -> None:
     """A build that only samples."""
     with patch.object(Flow, "choose", sample_only):
-        whole(url, rows, "none", pairs=0)
+        whole(url, rows, "none", pictures, pairs=0)
 
 
-def whole(url: str, rows: int, verifier: str, pairs: int | None = None) -> None:
+def whole(url: str, rows: int, verifier: str, pictures: Path | None, pairs: int | None = None) -> None:
     """A build, from a problems file to Parquet files; `pairs` are expected, by default one a row."""
     with tempfile.TemporaryDirectory() as folder:
-        problems = Path(folder) / "problems.jsonl"
+        problems = (pictures or Path(folder)) / "problems.jsonl"
         with problems.open("w") as file:
             for number in range(rows):
-                question = f"What is three plus four? ({number})"
-                file.write(json.dumps({"id": str(number), "question": question, "answer": "7"}) + "\n")
+                row = {"id": str(number), "question": f"What is three plus four? ({number})", "answer": "7"}
+                shown = {} if pictures is None else {"images": [f"{number}.jpg"]}
+                file.write(json.dumps(row | shown) + "\n")
         recipe = Recipe(
             problems=str(problems), engine="openai", base_url=(url,), model="m", concurrency=AT_ONCE, verifier=verifier
         )
@@ -149,20 +191,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=4000)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--pictures", action="store_true", help="a JPEG of 100 KB in each row")
+    parser.add_argument("--characters", type=int, default=90, help="length of a response")
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve:
-        uvloop.run(serve())
+        uvloop.run(serve(options.characters))
         return
-    server = subprocess.Popen([sys.executable, __file__, "--serve"], stdout=subprocess.PIPE, text=True)
+    command = [sys.executable, __file__, "--serve", "--characters", str(options.characters)]
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    folder = tempfile.TemporaryDirectory()
     try:
         url = f"http://127.0.0.1:{int(server.stdout.readline())}"  # type: ignore[union-attr]
+        shown = Path(folder.name) if options.pictures else None
+        if shown is not None:
+            draw(shown, options.rows)
         subjects: dict[str, Callable[[int], object]] = {
-            "bare aiohttp loop": lambda rows: uvloop.run(bare(url, rows)),
-            "openai engine": lambda rows: uvloop.run(engine(url, rows)),
-            "build, sampling": lambda rows: sampled(url, rows),
-            "build, no verifier": lambda rows: whole(url, rows, "none"),
-            "build, rules": lambda rows: whole(url, rows, "rules"),
+            "bare aiohttp loop": lambda rows: uvloop.run(bare(url, rows, shown)),
+            "openai engine": lambda rows: uvloop.run(engine(url, rows, shown)),
+            "build, sampling": lambda rows: sampled(url, rows, shown),
+            "build, no verifier": lambda rows: whole(url, rows, "none", shown),
+            "build, rules": lambda rows: whole(url, rows, "rules", shown),
         }
         found: dict[str, list[tuple[float, float]]] = {name: [] for name in subjects}
         for work in subjects.values():
@@ -170,12 +219,14 @@ def main() -> None:
         for _ in range(options.rounds):
             for name, work in subjects.items():
                 found[name].append(slope(work, options.rows))
+        least = statistics.median(cpu for _, cpu in found["bare aiohttp loop"])
         for name, each in found.items():
-            walls, cpus = zip(*each, strict=True)
-            print(f"{name:18} {statistics.median(walls):.3f} ms a row, {statistics.median(cpus):.3f} of CPU")
+            walls, cpus = (statistics.median(column) for column in zip(*each, strict=True))
+            print(f"{name:18} {walls:.3f} ms a row, {cpus:.3f} of CPU: {cpus / least:.2f} times the bare loop's")
     finally:
         server.kill()
         server.wait()
+        folder.cleanup()
 
 
 if __name__ == "__main__":

@@ -4,7 +4,9 @@ until checked."""
 from __future__ import annotations
 
 import io
+import re
 import warnings
+from contextlib import suppress
 from functools import lru_cache
 from math import isfinite
 from typing import cast
@@ -28,6 +30,11 @@ _PLAIN_MODES = {"RGB", "L", "1", "P", "RGBA", "LA"}
 _ORIENTATION, _TURNED = 0x0112, range(2, 9)
 _PNG_DEPTH = 24  # the byte of a PNG that says how many bits a sample has
 _WHITE_16 = (1 << 16) - 1
+# Of a JPEG: the byte before a marker's own, the markers of a frame (those in plain order, and tables that lie among
+# them), of a scan, and of the end. In a scan the first is followed by 0, or by the marker of a restart.
+_MARKER, _JPEG_SCAN, _JPEG_END = 0xFF, 0xDA, b"\xff\xd9"
+_JPEG_FRAMES, _JPEG_PLAIN = range(0xC0, 0xD0), {0xC0, 0xC1, 0xC4}
+_NEXT_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 
 
 class Unusable(Exception):
@@ -114,10 +121,36 @@ def _is_plain(image: Image.Image, kind: str, data: bytes) -> bool:
         return False
     if image.getexif().get(_ORIENTATION) in _TURNED:
         return False
-    # A JPEG is decoded at an eighth of its size: enough to see that it is whole.
+    _decode(image, kind, data)
+    return not image.has_transparency_data or image.convert("RGBA").getchannel("A").getextrema() == (255, 255)
+
+
+def _decode(image: Image.Image, kind: str, data: bytes) -> None:
+    """See whether a decoder takes the file. Most of the time that a JPEG takes goes into its scan, about which decoders
+    do not complain as long as it ends where it should: what comes before that is tried alone."""
+    if kind == "image/jpeg" and (head := _before_scan(data)):
+        with suppress(Exception), Image.open(io.BytesIO(head + _JPEG_END), formats=["jpeg"]) as start:
+            start.draft("L", (start.width // 8, start.height // 8))
+            start.load()
+            return
+    # A JPEG is decoded at an eighth of its size.
     image.draft("L", (image.width // 8, image.height // 8))
     image.load()
-    return not image.has_transparency_data or image.convert("RGBA").getchannel("A").getextrema() == (255, 255)
+
+
+def _before_scan(data: bytes) -> bytes:
+    """The part of a JPEG file before its scan; nothing where it has not exactly one in plain order, or where that does
+    not run to the end of the image."""
+    at = len(b"\xff\xd8")
+    while at + 4 <= len(data) and data[at] == _MARKER:
+        marker, size = data[at + 1], int.from_bytes(data[at + 2 : at + 4])
+        if _JPEG_FRAMES.start <= marker < _JPEG_FRAMES.stop and marker not in _JPEG_PLAIN:
+            return b""
+        at += 2 + size
+        if marker == _JPEG_SCAN:
+            end = _NEXT_MARKER.search(data, at)
+            return data[:at] if end is not None and end[0] == _JPEG_END else b""
+    return b""
 
 
 def _written(image: Image.Image, kind: str) -> bytes:

@@ -319,3 +319,39 @@ def test_no_damage_does_more_than_a_fault(data: st.DataObject) -> None:
         assert settle(settle(damaged)) == settle(damaged) and image_fault(damaged) is None
     except Unusable as fault:
         assert image_fault(damaged) == str(fault)
+
+
+def a_photo(**options: Any) -> bytes:
+    """A JPEG with something in each of its blocks."""
+    noise = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
+    return saved(Image.fromarray(noise), "JPEG", **options)
+
+
+PHOTOS = [a_photo(), a_photo(subsampling=0, quality=95), a_photo(progressive=True), a_photo(restart_marker_blocks=2)]
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    photo=st.sampled_from(PHOTOS),
+    places=st.lists(st.tuples(st.floats(0, 0.999), st.sampled_from([0, 1, 0xC2, 0xD9, 0xDA, 0xFF])), max_size=4),
+    end=st.floats(0.1, 1),
+    closed=st.booleans(),
+)
+def test_a_jpeg_that_is_taken_can_be_decoded(
+    photo: bytes, places: list[tuple[float, int]], end: float, closed: bool
+) -> None:
+    """Whatever is broken about it: bytes, its end, or only what comes before its end."""
+    broken = bytearray(photo[: round(end * len(photo))])
+    for place, value in places:
+        broken[int(place * len(broken))] = value
+    data = bytes(broken) + (b"\xff\xd9" if closed else b"")
+    if image_fault(data) is None:
+        with Image.open(io.BytesIO(settle(data))) as image:
+            image.load()
+
+
+@pytest.mark.parametrize("photo", PHOTOS)
+def test_a_jpeg_that_is_cut_off_is_broken(photo: bytes) -> None:
+    assert image_fault(photo) is None and settle(photo) == photo
+    assert image_fault(photo[: len(photo) // 2]) == "broken: OSError"
+    assert image_fault(photo[:-2]) in (None, "broken: OSError")

@@ -85,6 +85,7 @@ FLAGS: dict[str, tuple[list[str], Any]] = {
     "cache": (["cache"], Path("cache")),
     "pairs_per_problem": (["2"], 2),
     "target": (["100"], 100),
+    "enough": (["0.1"], 0.1),
     "rejected_from": (["ckpt/base"], "ckpt/base"),
     "rejected_responses": (["r.jsonl"], Path("r.jsonl")),
     "natural_rejected": ([], True),

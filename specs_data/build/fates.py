@@ -32,6 +32,7 @@ from msgspec import Struct
 from polars import DataFrame, Expr, col
 
 from specs_data.build.search import last_round
+from specs_data.pairs.manifest import Round
 from specs_data.rollouts.frames import to_frame, write_fates
 from specs_data.rollouts.plan import STRUCK, Plan, Source
 from specs_data.rollouts.stages import FORMAT, WRONG
@@ -149,11 +150,11 @@ class Fates(Struct, frozen=True):
             "pairs": self.pairs.height,
         }
 
-    def rounds(self) -> list[tuple[int, int]]:
-        """The responses and the pairs of each round of the agenda."""
+    def rounds(self) -> list[Round]:
+        """What each round of the agenda took and gave."""
         answered = self.responses.filter(col("role") == "chosen", col("completion_tokens").is_not_null())
-        found = answered.group_by("round").agg(pl.len(), col("kept").sum()).sort("round")
-        return [(responses, pairs) for _, responses, pairs in found.iter_rows()]
+        found = answered.group_by("round").agg(pl.len(), col("completion_tokens").sum(), col("kept").sum())
+        return [Round(*figures) for _, *figures in found.sort("round").iter_rows()]
 
     def tokens(self) -> dict[str, int]:
         """The prompt and completion tokens of the responses, whenever they were made."""

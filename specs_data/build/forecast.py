@@ -68,7 +68,7 @@ def measure(
     return Measured(
         read=fates.read,
         counts=fates.counts(),
-        rounds=fates.rounds(),
+        rounds=[(round_.responses, round_.pairs) for round_ in fates.rounds()],
         tokens={"generation": fates.tokens(), **_judging_tokens(fates.served)},
         seconds=_seconds(store, fates, before),
         cost=_judging_cost(fates.served, prices, batch),

@@ -63,6 +63,7 @@ def make_manifest(
         corruptions=dict(figures.corruptions.most_common()),
         operators={name: Operator(**told) for name, told in operators.items()},
         samples_per_pair={str(count): pairs for count, pairs in sorted(figures.samples.items())},
+        rounds=fates.rounds(),
         lengths={"chosen": describe_lengths(figures.chosen), "rejected": describe_lengths(figures.rejected)},
         token_lengths={part: describe_lengths(found) for part, found in figures.tokens.items() if found} or None,
         languages=dict(figures.languages.most_common()),

@@ -303,6 +303,8 @@ class _Search:
         self._hopeful += not self._agenda.last(indices)
         if indices.start == 0:
             self._agenda.begin()
+        if self._early is not None:
+            self._early.begin(position, indices, self._kept.get(position, 0), self._quest.wanted(position))
         self._start(self._ask(position, indices))
 
     def _leave(self, indices: range) -> None:
@@ -312,8 +314,6 @@ class _Search:
 
     async def _ask(self, position: Position, indices: range) -> None:
         """A round at the policy."""
-        if self._early is not None:
-            self._early.begin(position, indices, self._kept.get(position, 0), self._quest.wanted(position))
         try:
             outcomes = await self._attempt(self._quest, position, indices)
         finally:

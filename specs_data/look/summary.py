@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
+from math import ceil
 
 import msgspec
 
 from specs_data.format import THINK_ANSWER, Part, ResponseFormat
-from specs_data.pairs.manifest import Manifest
+from specs_data.pairs.manifest import Manifest, Round
 from specs_data.pairs.twin import fault
 from specs_data.plugins import Corruption, find_corruptions
 
@@ -50,7 +52,28 @@ def summary(manifest: Manifest) -> str:
         if used.prompt or used.completion
     ]
     rows += [(f"cost, {stage}", f"${spent:,.4f}") for stage, spent in (manifest.cost_usd or {}).items()]
+    rows += _sooner(manifest.rounds or [])
     return _table(rows)
+
+
+def _sooner(rounds: Sequence[Round]) -> list[tuple[str, str]]:
+    """What an end after an earlier round would have saved, where that is more than it would have cost: the end that
+    saves the most beyond its cost."""
+    yields = [each.pairs / each.responses if each.responses else 0.0 for each in rounds]
+    pairs, tokens = (list(accumulate(getattr(each, what) for each in rounds)) for what in ("pairs", "tokens"))
+    if not rounds or not pairs[-1] or not tokens[-1] or not yields[0]:
+        return []
+    ends = []
+    for last in range(1, len(rounds) - 1):
+        share = ceil(100 * yields[last] / yields[0] + 1e-9) / 100 or 0.01
+        # With this share it would end there, and not before.
+        if yields[last] < share * yields[0] and all(each >= share * yields[0] for each in yields[1:last]):
+            kept, taken = pairs[last] / pairs[-1], tokens[last] / tokens[-1]
+            ends.append(
+                (kept - taken, f"with --enough {share:g}", f"{kept:.1%} of the pairs for {taken:.1%} of the tokens")
+            )
+    most = max(ends, default=None)
+    return [most[1:]] if most and most[0] > 0 else []
 
 
 def describe_corruptions(names: Sequence[str] = ()) -> str:

@@ -113,6 +113,15 @@ class Tokens(Struct, frozen=True):
     completion: int = 0
 
 
+class Round(Struct, frozen=True):
+    """One round of responses: each problem that had too few pairs before it was asked once more. How many responses
+    there were, the tokens that they have, and the pairs that came of them."""
+
+    responses: int = 0
+    tokens: int = 0
+    pairs: int = 0
+
+
 class Model(Struct, frozen=True, omit_defaults=True):
     """A policy by name and fingerprint, or a judging service: the model asked for, and the rows that each served."""
 
@@ -177,6 +186,7 @@ class Manifest(Struct, frozen=True, omit_defaults=True):
     corruptions: dict[str, int] | None = None
     operators: dict[str, Operator] | None = None
     samples_per_pair: dict[str, int] | None = None
+    rounds: list[Round] | None = None
     lengths: dict[str, Lengths] | None = None
     token_lengths: dict[str, Lengths] | None = None
     languages: dict[str, int] | None = None

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -190,8 +191,20 @@ def _length(content: str | list[dict[str, str]]) -> int:
 
 
 def _table(rows: Sequence[Row], schema: pa.Schema) -> pa.Table:
-    columns = [pa.array([row.get(field.name) for row in rows], field.type) for field in schema]
+    columns = [_column([row.get(field.name) for row in rows], field.type) for field in schema]
     return pa.Table.from_arrays(columns, schema=schema)
+
+
+def _column(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
+    if kind != IMAGES or any(row is None or any(image["bytes"] is None for image in row) for row in values):
+        return pa.array(values, kind)
+    # pyarrow would copy the bytes of pictures each time that they outgrow the room that it made.
+    images = [image for row in values for image in row]
+    parts = [image["bytes"] for image in images]
+    starts, ends = (np.cumsum([0, *map(len, each)], dtype=np.int32) for each in (values, parts))
+    joined = pa.Array.from_buffers(pa.binary(), len(parts), [None, pa.py_buffer(ends), pa.py_buffer(b"".join(parts))])
+    paths = pa.array([image["path"] for image in images], pa.string())
+    return pa.ListArray.from_arrays(pa.array(starts), pa.StructArray.from_arrays([joined, paths], ["bytes", "path"]))
 
 
 def _write_one(path: Path, first: pa.Table, rest: Iterator[pa.Table], limit: int) -> int:

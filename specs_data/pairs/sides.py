@@ -22,20 +22,55 @@ _PAPERS_FORMATS = ("think-answer", "boxed")
 # A tag, a word, or any other sign that is no white space. Chinese parts no words: each of its signs is one.
 _WORD = re.compile(r"</?\w[\w:.-]{0,63}>|[^\W\u3000-\u9fff\uff00-\uffef]+|\S")
 _MOST = 20_000  # words of a side that are compared
+_FEW = 16  # changes that are looked for at first
+_AT_ONCE = 64
 
 
 def distance(one: str, other: str) -> int:
     """Levenshtein's edit distance in words: the fewest that must be put in, taken away or exchanged. A tag is one, any
     other sign is one, white space is none. Of longer texts the first 20,000 words count.
 
+    Twins are a few words apart: that is found out along the diagonals of the table.
+    """
+    left, right = _WORD.findall(one)[:_MOST], _WORD.findall(other)[:_MOST]
+    few = _few(left, right)
+    return _many(left, right) if few is None else few
+
+
+def _few(left: list[str], right: list[str]) -> int | None:
+    """The distance, if it is not above _FEW: on each diagonal, how far one comes with so many changes (Ukkonen 1985).
+    Most of that is equal words, which are compared many at a time."""
+    width, height = len(left), len(right)
+    reached = {0: _slide(left, right, 0, 0)}
+    for changes in range(_FEW + 1):
+        if reached.get(height - width, -1) >= width:
+            return changes
+        further: dict[int, int] = {}
+        for diagonal in range(-changes - 1, changes + 2):
+            before = reached.get(diagonal, -2) + 1, reached.get(diagonal - 1, -2), reached.get(diagonal + 1, -2) + 1
+            at = min(max(before), width, height - diagonal)
+            if at >= max(0, -diagonal):
+                further[diagonal] = _slide(left, right, at, at + diagonal)
+        reached = further
+    return None
+
+
+def _slide(left: list[str], right: list[str], at: int, there: int) -> int:
+    """How far the words from these places on are the same, as a place on the left."""
+    gap = there - at
+    while (part := left[at : at + _AT_ONCE]) and part == right[at + gap : at + gap + _AT_ONCE]:
+        at += len(part)
+    while at < len(left) and at + gap < len(right) and left[at] == right[at + gap]:
+        at += 1
+    return at
+
+
+def _many(left: list[str], right: list[str]) -> int:
+    """The distance, whatever it is.
+
     A column of the table is two bit vectors (Myers 1999, as Hyyrö 2003 has it), and Python's integers are as long as
     it takes: a word of the other text costs a dozen operations on them, however long the first one is.
     """
-    left, right = _WORD.findall(one)[:_MOST], _WORD.findall(other)[:_MOST]
-    start = _shared(left, right)
-    left, right = left[start:], right[start:]
-    end = _shared(left[::-1], right[::-1])
-    left, right = left[: len(left) - end], right[: len(right) - end]
     if not left or not right:
         return len(left) + len(right)
     places: dict[str, int] = {}
@@ -151,9 +186,3 @@ def _departures(manifest: Manifest) -> Iterator[str]:
     name = (manifest.response_format or {}).get("name") or said("format")
     if name not in (None, *_PAPERS_FORMATS):
         yield f"the response format is {name}"
-
-
-def _shared(left: list[str], right: list[str]) -> int:
-    """How many words both begin with."""
-    shorter = min(len(left), len(right))
-    return next((n for n in range(shorter) if left[n] != right[n]), shorter)

@@ -63,6 +63,8 @@ Position = NewType("Position", int)
 Number = NewType("Number", int)
 Index = NewType("Index", int)
 
+_RECENT = 64_000_000  # bytes of pictures in memory: those of the problems that are read ahead and under way
+
 _GET = {
     stage: f"SELECT reason, record, sum FROM {stage} WHERE settings = ? AND problem = ? AND idx = ?" for stage in STAGES
 }
@@ -93,6 +95,8 @@ class Store:
         self.appended: Counter[Stage] = Counter()  # rows since it was opened
         self._unwritten: dict[Stage, list[tuple[Any, ...]]] = {stage: [] for stage in STAGES}
         self._buffered = False
+        self._recent: dict[str, bytes] = {}  # pictures, and their bytes together
+        self._recent_bytes = 0
         self._cursors: WeakSet[sqlite3.Cursor] = WeakSet()
 
     def _prepare(self) -> None:
@@ -285,11 +289,18 @@ class Store:
         self._append("INSERT INTO dropped VALUES (?, ?, ?, ?)", (stage, position, reason, detail))
 
     def put_image(self, sha256: str, data: bytes) -> None:
-        """Keep an image file's bytes, once."""
+        """Keep an image file's bytes, once. They stay in memory for a while: they are asked for soon."""
         self._append("INSERT OR IGNORE INTO images VALUES (NULL, ?, ?)", (bytes.fromhex(sha256), data))
+        if sha256 not in self._recent:
+            self._recent[sha256] = data
+            self._recent_bytes += len(data)
+        while self._recent_bytes > _RECENT:
+            self._recent_bytes -= len(self._recent.pop(next(iter(self._recent))))
 
     def image(self, sha256: str) -> bytes:
         """The bytes of the image file with this digest."""
+        if sha256 in self._recent:
+            return self._recent[sha256]
         key = bytes.fromhex(sha256)
         row = self._read("SELECT data FROM images WHERE digest = ?", (key,))
         if row is None or hashlib.sha256(row[0]).digest() != key:

@@ -126,3 +126,14 @@ def test_of_anybody_s_rows_nothing_is_made_up() -> None:
 )
 def test_the_language_is_told_by_script_and_common_words(text: str, code: str) -> None:
     assert language(text) == code
+
+
+@given(
+    st.lists(st.sampled_from("abc"), max_size=60),
+    st.lists(st.tuples(st.integers(0, 60), st.sampled_from("abcd")), max_size=20),
+)
+def test_texts_a_few_words_apart_and_many_are_as_far_apart(words: list[str], changes: list[tuple[int, str]]) -> None:
+    other = list(words)
+    for place, word in changes:
+        other[place : place + 1] = [word, word] if place % 3 else []
+    assert distance(" ".join(words), " ".join(other)) == levenshtein(words, other)
