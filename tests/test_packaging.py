@@ -36,7 +36,7 @@ def test_the_citation_is_of_this_version() -> None:
     assert cited.keys() >= {"cff-version", "message", "title", "authors"}
     assert (str(cited["version"]), cited["license"]) == (project["version"], project["license"])
     paper = cited["preferred-citation"]
-    assert paper["url"].endswith("2510.25801") and [author["family-names"] for author in paper["authors"]][0] == "Chen"
+    assert paper["url"].endswith("2510.25801") and paper["authors"][0]["family-names"] == "Chen"
 
 
 @pytest.fixture(scope="module")
