@@ -7,10 +7,12 @@ import os
 import subprocess
 import sys
 import tarfile
+import tomllib
 import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 from fakes.sums import write_sums
 
 from specs_data.format import THINK_ANSWER
@@ -26,6 +28,15 @@ def call(*command: object, cwd: Path = ROOT) -> str:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
+
+
+def test_the_citation_is_of_this_version() -> None:
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert cited.keys() >= {"cff-version", "message", "title", "authors"}
+    assert (str(cited["version"]), cited["license"]) == (project["version"], project["license"])
+    paper = cited["preferred-citation"]
+    assert paper["url"].endswith("2510.25801") and paper["authors"][0]["family-names"] == "Chen"
 
 
 @pytest.fixture(scope="module")

@@ -69,9 +69,9 @@ def write_rows(store: Store, fates: Fates, plan: Plan, folder: Path) -> tuple[di
     """Write the Parquet files of every split into `folder`; the files, and what their rows add up to."""
     from specs_data.pairs.parquet import write_pairs
 
-    tokens = {"prompt": _numbers(), "chosen": _numbers(), "both": _numbers()}
-    figures = Figures(SidesTally(plan.fmt), chosen=_numbers(), rejected=_numbers(), tokens=tokens)
     pairs = fates.pairs
+    tokens = {"prompt": _numbers(), "chosen": _numbers(), "both": _numbers()}
+    figures = Figures(SidesTally(plan.fmt, pairs.height), chosen=_numbers(), rejected=_numbers(), tokens=tokens)
     test = col("position").is_in(_held_out(store, plan, pairs))
     blocks = _has_interleaved(store, pairs)
     splits = {"train": write_pairs(_pairs(store, plan, figures, pairs.filter(~test)), folder, "train", blocks=blocks)}

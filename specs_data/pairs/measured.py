@@ -34,10 +34,14 @@ class Measured(Struct, frozen=True):
 
 
 JUDGE = Measured("labelled answers (real golds and their variants, all answer types)", 2203, 1383, 1383, 8)
-PROSE = "labelled thoughts in prose (144 of them sound, written by the rules' own author)"
+PROSE = "labelled thoughts in prose, half of them sound"
 WORLD = "responses about pictures of the miniature world, half of them sound"
 VERIFIERS = {
-    "rules": (Measured(PROSE, 281, 140, 139, 5), Measured(WORLD, 1000, 578, 500, 0)),
+    # The half of the shipped cases that was out of sight while the rules were made; it has been looked at since.
+    "rules": (
+        Measured(f"{PROSE}, kept out of sight while the rules were made", 140, 67, 66, 5),
+        Measured(WORLD, 1000, 578, 500, 0),
+    ),
     "policy": (
         Measured(f"{WORLD}, checked by the world's own policy of 1.3 M parameters", 400, 251, 155, 45),
         Measured(f"{PROSE}, checked by SmolLM2-135M-Instruct", 281, 149, 93, 51),

@@ -24,6 +24,7 @@ _WORD = re.compile(r"</?\w[\w:.-]{0,63}>|[^\W\u3000-\u9fff\uff00-\uffef]+|\S")
 _MOST = 20_000  # words of a side that are compared
 _FEW = 16  # changes that are looked for at first
 _AT_ONCE = 64
+_MEASURED = 2_000  # pairs are enough for a median
 
 
 def distance(one: str, other: str) -> int:
@@ -89,10 +90,12 @@ def _many(left: list[str], right: list[str]) -> int:
 
 
 class SidesTally:
-    """What is counted of the sides, pair by pair. `fmt` says what is no content; memory holds a number a pair."""
+    """What is counted of the sides, pair by pair. `fmt` says what is no content; memory holds a number a pair. Where it
+    is told how many pairs there are in `total`, the distance is that of some 2,000 of them, evenly spread."""
 
-    def __init__(self, fmt: ResponseFormat) -> None:
+    def __init__(self, fmt: ResponseFormat, total: int = 0) -> None:
         self._fmt = fmt
+        self._every = max(1, -(-total // _MEASURED))
         self._same = 0
         self._origins: Counter[str] = Counter()
         self._distances: Any = array("I")
@@ -103,13 +106,14 @@ class SidesTally:
             same = self._fmt.content(pair.chosen) == self._fmt.content(pair.rejected)
         self._same += same
         self._origins[pair.rejected_from or ""] += 1
-        self._distances.append(distance(pair.chosen, pair.rejected))
+        if self._origins.total() % self._every == 1 % self._every:
+            self._distances.append(distance(pair.chosen, pair.rejected))
         return same
 
     def told(self) -> Sides:
         """What they add up to."""
         origins = dict(sorted(self._origins.items(), key=lambda one: (-one[1], one[0])))
-        return Sides(len(self._distances), self._same, origins, describe_lengths(self._distances))
+        return Sides(self._origins.total(), self._same, origins, describe_lengths(self._distances))
 
 
 def format_of(manifest: Manifest) -> ResponseFormat | None:
@@ -147,8 +151,13 @@ def describe_sides(sides: Sides, pairing: str | None = None) -> Iterator[str]:
     yield (
         f"Markers, labels and white space aside, both sides say the same in {sides.same:,} of {sides.pairs:,} rows; "
         f"their edit distance in words is {apart.median:,} in the median, {apart.p95:,} in the 95th percentile "
-        f"({apart.min:,} to {apart.max:,})."
+        f"({apart.min:,} to {apart.max:,}{_of_some(sides)})."
     )
+
+
+def _of_some(sides: Sides) -> str:
+    measured = sum(count for _, count in sides.distance.histogram)
+    return f", of {measured:,} rows" if measured < sides.pairs else ""
 
 
 def _named(sides: Sides) -> dict[str, int]:

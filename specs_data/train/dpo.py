@@ -13,6 +13,9 @@ per-token     the mean over all tokens of the batch: long responses weigh more. 
               is the mean over a micro-batch, which at one pair on a GPU at a time is per-sequence.)
 
 A batch is one optimizer step, over all GPUs; neither depends on how it is cut into micro-batches.
+
+The reference is asked anew in every step. TRL could compute its log-probabilities once, though not where there are
+pictures; and in one epoch, the paper's, each of them is asked for once anyway (`benchmarks/reference.py`).
 """
 
 from __future__ import annotations
@@ -39,7 +42,8 @@ def train_dpo(settings: DpoSettings) -> Path:
         **run.arguments(settings),
         beta=settings.beta,
         loss_type=settings.loss,
-        label_smoothing=0.1 if settings.loss == "robust" else 0.0,  # without it, robust is sigmoid
+        # Without it, robust is sigmoid, and exo_pair is infinite.
+        label_smoothing=0.1 if settings.loss in ("robust", "exo_pair") else 0.0,
         max_length=None,  # TRL would truncate, even to nothing; rows that do not fit are left out before
     )
     model, processor = run.load(settings)

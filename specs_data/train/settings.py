@@ -98,9 +98,15 @@ class DpoSettings(PreferenceSettings):
     """Settings of the hybrid cold start; the defaults are the paper's (batch 64, learning rate 1e-6)."""
 
     sft_weight: float = Field(1.0, ge=0, description="lambda, the weight of the SFT term; 0 is plain DPO")  # paper: 1
-    loss: Literal["sigmoid", "hinge", "ipo", "robust", "apo_zero", "apo_down", "bco_pair", "nca_pair", "sppo_hard"] = (
-        Field("sigmoid", description="TRL's loss on a pair; sigmoid is DPO's, robust takes one label in ten as wrong")
-    )
+    # All of TRL's that look at a pair by itself; `aot` and `aot_unpaired` look at a micro-batch, and would be another
+    # loss for another --micro-batch.
+    loss: Literal[
+        "sigmoid", "sigmoid_norm", "hinge", "ipo", "robust", "exo_pair", "apo_zero", "apo_down", "bco_pair",
+        "nca_pair", "sppo_hard", "discopop",
+    ] = Field(
+        "sigmoid",
+        description="TRL's loss on a pair; sigmoid is DPO's, robust and exo_pair take one label in ten as wrong",
+    )  # fmt: skip
     beta: float = Field(0.1, gt=0, description="DPO's beta")  # LLaMA-Factory's default, which the paper does not change
     normalise: Literal["per-sequence", "per-token"] = Field("per-sequence", description="how the SFT term is averaged")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 import signal
 import socket
@@ -294,14 +295,29 @@ def test_the_finished_weights_have_the_type_that_is_asked_for(
     assert json.loads((settings.out / "config.json").read_text())["dtype"] == dtype
 
 
-@pytest.mark.parametrize("loss", ["ipo", "apo_zero", "robust"])
-def test_other_losses_on_a_pair_train_beside_the_sft_term(nano: Path, pairs: Path, tmp_path: Path, loss: Any) -> None:
-    losses = {}
-    for name in ("sigmoid", loss):
-        settings = dpo(nano, pairs, tmp_path / name, steps=2, loss=name)
-        train_dpo(settings)
-        losses[name] = [row["loss"] for row in read_metrics(settings.out / "metrics.jsonl")]
-    assert losses[loss] != losses["sigmoid"]
+@pytest.fixture(scope="module")
+def sigmoid(nano: Path, pairs: Path, tmp_path_factory: pytest.TempPathFactory) -> list[float]:
+    return losses_of("sigmoid", nano, pairs, tmp_path_factory.mktemp("sigmoid") / "out")
+
+
+def losses_of(loss: Any, nano: Path, pairs: Path, out: Path) -> list[float]:
+    """The losses of the first steps."""
+    train_dpo(dpo(nano, pairs, out, steps=2, loss=loss))
+    return [row["loss"] for row in read_metrics(out / "metrics.jsonl")]
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        *("ipo", "apo_zero", "robust"),
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("exo_pair", "discopop", "sigmoid_norm")),
+    ],
+)
+def test_other_losses_on_a_pair_train_beside_the_sft_term(
+    nano: Path, pairs: Path, tmp_path: Path, loss: Any, sigmoid: list[float]
+) -> None:
+    found = losses_of(loss, nano, pairs, tmp_path / "out")
+    assert all(map(math.isfinite, found)) and found != sigmoid
 
 
 def test_rows_that_do_not_fit_are_counted_never_cut(nano: Path, tmp_path: Path) -> None:
