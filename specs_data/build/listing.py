@@ -50,6 +50,7 @@ class Listing:
         self._recipe = recipe
         self._by_rule = by_rule
         self._by_service = by_service
+        self._begun = 0  # all places before this one have been given out
         self._expect = expect
         self._about_to_read = about_to_read
         self._numbers = array("I")  # by position; 0 where a row of the source became no problem
@@ -61,7 +62,8 @@ class Listing:
 
     async def again(self) -> AsyncIterator[Position]:
         """All of them from the beginning."""
-        for place, number in enumerate(self._numbers[:]):
+        # What is listed beyond these is still to come from `rest`.
+        for place, number in enumerate(self._numbers[: self._begun]):
             if number:
                 yield Position(place)
         async for position in self.rest:
@@ -80,6 +82,7 @@ class Listing:
         )
         async for chunk in _ahead(_screened(source, leakage, self._by_rule, self._by_service)):
             for position in self._list(chunk):
+                self._begun = position + 1
                 yield position
 
     def _list(self, chunk: Sequence[Incoming | Dropped]) -> list[Position]:

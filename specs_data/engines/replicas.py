@@ -109,6 +109,7 @@ class Replicas:
         self.failure: SpecsDataError | None = None  # none of them will serve any more
         self._headers = headers
         self._opened: aiohttp.ClientSession | None = None
+        self._closed = False
         # The lowest slot number that is free is at the server with the fewest requests in flight.
         self._slots: asyncio.PriorityQueue[Slot] = asyncio.PriorityQueue()
         for slot in ((number, place) for number in range(per_server) for place in range(len(self.servers))):
@@ -226,11 +227,14 @@ class Replicas:
 
     async def close(self) -> None:
         """Close the connections."""
+        self._closed = True
+        comebacks = [server.comeback for server in self.servers if server.comeback is not None]
+        for comeback in comebacks:
+            comeback.cancel()
         for server in self.servers:
-            if server.comeback is not None:
-                server.comeback.cancel()
             if server.watch is not None:
                 server.watch.cancel()
+        await asyncio.gather(*comebacks, return_exceptions=True)
         if self._opened is not None:
             await self._opened.close()
 
@@ -242,6 +246,8 @@ class Replicas:
         if server.is_up:
             server.down_since = time.monotonic()
         server.standing, server.trial = Standing.ASIDE, None
+        if self._closed:
+            return
         # A connection breaks for many reasons, and most servers answer the next one: the first times, it is
         # asked at once.
         rest = self._rest(server, reason, pause) if server.failures >= TOLERATED else 0.0
