@@ -1,6 +1,6 @@
 """Agreement and time per answer of the rule judge, of math-verify alone and of a peer's grader, in one run.
 
-    python benchmarks/judge.py [--answers 2000] [--math 300] [--cases tests/cases/judge.jsonl]
+    python benchmarks/judge.py [--answers 2000] [--math 300] [--cases tests/cases/judge.jsonl ...]
 
 First the cases, real golds whose verdicts are known: how often each agrees, how many wrong answers it calls
 right, and how many right ones it does not see. math-verify gets the whole response, mathruler (where it is
@@ -33,6 +33,7 @@ from specs_data.records import AnswerType, Judgement
 
 T = TypeVar("T")
 Case = tuple[str, str, tuple[str, ...], bool]  # answer, gold, choices, right
+FOLDER = Path(__file__).parent.parent / "tests" / "cases"
 RESPONSE = "<think>There are 2 red and 3 blue shapes, so I add them. 2 + 3 = 5.</think>\n<answer>\\boxed{%s}</answer>"
 
 
@@ -96,7 +97,7 @@ def one_by_one(judge: RuleJudge, kind: AnswerType, cases: Sequence[Case]) -> lis
 
 def agreement(file: Path, judge: RuleJudge) -> None:
     """Print a table: agreement, wrong answers called right, and right ones not seen, of each judge on the same rows."""
-    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    rows = [row for line in file.read_text().splitlines() for row in _rows(json.loads(line))]
     judges: dict[str, Callable[[dict[str, Any]], bool]] = {
         "rules": lambda row: bool(judge.judge(row["response"], row["gold"], row["type"], row["choices"]).right),
         "math-verify": _math_verify,
@@ -105,12 +106,22 @@ def agreement(file: Path, judge: RuleJudge) -> None:
         from mathruler.grader import grade_answer
 
         judges["mathruler"] = lambda row: bool(grade_answer(final_answer(row["response"]) or "", row["gold"]))
-    print(f"{len(rows)} cases      agreement  wrong called right  right not seen")
+    print(f"{file.name}, {len(rows)} cases\n{'':15} agreement  wrong called right  right not seen")
     for name, told in judges.items():
         found = [told(row) for row in rows]
         wrong = sum(right and not row["right"] for right, row in zip(found, rows, strict=True))
         missed = sum(row["right"] and not right for right, row in zip(found, rows, strict=True))
         print(f"{name:14}{100 - 100 * (wrong + missed) / len(rows):12.2f}%{wrong:20}{missed:16}")
+
+
+def _rows(line: dict[str, Any]) -> list[dict[str, Any]]:
+    """The cases of a line: one, or for one gold several ways to say it and several wrong answers."""
+    line = {"choices": []} | line
+    if "response" in line:
+        return [line]
+    dressed = "{}" if line.get("bare") else "<think>I work it out.</think><answer>{}</answer>"
+    answers = [(text, True) for text in line.get("right", ())] + [(text, False) for text in line.get("wrong", ())]
+    return [line | {"response": dressed.format(text), "right": right} for text, right in answers]
 
 
 def _math_verify(row: dict[str, Any]) -> bool:
@@ -123,12 +134,13 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--answers", type=int, default=2000)
     arguments.add_argument("--math", type=int, default=300)
-    arguments.add_argument("--cases", type=Path, default=Path("tests/cases/judge.jsonl"))
+    arguments.add_argument("--cases", type=Path, nargs="*", default=[FOLDER / "judge.jsonl", FOLDER / "answers.jsonl"])
     options = arguments.parse_args()
     logging.disable(logging.WARNING)
     random = Random(0)
     with RuleJudge() as judge:
-        agreement(options.cases, judge)
+        for file in options.cases:
+            agreement(file, judge)
         for warm in (by_math_verify, partial(by_rules, judge, "math")):
             warm([math(1000 + number, random) for number in range(16)])
         print(f"{'':16}{'math-verify':>14}{'rules':>10}{'ratio':>8}   us per answer")

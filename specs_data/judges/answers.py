@@ -69,7 +69,8 @@ _SOLUTION = re.compile(
     re.DOTALL,
 )
 _REASON = re.compile(
-    r",?\s(?:because|since|as|which is|to (?:buy|pay|get|make|reach|fill|complete|have))(?:\s.*|$)",
+    r",?\s(?:because|since|as (?:the|it|we|there|this|that|both)|which is|"
+    r"to (?:buy|pay|get|make|reach|fill|complete|have))(?:\s.*|$)",
     re.DOTALL | re.IGNORECASE,
 )
 CONCLUSION = re.compile(r"[,;.]\s+(?:and )?(?:so|thus|therefore|hence),? (.*)", re.DOTALL | re.IGNORECASE)
@@ -121,7 +122,18 @@ _ODD = str.maketrans(
         **dict.fromkeys("×·⋅∙", "*"),
         **dict.fromkeys("‘’′", "'"),
         **dict.fromkeys("“”″", '"'),
-        **{"∞": "\\infty ", "÷": "/", "⁄": "/", "µ": "μ", "\u2126": "Ω", "\u212a": "K", "\u212b": "Å", "º": "°"},
+        **{
+            "∞": "\\infty ",
+            "÷": "/",
+            "⁄": "/",
+            "µ": "μ",
+            "\u2126": "Ω",
+            "\u212a": "K",
+            "\u212b": "Å",
+            "º": "°",
+            "℃": "°C",
+            "℉": "°F",
+        },
         **{"。": ".", "、": ",", "∶": ":", "或": " or ", "和": " and "},
         **{"½": " 1/2", "⅓": " 1/3", "⅔": " 2/3", "¼": " 1/4", "¾": " 3/4", "⅛": " 1/8"},
         **_WIDE,

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from string import ascii_uppercase
 
 from msgspec import Struct
 
@@ -20,7 +21,6 @@ from specs_data.judges.values import (
     Meaning,
     Value,
     Words,
-    fold,
     is_structured,
     read_value,
     reasoned,
@@ -28,21 +28,10 @@ from specs_data.judges.values import (
     spelling,
 )
 
-__all__ = [
-    "Choice",
-    "chosen_letters",
-    "find_choice",
-    "fold",
-    "gold_letters",
-    "listed_choices",
-    "read_choice",
-    "read_letters",
-]
-
 _LEAD = re.compile(
     r"(?:(?:so|thus|therefore|hence|finally|then|clearly|in conclusion|ans|correct|solution"
     r"|i (?:would |'d |will )?(?:choose|pick|select|go with)"
-    r"|it is|it's"
+    r"|i think(?: that)?|it (?:is|must be|should be)|it's"
     r"|among the (?:options|choices))\b[\s,.:]*"
     r"|(?:the\s+)?(?:(?:final|correct|right|best|appropriate|most|possible)\s+)*"
     r"(?:options?|choices?|answers?|\$?letter)\b(?:\s+letter)?(?:\s+to\s+th\w+\s+\w+)?"
@@ -88,10 +77,12 @@ _DENIED = re.compile(
 # Another letter that the rest of an answer commits to.
 _CLAIM = re.compile(
     r"(?:(?:answer|option|choice|letter)s?(?: letter)?(?: is| are|:)?"
-    r"|\b(?i:it is|it's|rather|but|no,?|wait,?|choose|select|pick|or))\s*[(\[]?([A-Z])(?![\w'])"
+    r"|\b(?i:it is|it's|rather|but|no,?|wait,?|actually,?|choose|select|pick|or))\s*[(\[]?([A-Z])(?![\w'])"
 )
 _NOT_OTHER = re.compile(r",?\s+(?:not|rather than|instead of)\s+.*", re.DOTALL | re.IGNORECASE)
 _WHICH = re.compile(r"(?:which|that|it)\s+(?:is|equals)\s+(.*)|.*[=≈]\s*([^=≈]+)", re.DOTALL | re.IGNORECASE)
+
+_FIRST = [frozenset(ascii_uppercase[:number]) for number in range(len(ascii_uppercase) + 1)]
 
 
 class Choice(Struct, frozen=True):
@@ -137,28 +128,28 @@ def find_choice(text: str, choices: Sequence[str]) -> str | None:
     found = _spelled(text, choices)
     if not found:
         value = read_value(plain(text).removesuffix(" one"), True)
-        found = [letter for letter, content in _contents(tuple(choices)) if _is_same(content.value, value)]
+        found = [letter for letter, content in _values(tuple(choices)).items() if _is_same(content, value)]
     return found[0] if len(found) == 1 else None
 
 
 def _spelled(text: str, choices: Sequence[str]) -> list[str]:
     written = spelling(text)
-    return [letter for letter, content in _contents(tuple(choices)) if content.spelling == written]
+    return [letter for letter, content in _spellings(tuple(choices)).items() if content == written]
 
 
 def _is_same(content: Value, value: Value) -> bool:
     """Formulas that are spelled alike have been found before; no others can be told here."""
     if isinstance(content, Formula) or isinstance(value, Formula):
         return False
-    return bool(same_value(content, value, _cannot_tell))
+    return bool(same_value(content, value, lambda *_: None))
 
 
 def gold_letters(gold: str, choices: Sequence[str]) -> frozenset[str] | str:
     """The letters that are right, or the named reason why the gold does not say."""
-    content = find_choice(gold, choices)
     letters = read_letters(gold)
     if letters and choices and not letters[0] <= _letters(choices):
         letters = None
+    content = None if letters and not letters[1] and not _spelled(gold, choices) else find_choice(gold, choices)
     if letters and _JOINED.fullmatch(gold) and sorted(gold) != list(gold):
         letters = None  # a word: BAD
     if content and letters and letters[0] != {content}:
@@ -192,7 +183,7 @@ def read_choice(answer: str, choices: Sequence[str]) -> Choice:
             return Choice(frozenset(content) if same else None, f"{marked[1].upper()}: {marked[2]}")
     if found is None or (choices and not found[0] <= _letters(choices)):
         found = _letter_inside(text, choices)
-    if found is None and (concluded := CONCLUSION.search(text)):
+    if found is None and (concluded := CONCLUSION.search(_plain(answer))):
         return read_choice(concluded[1], choices)
     if found is None:
         content = _said_choice(text, choices)
@@ -252,7 +243,7 @@ def _contents_said(rest: str) -> Iterator[str]:
 def _is_value(content: str, choices: Sequence[str]) -> bool:
     """Is this a value of the choices' kind, or a formula as they are, so that it must be one of them?"""
     value = read_value(content, True)
-    kinds = {type(choice.value) for _, choice in _contents(tuple(choices))}
+    kinds = set(map(type, _values(tuple(choices)).values()))
     if isinstance(value, Words | Meaning):
         return False
     return type(value) in kinds and (
@@ -272,27 +263,25 @@ def _said_choice(text: str, choices: Sequence[str]) -> str | None:
     return found.pop() if len(found) == 1 else None
 
 
-def _cannot_tell(_gold: Formula, _answer: Formula) -> None:
-    return None
-
-
 def _letters(choices: Sequence[str]) -> frozenset[str]:
-    return frozenset(chr(ord("A") + number) for number in range(min(len(choices), 26)))
-
-
-class _Content(Struct, frozen=True):
-    spelling: str
-    value: Value
+    return _FIRST[min(len(choices), len(ascii_uppercase))]
 
 
 @lru_cache(maxsize=1024)
-def _contents(choices: tuple[str, ...]) -> tuple[tuple[str, _Content], ...]:
-    """(letter, content) of each choice; a choice may carry its letter: `(A) red`."""
+def _contents(choices: tuple[str, ...]) -> dict[str, str]:
+    """The content of each letter; a choice may carry its letter: `(A) red`."""
     prefixes = [_PREFIX.match(choice) for choice in choices]
     letters = [chr(ord("A") + number) for number in range(len(choices))]
     if all(prefix and prefix[1] == letter for prefix, letter in zip(prefixes, letters, strict=True)):
         choices = tuple(choice[prefix.end() :] for choice, prefix in zip(choices, prefixes, strict=True) if prefix)
-    return tuple(
-        (letter, _Content(spelling(choice), read_value(choice, True)))
-        for letter, choice in zip(letters, choices, strict=True)
-    )
+    return dict(zip(letters, choices, strict=True))
+
+
+@lru_cache(maxsize=1024)
+def _spellings(choices: tuple[str, ...]) -> dict[str, str]:
+    return {letter: spelling(content) for letter, content in _contents(choices).items()}
+
+
+@lru_cache(maxsize=1024)
+def _values(choices: tuple[str, ...]) -> dict[str, Value]:
+    return {letter: read_value(content, True) for letter, content in _contents(choices).items()}

@@ -354,6 +354,8 @@ def _read_words(text: str) -> Quantity | None:
 def _spoken(words: list[str]) -> Fraction | None:
     if "point" in words:
         return _decimal(words)
+    if words[0] == "half" and words[1:] in (["a"], ["an"]):
+        return Fraction(1, 2)
     part = _PARTS.get(words[-1])
     if part is None:
         return _cardinal(words)

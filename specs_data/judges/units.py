@@ -17,7 +17,7 @@ from msgspec import Struct
 # its zero lies) : the prefixes that its first name takes. What has no size is known to be a unit, no more.
 _TABLE = """
 m meter metre = length : k c d m n p μ u; Å = 1e-10 m; ly = 9460730472580800 m
-inch in inches = 0.0254 m; foot ft feet = 12 inch; yard yd = 3 foot; mi mile = 1760 yard
+inch in inches = 0.0254 m; foot ft feet = 12 inch; yard yd = 3 foot; mi mile = 1760 yard; Km KM = 1 km; Kg KG = 1 kg
 ha hectare = 10000 m^2; acre = 4840 yard^2
 L l liter litre = 1/1000 m^3 : k m c d μ; ml = 1/1000 L; dl = 1/10 L; cl = 1/100 L; cc = 1 cm^3
 gal gallon = 231 inch^3; qt quart = 1/4 gal; pt pint = 1/8 gal
@@ -47,7 +47,7 @@ _PREFIXES = {
     **{"n": ("nano", "1e-9"), "p": ("pico", "1e-12")},
 }
 # What is written alike, of two kinds: pounds may be money, and C is a degree, too.
-_EITHER = ({"pound_sterling", "lb"}, {"degC", "C"}, {"degF", "F"})
+_EITHER = ({"pound_sterling", "lb"}, {"degC", "C"}, {"degF", "F"}, {"degC", "degree"}, {"degF", "degree"})
 
 _GAP = re.compile(r"(?<=[\w})π])\s+(?=[A-Za-zμΩ])|(?<=[})π])(?=[A-Za-zμΩ])")
 _SIGNS = "A-Za-zμΩÅ°$€£¥₹¢"

@@ -181,6 +181,8 @@ _SIMPLE = (
     (re.compile(r"(?<=\d)\s+(?=\d)"), ","),
     (re.compile(r"(?<!\d)\s*\*|\*\s*(?!\d|\s)|\s"), ""),
 )
+_QUOTES = str.maketrans("", "", "\"'`")
+_TYPESET = re.compile(r"[\\√^_*<>]|pi|sqrt|\d\s+\d")  # what has none of these is only rid of its blanks
 _PROSE = re.compile(r"(?<![\\A-Za-z])(?!sqrt|sin|cos|tan|log|exp|arc|inf)[A-Za-z]?[a-z]{3}")
 _SIGN = re.compile(r"[=+^/*{}\\<>|]")
 _WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{4,}")
@@ -205,7 +207,9 @@ def spelling(text: str) -> str:
     if _SIGN.search(text):
         text = _WORD.sub(lambda word: word[0].casefold(), text)
     elif _PROSE.search(text):
-        text = _ARTICLE.sub("", re.sub("[\"'`]", "", text.casefold()).strip(" .!?"))
+        text = _ARTICLE.sub("", text.casefold().translate(_QUOTES).strip(" .!?"))
+    if not _TYPESET.search(text):
+        return "".join(text.split())
     for pattern, sign in _SIMPLE:
         text = pattern.sub(sign, text)
     return text
