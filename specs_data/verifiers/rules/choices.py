@@ -55,7 +55,7 @@ def _ruled_out(thought: Thought, conclusion: Conclusion) -> str:
     if NEGATIVE.search(thought.question):
         return ""
     for one in RULED_OUT.finditer(thought.text, 0, conclusion.at):
-        letters = re.findall(r"\b[A-J]\b", one[1] or one[2])
+        letters = re.findall(r"\b[A-J]\b", next(filter(None, one.groups())))
         if thought.wanted.letter in letters and not CORRECTION.search(thought.text, one.end(), conclusion.at):
             return one.group()
     return ""

@@ -29,6 +29,7 @@ from specs_data.verifiers.rules.words import (
 )  # fmt: skip
 
 ENOUGH_CONTENT = 3  # a number or two words besides the statement of the answer
+MOST_WORDS = 8  # of a sentence that only concludes
 FARTHEST_VALUE = 2  # sentences before the conclusion in which a value may contradict it
 _A_VALUE = re.compile(r"\d|[=√π∠]|[a-z]\s*[-+*/^]\s*[a-z]")
 
@@ -177,6 +178,8 @@ def _other_value(thought: Thought, conclusion: Conclusion) -> str:
     derived = [term for term in before if term.result or (term.computed and not term.operand)]
     here = thought.sentence_of(conclusion.at)
     near = [term for term in derived if term.start >= (thought.sentences[max(0, here - 1)].start)]
+    if not wanted.is_choice and conclusion.stated and (other := _concluded_before(thought, here, conclusion)):
+        return other
     if wanted.is_choice and conclusion.stated:
         other = _other_result(thought, derived, conclusion) or _other_named(thought, here, derived, conclusion)
         if other:
@@ -195,6 +198,22 @@ def _other_value(thought: Thought, conclusion: Conclusion) -> str:
     if _combines(thought, derived, near[-1], conclusion):
         return ""
     return near[-1].text
+
+
+def _concluded_before(thought: Thought, here: int, conclusion: Conclusion) -> str:
+    """The one value that the sentence before concludes, where another is stated and nothing is said between."""
+    if here == 0 or thought.text[thought.sentences[here].start : conclusion.at].strip():
+        return ""
+    before = thought.sentences[here - 1]
+    concludes = list(CONCLUDES.finditer(before.text))
+    if not concludes:
+        return ""
+    start = before.start + concludes[-1].end()
+    values = [term for term in thought.terms_in(before) if term.start >= start and not term.operand]
+    about = is_about(before.text)
+    said = [term for term in values if term.result] or values
+    right = any(thought.wanted.is_term(term, about) for term in thought.terms_in(before))
+    return "" if len(said) != 1 or right or len(content_words(before.text)) > MOST_WORDS else before.text
 
 
 def _other_result(thought: Thought, derived: Sequence[Term], conclusion: Conclusion) -> str:

@@ -18,6 +18,7 @@ from msgspec import Struct
 from specs_data.judges.constants import spelled
 
 _FENCE = re.compile(r"^[ \t]*```[ \t]*(\w*)[^\n]*\n(.*?)(?:^[ \t]*```[ \t]*$|\Z)", re.MULTILINE | re.DOTALL)
+_CODE = re.compile(r"\b(?:def|import|print|return|for|while|function|var|let|const)\b|[{}#;]")
 _OUTPUT = ("output", "text", "result", "console", "stdout")
 _WIDE = {
     **{chr(code): chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F)},
@@ -75,7 +76,7 @@ _MARKS = tuple(
         ("\\", r"\\(?:angle)(?![A-Za-z])", "∠"),
         ("\\", r"\\(?:le|leq)(?![A-Za-z])", "≤"),
         ("\\", r"\\(?:ge|geq)(?![A-Za-z])", "≥"),
-        ("xX", r"(?<=\d)[ ]?[xX](?=[ ]?\d)", " *"),
+        ("xX", r"(?<=\d)[ ]?[xX](?=[ ]?\d)|(?<=[\d)])[ ][xX](?=[ ][\d(])", " *"),
         (",", r"(?<=\d),(?=\d{3}(?!\d))|(?<=\d)\{,\}(?=\d)", ""),
     )
 )
@@ -154,7 +155,8 @@ def _on_a_line(matrix: re.Match[str]) -> str:
 
 def _told_by_code(fence: re.Match[str]) -> str:
     language, body = fence.groups()
-    return f"\n{body}\n" if language.lower() in _OUTPUT else "\n"
+    is_told = language.lower() in _OUTPUT or (not language and not _CODE.search(body))
+    return f"\n{body}\n" if is_told else "\n"
 
 
 def without_end_marks(thought: str) -> str:

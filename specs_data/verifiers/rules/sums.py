@@ -287,6 +287,8 @@ def _clean_after(text: str, end: int) -> bool:
     found = re.match(r"(\s*)([A-Za-zμΩ]+)", after)
     if found:
         word = found[2]
+        if after[found.end() :].startswith("("):  # a factor
+            return False
         if is_known(word) or _CONVERTED.fullmatch(word):
             return True
         return bool(found[1]) and len(word) > 1 and (word.islower() or word[1:].islower())

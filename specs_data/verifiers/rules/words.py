@@ -54,6 +54,7 @@ RULED_OUT = re.compile(
     rf"(?<![A-Za-z])({_LETTERS}) (?:is|are|must be|cannot be) (?:all |both |therefore |thus |clearly )?"
     r"(?:wrong|false|incorrect|not (?:correct|right|true)|ruled out|eliminated)\b"
     rf"|\b(?:rules?|ruling) out ({_LETTERS})(?![A-Za-z])"
+    r"|选项\s*([A-J])(?:也|都|的?说法)?(?:是)?(?:错误|不正确)|排除\s*选?项?\s*([A-J])"
 )
 CORRECTION = re.compile(
     r"\b(?:wait|no|actually|check|recheck|recount|correct|correction|mistake|wrong|instead|but|hmm|again|rather|sorry"
@@ -68,7 +69,7 @@ CHECK = re.compile(
 )
 CONCLUDES = re.compile(
     r"\b(?:so|thus|therefore|hence|consequently|altogether|in total|total|makes|leaves|gives|means|conclude|conclusion"
-    r"|finally|overall|must be|we get|we have|we find|we need|we want)\b|因此|所以|故|综上|总共|一共|得到|可得|则",
+    r"|finally|overall,|must be|we get|we have|we find|we need|we want)\b|因此|所以|故|综上|总共|一共|得到|可得|则",
     re.IGNORECASE,
 )
 SUGGESTS = re.compile(
@@ -88,12 +89,13 @@ GUESSED = re.compile(
     r"|impossible to (?:determine|tell|say|know)"
     r"|(?:not|n't) (?:give|have|provide|contain)\s(?:us )?(?:enough|sufficient)"
     r"|not enough information|insufficient information|without (?:more|further|additional) information"
-    r"|(?:can(?:not|'t)|unable to|not able to|not possible to) (?:be )?"
-    r"(?:determined?|see|compute|calculate|view|find|solve|read|access|answer)"
+    r"|(?:can(?:not|'t)|not possible to) be (?:determined?|computed?|calculated?|found|solved?|answered)"
+    r"|(?:can(?:not|'t)|unable to|not able to|not possible to) "
+    r"(?:determine|see|compute|calculate|view|find|solve|read|access|answer)"
     r"|(?:does|do|did)(?:n't| not) (?:exactly )?(?:match|appear|correspond|agree)\b"
     r"[^.\n]{0,40}\b(?:option|choice|answer)s?"
     rf"|none of the {_OPTIONS}\b[^.\n]{{0,30}}\b(?:match|is|are|fit|equal|correspond)"
-    rf"|(?:not|n't) (?:among|one of|in|listed (?:in|among)|any of) the {_OPTIONS}"
+    rf"|(?:not|n't) (?:given )?(?:among|one of|in|listed (?:in|among)|any of) the {_OPTIONS}"
     r"|(?:error|mistake|typo) in the (?:problem|question|options|choices|given|answer|provided))"
     r"|猜测|无法确定|不能确定|无法判断|没有正确|选项有误|题目有误",
     re.IGNORECASE,
