@@ -220,12 +220,17 @@ class TransformersEngine:
         if blocks and (self._template.among or leading(request.messages, len(job.images)) is not None):
             prompt = self._render(_blocks(job))
         else:
-            # A template that takes only text has no word for a picture, and some put all of them first: the token for
-            # one goes where it belongs.
-            token = getattr(self._processor, "image_token", "") if job.images else ""
-            prompt = self._render(_plain(job, token, blocks=blocks))
+            # A template that takes only text has no word for a picture, and some put all of them first: what stands
+            # for one goes where it belongs.
+            prompt = self._render(_plain(job, self._picture() if job.images else "", blocks=blocks))
         # First words that are given take the place of those that a template has.
         return prompt.removesuffix(self._template.opened) if job.request.prefill else prompt
+
+    def _picture(self) -> str:
+        """What stands for a picture in a prompt; Qwen's stand between two tokens of their own."""
+        ids = [getattr(self._model.config, name, None) for name in ("vision_start_token_id", "vision_end_token_id")]
+        start, end = ("" if each is None else str(self._tokenizer.convert_ids_to_tokens(each)) for each in ids)
+        return f"{start}{getattr(self._processor, 'image_token', '')}{end}"
 
     def _render(self, chat: list[dict[str, Any]]) -> str:
         prompt: str = self._processor.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
