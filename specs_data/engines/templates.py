@@ -1,7 +1,8 @@
 """Where chat templates of published checkpoints differ: found out once, when a model is opened.
 
 Some open `<think>` at the end of the prompt themselves, so that the model only goes on; some know no system role and
-raise, or leave its text out; some take a message's content as text only and would print a list of parts as Python.
+raise, or leave its text out, and some none beside a picture (Llama 3.2); some take a message's content as text only and
+would print a list of parts as Python; some put all pictures before the text (LLaVA-OneVision).
 """
 
 from __future__ import annotations
@@ -19,17 +20,20 @@ from specs_data.records import Message, Request
 
 logger = logging.getLogger(__name__)
 
-_PROBE = "Mnemosyne 4711"
+_Render = Callable[[list[dict[str, Any]]], str]
+_PROBE, _WORDS = "Mnemosyne 4711", "Answer briefly."
+_PICTURE = {"type": "image"}
 _OPENED = re.compile(r"<(?:think(?:ing)?|thought|reason(?:ing)?)>\s*\Z")
 
 
 class Template(Struct, frozen=True):
-    """What a chat template does: it takes a `system` message, or content in `parts`; `opened` is what it writes itself
-    at the beginning of a response."""
+    """What a chat template does: it takes a `system` message, or content in `parts`, and leaves pictures `among` its
+    words; `opened` is what it writes itself at the beginning of a response."""
 
     system: bool = True
     parts: bool = False
     opened: str = ""
+    among: bool = True
 
 
 def opened(prompt: str) -> str:
@@ -38,11 +42,11 @@ def opened(prompt: str) -> str:
     return found[0] if found else ""
 
 
-def learn(render: Callable[[list[dict[str, Any]]], str], checkpoint: object, *, parts: bool) -> Template:
+def learn(render: _Render, checkpoint: object, *, parts: bool) -> Template:
     """The ways of the template behind `render` (a chat, as a prompt). `parts`: a processor's, which may take parts.
     Raises UserError where it takes no chat at all."""
     asked = {"role": "user", "content": _PROBE}
-    in_parts = {"role": "user", "content": [{"type": "text", "text": _PROBE}]}
+    in_parts = {"role": "user", "content": [_text(_PROBE)]}
     if parts:
         prompt = _tried(render, [in_parts])
         parts = prompt is not None and _PROBE in prompt and "'type'" not in prompt and '"type"' not in prompt
@@ -50,18 +54,22 @@ def learn(render: Callable[[list[dict[str, Any]]], str], checkpoint: object, *, 
         prompt = render([in_parts if parts else asked])
     except Exception as error:  # a template may raise whatever it likes
         raise UserError(f"{checkpoint} cannot be chatted with: {first_line(error)}") from None
-    words = "Answer briefly."
-    content = [{"type": "text", "text": words}] if parts else words
-    system = words in (_tried(render, [{"role": "system", "content": content}, in_parts if parts else asked]) or "")
-    return Template(system, parts, opened(prompt))
+    if not parts:
+        return Template(_takes_system(render, _WORDS, asked), parts, opened(prompt))
+    seeing = {"role": "user", "content": [*in_parts["content"], _PICTURE, _text(_WORDS)]}
+    sees = _tried(render, [seeing]) is not None
+    system = all(_takes_system(render, [_text("Look.")], each) for each in (in_parts, *([seeing] if sees else ())))
+    return Template(system, parts, opened(prompt), not sees or _keeps_place(render, seeing))
 
 
-def tell(template: Template, checkpoint: object) -> None:
-    """Say once what is done differently for a template."""
+def tell(template: Template, checkpoint: object, *, mended: bool = False) -> None:
+    """Say once what is done differently for a template. `mended`: pictures are put among the words all the same."""
     if not template.system:
         logger.warning(
             "the chat template of %s takes no system message: the instruction goes into the user's turn", checkpoint
         )
+    if not template.among and not mended:
+        logger.warning("the chat template of %s puts every picture before the text, wherever it stands", checkpoint)
 
 
 def fold(request: Request) -> Request:
@@ -73,7 +81,23 @@ def fold(request: Request) -> Request:
     return replace(request, messages=(asked, *rest[1:]))
 
 
-def _tried(render: Callable[[list[dict[str, Any]]], str], chat: list[dict[str, Any]]) -> str | None:
+def _takes_system(render: _Render, content: Any, asked: dict[str, Any]) -> bool:
+    said = content if isinstance(content, str) else content[0]["text"]
+    return said in (_tried(render, [{"role": "system", "content": content}, asked]) or "")
+
+
+def _keeps_place(render: _Render, seeing: dict[str, Any]) -> bool:
+    """Does anything stand where the picture is?"""
+    blind = seeing | {"content": [part for part in seeing["content"] if part != _PICTURE]}
+    between = [(_tried(render, [each]) or "").partition(_PROBE)[2].partition(_WORDS)[0] for each in (seeing, blind)]
+    return between[0] != between[1]
+
+
+def _text(text: str) -> dict[str, str]:
+    return {"type": "text", "text": text}
+
+
+def _tried(render: _Render, chat: list[dict[str, Any]]) -> str | None:
     try:
         return render(chat)
     except Exception:  # see above

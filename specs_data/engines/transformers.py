@@ -28,7 +28,7 @@ from specs_data.engines.refusals import NO_IMAGES, TOO_LONG, check_images, refus
 from specs_data.engines.templates import fold, learn, tell
 from specs_data.errors import EngineFailed, PromptRefused, SpecsDataError, require
 from specs_data.records import Likelihood, Nuclei, Request, Response, Sampling
-from specs_data.texts import in_blocks, placed
+from specs_data.texts import in_blocks, leading, placed
 
 if TYPE_CHECKING:
     import torch
@@ -72,7 +72,7 @@ class TransformersEngine:
         if self._tokenizer.pad_token is None:  # whatever fills a batch up is masked
             self._tokenizer.pad_token = self._tokenizer.eos_token or self._tokenizer.convert_ids_to_tokens(0)
         self._template = learn(self._render, checkpoint, parts=self._sees)
-        tell(self._template, checkpoint)
+        tell(self._template, checkpoint, mended=True)
         self._model: Any = load_model(checkpoint, options.dtype)
         self._context: int = getattr(self._model.config.get_text_config(), "max_position_embeddings", 1 << 30)
         self._ends = _end_tokens(self._model, self._tokenizer)
@@ -216,14 +216,21 @@ class TransformersEngine:
         )
 
     def _prompt(self, job: _Job) -> str:
-        if self._template.parts:
+        request, blocks = job.request, self._template.parts
+        if blocks and (self._template.among or leading(request.messages, len(job.images)) is not None):
             prompt = self._render(_blocks(job))
         else:
-            # A template that takes only text has no word for a picture: the token for one goes where it belongs.
-            token = getattr(self._processor, "image_token", "") if job.images else ""
-            prompt = self._render(_plain(job, token))
+            # A template that takes only text has no word for a picture, and some put all of them first: what stands
+            # for one goes where it belongs.
+            prompt = self._render(_plain(job, self._picture() if job.images else "", blocks=blocks))
         # First words that are given take the place of those that a template has.
         return prompt.removesuffix(self._template.opened) if job.request.prefill else prompt
+
+    def _picture(self) -> str:
+        """What stands for a picture in a prompt; Qwen's stand between two tokens of their own."""
+        ids = [getattr(self._model.config, name, None) for name in ("vision_start_token_id", "vision_end_token_id")]
+        start, end = ("" if each is None else str(self._tokenizer.convert_ids_to_tokens(each)) for each in ids)
+        return f"{start}{getattr(self._processor, 'image_token', '')}{end}"
 
     def _render(self, chat: list[dict[str, Any]]) -> str:
         prompt: str = self._processor.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
@@ -389,12 +396,16 @@ def _placeholders(config: Any) -> list[int]:
     return [getattr(config, name) for name in names if isinstance(getattr(config, name, None), int)]
 
 
-def _plain(job: _Job, picture: str = "") -> list[dict[str, Any]]:
-    """The messages as texts, with the token of a `picture` where each one stands."""
+def _plain(job: _Job, picture: str = "", *, blocks: bool = False) -> list[dict[str, Any]]:
+    """The messages as texts (in `blocks`, as one of these), with the token of a `picture` where each one stands."""
     messages = job.request.messages
+    texts = [
+        "".join(each if isinstance(each, str) else picture for each in pieces)
+        for pieces in placed(messages, len(job.images))
+    ]
     return [
-        {"role": message.role, "content": "".join(each if isinstance(each, str) else picture for each in pieces)}
-        for message, pieces in zip(messages, placed(messages, len(job.images)), strict=True)
+        {"role": message.role, "content": [{"type": "text", "text": text}] if blocks else text}
+        for message, text in zip(messages, texts, strict=True)
     ]
 
 

@@ -23,7 +23,7 @@ from typing import Any
 from msgspec import Struct
 
 from specs_data.engines import DEFAULTS, ModelOptions
-from specs_data.engines.checkpoint import adapter_base, adapter_rank, check_whole
+from specs_data.engines.checkpoint import adapter_base, adapter_rank, check_whole, load_processor
 from specs_data.engines.images import open_image
 from specs_data.engines.nucleus import nuclei_at_top
 from specs_data.engines.refusals import check_images, refusal
@@ -283,14 +283,17 @@ def _start(checkpoint: str, settings: dict[str, Any]) -> Any:
 
 
 def _template(llm: Any, checkpoint: str) -> Template:
-    """The ways of the chat template. Whether it takes parts vLLM sees by itself."""
-    tokenizer = llm.get_tokenizer()
-    if not getattr(tokenizer, "chat_template", None):  # it is the processor's
-        return Template()
+    """The ways of the chat template: the tokenizer's, or the processor's."""
+    renderer = llm.get_tokenizer()
+    if not getattr(renderer, "chat_template", None):
+        try:
+            renderer = load_processor(checkpoint)
+        except UserError:  # vLLM reads more kinds of checkpoints
+            return Template()
     template = learn(
-        lambda chat: tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True),
+        lambda chat: renderer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True),
         checkpoint,
-        parts=False,
+        parts=True,
     )
     tell(template, checkpoint)
     return template

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,6 +31,7 @@ PLAIN = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+QWEN_S_PICTURE = "<|vision_start|><|image_pad|><|vision_end|>"
 NO_SYSTEM = (
     "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}" + PLAIN
 )
@@ -149,10 +151,23 @@ async def test_a_template_that_takes_text_never_shows_a_list(tmp_path: Path) -> 
     change(folder / "tokenizer_config.json", chat_template=None)
     template(folder, PLAIN)
     puzzle = draw(3, 0)
-    request = Request((Message("system", "Look."), Message("user", "How many?")), (picture(puzzle.things),), 0)
+    picture_twice = (picture(puzzle.things),) * 2  # beside each other: where one ends and the other begins must show
+    request = Request((Message("system", "Look."), Message("user", "How many?")), picture_twice, 0)
     prompt = await prompt_of(folder, request)
     assert "'type'" not in prompt and "[{" not in prompt
     assert "How many?" in prompt and "Look." in prompt
+
+
+async def test_a_template_that_puts_pictures_first_leaves_them_in_their_places(tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(checkpoint("grpo-zero"), tmp_path / "checkpoint"))
+    (folder / "chat_template.jinja").unlink(missing_ok=True)
+    shape = Path(__file__).parents[1] / "cases" / "templates" / "llava-onevision.jinja"
+    template(folder, shape.read_text().replace("<image>", QWEN_S_PICTURE))
+    images = tuple(picture(draw(3, index).things) for index in range(2))
+    for question, order in (("A: <image> B: <image> Which?", "A:P B:P Which?"), ("<image><image>Which?", "PP\nWhich?")):
+        prompt = await prompt_of(folder, Request((Message("user", question),), images, 0))
+        shown = re.sub(r" ?<\|vision_start\|>(?:<\|image_pad\|>){6}<\|vision_end\|>", "P", prompt)
+        assert shown.partition("<|im_start|>user")[2].strip().startswith(order), shown
 
 
 async def test_first_words_take_the_place_of_those_of_a_template(folder: Path) -> None:
