@@ -123,7 +123,7 @@ class GrpoSettings(TrainSettings):
     columns: Annotated[dict[str, str], BeforeValidator(paired)] = Field(
         {}, description="question=...,answer=...,images=..."
     )
-    format: str = Field("think-answer", description="response format: think-answer or a TOML file")
+    format: str = Field("think-answer", description="response format: a shipped one, such as boxed, or a TOML file")
     system_prompt: str | None = Field(None, description="a name in prompts/, a file, or none")
     rollouts: int = Field(8, ge=2, description="responses per problem")  # paper
     rollout_batch: Positive = Field(128, description="problems per round")  # paper: rollout batch 128

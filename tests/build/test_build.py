@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from fakes.sums import dataset_bytes, picture, policy, recipe, respond, write_sums
 
-from specs_data import build, load_run
+from specs_data import build, load_run, make_recipe
 from specs_data.build.run import forecast
 from specs_data.engines.scripted import ScriptedEngine
 from specs_data.errors import EngineFailed, PluginFailed, PromptRefused, Undecided, UserError
@@ -23,7 +23,7 @@ from specs_data.look.summary import summary
 from specs_data.pairs.rows import to_row
 from specs_data.plugins import find_corruptions
 from specs_data.recipe import Recipe
-from specs_data.records import Judged, Request, Sampling, Verdict
+from specs_data.records import Judged, Request, Response, Sampling, Verdict
 
 
 def rows_of(run: Path, split: str = "train") -> list[dict]:
@@ -573,6 +573,25 @@ def test_rejected_from_another_policy(tmp_path: Path) -> None:
     assert {row["corruption"] is None for row in rows} == {True, False}
     asked = rival.calls - len(rows)
     assert left_out(tmp_path / "run")["rejected", "wrong answer"] == asked > 0
+
+
+def test_manifest_and_card_say_what_the_dataset_is(tmp_path: Path) -> None:
+    problems = write_sums(tmp_path, 12, pictures=True)
+    counted = ScriptedEngine(lambda request: Response(respond(request), "stop", 70, 20))
+    built = build(recipe(problems, samples=16), tmp_path / "run", engine=counted, quiet=True)
+    manifest = built.manifest
+    assert manifest.sides is not None and manifest.languages == {"en": 12}
+    assert (manifest.sides.pairs, manifest.sides.same, manifest.sides.origins) == (12, 12, {"chosen": 12})
+    assert 1 <= manifest.sides.distance.min <= manifest.sides.distance.max <= 5
+    tokens = {part: length.max for part, length in (manifest.token_lengths or {}).items()}
+    assert tokens == {"prompt": 70, "chosen": 20, "both": 90}
+    dataset = tmp_path / "run" / "dataset"
+    card = (dataset / "README.md").read_text()
+    assert "Twins" in card and "](pair.png)" in card and "](recipe.toml)" in card
+    (first, *_) = built.pairs()
+    assert (dataset / "pair.png").read_bytes() == first.images[0].content
+    assert str(tmp_path) not in (dataset / "recipe.toml").read_text()
+    assert make_recipe({}, dataset / "recipe.toml").pairing == "decoupled"
 
 
 def write_given(file: Path, texts: dict[str, str]) -> Path:

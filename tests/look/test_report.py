@@ -130,6 +130,20 @@ def test_the_manifest_s_figures_are_on_the_page(tmp_path: Path) -> None:
         assert expected in page.text, expected
 
 
+def test_what_the_dataset_is_stands_on_the_page(tmp_path: Path) -> None:
+    told = "both sides say the same in 1 of 2 rows"
+    other = row(1, rejected=[{"role": "assistant", "content": "I see five: \\boxed{5}"}], rejected_from="base")
+    for name, manifest in (("none", None), ("ours", MANIFEST)):  # one from before it was in the manifest
+        write_shards([row(0), other], tmp_path / name, "train")
+        if manifest:
+            (tmp_path / name / "manifest.json").write_text(json.dumps(manifest))
+        page = write_report(tmp_path / name).read_text()
+        assert told in page and "a right answer of base in 1 of 2 rows" in page
+    sides = {"pairs": 2, "same": 2, "origins": {"chosen": 2}, "distance": {"median": 4, "histogram": [[4, 2]]}}
+    (tmp_path / "ours" / "manifest.json").write_text(json.dumps(MANIFEST | {"sides": sides}))
+    assert "both sides say the same in 2 of 2 rows" in write_report(tmp_path / "ours").read_text()
+
+
 @pytest.mark.parametrize("manifest", [{"dataset": "my-set", "recipe": "v2"}, ["a", "list"]])
 def test_somebody_else_s_manifest_is_as_none(tmp_path: Path, manifest: Any) -> None:
     _, html = report(tmp_path, [row()])
