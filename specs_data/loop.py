@@ -1,10 +1,19 @@
-"""Running a coroutine from plain code, also where an event loop runs already, as in a notebook."""
+"""Running a coroutine from plain code, also where an event loop runs already, as in a notebook.
+
+An event loop comes to an interrupt when the code that it runs returns to it. Code of others may never: what runs in a
+block of `running` is interrupted at once.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Coroutine
+import signal
+import threading
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar, copy_context
+from types import FrameType
 from typing import Any, TypeVar
 
 from specs_data.errors import PluginFailed
@@ -15,6 +24,33 @@ except ImportError:  # there is none for Windows
     from asyncio import run as _run  # type: ignore[assignment]
 
 T = TypeVar("T")
+_INTERRUPT = threading.Event()  # has there been one since `run` began?
+_RUNNING: ContextVar[bool] = ContextVar("running", default=False)  # whose task is it that the loop is at?
+
+
+class Interrupted(BaseException):
+    """Raised in code of others by a Ctrl-C; none catches it by accident."""
+
+
+@contextmanager
+def running() -> Iterator[None]:
+    """In this block code of others runs."""
+    token = _RUNNING.set(True)
+    try:
+        yield
+    finally:
+        _RUNNING.reset(token)
+
+
+def is_cancelled() -> bool:
+    """Has anybody asked for the end of the task at hand, or of everything?"""
+    if _INTERRUPT.is_set():
+        return True
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:  # no event loop, no task
+        return False
+    return task is not None and task.cancelling() > 0
 
 
 async def asked_for(call: Awaitable[T], who: str) -> T:
@@ -23,8 +59,7 @@ async def asked_for(call: Awaitable[T], who: str) -> T:
     try:
         return await call
     except asyncio.CancelledError:
-        task = asyncio.current_task()
-        if task is not None and task.cancelling():
+        if is_cancelled():
             raise
         raise PluginFailed(f"{who} gave up a call that nobody had cancelled") from None
 
@@ -35,7 +70,7 @@ def run(work: Coroutine[Any, Any, T]) -> T:
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        return _run(work)
+        return _run(_interruptible(work))
     started: Future[tuple[asyncio.AbstractEventLoop, asyncio.Task[T]]] = Future()
 
     async def told() -> T:
@@ -52,3 +87,43 @@ def run(work: Coroutine[Any, Any, T]) -> T:
             loop, task = started.result()
             loop.call_soon_threadsafe(task.cancel)
             raise
+
+
+async def _interruptible(work: Coroutine[Any, Any, T]) -> T:
+    known = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(known):
+        return await work
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        _INTERRUPT.set()
+        known(number, frame)  # asyncio's cancels its main task
+        if _RUNNING.get():  # a handler runs in the context of the task that it interrupts
+            raise Interrupted
+
+    signal.signal(signal.SIGINT, interrupt)
+    try:
+        return await work
+    finally:
+        signal.signal(signal.SIGINT, known)
+        _INTERRUPT.clear()
+
+
+async def in_thread(call: Callable[[], T]) -> T:
+    """What `call` gives, in a thread of its own. Once this is cancelled nobody waits for it."""
+    loop, done = asyncio.get_running_loop(), asyncio.get_running_loop().create_future()
+
+    def settle(set_outcome: Callable[[Any], None], outcome: object) -> None:
+        if not done.done():
+            set_outcome(outcome)
+
+    def work() -> None:
+        try:
+            outcome = done.set_result, call()
+        except BaseException as error:
+            outcome = done.set_exception, error  # type: ignore[assignment]
+        with suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(settle, *outcome)
+
+    threading.Thread(target=copy_context().run, args=(work,), daemon=True).start()
+    result: T = await done
+    return result

@@ -31,7 +31,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -43,11 +43,13 @@ from msgspec import Struct
 
 from specs_data.errors import PluginFailed, SpecsDataError, UserError, unknown_name
 from specs_data.format import ResponseFormat
-from specs_data.loop import asked_for
+from specs_data.inert import one_line
+from specs_data.loop import Interrupted, asked_for, is_cancelled, running
 from specs_data.records import Judged, Likelihood, Request, Response, Sampling, Verdict
 
 SECONDS = 10.0
 PATIENCE = 600.0
+_LONGEST_ERROR = 300  # characters of what a plug-in's error says
 
 # An operator gets a response, its format and a seeded random generator, the only one that it may use, and returns
 # the text with its format broken and all else as it was, or None where it does not apply. Every result is checked.
@@ -146,7 +148,6 @@ _SIGNATURES: Mapping[Kind, str] = {
     "engine": "one class or function called {}(policy, sampling, options)",
     "verifier": "one class or function called {}(fmt)",
 }
-_CRASHES = (Exception, SystemExit)  # a plug-in that calls sys.exit must not end the build as if it were done
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
@@ -186,15 +187,35 @@ class Plugin(Struct, frozen=True):
             raise UserError(f"cannot read the {self.kind} {self.file}: {error.strerror}") from None
         return hashlib.sha256(content).hexdigest()
 
-    @contextmanager
-    def named(self, doing: str) -> Iterator[None]:
+    def named(self, doing: str) -> AbstractContextManager[None]:
         """Give a crash in this block the plug-in's name. This package's own errors pass: they are its contract."""
-        try:
+        return _blamed(str(self), doing)
+
+
+@contextmanager
+def _blamed(who: str, doing: str) -> Iterator[None]:
+    """Whatever a plug-in raises in this block is its own, also what is no Exception: one that calls sys.exit must not
+    end the build as if it were done. An interrupt ends it at once."""
+    try:
+        with running():
             yield
-        except SpecsDataError:
+    except (SpecsDataError, _TooLong, _Interrupted):
+        raise
+    except (Interrupted, KeyboardInterrupt) as error:
+        logger.warning("interrupted in %s", who)
+        raise (asyncio.CancelledError() if isinstance(error, Interrupted) else error) from None
+    except BaseException as error:
+        if isinstance(error, asyncio.CancelledError) and is_cancelled():
             raise
-        except _CRASHES as error:
-            raise PluginFailed(f"{self} {doing}: {error!r}") from error
+        raise PluginFailed(f"{who} {doing}: {_shown(error)}") from error
+
+
+def _shown(error: BaseException) -> str:
+    """What an error says of itself, if it does."""
+    try:
+        return one_line(repr(error), _LONGEST_ERROR)
+    except Exception:
+        return type(error).__name__
 
 
 def label(name: str) -> str:
@@ -260,12 +281,13 @@ def _from_file(kind: Kind, path: Path) -> Plugin:
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # where inspect and dataclasses look for it
     try:
-        spec.loader.exec_module(module)
-    except SyntaxError as error:
-        shown = "".join(traceback.format_exception_only(error)).rstrip()
-        raise PluginFailed(f"{kind} file {path} cannot be loaded:\n{shown}") from error
-    except _CRASHES as error:
-        raise PluginFailed(f"{kind} file {path} cannot be loaded: {error!r}") from error
+        with _blamed(f"{kind} file {path}", "cannot be loaded"):
+            spec.loader.exec_module(module)
+    except PluginFailed as failed:
+        if not isinstance(failed.__cause__, SyntaxError):
+            raise
+        shown = "".join(traceback.format_exception_only(failed.__cause__)).rstrip()
+        raise PluginFailed(f"{kind} file {path} cannot be loaded:\n{shown}") from failed.__cause__
     return Plugin(kind, path.stem, str(path), _main(kind, module, path), path)
 
 
@@ -325,16 +347,16 @@ class Corruption:
         if self._stopped:  # others that wait for it must not hold up what an interrupt has ended
             raise asyncio.CancelledError
         try:
-            with _at_most(SECONDS):
+            with self._plugin.named("failed"), _at_most(SECONDS):
                 result = self._operator(text, fmt, rng)
-        except _Interrupted:
+        except (_Interrupted, asyncio.CancelledError):
             self._stopped = True
             raise asyncio.CancelledError from None
         except _TooLong:
             raise PluginFailed(f"{self._plugin} took more than {SECONDS:g} seconds for one response") from None
-        except _CRASHES as error:
-            raise PluginFailed(f"{self._plugin} failed: {error!r}") from error
         if result is not None and not isinstance(result, str):
+            if inspect.iscoroutine(result):
+                result.close()
             raise PluginFailed(f"{self._plugin} returned {type(result).__name__}, not text")
         return result
 
@@ -501,8 +523,10 @@ def _check_members(plugin: Plugin, made: object, *methods: str) -> None:
 def _checked(plugin: Plugin, what: str, value: object, kind: type[T]) -> T:
     """`value`, if it and all that it holds is of the type that the contract says."""
     try:
-        return msgspec.convert(msgspec.to_builtins(value), kind)
-    except (msgspec.ValidationError, TypeError) as error:
+        plain = msgspec.to_builtins(value)
+        msgspec.json.encode(plain)  # half a surrogate cannot be kept
+        return msgspec.convert(plain, kind)
+    except (msgspec.ValidationError, TypeError, UnicodeEncodeError) as error:
         raise PluginFailed(
-            f"{plugin}: {what} is {value!r:.80}, where a {kind.__name__} should stand: {error}"
+            f"{plugin}: {what} is {one_line(repr(value)[:200], 80)}, where a {kind.__name__} should stand: {error}"
         ) from None

@@ -8,14 +8,15 @@ satisfies it and name that in ENGINES; others are found by name.
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from importlib.util import find_spec
 from pkgutil import resolve_name
 
 from specs_data.errors import UserError
-from specs_data.loop import run
+from specs_data.loop import in_thread, run
 from specs_data.plugins import Engine as Engine
 from specs_data.plugins import MakeEngine, check_name, make_engine
 from specs_data.plugins import ModelOptions as ModelOptions
@@ -23,6 +24,7 @@ from specs_data.recipe import Recipe
 from specs_data.records import Sampling
 
 DEFAULTS = ModelOptions()
+logger = logging.getLogger(__name__)
 
 # Where each engine is made: a module is imported when its engine is wanted.
 ENGINES: Mapping[str, str] = {
@@ -74,6 +76,8 @@ async def open_engine(recipe: Recipe, sampling: Sampling) -> Engine:
     policy = recipe.model if served else recipe.policy
     make = partial(_make, name, policy or "", sampling, model_options(recipe))
     # Loading takes seconds to minutes: not in the event loop.
+    if name not in ENGINES:
+        return await _in_thread(name, make)
     if recipe.ray is None:
         return await asyncio.to_thread(make)
     given_up = threading.Event()
@@ -81,6 +85,15 @@ async def open_engine(recipe: Recipe, sampling: Sampling) -> Engine:
         return await asyncio.to_thread(_open_replicas, make, recipe, given_up)
     finally:
         given_up.set()  # a thread that goes on waiting would keep the interrupted process
+
+
+async def _in_thread(name: str, make: Callable[[], Engine]) -> Engine:
+    """A plug-in may never come to an end."""
+    try:
+        return await in_thread(make)
+    except asyncio.CancelledError:
+        logger.warning("interrupted while the engine %s was made", name)
+        raise
 
 
 def at_server(recipe: Recipe) -> Recipe:

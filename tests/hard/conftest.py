@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 
@@ -32,6 +33,16 @@ def assert_sentence(error: BaseException | str, *words: str) -> None:
     assert said.strip() and "\n" not in said.strip() and len(said) < 1000, said
     assert "Traceback" not in said and "0x" not in said and said.isprintable(), said
     assert all(word in said for word in words), said
+
+
+def assert_no_secret(text: str, secret: str, part: int = 10) -> None:
+    """No part of a secret is in a text, as it is or as JSON, JSON in JSON, or a URL writes it."""
+    for _ in range(3):
+        found = next(
+            (secret[n : n + part] for n in range(len(secret) - part + 1) if secret[n : n + part] in text), None
+        )
+        assert found is None, f"{found!r} is shown: …{text[max(0, text.index(found) - 80) :][:200]}"
+        text = unquote(text.replace("\\\\", "\\").replace('\\"', '"').replace("\\/", "/"))
 
 
 @pytest.fixture

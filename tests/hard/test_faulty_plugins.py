@@ -192,7 +192,7 @@ def test_a_faulty_plug_in_is_named(
     status, said = play(tmp_path, kind, name)
     if "hang" in trial:
         assert status == 130, (status, said)
-        assert "mine" in said, said
+        assert "mine" in said or trial.endswith("waiting"), said  # whose waiting an interrupt ends as any other
         tally(f"{kind}: hangs, and one Ctrl-C ends it")
     elif status:
         assert status == 2, (status, said)
