@@ -27,7 +27,9 @@ from specs_data.rollouts.stages import Stages
 from specs_data.rollouts.store import Index, Number
 from specs_data.verifiers import Verifier
 
-NO_CHANCES = "no response on record has the chances of its tokens: the engine does not tell them"
+NO_CHANCES = (
+    "no response on record has the chances of its tokens: the engine does not tell them, or at temperature 1 only"
+)
 
 
 def evaluate(

@@ -32,8 +32,8 @@ from specs_data.records import Request, Response, Sampling
 pytestmark = pytest.mark.slow
 
 PROBLEMS, SAMPLES = 80, 3
-FORMATS = ("think-answer", "json")
-TAGGED = re.compile(r"\s*<think>(.*\S.*)</think>\s*<answer>(.*\S.*)</answer>\s*", re.DOTALL)
+FIRST = "think-answer"
+FORMATS = {"think-answer": ("think", "answer"), "reasoning-solution": ("reasoning", "solution")}
 
 
 class Heard(Struct):
@@ -45,33 +45,25 @@ class Heard(Struct):
 
     @property
     def formed(self) -> bool:
-        """By an expression of this test's own."""
-        text = self.response.text
-        if self.form == "json":
-            return parsed(text) is not None
-        tags = re.findall(r"</?(?:think|answer)>", text)
-        return tags == ["<think>", "</think>", "<answer>", "</answer>"] and TAGGED.fullmatch(text) is not None
+        """Its format's tags, each once and in this order, with something between them and nothing around."""
+        first, second = FORMATS[self.form]
+        text, whole = self.response.text, rf"\s*<{first}>(.*\S.*)</{first}>\s*<{second}>(.*\S.*)</{second}>\s*"
+        tags = re.findall(rf"</?(?:{first}|{second})>", text)
+        return len(tags) == 4 and re.fullmatch(whole, text, re.DOTALL) is not None
 
     @property
     def right(self) -> bool:
-        """The last box, or what stands in its place, is the gold: the letter or the content of a choice."""
-        text, gold = self.response.text, self.problem["answer"]
-        found = parsed(text) if self.form == "json" else None
-        boxes = re.findall(r"\\boxed\{([^{}]*)\}", found or text)
-        said = (boxes[-1] if boxes else found or "").strip().casefold()
-        choices = self.problem["choices"]
-        accepted = {gold} | ({choices[ord(gold) - ord("A")]} if choices else set())
-        return said in {one.casefold() for one in accepted}
+        """What is answered is the gold: the letter or the content of a choice."""
+        gold, choices = self.problem["answer"], self.problem["choices"]
+        accepted = {gold, choices[ord(gold) - ord("A")]} if choices else {gold}
+        return self.said.strip().casefold() in {one.casefold() for one in accepted}
 
-
-def parsed(text: str) -> str | None:
-    """The answer of a JSON object that has exactly what the format asks for."""
-    try:
-        found = json.loads(text)
-    except ValueError:
-        return None
-    fine = isinstance(found, dict) and list(found) == ["reasoning", "answer"]
-    return found["answer"] if fine and all(isinstance(one, str) and one.strip() for one in found.values()) else None
+    @property
+    def said(self) -> str:
+        """What is in the last box, or else after the last "answer is"."""
+        text = self.response.text
+        found = re.findall(r"\\boxed\{([^{}]*)\}", text) or re.findall(r"answer is (\w+)", text)
+        return found[-1] if found else ""
 
 
 class Recording:
@@ -87,7 +79,7 @@ class Recording:
 
     async def generate(self, request: Request) -> Response:
         response = await self.engine.generate(request)
-        form = "json" if "JSON" in request.messages[0].content else "think-answer"
+        form = next(name for name, (tag, _) in FORMATS.items() if f"<{tag}>" in request.messages[0].content)
         self.heard.append(Heard(form, self.problems[request.images[0]], response))
         return response
 
@@ -115,7 +107,7 @@ def measured(problems: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
         engine = Recording(checkpoint(name), problems)
         recipe = Recipe(policy=str(checkpoint(name)), problems=str(problems), samples=SAMPLES, max_tokens=64)
         file = tmp_path_factory.mktemp(name) / "evaluation.json"
-        write_evaluation(evaluate(recipe, FORMATS, out=file, engine=engine, quiet=True), file)
+        write_evaluation(evaluate(recipe, list(FORMATS), out=file, engine=engine, quiet=True), file)
         found[name] = Measured(file, json.loads(file.read_text()), engine.heard)
     return found
 
@@ -132,8 +124,12 @@ def share(values: Iterable[bool]) -> float:
 
 
 def check_interval(estimate: dict[str, float], groups: Sequence[Sequence[bool]]) -> None:
-    """The value, and ends within a few hundredths of those of another bootstrap over problems."""
+    """The value, and ends within a few hundredths of those of another bootstrap over problems; where there is no
+    exception, the low end is a share that would give none in one of 40 samples."""
     assert estimate["value"] == pytest.approx(share(one for group in groups for one in group))
+    if all(map(all, groups)):
+        assert estimate["high"] == 1 and estimate["low"] ** len(groups) == pytest.approx(1 / 40)
+        return
     drawn = random.Random(5)
     means = sorted(share(one for group in drawn.choices(groups, k=len(groups)) for one in group) for _ in range(1000))
     assert estimate["low"] == pytest.approx(means[24], abs=0.03)
@@ -171,8 +167,8 @@ def test_every_figure_is_that_of_an_independent_count(measured: dict[str, Measur
         assert part["lengths"]["cut_off"] == pytest.approx(cut)
         assert sum(part["format_errors"].values()) == sum(not one.formed for one in own)
         check_branching(part["rbf"], own)
-    first = [one for one in heard if one.form == FORMATS[0]]
-    assert {key: written[key] for key in written["by_format"][FORMATS[0]]} == written["by_format"][FORMATS[0]]
+    first = [one for one in heard if one.form == FIRST]
+    assert {key: written[key] for key in written["by_format"][FIRST]} == written["by_format"][FIRST]
     for field, key in (("by_type", "answer_type"), ("by_source", "source")):
         kinds = {one.problem[key] for one in first}
         assert set(written[field]) == kinds

@@ -310,9 +310,11 @@ def test_the_command_measures_the_shipped_checkpoint(tmp_path: Path, as_json: bo
     problems = write_problems(tmp_path / "p", 12, seed=23)
     arguments = ["evaluate", "--policy", str(checkpoint("grpo-zero")), "--problems", str(problems)]
     arguments += ["--engine", "transformers", "--samples", "1", "--max-tokens", "64", "--out", str(tmp_path / "e.json")]
+    arguments += ["--format", "think-answer", "--format", "plain"]
     done = CliRunner().invoke(app, [*arguments, *(["--json"] if as_json else [])])
     assert done.exit_code == 0, done.output
     found = read_evaluation(tmp_path / "e.json")
+    assert list(found.by_format) == ["think-answer", "plain"] and found.format == found.by_format["think-answer"].format
     assert found.n == 12 and found.format is not None and found.format.value > 0.7
     assert found.rbf is not None and found.rbf.value is not None and 1 <= found.rbf.value < 2
     if as_json:
