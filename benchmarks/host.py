@@ -25,11 +25,11 @@ from unittest.mock import patch
 from PIL import Image
 
 from specs_data import build, make_recipe
-from specs_data.build.flow import Flow, Turn
-from specs_data.build.search import Outcome
+from specs_data.build.flow import Flow
 from specs_data.engines import Engine
 from specs_data.engines.scripted import ScriptedEngine
 from specs_data.records import Request
+from specs_data.rollouts.search import Outcome, Turn
 
 
 def respond(request: Request) -> str:

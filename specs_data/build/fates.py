@@ -31,10 +31,10 @@ import polars as pl
 from msgspec import Struct
 from polars import DataFrame, Expr, col
 
-from specs_data.build.search import last_round
 from specs_data.pairs.manifest import Round
 from specs_data.rollouts.frames import to_frame, write_fates
 from specs_data.rollouts.plan import STRUCK, Plan, Source
+from specs_data.rollouts.search import last_round
 from specs_data.rollouts.stages import FORMAT, WRONG
 from specs_data.rollouts.store import Index, Position, Store
 from specs_data.rollouts.tables import Stage

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from enum import IntEnum
+from collections.abc import Awaitable, Mapping, Sequence
 
 from specs_data.build.listing import Listing
-from specs_data.build.search import Line, Outcome, Quest
 from specs_data.build.tally import Tally
 from specs_data.engines import Engine
 from specs_data.judges.answers import final_answer
@@ -17,19 +15,12 @@ from specs_data.records import Judged, Problem, Rejected, Sample, Twin
 from specs_data.rollouts.answers import Answers
 from specs_data.rollouts.demand import OnDemand
 from specs_data.rollouts.plan import STRUCK, Parts, Plan, Source, pair_id
+from specs_data.rollouts.search import Outcome, Turn
 from specs_data.rollouts.stages import FORMAT, WRONG, Clock, Log, Stages
 from specs_data.rollouts.store import Index, Number, Position, Store
 from specs_data.rollouts.tables import Stage
 
 logger = logging.getLogger(__name__)
-
-
-class Turn(IntEnum):
-    """Who may be asked for what is not on record. Who came before has been asked already."""
-
-    POLICY = 0
-    JUDGE = 1
-    VERIFIER = 2
 
 
 class Choosing:
@@ -115,16 +106,6 @@ class Flow(Stages):
     def expect(self, number: Number, problem: Problem) -> None:
         """A problem that the store did not know before: its first responses need not be looked up."""
         self._unseen[number] = problem
-
-    def lines(self, quest: Callable[[Turn], Quest]) -> dict[Outcome, Line]:
-        """The lines of the judging services, where `quest` gives what is searched for at each turn. Somewhat more
-        rounds are at a service than it takes at once, so that it never waits for one to be looked up."""
-        services = {Outcome.TO_JUDGE: (Turn.JUDGE, self._judge), Outcome.TO_VERIFY: (Turn.VERIFIER, self._verifier)}
-        return {
-            waits: Line(quest(turn), service.concurrency + service.concurrency // 4 + 1)
-            for waits, (turn, service) in services.items()
-            if service is not None
-        }
 
     async def choose(self, engine: Engine | None, number: Number, index: Index, turn: Turn = Turn.POLICY) -> Outcome:
         """Try whether this response becomes a chosen one; with no rival, make its pair as well."""

@@ -15,23 +15,21 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 from polars import DataFrame
 
-from specs_data import engines
 from specs_data.build import again, dataset
 from specs_data.build.fates import keep_fates
-from specs_data.build.flow import Asking, Choosing, Rejecting, Turn
+from specs_data.build.flow import Asking, Choosing, Rejecting
 from specs_data.build.forecast import Forecast, Measured, measure, scale
 from specs_data.build.keep import default_out, digest_of, keep_card, manifest_of, refuse_empty, refuse_to_replace
 from specs_data.build.listing import each, take_responses
 from specs_data.build.manifest import make_manifest
 from specs_data.build.opening import Given, Manner, Run, opened, spend
-from specs_data.build.search import Agenda, Quest, search
 from specs_data.build.tally import most_frequent
 from specs_data.engines import Engine
 from specs_data.errors import InVain, UserError
@@ -44,11 +42,13 @@ from specs_data.plugins import verifier_label
 from specs_data.problems import count_problems
 from specs_data.recipe import Recipe, differences, dump_recipe, make_recipe
 from specs_data.records import Pair
+from specs_data.rollouts.checking import asks_sampled
 from specs_data.rollouts.demand import OnDemand
 from specs_data.rollouts.frames import FATES, PILOT, FrameName, read_frame
 from specs_data.rollouts.plan import Source, are_given
 from specs_data.rollouts.progress import say, told
-from specs_data.rollouts.sample import check_policy
+from specs_data.rollouts.sample import check_policy, loads_here, settle
+from specs_data.rollouts.search import Agenda, Quest, Turn, search
 from specs_data.rollouts.stages import Clock
 from specs_data.rollouts.store import Index, Position
 from specs_data.services.prices import load_prices
@@ -158,16 +158,7 @@ def check(
     recipe: Recipe, engine: Engine | None = None, rival: Engine | None = None, verifier: Verifier | None = None
 ) -> Recipe:
     """The recipe with its defaults settled. Raises UserError if something is missing."""
-    if recipe.problems is None:
-        raise UserError("no problems: give --problems SRC, or problems = ... in specs-data.toml")
-    sampled = recipe.responses is None and engine is None
-    name = engines.engine_name(recipe) if engine is None else type(engine).__name__
-    served = sampled and name == "openai"
-    if sampled and not served and recipe.policy is None:
-        raise UserError(
-            "no policy: give --policy CKPT (or policy = ... in specs-data.toml), --base-url URL of a server, "
-            "or --responses FILE"
-        )
+    recipe = settle(recipe, engine, ", or --responses FILE")
     if recipe.rejected_from != "chosen" and recipe.rejected_responses is not None:
         raise UserError("--rejected-from and --rejected-responses both say whose responses are rejected; give one")
     if recipe.rejected_from != "chosen" and recipe.responses is not None:
@@ -177,17 +168,11 @@ def check(
         )
     # What is handed over is what it says it is, whatever the recipe names.
     judge = verifier_name(recipe) if verifier is None else verifier_label(verifier)
-    changes: dict[str, Any] = {"verifier": judge}
-    if recipe.responses is None:
-        changes["engine"] = name
-    if served:
-        recipe = engines.at_server(recipe)
-    local = sampled and name in ("transformers", "vllm")
-    if local and recipe.ray in (None, "local"):  # a cluster has folders of its own
+    if loads_here(recipe, engine):
         check_policy(recipe.policy or "")
         if recipe.rejected_from != "chosen" and rival is None:
             check_policy(recipe.rejected_from)
-    return recipe.model_copy(update=changes)
+    return recipe.model_copy(update={"verifier": judge})
 
 
 async def _build(recipe: Recipe, out: Path, given: Given, manner: Manner) -> Built:
@@ -310,14 +295,9 @@ async def _play(
 ) -> None:
     lines = run.flow.lines(quest)
     async with run.progress(label) as progress:
-        release = None if engine is None or _asks_policy(run.recipe) else engine.close
+        release = None if engine is None or asks_sampled(run.recipe) else engine.close
         ahead = None if engine is None else Asking(run.flow, run.listing, engine, source)
         await search(agenda, positions, quest(Turn.POLICY), run.room, progress, lines, release, ahead)
-
-
-def _asks_policy(recipe: Recipe) -> bool:
-    """Whether the verifier needs the policy's own engine to the end."""
-    return recipe.verifier_model is None and "policy" in (recipe.verifier or "").split(",")
 
 
 async def _make_way(engine: OnDemand | None, following: OnDemand | None) -> None:

@@ -9,24 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from specs_data.records import Nuclei
 
 P = 0.95
-
-
-def nucleus_sizes(logits: ArrayLike, p: float = P, temperature: float = 1.0) -> list[int]:
-    """The sizes of the nuclei at each of T tokens, from (T, vocabulary) logits or log-probabilities at
-    temperature 1. At temperature 0 one token has all the mass."""
-    rows = np.atleast_2d(np.asarray(logits, dtype=np.float64))
-    if temperature == 0:
-        return [1] * len(rows)
-    scaled = rows / temperature
-    chances = np.exp(scaled - scaled.max(axis=1, keepdims=True))
-    chances = -np.sort(-chances / chances.sum(axis=1, keepdims=True), axis=1)
-    before = np.cumsum(chances, axis=1) - chances
-    return [int(size) for size in (before < p).sum(axis=1)]
 
 
 def nucleus_size_at_top(logprobs: Sequence[float], p: float = P) -> int | None:

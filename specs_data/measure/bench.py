@@ -7,20 +7,18 @@ and what a build sampled with these settings is not sampled again.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from itertools import islice, product
+from itertools import islice
 from pathlib import Path
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 from msgspec import Struct
-from tqdm import tqdm
 
 from specs_data import engines
 from specs_data.engines import Engine
-from specs_data.errors import UserError, first_error
+from specs_data.errors import UserError
 from specs_data.format import load_format
 from specs_data.judges.model import ModelJudge, open_judge
 from specs_data.judges.rules import RuleJudge, gold_fault
@@ -29,13 +27,14 @@ from specs_data.problems import Dropped, Incoming, read_problems
 from specs_data.recipe import Recipe
 from specs_data.records import Sample
 from specs_data.rollouts.answers import Answers
-from specs_data.rollouts.checking import open_checker
+from specs_data.rollouts.checking import asks_sampled, open_checker
 from specs_data.rollouts.demand import OnDemand
 from specs_data.rollouts.plan import Parts, make_plan, name_of
-from specs_data.rollouts.progress import say, told
-from specs_data.rollouts.sample import check_policy, policy_fingerprint, sampling
+from specs_data.rollouts.progress import Figures, Progress, told
+from specs_data.rollouts.sample import check_policy, loads_here, policy_fingerprint, sampling, settle
+from specs_data.rollouts.search import Agenda, Outcome, Quest, Turn, search
 from specs_data.rollouts.stages import Stages, durable
-from specs_data.rollouts.store import Index, Number, Store
+from specs_data.rollouts.store import Index, Number, Position, Store
 from specs_data.services.opening import open_budget
 from specs_data.texts import system_prompt
 from specs_data.verifiers import Verifier, open_verifier
@@ -44,12 +43,12 @@ from specs_data.verifiers.none import NoVerifier
 # Responses, from the first on, whose nuclei are wanted: the paper's largest sample for its Rollout Branching Factor.
 # The chances of the likeliest tokens are a hundred times as long as the text itself.
 BRANCHING = 480
-MINUTE = 60.0  # seconds between two lines off a terminal
 _READ = 256  # problems that are taken from the source together
 _WINDOW = 256  # responses under way before an engine says how many keep it busy
 
 T = TypeVar("T")
-Attempt = Callable[[Stages, Sample, Number], Awaitable[T]]
+# What becomes of a response at this turn, or the line that it has to wait in.
+Attempt = Callable[[Stages, Sample, Number, Turn], Awaitable[T | Outcome]]
 
 
 class Bench(Struct, frozen=True):
@@ -100,60 +99,71 @@ class Bench(Struct, frozen=True):
         self, parts: Parts, stages: Stages, attempt: Attempt[T], engine: OnDemand, room: asyncio.Semaphore
     ) -> list[T]:
         recipe, fmt = parts.recipe, parts.fmt
-        # What waits for a judging service takes no place from what waits for the policy.
-        for _ in range(sum(one.concurrency for one in (parts.verifier, self.judge) if one is not None)):
-            room.release()
-        found: dict[tuple[int, int], T] = {}
 
-        async def one(number: Number, index: Index, nuclei: bool) -> None:
-            try:
-                problem = self.store.problem(number)
-                sample = await stages.sample(stages.log, engine, stages.policy, problem, number, index, nuclei=nuclei)
-                if sample is not None:
-                    found[index, number] = await attempt(stages, sample, number)
-                watch.step()
-            finally:
-                room.release()
+        def figures() -> Figures:
+            dollars = sum(paid.dollars for paid in self.store.paid().values())
+            return Figures(progress.done, stages.generated, stages.tokens, (), dollars)
 
-        watch = _Watch(fmt.name, len(self.problems) * recipe.samples, self.quiet)
+        places = range(recipe.samples * len(self.problems))
+        progress = Progress(fmt.name, len(places), self.quiet, figures, pairing=False)
+        found: dict[Position, T] = {}
+
+        def quest(turn: Turn) -> Quest:
+            return _Measuring(stages, engine, self.problems, attempt, found, turn)
+
+        lines, release = stages.lines(quest), None if asks_sampled(recipe) else engine.close
         try:
-            async with asyncio.TaskGroup() as tasks:
-                for place, (index, number) in enumerate(product(range(recipe.samples), self.problems)):
-                    await room.acquire()
-                    tasks.create_task(one(number, Index(index), place < BRANCHING))
-        except BaseExceptionGroup as group:
-            raise first_error(group) from None
+            async with progress:
+                await search(Agenda(1), _each(places), quest(Turn.POLICY), room, progress, lines, release)
         finally:
-            watch.close()
             await engine.close()
-        return [found[key] for key in sorted(found)]
+        return [found[position] for position in sorted(found)]
 
 
-class _Watch:
-    """A bar over responses; off a terminal, a line a minute."""
+class _Measuring(Generic[T]):
+    """What the search is for: what `attempt` makes of every response. A position is a response here: the first ones
+    to all problems, then the second ones."""
 
-    def __init__(self, label: str, total: int, quiet: bool) -> None:
-        self._bar = tqdm(total=total, desc=label, unit=" responses", disable=quiet or None, dynamic_ncols=True)
-        self._label = label
-        self._total = total
-        self._done = 0
-        self._started = self._told = time.monotonic()
-        self._tells = self._bar.disable and not quiet
+    def __init__(
+        self,
+        stages: Stages,
+        engine: OnDemand,
+        problems: Sequence[Number],
+        attempt: Attempt[T],
+        found: dict[Position, T],
+        turn: Turn,
+    ) -> None:
+        self._stages = stages
+        self._engine = None if turn else engine
+        self._problems = problems
+        self._attempt = attempt
+        self._found = found
+        self._turn = turn
 
-    def step(self) -> None:
-        """One more response is done."""
-        self._done += 1
-        self._bar.update()
-        now = time.monotonic()
-        if self._tells and now - self._told >= MINUTE:
-            self._told = now
-            pace = self._done / (now - self._started)
-            left = (self._total - self._done) / pace / 60
-            say(f"{self._label}: {self._done:,} of {self._total:,} responses, {pace:.1f}/s, {left:.0f} minutes left")
+    def wanted(self, position: Position) -> int:
+        """A response is looked at once."""
+        return 1
 
-    def close(self) -> None:
-        """Leave the bar as it is."""
-        self._bar.close()
+    async def attempt(self, position: Position, index: Index, kept: int) -> Outcome:
+        """Ask for the response, and see what becomes of it."""
+        stages, (of_problem, place) = self._stages, divmod(position, len(self._problems))
+        number = self._problems[place]
+        problem, nuclei = stages.problem(number), position < BRANCHING
+        sample = await stages.sample(
+            stages.log, self._engine, stages.policy, problem, number, Index(of_problem), nuclei=nuclei
+        )
+        if sample is None:
+            return Outcome.OVER
+        made = await self._attempt(stages, sample, number, self._turn)
+        if isinstance(made, Outcome):
+            return made
+        self._found[position] = made
+        return Outcome.KEPT
+
+
+async def _each(places: range) -> AsyncIterator[Position]:
+    for place in places:
+        yield Position(place)
 
 
 @asynccontextmanager
@@ -203,20 +213,10 @@ async def open_bench(
 
 def settled(recipe: Recipe, engine: Engine | None = None, verifier: Verifier | None = None) -> Recipe:
     """The recipe with its engine, policy and verifier settled. Raises UserError if something is missing."""
-    if recipe.problems is None:
-        raise UserError("no problems: give --problems SRC, or problems = ... in specs-data.toml")
-    if verifier is not None:
-        recipe = recipe.model_copy(update={"verifier": verifier_label(verifier)})
-    if engine is not None:
-        return recipe
-    name = engines.engine_name(recipe)
-    if name == "openai":
-        recipe = engines.at_server(recipe)
-    if recipe.policy is None:
-        raise UserError("no policy: give --policy CKPT, or --base-url URL of a server")
-    if name != "openai" and recipe.ray in (None, "local"):  # a cluster has folders of its own
-        check_policy(recipe.policy)
-    return recipe.model_copy(update={"engine": name})
+    recipe = settle(recipe, engine)
+    if loads_here(recipe, engine):
+        check_policy(recipe.policy or "")
+    return recipe if verifier is None else recipe.model_copy(update={"verifier": verifier_label(verifier)})
 
 
 def default_out(recipe: Recipe) -> Path:

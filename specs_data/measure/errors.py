@@ -21,6 +21,7 @@ from specs_data.plugins import corruption_names
 from specs_data.recipe import Recipe
 from specs_data.records import Sample
 from specs_data.rollouts.plan import name_of
+from specs_data.rollouts.search import Turn
 from specs_data.rollouts.stages import Stages
 from specs_data.rollouts.store import Number
 
@@ -131,7 +132,7 @@ async def _sampled(
         return await bench.each(form, _text)
 
 
-async def _text(stages: Stages, sample: Sample, number: Number) -> tuple[str, str]:
+async def _text(stages: Stages, sample: Sample, number: Number, turn: Turn) -> tuple[str, str]:
     return sample.response.text, sample.response.finish_reason
 
 

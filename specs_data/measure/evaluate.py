@@ -22,11 +22,14 @@ from specs_data.plugins import label
 from specs_data.recipe import Recipe, deciding
 from specs_data.records import Judged, Sample
 from specs_data.rollouts.plan import name_of
+from specs_data.rollouts.search import Outcome, Turn
 from specs_data.rollouts.stages import Stages
-from specs_data.rollouts.store import Number
+from specs_data.rollouts.store import Index, Number
 from specs_data.verifiers import Verifier
 
-NO_CHANCES = "no response on record has the chances of its tokens: the engine does not tell them"
+NO_CHANCES = (
+    "no response on record has the chances of its tokens: the engine does not tell them, or at temperature 1 only"
+)
 
 
 def evaluate(
@@ -69,13 +72,19 @@ async def _evaluate(
         return _evaluation(bench, seen)
 
 
-async def _see(stages: Stages, sample: Sample, number: Number, *, fmt: ResponseFormat, verified: bool) -> Seen:
+async def _see(
+    stages: Stages, sample: Sample, number: Number, turn: Turn, *, fmt: ResponseFormat, verified: bool
+) -> Seen | Outcome:
     """What becomes of a response: it is judged, and where it is right and well-formed perhaps verified."""
     response, problem = sample.response, sample.problem
+    if turn is Turn.POLICY and stages.needs_judge(stages.log, stages.policy, sample, number):
+        return Outcome.TO_JUDGE
     _, judgement = await stages.judge(stages.log, stages.policy, sample, number) or (None, None)
     error = error_class(response.text, fmt, response.finish_reason)
     verdict = None
     if verified and judgement is not None and judgement.right and error is None:
+        if turn is not Turn.VERIFIER and stages.needs_verifier(stages.log, number, Index(sample.index)):
+            return Outcome.TO_VERIFY
         verdict = await stages.verify(stages.log, Judged(sample, judgement), number)
     return Seen(
         problem=number,

@@ -143,7 +143,7 @@ def table(factors: Factors) -> str:
     first, *others = factors.formats
     measured = "format accuracy" if factors.measure == "format" else "answer accuracy"
     lines = [
-        f"{measured}; ID is {first}, OOD the mean over {', '.join(others)}",
+        f"{measured}; ID is {first}, OOD the mean over {', '.join(others)}; beta {factors.beta:g}",
         f"{'step':>8} {'ID':>7} {'OOD':>7} {'GF on scores':>13} {'GF on gains':>12} {'seeds':>6}",
         f"{'base':>8} {factors.base['id']:>7.1%} {factors.base['ood']:>7.1%}",
     ]

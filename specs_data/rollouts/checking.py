@@ -36,3 +36,8 @@ def open_checker(recipe: Recipe, sampled: OnDemand | None = None) -> Checker | N
 
     engine = OnDemand(opened, asyncio.Semaphore(AT_ONCE), AT_ONCE, lent=False)
     return Checker(engine, policy_name(model), policy_fingerprint(model), system)
+
+
+def asks_sampled(recipe: Recipe) -> bool:
+    """Whether the verifier needs the policy's own engine to the end."""
+    return recipe.verifier_model is None and "policy" in (recipe.verifier or "").split(",")

@@ -93,8 +93,9 @@ class _Console(logging.Handler):
 
 
 class Progress:
-    """The problems of a run, as they are done. `total` is their number, None if it is not known; `target` the pairs
-    that are wanted. `figures` says how the run stands; `trackers` are told every minute."""
+    """The problems of a run, as they are done; without `pairing` its responses, of which no pairs are made. `total` is
+    their number, None if it is not known; `target` the pairs that are wanted. `figures` says how the run stands;
+    `trackers` are told every minute."""
 
     def __init__(
         self,
@@ -104,10 +105,12 @@ class Progress:
         figures: Callable[[], Figures],
         target: int | None = None,
         trackers: Sequence[Tracker] = (),
+        pairing: bool = True,
     ) -> None:
         self.done = self.pairs = 0
         self._label, self._total, self._target, self._figures = label, total, target, figures
         self._trackers = trackers
+        self._pairing = pairing
         self._since = time.monotonic()  # there was no new response yet: what is on record goes faster
         self._ticking: asyncio.Task[None] | None = None
         self._bar = tqdm(
@@ -138,17 +141,20 @@ class Progress:
         self.done += 1
         self.pairs += pairs
         if self._bar.update(pairs if self._target else 1):
-            self._bar.set_postfix_str(f"{self.pairs:,} pairs{self._pace()}", refresh=False)
+            made = f"{self.pairs:,} pairs" if self._pairing else ""
+            self._bar.set_postfix_str(", ".join(filter(None, (made, self._pace()))), refresh=False)
 
     def line(self) -> str:
         """How the run stands, in one line."""
         now = self._figures()
         of = "" if self._total is None else f" of {self._total:,}"
-        parts = [f"{self._label}: {self.done:,}{of} problems done"]
+        unit = "problems" if self._pairing else "responses"
+        parts = [f"{self._label}: {self.done:,}{of} {unit} done"]
         target = f" of {self._target:,}" if self._target else ""
         share = f" ({self.pairs / now.tried:.0%})" if now.tried else ""
-        parts.append(f"{self.pairs:,}{target} pairs from {now.tried:,} responses{share}")
-        parts.append(self._pace().removeprefix(", "))
+        if self._pairing:
+            parts.append(f"{self.pairs:,}{target} pairs from {now.tried:,} responses{share}")
+        parts.append(self._pace())
         if now.reasons:
             parts.append("left out: " + ", ".join(f"{reason} {count:,}" for reason, count in now.reasons))
         if now.dollars:
@@ -161,7 +167,7 @@ class Progress:
         seconds = self._seconds(now)
         if not now.responses or not seconds:
             return ""
-        speed = f", {now.responses / seconds:,.1f} responses/s, {now.tokens / seconds:,.0f} tokens/s"
+        speed = f"{now.responses / seconds:,.1f} responses/s, {now.tokens / seconds:,.0f} tokens/s"
         left = self._left(now, now.responses / seconds)
         return speed if left is None else f"{speed}, {duration(left)} left"
 

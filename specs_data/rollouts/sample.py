@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+from specs_data import engines
+from specs_data.engines import Engine
 from specs_data.errors import UserError, first_line
 from specs_data.format import ResponseFormat
 from specs_data.recipe import Recipe
@@ -70,6 +72,31 @@ def policy_fingerprint(policy: str) -> str:
                 content.seek(max(_EDGE, size - _EDGE))
                 digest.update(content.read(_EDGE))
     return digest.hexdigest()
+
+
+def settle(recipe: Recipe, engine: Engine | None = None, otherwise: str = "") -> Recipe:
+    """The recipe with the name of its engine, and with its policy where a server tells it. `engine` takes the place of
+    the one that it names. Raises UserError where the problems or the policy are missing, with `otherwise` as what
+    else may be given for a policy."""
+    if recipe.problems is None:
+        raise UserError("no problems: give --problems SRC, or problems = ... in specs-data.toml")
+    if recipe.responses is not None:
+        return recipe
+    name = engines.engine_name(recipe) if engine is None else type(engine).__name__
+    if engine is None and name == "openai":
+        recipe = engines.at_server(recipe)
+    elif engine is None and recipe.policy is None:
+        raise UserError(
+            f"no policy: give --policy CKPT (or policy = ... in specs-data.toml), --base-url URL of a server{otherwise}"
+        )
+    return recipe.model_copy(update={"engine": name})
+
+
+def loads_here(recipe: Recipe, engine: Engine | None = None) -> bool:
+    """Whether a settled recipe's policy is loaded on this machine: a server and a cluster have folders of their own,
+    and an engine of the user's may mean what it likes by a policy."""
+    sampled = recipe.responses is None and engine is None
+    return sampled and recipe.engine in ("transformers", "vllm") and recipe.ray in (None, "local")
 
 
 def check_policy(policy: str) -> None:

@@ -28,6 +28,7 @@ from specs_data.records import Judged, Judgement, Problem, Response, Sample, Ver
 from specs_data.rollouts.answers import Answers
 from specs_data.rollouts.plan import REFUSED, Parts, Plan, Source
 from specs_data.rollouts.sample import make_request
+from specs_data.rollouts.search import Line, Outcome, Quest, Turn
 from specs_data.rollouts.store import Index, Number, Store
 from specs_data.rollouts.tables import Stage, digest
 from specs_data.rollouts.watch import Watch
@@ -116,6 +117,10 @@ class Stages:
     def log(self) -> Log:
         """The store's own log."""
         return self._store.get
+
+    def problem(self, number: Number) -> Problem:
+        """The problem of this number."""
+        return self._store.problem(number)
 
     def is_hopeless(self, number: Number) -> bool:
         """Does a service not answer about this problem, whatever the response?"""
@@ -222,6 +227,16 @@ class Stages:
     def needs_verifier(self, log: Log, number: Number, index: Index) -> bool:
         """Whether the verifier would have to be asked, and may take its time."""
         return self._verifier_waits and log("verdicts", self._plan.verdicts, number, index) is None
+
+    def lines(self, quest: Callable[[Turn], Quest]) -> dict[Outcome, Line]:
+        """The lines of the judging services, where `quest` gives what is searched for at each turn. Somewhat more
+        rounds are at a service than it takes at once, so that it never waits for one to be looked up."""
+        services = {Outcome.TO_JUDGE: (Turn.JUDGE, self._judge), Outcome.TO_VERIFY: (Turn.VERIFIER, self._verifier)}
+        return {
+            waits: Line(quest(turn), service.concurrency + service.concurrency // 4 + 1)
+            for waits, (turn, service) in services.items()
+            if service is not None
+        }
 
     async def _by_model(self, judge: ModelJudge, problem: Problem, text: str) -> Judgement:
         answer = final_answer(text, self._plan.fmt) or ""

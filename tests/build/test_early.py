@@ -14,12 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from specs_data import build
-from specs_data.build import early
-from specs_data.build.early import Early
-from specs_data.build.search import last_round
 from specs_data.engines.scripted import ScriptedEngine
 from specs_data.records import Request, Response
+from specs_data.rollouts import early
+from specs_data.rollouts.early import Early
 from specs_data.rollouts.sample import sample_seed
+from specs_data.rollouts.search import last_round
 from specs_data.rollouts.store import Index, Position
 
 PROBLEMS = 40

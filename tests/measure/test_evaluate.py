@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import multiprocessing
 import random
+import re
 import signal
 import time
 from itertools import combinations
@@ -19,14 +21,14 @@ from specs_data import build
 from specs_data.cli import app
 from specs_data.engines.scripted import ScriptedEngine
 from specs_data.errors import EngineFailed, PromptRefused, Undecided, UserError
-from specs_data.measure import bench
 from specs_data.measure.errors import natural_errors
 from specs_data.measure.evaluate import evaluate
 from specs_data.measure.evaluation import Evaluation, encode, read_evaluation, write_evaluation
 from specs_data.measure.table import table
 from specs_data.mini import checkpoint
 from specs_data.mini.world import write_problems
-from specs_data.records import Nuclei, Request, Response
+from specs_data.records import Judged, Nuclei, Request, Response, Verdict
+from specs_data.rollouts import progress
 from specs_data.rollouts.sample import sample_seed
 
 SAMPLES = 4
@@ -87,6 +89,48 @@ def test_the_policy_that_is_evaluated_checks_itself(tmp_path: Path, problems: Pa
     assert found.consistency is not None and found.consistency.value == 1.0
     right = [number for number in range(PROBLEMS) if any(kind_of(number, index) < 2 for index in range(SAMPLES))]
     assert len(asked) == len(right)  # the same response is asked about once
+
+
+class Slow:
+    """A verifier that answers nothing before the policy has been asked for `until` responses."""
+
+    concurrency = 4
+    settings = {"verifier": "slow", "model": "slow-1"}
+    paid = True
+
+    def __init__(self, engine: ScriptedEngine, until: int) -> None:
+        self.engine, self.until, self.busy, self.most = engine, until, 0, 0
+
+    async def verify(self, judged: Judged, images: object) -> Verdict:
+        self.busy += 1
+        self.most = max(self.most, self.busy)
+        while self.engine.calls < self.until:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+        self.busy -= 1
+        return Verdict(len(judged.sample.problem.id) % 2 == 0, "seen", model="slow-1")
+
+    async def close(self) -> None:
+        pass
+
+
+def test_the_policy_does_not_wait_for_a_verifier(tmp_path: Path) -> None:
+    problems, engine = write_sums(tmp_path, 400), policy(concurrency=8)
+    slow = Slow(engine, 2 * 400)
+    wanted = settings(problems, samples=2)
+    found = evaluate(wanted, out=tmp_path / "slow" / "e", engine=engine, verifier=slow, quiet=True)
+    assert engine.calls == 2 * 400 and slow.most == Slow.concurrency
+    fast = Slow(engine, 0)
+    assert found == evaluate(wanted, out=tmp_path / "fast" / "e", engine=policy(), verifier=fast, quiet=True)
+    assert found.consistency is not None and 0 < found.consistency.value < 1
+
+
+def test_an_engine_of_the_users_may_mean_what_it_likes_by_a_policy(tmp_path: Path, problems: Path) -> None:
+    plug_in = tmp_path / "mine.py"
+    plug_in.write_text(
+        "from fakes.sums import policy\n\ndef engine(policy_name, sampling, options):\n    return policy()\n"
+    )
+    made = settings(problems, samples=1, policy="no-folder", engine=str(plug_in))
+    assert evaluate(made, out=tmp_path / "e", quiet=True).n == PROBLEMS
 
 
 def test_what_was_sampled_is_not_sampled_again(tmp_path: Path, problems: Path) -> None:
@@ -204,9 +248,11 @@ def test_nuclei_are_wanted_of_the_first_responses_only(tmp_path: Path) -> None:
 def test_off_a_terminal_it_says_how_far_it_is(
     tmp_path: Path, problems: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(bench, "MINUTE", 0.0)
-    evaluate(settings(problems, samples=1), out=tmp_path / "e", engine=policy())
-    assert f"think-answer: 7 of {PROBLEMS} responses" in capfd.readouterr().err
+    monkeypatch.setattr(progress, "EVERY", 0.01)
+    slow = policy(delay=0.01, concurrency=4)
+    evaluate(settings(problems, samples=1), out=tmp_path / "e", engine=slow)
+    lines = re.findall(rf"think-answer: (\d+) of {PROBLEMS} responses done; .* responses/s", capfd.readouterr().err)
+    assert int(lines[0]) < PROBLEMS == int(lines[-1])
 
 
 def test_without_problems_it_says_why(tmp_path: Path) -> None:
@@ -264,9 +310,11 @@ def test_the_command_measures_the_shipped_checkpoint(tmp_path: Path, as_json: bo
     problems = write_problems(tmp_path / "p", 12, seed=23)
     arguments = ["evaluate", "--policy", str(checkpoint("grpo-zero")), "--problems", str(problems)]
     arguments += ["--engine", "transformers", "--samples", "1", "--max-tokens", "64", "--out", str(tmp_path / "e.json")]
+    arguments += ["--format", "think-answer", "--format", "plain"]
     done = CliRunner().invoke(app, [*arguments, *(["--json"] if as_json else [])])
     assert done.exit_code == 0, done.output
     found = read_evaluation(tmp_path / "e.json")
+    assert list(found.by_format) == ["think-answer", "plain"] and found.format == found.by_format["think-answer"].format
     assert found.n == 12 and found.format is not None and found.format.value > 0.7
     assert found.rbf is not None and found.rbf.value is not None and 1 <= found.rbf.value < 2
     if as_json:

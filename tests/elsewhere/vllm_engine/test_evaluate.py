@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,10 +10,13 @@ import pytest
 from specs_data.measure.estimate import Estimate
 from specs_data.measure.evaluate import evaluate
 from specs_data.measure.evaluation import Evaluation
+from specs_data.measure.table import table
 from specs_data.mini.world import write_problems
 from specs_data.recipe import Recipe
 
 PROBLEMS, SAMPLES = 60, 4
+SMOLLM = Path(__file__).parents[3] / ".cache" / "smollm2"
+real_model = pytest.mark.skipif(not SMOLLM.exists(), reason="tests/elsewhere/smollm/make.py makes it")
 
 
 def agree(one: Estimate | None, other: Estimate | None) -> bool:
@@ -32,9 +36,9 @@ def problems(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_problems(tmp_path_factory.mktemp("problems"), PROBLEMS, seed=23)
 
 
-def measured(folder: Path, problems: Path, **engine: object) -> Evaluation:
+def measured(folder: Path, problems: Path, formats: tuple[str, ...] = (), **engine: object) -> Evaluation:
     shared = {"problems": str(problems), "samples": SAMPLES, "max_tokens": 64, "max_model_len": 512, "dtype": "float32"}
-    return evaluate(Recipe.model_validate({**shared, **engine}), out=folder / "evaluation.json", quiet=True)
+    return evaluate(Recipe.model_validate({**shared, **engine}), formats, out=folder / "evaluation.json", quiet=True)
 
 
 @pytest.fixture(scope="module")
@@ -56,3 +60,45 @@ def test_a_server_agrees_with_transformers(
     found = measured(tmp_path, problems, engine="openai", base_url=[server], model="mini")
     assert agree(found.format, by_transformers.format) and agree(found.accuracy, by_transformers.accuracy)
     assert agree(branching(found), branching(by_transformers))
+
+
+@pytest.fixture
+def sums(tmp_path: Path) -> Path:
+    """Sums of small numbers, which a model of 135 M parameters sometimes gets right."""
+    pairs = [(one, other) for one in range(2, 8) for other in range(1, 6)]
+    rows = [{"question": f"What is {one} + {other}?", "answer": str(one + other)} for one, other in pairs]
+    file = tmp_path / "problems.jsonl"
+    file.write_text("\n".join(map(json.dumps, rows)))
+    return file
+
+
+def by_both(tmp_path: Path, problems: Path, formats: tuple[str, ...], **settings: object) -> tuple[Evaluation, ...]:
+    """SmolLM2-135M as transformers and as vLLM sample it."""
+    shared = {"policy": str(SMOLLM), "batch_size": 60, **settings}
+    engines = ("transformers", "vllm")
+    found = tuple(measured(tmp_path / name, problems, formats, engine=name, **shared) for name in engines)
+    for name, one in zip(engines, found, strict=True):
+        print(name, table(one), sep="\n")  # noqa: T201 - the figures of benchmarks/RESULTS.md
+    return found
+
+
+@real_model
+def test_they_agree_on_a_real_pretrained_model(tmp_path: Path, sums: Path) -> None:
+    formats = ("plain", "final-answer")
+    here, there = by_both(tmp_path, sums, formats, samples=2, max_tokens=32)
+    for name in formats:
+        one, other = here.by_format[name], there.by_format[name]
+        assert agree(one.format, other.format) and agree(one.accuracy, other.accuracy)
+        # vLLM tells the 20 likeliest tokens: its factor is a lower bound, and here far below.
+        assert one.rbf is not None and other.rbf is not None and other.rbf.beyond > 0 == one.rbf.beyond
+        assert other.rbf.low is not None and one.rbf.high is not None and other.rbf.low <= one.rbf.high
+
+
+@real_model
+def test_greedily_they_say_the_same(tmp_path: Path, sums: Path) -> None:
+    here, there = by_both(tmp_path, sums, ("plain",), samples=1, max_tokens=48, temperature=0.0)
+    assert here.accuracy is not None and there.accuracy is not None and here.format is not None
+    assert here.accuracy.value > 0
+    assert agree(here.accuracy, there.accuracy) and agree(here.format, there.format)
+    assert here.lengths is not None and there.lengths is not None
+    assert here.lengths.mean == pytest.approx(there.lengths.mean, rel=0.05)

@@ -1,4 +1,4 @@
-"""The search for pairs: which response to ask for next, so that none is asked for in vain.
+"""The search: which response to ask for next, so that none is asked for in vain and the policy waits for nobody.
 
 A problem's responses come in rounds: `upfront` of them in the first, one in each later round, and
 a later round only if the ones before kept too little. All first rounds go before all second rounds,
@@ -17,14 +17,14 @@ import asyncio
 import heapq
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
-from enum import Enum, auto
+from enum import Enum, IntEnum, auto
 from math import inf
 from typing import Any, Protocol
 
 from msgspec import Struct, field
 
-from specs_data.build.early import Ahead, Early
 from specs_data.errors import first_error
+from specs_data.rollouts.early import Ahead, Early
 from specs_data.rollouts.store import Index, Position
 
 _POSITION_BITS = 40
@@ -38,6 +38,14 @@ class Outcome(Enum):
     OVER = auto()  # this problem gets no other response
     TO_JUDGE = auto()  # a model is to judge the answer
     TO_VERIFY = auto()  # the verifier is to be asked, which takes its time
+
+
+class Turn(IntEnum):
+    """Who may be asked for what is not on record. Who came before has been asked already."""
+
+    POLICY = 0
+    JUDGE = 1
+    VERIFIER = 2
 
 
 class Quest(Protocol):

@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import Struct
 
-from specs_data.build.search import Agenda, Outcome, search
 from specs_data.errors import EngineFailed
 from specs_data.records import Request, Response
 from specs_data.rollouts.demand import OnDemand
+from specs_data.rollouts.search import Agenda, Outcome, search
 from specs_data.rollouts.stages import Clock
 from specs_data.rollouts.store import Index, Position
 
