@@ -50,10 +50,10 @@ class Listing:
         self._recipe = recipe
         self._by_rule = by_rule
         self._by_service = by_service
-        self._begun = 0  # all places before this one have been given out
         self._expect = expect
         self._about_to_read = about_to_read
         self._numbers = array("I")  # by position; 0 where a row of the source became no problem
+        self._given = 0  # the places up to which problems were handed out: more may have been read
         self.rest = self._read()  # the problems that nobody has asked for yet, read as they are wanted
 
     def number(self, position: Position) -> Number:
@@ -61,9 +61,8 @@ class Listing:
         return Number(self._numbers[position])
 
     async def again(self) -> AsyncIterator[Position]:
-        """All of them from the beginning."""
-        # What is listed beyond these is still to come from `rest`.
-        for place, number in enumerate(self._numbers[: self._begun]):
+        """All of them from the beginning, each of them once."""
+        for place, number in enumerate(self._numbers[: self._given]):
             if number:
                 yield Position(place)
         async for position in self.rest:
@@ -82,7 +81,7 @@ class Listing:
         )
         async for chunk in _ahead(_screened(source, leakage, self._by_rule, self._by_service)):
             for position in self._list(chunk):
-                self._begun = position + 1
+                self._given = position + 1
                 yield position
 
     def _list(self, chunk: Sequence[Incoming | Dropped]) -> list[Position]:

@@ -575,6 +575,21 @@ def test_rejected_from_another_policy(tmp_path: Path) -> None:
     assert left_out(tmp_path / "run")["rejected", "wrong answer"] == asked > 0
 
 
+def test_problems_that_are_gone_through_again_are_each_asked_once(tmp_path: Path) -> None:
+    """Where a target is missed for want of rejected sides, the search begins anew, with problems that were read already
+    and not yet handed out."""
+    asked = []
+
+    def script(request: Request) -> str:
+        asked.append((request.messages[-1].content, request.seed))
+        return respond(request)
+
+    settings = recipe(write_sums(tmp_path, 40), pairing="coupled", target=12, samples=3)
+    engine = ScriptedEngine(script, concurrency=4, delay=0.001)
+    assert build(settings, tmp_path / "run", engine=engine, quiet=True).count > 0
+    assert len(asked) == len(set(asked)) > 40
+
+
 def test_manifest_and_card_say_what_the_dataset_is(tmp_path: Path) -> None:
     problems = write_sums(tmp_path, 12, pictures=True)
     counted = ScriptedEngine(lambda request: Response(respond(request), "stop", 70, 20))
