@@ -38,13 +38,8 @@ grpo --model "$BASE" --out ckpt/grpo-zero --steps "$GRPO_ZERO_STEPS"
 
 # 1b-d. Preference data (paper: about 9,000 pairs): right and well-formed responses of GRPO-zero as the chosen side, the base
 # model's right answers, each corrupted, as the rejected side. One engine per GPU.
-build() {
-  specs-data build --recipe paper --policy ckpt/grpo-zero --rejected-from "$BASE" --engine vllm --ray local \
-    --replicas "$GPUS" --judge-model "$JUDGE" --holdout 0.02 "$@"
-}
-build --problems "$ORSTA" --preset orsta --target 4500 --out runs/orsta
-build --problems "$VIRL" --preset virl39k --target 4500 --out runs/virl39k
-[ -e runs/specs-9k/manifest.json ] || specs-data merge runs/orsta runs/virl39k --out runs/specs-9k
+specs-data build --recipe paper --policy ckpt/grpo-zero --rejected-from "$BASE" "${PROBLEMS[@]}" --engine vllm --ray local \
+  --replicas "$GPUS" --judge-model "$JUDGE" --holdout 0.02 --out runs/specs-9k
 specs-data check runs/specs-9k
 
 # 2. The cold start, from the *base* model: DPO + 1.0 x SFT, batch 64, learning rate 1e-6.

@@ -6,10 +6,12 @@ import errno
 import os
 import shutil
 import stat
+from array import array
 from codecs import BOM_UTF8
+from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import chain, islice
+from itertools import chain, islice, repeat
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -18,6 +20,7 @@ import msgspec
 from specs_data.errors import FileRefused, UserError, first_line
 
 SUFFIXES = (".jsonl", ".parquet")
+_decode = msgspec.json.Decoder().decode
 FIRST_ROWS = 100  # among which every column that is needed must occur
 _BATCH = 64
 # A FIFO would block, a link could be put in the file's place after it was looked at.
@@ -36,6 +39,46 @@ def read_rows(file: Path, unread: Collection[str] = ()) -> Iterator[dict[str, An
     if file.suffix == ".jsonl":
         return _jsonl_rows(file)
     raise UserError(f"{file} should be a .jsonl or .parquet file")
+
+
+class RowsByNumber:
+    """The rows of a file, each to be had by its number. Of a row in lines eight bytes are kept, of others none.
+    Raises UserError as read_rows does."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._places = array("Q")  # of lines
+
+    @property
+    def size(self) -> int:
+        """The bytes of the file."""
+        return self._file.stat().st_size
+
+    def scan(self, columns: Collection[str]) -> Iterator[dict[str, Any] | str]:
+        """All rows in order, with these of their columns at least: once, and before any is picked."""
+        if self._file.suffix != ".jsonl":
+            with _open_parquet(self._file) as table:
+                there = [name for name in table.schema_arrow.names if name in columns]
+                rows = _parquet_rows(self._file, {*table.schema_arrow.names} - {*there})
+                yield from rows if there else repeat({}, table.metadata.num_rows)
+            return
+        place = 0
+        with self._file.open("rb") as lines:
+            for line in lines:
+                if not line.isspace():
+                    self._places.append(place)
+                    yield _decoded(line) if columns else {}
+                place += len(line)
+
+    def pick(self, numbers: Sequence[int]) -> Iterator[dict[str, Any] | str]:
+        """The rows with these numbers, which ascend."""
+        if self._file.suffix != ".jsonl":
+            yield from _picked(self._file, numbers)
+            return
+        with self._file.open("rb") as lines:
+            for number in numbers:
+                lines.seek(self._places[number])
+                yield _decoded(lines.readline())
 
 
 def columns_of(rows: Iterable[dict[str, Any] | str]) -> list[str]:
@@ -184,26 +227,46 @@ def refuse_irregular(file: Path) -> None:
 
 
 def _jsonl_rows(file: Path) -> Iterator[dict[str, Any] | str]:
-    decode = msgspec.json.Decoder().decode
     with file.open("rb") as lines:
-        for line in lines:
-            if line.isspace():
-                continue
-            try:
-                row = decode(line.removeprefix(BOM_UTF8))
-            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-                yield "not JSON"
-                continue
-            yield row if isinstance(row, dict) else "not a JSON object"
+        yield from (_decoded(line) for line in lines if not line.isspace())
+
+
+def _decoded(line: bytes) -> dict[str, Any] | str:
+    try:
+        row = _decode(line.removeprefix(BOM_UTF8))
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return "not JSON"
+    return row if isinstance(row, dict) else "not a JSON object"
 
 
 def _parquet_rows(file: Path, unread: Collection[str]) -> Iterator[dict[str, Any] | str]:
     with _open_parquet(file) as table:
         for batch in _batches(file, table, [name for name in table.schema_arrow.names if name not in unread]):
-            try:
-                yield from batch.to_pylist()
-            except UnicodeDecodeError:
-                yield from (_row(batch.slice(number, 1)) for number in range(len(batch)))
+            yield from _rows_of(batch)
+
+
+def _picked(file: Path, numbers: Sequence[int]) -> Iterator[dict[str, Any] | str]:
+    """The rows of a Parquet file with these numbers: of its groups only those that have some of them are read."""
+    wanted = deque(numbers)
+    with _open_parquet(file) as table:
+        end = 0
+        for group in range(table.num_row_groups):
+            start, end = end, end + table.metadata.row_group(group).num_rows
+            if not wanted or wanted[0] >= end:
+                continue
+            for batch in _batches(file, table, table.schema_arrow.names, [group]):
+                while wanted and wanted[0] < min(start + len(batch), end):
+                    yield from _rows_of(batch.slice(wanted.popleft() - start, 1))
+                start += len(batch)
+                if not wanted or wanted[0] >= end:
+                    break
+
+
+def _rows_of(batch: Any) -> Iterator[dict[str, Any] | str]:
+    try:
+        yield from batch.to_pylist()
+    except UnicodeDecodeError:
+        yield from (_row(batch.slice(number, 1)) for number in range(len(batch)))
 
 
 def _row(batch: Any) -> dict[str, Any] | str:
@@ -214,9 +277,9 @@ def _row(batch: Any) -> dict[str, Any] | str:
     return row
 
 
-def _batches(file: Path, table: Any, columns: list[str]) -> Iterator[Any]:
+def _batches(file: Path, table: Any, columns: list[str], groups: list[int] | None = None) -> Iterator[Any]:
     try:
-        yield from table.iter_batches(batch_size=_BATCH, columns=columns)
+        yield from table.iter_batches(batch_size=_BATCH, columns=columns, row_groups=groups)
     except (OSError, ValueError) as error:  # both are pyarrow's words for damage
         raise _unreadable(file, error) from None
 

@@ -75,7 +75,9 @@ def _plain(annotation: Any) -> Any:
         return _plain(next(argument for argument in arguments if argument is not type(None)))
     if origin is Literal:
         return annotation
-    if origin is tuple or (origin is dict and arguments[1] is not str):
+    if origin is tuple:  # one of a fixed length, as a window, is one text
+        return list[str] if arguments[-1] is ... else str
+    if origin is dict and arguments[1] is not str:
         return list[str]
     return annotation if annotation in (int, float, bool, Path) else str
 

@@ -13,7 +13,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 import tomli_w
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 from pydantic.fields import FieldInfo
 
 from specs_data.errors import UserError, unknown_name
@@ -91,6 +99,31 @@ def paired(value: object) -> object:
     return {name.strip(): column.strip() for name, _, column in pairs}
 
 
+def window(value: object) -> object:
+    """`"0.1..0.9"`, or its two bounds, as its two bounds."""
+    parts = value.split("..") if isinstance(value, str) else value
+    try:
+        low, high = map(float, parts)  # type: ignore[call-overload]
+    except (TypeError, ValueError):
+        low, high = 1.0, 0.0
+    if not 0 <= low <= high <= 1:
+        raise ValueError(f"{value!r} should look like 0.1..0.9")
+    return low, high
+
+
+def _shard(text: str) -> str:
+    """`"2/8"`, the second of eight."""
+    found = re.fullmatch(r"\s*(\d+)\s*/\s*(\d+)\s*", text)
+    if not found or not 1 <= int(found[1]) <= int(found[2]):
+        raise ValueError(f"{text!r} should look like 1/8: the first of eight shards")
+    return f"{int(found[1])}/{int(found[2])}"
+
+
+def _one_or_several(value: object) -> object:
+    """The only one of a list by itself."""
+    return value[0] if isinstance(value, list | tuple) and len(value) == 1 else value
+
+
 def _without_password(url: str) -> str:
     """A URL that may be written down."""
     if re.match(r"([^/]*//)?[^/?#]*@", url):
@@ -103,6 +136,8 @@ def _without_password(url: str) -> str:
 Weight = Annotated[float, Field(gt=0)]
 Positive = Annotated[int, Field(gt=0)]
 Listed = Annotated[tuple[str, ...], BeforeValidator(_listed)]
+Several = Annotated[tuple[str, ...] | str, BeforeValidator(_one_or_several)]
+Window = Annotated[tuple[float, float], BeforeValidator(window)]
 Url = Annotated[str, AfterValidator(_without_password)]
 
 
@@ -153,6 +188,7 @@ class Staged(BaseModel):
 
 _MEASURES = ("evaluate", "errors")  # they sample as a build does; evaluate also judges and verifies
 _what = partial(setting, panel="What to sample", also=_MEASURES)
+_which = partial(setting, panel="Which problems")
 _how = partial(setting, panel="How to sample", also=_MEASURES)
 _engine = partial(setting, panel="The engine", also=_MEASURES)
 _judging = partial(setting, panel="Judging", also=("evaluate",))
@@ -178,16 +214,16 @@ class Recipe(Staged):
         example="responses.jsonl",
         also=(),
     )
-    problems: str | None = _what(
+    problems: Several | None = _what(
         None,
-        "JSONL, Parquet, a folder, or a Hub dataset name[:config][@revision][#split]",
+        "JSONL, Parquet, a folder, or a Hub dataset name[:config][@revision][#split]; may be repeated",
         decides="dataset",
         example="problems.jsonl",
     )
-    preset: str | None = _what(
+    preset: Several | None = _what(
         None,
         "known columns: orsta, virl39k, mmk12, geometry3k, mathvista, mathverse, mathvision, mmmu, mega-bench, "
-        "or a TOML file",
+        "or a TOML file; one for each of the problems, none where one needs none",
         decides="dataset",
         example="orsta",
         also=("export", *_MEASURES),
@@ -199,11 +235,46 @@ class Recipe(Staged):
         example={"question": "problem", "images": "picture"},
         also=("export", *_MEASURES),
     )
-    exclude: Listed = _what(
-        (), "evaluation sets whose problems are left out", decides="dataset", example=["mathvista.parquet"], also=()
+
+    exclude: Listed = _which(
+        (), "evaluation sets whose problems are left out", decides="dataset", example=["mathvista.parquet"]
     )
-    limit: Positive | None = _what(
+    limit: Positive | None = _which(
         None, "use only the first N problems", decides="dataset", example=1000, also=("export", *_MEASURES)
+    )
+    shuffle: bool | None = _which(
+        None,
+        "ask about the problems in random order, as the seed has it: the default with --target and --limit, where "
+        "--no-shuffle keeps the order of the source",
+        decides="dataset",
+        example=True,
+    )
+    balance: Literal["source"] | None = _which(
+        None,
+        "source: one problem of each source in turn; a source is what the problems name as theirs, else their file",
+        decides="dataset",
+        example="source",
+    )
+    pass_rate: Window | None = _which(
+        None,
+        "LO..HI: only problems whose share of right answers is in this window, by the source's own column (pass_rate; "
+        "ViRL39K has one), and with --samples-upfront K by the first K responses",
+        decides="dataset",
+        example="0.1..0.9",
+    )
+    blind_check: Literal["flag", "drop"] | None = _which(
+        None,
+        "ask the policy about each problem without its picture as well: flag those that it solves so in the rows, or "
+        "drop them",
+        decides="dataset",
+        example="flag",
+    )
+    shard: Annotated[str, AfterValidator(_shard)] | None = _which(
+        None,
+        "I/N: only the I-th of N parts of the problems, by their ids; specs-data merge joins the runs of all parts to "
+        "what one run gives. Of a --target each has its share",
+        decides="dataset",
+        example="1/8",
     )
 
     format: str = _how(
@@ -227,7 +298,7 @@ class Recipe(Staged):
     prefill: str | None = _how(
         None, "how every response begins; the policy continues it", decides="samples", example="<think>"
     )
-    seed: int = _how(0, "seed of sampling, corruption and holdout", decides="samples", ge=0)
+    seed: int = _how(0, "seed of sampling, shuffling, corruption and holdout", decides="samples", ge=0)
 
     engine: str = _engine(
         "auto",
@@ -401,7 +472,26 @@ class Recipe(Staged):
             raise ValueError("temperature 0 gives the same response every time: use samples 1 or a higher temperature")
         if self.samples_upfront > self.samples:
             raise ValueError(f"samples_upfront {self.samples_upfront} is more than samples {self.samples}")
+        if self.target is not None and self.shard is not None and self.target < self.part[1]:
+            raise ValueError(f"a target of {self.target} leaves some of {self.part[1]} shards with nothing to do")
         return self
+
+    @property
+    def shuffled(self) -> bool:
+        """Whether the problems are in random order: where not all of them are used they are to be a fair sample."""
+        return bool(self.target or self.limit) if self.shuffle is None else self.shuffle
+
+    @property
+    def part(self) -> tuple[int, int]:
+        """The shard as (I, N); (1, 1) where there is but one."""
+        number, _, of = (self.shard or "1/1").partition("/")
+        return int(number), int(of)
+
+    @property
+    def wanted(self) -> int | None:
+        """The pairs at which this run stops: the target, or what of it is the shard's."""
+        number, of = self.part
+        return None if self.target is None else self.target // of + (number <= self.target % of)
 
 
 def make_recipe(settings: dict[str, Any], file: Path | None = None) -> Recipe:
@@ -463,10 +553,14 @@ def deciding(*stages: Stage) -> tuple[str, ...]:
 def differences(old: Recipe, new: Recipe) -> list[str]:
     """The settings that are not the same, with both values."""
     return [
-        f"{name.replace('_', '-')}: {getattr(old, name)} -> {getattr(new, name)}"
+        f"{name.replace('_', '-')}: {_shown(getattr(old, name))} -> {_shown(getattr(new, name))}"
         for name in Recipe.model_fields
         if getattr(old, name) != getattr(new, name)
     ]
+
+
+def _shown(value: object) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def write_default_recipe(folder: Path = Path()) -> Path:

@@ -178,7 +178,9 @@ class Picture(Struct, frozen=True, gc=False):
 class Pair(Struct, frozen=True, gc=False):
     """A row of a preference dataset, whoever made it: `chosen` and `rejected` are responses to `prompt`, as their
     models wrote them. What a row does not state is None. `corruption` is None for a response that was malformed by
-    itself as well; `rejected_from` is "chosen" or the policy that wrote the rejected text."""
+    itself as well; `rejected_from` is "chosen" or the policy that wrote the rejected text. `pass_rate` is the share of
+    right ones of the policy's responses to the problem that were judged until it had its pairs, 0 to 1; `solved_blind`
+    says whether the policy solves the problem without its picture, None where nobody tried."""
 
     id: str
     images: tuple[Picture, ...]
@@ -192,6 +194,8 @@ class Pair(Struct, frozen=True, gc=False):
     rejected_from: str | None = None
     policy: str | None = None
     verifier: str | None = None
+    pass_rate: float | None = None
+    solved_blind: bool | None = None
     # Ours have none. In somebody else's, chosen and rejected may be talks that part ways before their last turn.
     turns_before: tuple[tuple[Message, ...], tuple[Message, ...]] = ((), ())
 

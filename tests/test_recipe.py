@@ -46,6 +46,11 @@ FLAGS: dict[str, tuple[list[str], Any]] = {
     "columns": (["question=Q, answer=A"], {"question": "Q", "answer": "A"}),
     "exclude": (["a.jsonl", "b.jsonl"], ("a.jsonl", "b.jsonl")),
     "limit": (["7"], 7),
+    "shuffle": ([], True),
+    "balance": (["source"], "source"),
+    "pass_rate": (["0.1..0.9"], (0.1, 0.9)),
+    "blind_check": (["drop"], "drop"),
+    "shard": (["2/8"], "2/8"),
     "engine": (["vllm"], "vllm"),
     "base_url": (["http://a", "http://b"], ("http://a", "http://b")),
     "model": (["m"], "m"),
@@ -148,6 +153,12 @@ def test_no_flags_are_the_defaults() -> None:
     assert from_flags() == Recipe()
 
 
+@pytest.mark.parametrize("value", ["0.9..0.1", "0.1", "-1..1", [0.5, 2], ["0.1..0.9", "0..1"], "a..b"])
+def test_a_window_has_two_bounds(value: object) -> None:
+    with pytest.raises(UserError, match=r"pass-rate: .* should look like 0.1..0.9"):
+        make_recipe({"pass_rate": value})
+
+
 def test_a_flag_beats_the_file(tmp_path: Path) -> None:
     file = tmp_path / "r.toml"
     file.write_text('policy = "a"\nsamples = 4\ngemini-batch = true\ncorruption = ["shift_tags"]\nseed = 3\n')
@@ -169,10 +180,10 @@ def test_the_help_has_panels_and_no_switch_to_what_is_off_anyway() -> None:
     app = typer.Typer()
     app.command()(with_flags(Recipe)(lambda **given: None))
     told = CliRunner(env={"COLUMNS": "200", "TERM": "dumb"}).invoke(app, ["--help"]).output
-    panels = ["What to sample", "How to sample", "Judging", "Verifying", "Pairing", "Output"]
+    panels = ["What to sample", "Which problems", "How to sample", "Judging", "Verifying", "Pairing", "Output"]
     places = [told.index(f"─ {panel} ─") for panel in panels]
     assert places == sorted(places)
-    assert "--gemini-batch" in told and "--no-" not in told
+    assert "--gemini-batch" in told and told.count("--no-") == told.count("--no-shuffle") == 1
     assert "name[:config][@revision][#split]" in told  # brackets are no markup
 
 

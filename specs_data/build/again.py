@@ -18,8 +18,9 @@ from msgspec import Struct
 
 import specs_data
 from specs_data.files import put_in_place
+from specs_data.pairs.shard import SHARD
 from specs_data.presets import load_preset
-from specs_data.problems import source_files
+from specs_data.problems import source_files, sources_of
 from specs_data.rollouts.frames import FATES
 from specs_data.rollouts.responses import file_digest
 from specs_data.rollouts.tables import digest
@@ -120,12 +121,12 @@ def keep(run: Run, before: State) -> None:
 def _key(run: Run) -> str:
     recipe, plan = run.recipe, run.plan
     settings = [plan.verdicts, plan.pairs]
-    for source in filter(None, (plan.policy, plan.rival)):
+    for source in plan.sources:
         settings += [source.samples, source.judgements]
     texts = [load_card(recipe.card).sha256, file_digest(recipe.prices) if recipe.prices else ""]
-    preset = msgspec.to_builtins(load_preset(recipe.preset)) if recipe.preset else None
+    presets = [msgspec.to_builtins(load_preset(source.preset)) for source in sources_of(recipe) if source.preset]
     stages = [run.store.settings_digest(number).hex() for number in settings]
-    return digest([recipe.model_dump(mode="json"), stages, texts, preset, sorted(plan.struck), list(_program())]).hex()
+    return digest([recipe.model_dump(mode="json"), stages, texts, presets, sorted(plan.struck), list(_program())]).hex()
 
 
 def _program() -> Iterator[Stamp]:
@@ -138,8 +139,8 @@ def _program() -> Iterator[Stamp]:
 def _row_stamps(run: Run) -> list[Stamp] | None:
     """The files that hold the rows of problems and evaluation sets; None where something else holds them."""
     found: list[Stamp] = []
-    for source in (run.recipe.problems or "", *run.recipe.exclude):
-        files = source_files(source)
+    for name in (*(source.name for source in sources_of(run.recipe)), *run.recipe.exclude):
+        files = source_files(name)
         if files is None:
             return None
         found += map(_read, files)
@@ -149,7 +150,7 @@ def _row_stamps(run: Run) -> list[Stamp] | None:
 def _left(out: Path) -> list[str]:
     """The files of a finished run."""
     dataset = (str(file) for file in sorted((out / "dataset").rglob("*")) if file.is_file())
-    return [*(str(out / name) for name in ("manifest.json", "recipe.toml", "dropped.jsonl", FATES)), *dataset]
+    return [*(str(out / name) for name in ("manifest.json", "recipe.toml", "dropped.jsonl", FATES, SHARD)), *dataset]
 
 
 def _read(file: Path) -> Stamp:

@@ -5,12 +5,8 @@ Everything here is a pure function of the store, the plan and the fates that fol
 
 from __future__ import annotations
 
-import hashlib
-from array import array
-from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import msgspec
 from msgspec import Struct
@@ -19,9 +15,10 @@ from polars import DataFrame, String, col
 from specs_data.build.fates import Fates
 from specs_data.format import strip_stop_tokens
 from specs_data.images import suffix
-from specs_data.pairs.language import language
+from specs_data.pairs.figures import Figures
+from specs_data.pairs.holdout import held_out, keys_of
 from specs_data.pairs.manifest import Shard
-from specs_data.pairs.sides import SidesTally
+from specs_data.pairs.shard import Place
 from specs_data.records import Pair, Picture, Problem, Rejected, Response, Twin
 from specs_data.rollouts.plan import Plan, pair_id
 from specs_data.rollouts.store import Store
@@ -42,27 +39,14 @@ _PROBLEMS = """
     SELECT l.position, q.record FROM listing AS l CROSS JOIN problems AS q ON q.id = l.problem ORDER BY l.position"""
 
 
-class Figures(Struct):
-    """What the rows of a dataset add up to. `chosen` and `rejected` are lengths in characters, `tokens` those of prompt
-    and chosen response, as far as the policy's engine told them."""
-
-    sides: SidesTally
-    pairs: int = 0
-    corruptions: Counter[str] = msgspec.field(default_factory=Counter)
-    samples: Counter[int] = msgspec.field(default_factory=Counter)
-    chosen: list[int] = msgspec.field(default_factory=list)
-    rejected: list[int] = msgspec.field(default_factory=list)
-    tokens: dict[str, list[int]] = msgspec.field(default_factory=dict)
-    languages: Counter[str] = msgspec.field(default_factory=Counter)
-    examples: dict[str, Pair] = msgspec.field(default_factory=dict)
-
-
 class _Entry(Struct, frozen=True):
     position: int
     index: int
     problem: Problem
     response: Response
     rejected: Rejected
+    pass_rate: float | None
+    solved_blind: bool | None
 
 
 def write_rows(store: Store, fates: Fates, plan: Plan, folder: Path) -> tuple[dict[str, list[Shard]], Figures]:
@@ -70,8 +54,7 @@ def write_rows(store: Store, fates: Fates, plan: Plan, folder: Path) -> tuple[di
     from specs_data.pairs.parquet import write_pairs
 
     pairs = fates.pairs
-    tokens = {"prompt": _numbers(), "chosen": _numbers(), "both": _numbers()}
-    figures = Figures(SidesTally(plan.fmt, pairs.height), chosen=_numbers(), rejected=_numbers(), tokens=tokens)
+    figures = Figures(plan.fmt, pairs.height)
     test = col("position").is_in(_held_out(store, plan, pairs))
     blocks = _has_interleaved(store, pairs)
     splits = {"train": write_pairs(_pairs(store, plan, figures, pairs.filter(~test)), folder, "train", blocks=blocks)}
@@ -100,28 +83,24 @@ def _has_interleaved(store: Store, pairs: DataFrame) -> bool:
     return any(leading(chat(problem, None), len(problem.images)) is None for problem in problems)
 
 
-def _numbers() -> Any:
-    return array("I")  # a million lengths in 4 MB
-
-
 def _pairs(store: Store, plan: Plan, figures: Figures, pairs: DataFrame) -> Iterator[Pair]:
     for entry in _entries(store, plan, pairs):
         pair = _pair(store, plan, entry)
-        _count(figures, entry, pair)
+        figures.see(pair, entry.index, entry.response.prompt_tokens, entry.response.completion_tokens)
         yield pair
 
 
 def _entries(store: Store, plan: Plan, pairs: DataFrame) -> Iterator[_Entry]:
     """What the store has of these pairs. Both are in the order of the source, so that neither need be in memory."""
-    places = pairs.select("position", "index").iter_rows()
+    places = pairs.select("position", "index", "pass_rate", "solved_blind").iter_rows()
     wanted = next(places, None)
     for position, index, problem, response, twin in store.select(_PAIRS, (plan.pairs, plan.policy.samples)):
-        if (position, index) != wanted:
+        if wanted is None or (position, index) != wanted[:2]:
             continue
-        wanted = next(places, None)
+        difficulty, wanted = wanted[2:], next(places, None)
         rejected = _twin(twin).rejected
         if rejected is not None:  # as every pair's is
-            yield _Entry(position, index, _problem(problem), _response(response), rejected)
+            yield _Entry(position, index, _problem(problem), _response(response), rejected, *difficulty)
 
 
 def _pair(store: Store, plan: Plan, entry: _Entry) -> Pair:
@@ -141,61 +120,25 @@ def _pair(store: Store, plan: Plan, entry: _Entry) -> Pair:
         rejected_from=entry.rejected.origin,
         policy=plan.policy.name,
         verifier=plan.verifier,
+        pass_rate=entry.pass_rate,
+        solved_blind=entry.solved_blind,
     )
 
 
-def _count(figures: Figures, entry: _Entry, pair: Pair) -> None:
-    figures.pairs += 1
-    figures.corruptions[pair.kind] += 1
-    figures.samples[entry.index + 1] += 1
-    figures.chosen.append(len(pair.chosen))
-    figures.rejected.append(len(pair.rejected))
-    # What an operator makes of a chosen response says the same, or it is no pair.
-    figures.sides.see(pair, True if pair.rejected_from == "chosen" else None)
-    figures.languages[language(pair.question)] += 1
-    response = entry.response
-    if response.completion_tokens:
-        lengths = (response.prompt_tokens, response.completion_tokens)
-        for part, length in zip(figures.tokens.values(), (*lengths, sum(lengths)), strict=True):
-            part.append(length)
-    figures.examples.setdefault(pair.kind, pair)
-
-
 def _held_out(store: Store, plan: Plan, pairs: DataFrame) -> list[int]:
-    """The positions of the problems of the test split: whole groups of problems that share a picture
-    or, without one, a question, so that none is in both splits. Something always stays to train on."""
+    """The positions of the problems of the test split."""
     if not plan.recipe.holdout:
         return []
-    groups: dict[bytes, bytes] = {}
-
-    def root(key: bytes) -> bytes:
-        # Union-find with path halving: each look shortens the way to the group's least key, its name.
-        while groups.setdefault(key, key) != key:
-            groups[key] = key = groups[groups[key]]
-        return key
-
     count = dict(pairs.group_by("position").len().iter_rows())
-    members: list[tuple[int, bytes]] = []
-    for position, record in store.select(_PROBLEMS):
-        if position not in count:
-            continue
-        problem = _problem(record)
-        keys = [bytes.fromhex(image) for image in problem.images] or [_hash(problem.question)]
-        for key in keys[1:]:
-            low, high = sorted((root(keys[0]), root(key)))
-            groups[high] = low
-        members += [(position, keys[0])] * count[position]
-    by_group: defaultdict[bytes, list[int]] = defaultdict(list)
-    for position, key in members:
-        by_group[root(key)].append(position)
-    wanted = min(max(1, round(len(members) * plan.recipe.holdout)), len(members) - 1)
-    held: list[int] = []
-    # By a seeded hash of the group's name: which groups are held out does not depend on what else is in the dataset.
-    for key in sorted(by_group, key=lambda key: _hash(f"{plan.recipe.seed}/{key.hex()}")):
-        if len(held) + len(by_group[key]) <= wanted:
-            held += by_group[key]
-    return held
+    paired = ((position, record) for position, record in store.select(_PROBLEMS) if position in count)
+    problems = ((position, keys_of(_problem(record)), count[position]) for position, record in paired)
+    return held_out(problems, plan.recipe.holdout, plan.recipe.seed)
 
 
-def _hash(text: str) -> bytes:
-    return hashlib.sha256(text.encode()).digest()
+def places(store: Store, fates: Fates, plan: Plan) -> Iterator[Place]:
+    """Where the pairs of a shard stand among those of all shards."""
+    for entry in _entries(store, plan, fates.pairs):
+        tokens = entry.response.prompt_tokens, entry.response.completion_tokens
+        yield Place(
+            pair_id(entry.problem.id, entry.index), entry.position, entry.index, *tokens, keys_of(entry.problem)
+        )

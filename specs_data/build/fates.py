@@ -13,6 +13,8 @@ Columns of `Fates.responses`, which is in the order of the source:
     kept                it is the chosen side of a pair of the dataset
     detail              what decided: the judge's rule, the answer found and the gold; the verifier's words and what the
                         reasoning concludes; why a prompt was refused
+    pass_rate           of the problem: the share of right answers among the judged, up to the round of its last pair
+    solved_blind        of the problem: whether it is solved without its picture; null where that was not tried
     malformed           why a response that is not right breaks the format as well
     rule, verdict       the judge's rule, and the verifier's words
     corruption          the operator that made the rejected side; null where none did
@@ -32,8 +34,9 @@ from msgspec import Struct
 from polars import DataFrame, Expr, col
 
 from specs_data.pairs.manifest import Round
+from specs_data.recipe import Recipe
 from specs_data.rollouts.frames import to_frame, write_fates
-from specs_data.rollouts.plan import STRUCK, Plan, Source
+from specs_data.rollouts.plan import BLIND, STRUCK, Plan, Source, outside_window
 from specs_data.rollouts.search import last_round
 from specs_data.rollouts.stages import FORMAT, WRONG
 from specs_data.rollouts.store import Index, Position, Store
@@ -44,7 +47,8 @@ Served = dict[str, list[tuple[str, str, int, int, int]]]
 
 UNDECIDED = "undecided: "
 LATE = "beyond enough"  # of a round that was not worth its tokens
-_ORDER = ("input", "responses", "sample", "judge", "format", "verify", "pair", "corruption", "rejected")
+_ORDER = ("input", "responses", "sample", "judge", "format", "difficulty", "verify", "pair", "corruption",
+          "rejected")  # fmt: skip
 _MOST_VERDICTS = 20
 
 _KEY = {"number": pl.UInt32(), "index": pl.UInt32()}
@@ -89,7 +93,7 @@ _NOT_NEEDED = pl.lit("not needed")
 _PLACE = ["round", "position", "index"]
 _COLUMNS = [
     "position", "number", "role", "index", "round", "stage", "reason", "kept", "detail", "rule", "verdict",
-    "corruption", "refused", "malformed", *_TOKENS,
+    "corruption", "refused", "malformed", "pass_rate", "solved_blind", *_TOKENS,
 ]  # fmt: skip
 
 _refusals = msgspec.json.Decoder(list[tuple[str, str]]).decode
@@ -98,7 +102,8 @@ _refusals = msgspec.json.Decoder(list[tuple[str, str]]).decode
 class Fates(Struct, frozen=True):
     """What became of a run's problems and responses.
 
-    `problems` has position, number, problem_id, answer_type and source; `dropped` the rows of the run's input that
+    `problems` has position, number, problem_id, answer_type and source, whether it has pictures (`pictured`), and
+    where that was tried whether it is solved without them (`solved_blind`); `dropped` the rows of the run's input that
     were left out; `responses` is described above. `served` says which models judged, `logged` how many rows of
     each stage are on record for this run."""
 
@@ -139,8 +144,11 @@ class Fates(Struct, frozen=True):
         chosen = self.responses.filter(col("role") == "chosen")
         ended = dict(chosen.filter(col("completion_tokens").is_not_null())["stage"].value_counts().iter_rows())
         verified = ended.get("pair", 0) + ended.get("rejected", 0)
-        well_formed = verified + ended.get("verify", 0)
+        well_formed = verified + ended.get("verify", 0) + ended.get("difficulty", 0)
+        blind = self.problems["solved_blind"].drop_nulls()
+        tried = {"blind_checked": blind.len(), "blind_solved": int(blind.sum())} if blind.len() else {}
         return {
+            **tried,
             "problems": self.problems.height,
             "sampled": sum(ended.values()),
             "malformed": ended.get("format", 0) + chosen["malformed"].count(),
@@ -194,7 +202,8 @@ class Fates(Struct, frozen=True):
 def keep_fates(fates: Fates, plan: Plan, file: Path) -> None:
     """Write the responses' fates to `file`, where `load_run(...).frame("responses")` finds them."""
     policy = col("role").cast(pl.String).replace_strict({"chosen": plan.policy.name, "rejected": _rival_name(plan)})
-    named = fates.responses.join(fates.problems.drop("position"), on="number").drop("gold").with_columns(policy=policy)
+    named = fates.responses.join(fates.problems.drop("position", "gold", "pictured", "solved_blind"), on="number")
+    named = named.with_columns(policy=policy)
     settings = {"chosen": _settings(plan, plan.policy)}
     if plan.rival is not None:
         settings["rejected"] = _settings(plan, plan.rival)
@@ -216,6 +225,7 @@ def _settings(plan: Plan, source: Source) -> dict[Stage, int]:
 def read_fates(store: Store, plan: Plan) -> Fates:
     """What became of the problems and responses of the run that is in `store`."""
     problems, undecided = _read_problems(store), _read_undecided(store)
+    problems = problems.join(_read_blind(store, plan.blind), on="number", how="left")
     logs = _read_logs(store, plan, plan.policy, undecided)
     logged = Counter({stage: log.height for stage, log in logs.items()})
     responses = _end(_joined(logs, problems, plan.recipe.samples_upfront), plan, problems.height)
@@ -241,13 +251,31 @@ def _read_problems(store: Store) -> DataFrame:
     query = f"""
         SELECT l.position, l.problem, l.name, json_extract(CAST(q.record AS TEXT), '$.answer_type'),
             coalesce(json_extract(CAST(q.record AS TEXT), '$.source'), ''),
-            substr(json_extract(CAST(q.record AS TEXT), '$.answer'), 1, {_LONGEST})
+            substr(json_extract(CAST(q.record AS TEXT), '$.answer'), 1, {_LONGEST}),
+            coalesce(json_array_length(CAST(q.record AS TEXT), '$.images'), 0) > 0
         FROM listing AS l CROSS JOIN problems AS q ON q.id = l.problem ORDER BY l.position"""
     schema = {"position": pl.Int64(), "number": pl.UInt32(), "problem_id": pl.String()}
     return to_frame(
         store.select(query),
-        {**schema, "answer_type": pl.Categorical(), "source": pl.Categorical(), "gold": pl.String()},
+        {
+            **schema,
+            "answer_type": pl.Categorical(),
+            "source": pl.Categorical(),
+            "gold": pl.String(),
+            "pictured": pl.Int64(),
+        },
     )
+
+
+def _read_blind(store: Store, blind: Source | None) -> DataFrame:
+    """Which problems are solved without their pictures: more than half of such responses that were judged are right."""
+    if blind is None:
+        return DataFrame(schema={"number": pl.UInt32(), "solved_blind": pl.Boolean()})
+    log = _read_log(store, "judgements", blind.judgements, blind.most).with_columns(
+        pl.lit(True).alias("judgements?"), judgements="why"
+    )
+    share = _right().sum() / _judged().sum()
+    return log.filter(_judged()).group_by("number").agg(solved_blind=share > 0.5)
 
 
 def _read_dropped(store: Store) -> DataFrame:
@@ -328,7 +356,7 @@ def _joined(logs: Mapping[Stage, DataFrame], problems: DataFrame, upfront: int) 
     first, *later = (
         log.with_columns(pl.lit(True).alias(f"{stage}?")).rename({"why": stage}) for stage, log in logs.items()
     )
-    found = first.join(problems.select("position", "number", "problem_id", "gold"), on="number")
+    found = first.join(problems.select("position", "number", "problem_id", "gold", "solved_blind"), on="number")
     for log in later:
         found = found.join(log, on=list(_KEY), how="left")
     round_ = (col("index").cast(pl.Int64) - upfront + 1).clip(0).cast(pl.UInt32)
@@ -339,22 +367,26 @@ def _end(rows: DataFrame, plan: Plan, problems: int) -> DataFrame:
     """Where the responses of the policy to so many problems ended."""
     recipe = plan.recipe
     right = _passed("judgements")
-    rows = rows.with_columns(right=right, verified=right & _passed("verdicts"), late=pl.lit(False))
+    outside, solved = _outside(recipe), pl.lit(recipe.blind_check == "drop") & col("solved_blind").fill_null(False)
+    rows = rows.with_columns(right=right, outside=outside, solved=solved, late=pl.lit(False))
+    rows = rows.with_columns(verified=col("right") & _passed("verdicts") & ~col("outside") & ~col("solved"))
     struck = col("name").is_in(sorted(plan.struck)) if plan.struck else pl.lit(False)
     rows = rows.with_columns(name=pl.concat_str("problem_id", pl.lit("-"), "index"))
     # A rival is asked for a problem's first chosen responses, and a problem has its first pairs.
     rows = rows.with_columns(_within("verified", recipe.pairs_per_problem))
-    asked_for = col("verified within") if plan.rival is not None else col("verified")
+    asked_for = col("verified") & (col("verified within") | pl.lit(plan.rival is None))
     rows = rows.with_columns(paired=asked_for & _passed("pairs") & ~struck)
     rows = rows.with_columns(_within("paired", recipe.pairs_per_problem))
     if (last := _last_round(rows, plan, problems)) is not None:
         rows = rows.with_columns(late=col("round") > last)
-    cut = _last_of(rows.filter("paired", "paired within", ~col("late")), recipe.target)
+    cut = _last_of(rows.filter("paired", "paired within", ~col("late")), recipe.wanted)
     asked = pl.lit(plan.rival is not None) & col("verified within") & ~_beyond(cut)
     rows = rows.with_columns(
         **_first_of(
             (
                 *_judging("responses" if recipe.responses is not None else "sample"),
+                (col("outside"), "difficulty", pl.lit(outside_window(recipe.pass_rate)), None),
+                (col("solved"), "difficulty", pl.lit(BLIND), None),
                 (~_there("verdicts"), "verify", _NOT_NEEDED, None),
                 (col("verdicts").is_not_null(), "verify", _reason("verdicts"), _SAID),
                 (col("late"), "pair", pl.lit(LATE), None),
@@ -371,7 +403,39 @@ def _end(rows: DataFrame, plan: Plan, problems: int) -> DataFrame:
         corruption=pl.when("verified").then("corruption"),
         refused=pl.when("verified").then("refused"),
     )
-    return rows.with_columns(kept=col("paired") & col("reason").is_null()).select(_COLUMNS)
+    rows = rows.with_columns(kept=col("paired") & col("reason").is_null())
+    return rows.with_columns(pass_rate=_pass_rate(_until_last_pair())).select(_COLUMNS)
+
+
+def _outside(recipe: Recipe) -> Expr:
+    """Whether the first responses to the problem say that it is too hard or too easy."""
+    if recipe.pass_rate is None or recipe.samples_upfront < 2:
+        return pl.lit(False)
+    low, high = recipe.pass_rate
+    return ~_pass_rate(col("index") < recipe.samples_upfront).is_between(low, high).fill_null(False)
+
+
+def _until_last_pair() -> Expr:
+    """Whether a response belongs to no later round than the last pair of its problem. What else is on record, of
+    another build or of slots that were idle, is to make no difference to a row."""
+    last = pl.when("kept").then("round").max().over("number")
+    return last.is_null() | (col("round") <= last)
+
+
+def _pass_rate(counts: Expr) -> Expr:
+    """The problem's share of right answers among the judged ones that count; null where there is none."""
+    judged, right = (_judged() & counts).sum().over("number"), (_right() & counts).sum().over("number")
+    return pl.when(judged > 0).then(right / judged)
+
+
+def _right() -> Expr:
+    """Is the answer right, whatever the format?"""
+    reason = _reason("judgements")
+    return (_there("judgements") & (reason.is_null() | reason.str.starts_with(FORMAT))).fill_null(False)
+
+
+def _judged() -> Expr:
+    return _right() | (_reason("judgements") == WRONG).fill_null(False)
 
 
 def _end_rivals(rows: DataFrame, coupled: bool) -> DataFrame:
@@ -456,8 +520,7 @@ def _nth(name: str) -> Expr:
 
 
 def _within(name: str, most: int) -> Expr:
-    """Whether no more than `most` of its problem's responses up to this one are those for which column `name` holds;
-    the column is called so."""
+    """Whether it is one of the first so many; the column is called so."""
     return (_nth(name) <= most).alias(f"{name} within")
 
 

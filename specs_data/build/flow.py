@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Mapping, Sequence
 
@@ -11,12 +12,13 @@ from specs_data.engines import Engine
 from specs_data.judges.answers import final_answer
 from specs_data.judges.rules import RuleJudge
 from specs_data.pairs.twin import make_twin
-from specs_data.records import Judged, Problem, Rejected, Sample, Twin
+from specs_data.records import Judged, Judgement, Problem, Rejected, Sample, Twin
 from specs_data.rollouts.answers import Answers
 from specs_data.rollouts.demand import OnDemand
-from specs_data.rollouts.plan import STRUCK, Parts, Plan, Source, pair_id
+from specs_data.rollouts.plan import STRUCK, Parts, Plan, Source, outside_window, pair_id
+from specs_data.rollouts.sample import without_pictures
 from specs_data.rollouts.search import Outcome, Turn
-from specs_data.rollouts.stages import FORMAT, WRONG, Clock, Log, Stages
+from specs_data.rollouts.stages import FORMAT, WRONG, Clock, Log, Stages, pass_rate
 from specs_data.rollouts.store import Index, Number, Position, Store
 from specs_data.rollouts.tables import Stage
 
@@ -72,6 +74,24 @@ class Rejecting:
         return self._flow.reject(self._engine, number, chosen, index, self._turn)
 
 
+class Blind:
+    """What the pass without pictures is for: the policy's answers to the text alone, each of them judged."""
+
+    def __init__(self, flow: Flow, listing: Listing, engine: Engine | None, turn: Turn = Turn.POLICY) -> None:
+        self._flow = flow
+        self._listing = listing
+        self._engine = engine
+        self._turn = turn
+
+    def wanted(self, position: Position) -> int:
+        """None of them is kept as anything."""
+        return 1
+
+    def attempt(self, position: Position, index: Index, kept: int) -> Awaitable[Outcome]:
+        """Ask for this response, and have it judged."""
+        return self._flow.answer_blind(self._engine, self._listing.number(position), index, self._turn)
+
+
 class Asking:
     """Whom a search asks ahead of time for responses of `source`."""
 
@@ -102,6 +122,9 @@ class Flow(Stages):
         self._corruptions = parts.corruptions
         self._weights = parts.weights
         self._unseen: dict[Number, Problem] = {}
+        # The first responses of problems whose pass rate is wanted before any of them goes on.
+        self._first = plan.recipe.samples_upfront if plan.recipe.pass_rate and plan.recipe.samples_upfront > 1 else 0
+        self._meetings: dict[Number, tuple[asyncio.Barrier, list[Outcome | None]]] = {}
 
     def expect(self, number: Number, problem: Problem) -> None:
         """A problem that the store did not know before: its first responses need not be looked up."""
@@ -109,6 +132,36 @@ class Flow(Stages):
 
     async def choose(self, engine: Engine | None, number: Number, index: Index, turn: Turn = Turn.POLICY) -> Outcome:
         """Try whether this response becomes a chosen one; with no rival, make its pair as well."""
+        if self._plan.recipe.blind_check == "drop" and self._is_solved_blind(number):
+            return Outcome.OVER
+        found = await self._right(engine, number, index, turn)
+        if index < self._first:
+            outcomes = await self._meet(number, found if isinstance(found, Outcome) else None)
+            if Outcome.TO_JUDGE in outcomes:
+                return Outcome.TO_JUDGE
+            if self._is_outside(number):
+                self.tally.leave(outside_window(self._plan.recipe.pass_rate))
+                return Outcome.OVER
+        if isinstance(found, Outcome):
+            return found
+        log, sample, judgement = found
+        if turn is not Turn.VERIFIER and self.needs_verifier(log, number, index):
+            return Outcome.TO_VERIFY
+        verdict = await self.verify(log, Judged(sample, judgement), number)
+        if verdict is None:
+            return self._left(number, "undecided")
+        words = verdict.reason if verdict.answer is None else f"{verdict.reason} (concludes {verdict.answer})"
+        self.tally.verified(None if verdict.consistent else "inconsistent", sample.problem.id, words)
+        if not verdict.consistent:
+            return self._left(number, "inconsistent")
+        if self._plan.rival is not None:
+            return Outcome.KEPT
+        return self._paired(log, sample, judgement.answer, number, index, "chosen")
+
+    async def _right(
+        self, engine: Engine | None, number: Number, index: Index, turn: Turn
+    ) -> Outcome | tuple[Log, Sample, Judgement]:
+        """The response, if it is right and well-formed; else what becomes of it."""
         unseen = self._unseen.pop(number, None)
         log = self._nothing if unseen else self._store.get
         problem = unseen or self._store.problem(number)
@@ -127,18 +180,44 @@ class Flow(Stages):
             self.tally.formatted(fault, problem.id, sample.response.text)
         if reason is not None or judgement is None:
             return self._left(number, reason or "undecided")
-        if turn is not Turn.VERIFIER and self.needs_verifier(log, number, index):
-            return Outcome.TO_VERIFY
-        verdict = await self.verify(log, Judged(sample, judgement), number)
-        if verdict is None:
-            return self._left(number, "undecided")
-        words = verdict.reason if verdict.answer is None else f"{verdict.reason} (concludes {verdict.answer})"
-        self.tally.verified(None if verdict.consistent else "inconsistent", problem.id, words)
-        if not verdict.consistent:
-            return self._left(number, "inconsistent")
-        if self._plan.rival is not None:
-            return Outcome.KEPT
-        return self._paired(log, sample, judgement.answer, number, index, "chosen")
+        return log, sample, judgement
+
+    async def _meet(self, number: Number, outcome: Outcome | None) -> Sequence[Outcome | None]:
+        """Wait until all first responses to the problem have come so far; what became of each."""
+        barrier, outcomes = self._meetings.setdefault(number, (asyncio.Barrier(self._first), []))
+        outcomes.append(outcome)
+        await barrier.wait()
+        self._meetings.pop(number, None)
+        return outcomes
+
+    def _is_outside(self, number: Number) -> bool:
+        """Do the first responses say that the problem is too hard or too easy?"""
+        low, high = self._plan.recipe.pass_rate or (0.0, 1.0)
+        rate = self._rate(self._plan.policy, number, self._first)
+        return rate is None or not low <= rate <= high
+
+    def _is_solved_blind(self, number: Number) -> bool:
+        """Is it on record that the policy solves the problem without its picture?"""
+        blind = self._plan.blind
+        return blind is not None and (self._rate(blind, number, blind.most) or 0.0) > 0.5
+
+    def _rate(self, source: Source, number: Number, first: int) -> float | None:
+        rows = (self._store.get("judgements", source.judgements, number, Index(index)) for index in range(first))
+        return pass_rate(row[0] for row in rows if row is not None)
+
+    async def answer_blind(self, engine: Engine | None, number: Number, index: Index, turn: Turn) -> Outcome:
+        """Ask for this response to the problem as text alone, and have it judged."""
+        blind, log = self._plan.blind, self._store.get
+        if blind is None:
+            raise ValueError("this run has no pass without pictures")
+        problem = without_pictures(self._store.problem(number))
+        sample = await self.sample(log, None if turn else engine, blind, problem, number, index)
+        if sample is None:
+            return Outcome.OVER
+        if not turn and self.needs_judge(log, blind, sample, number):
+            return Outcome.TO_JUDGE
+        await self.judge(log, blind, sample, number)
+        return Outcome.LEFT
 
     async def reject(
         self, engine: Engine | None, number: Number, chosen: Index, index: Index, turn: Turn = Turn.POLICY

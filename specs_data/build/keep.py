@@ -32,7 +32,7 @@ def default_out(recipe: Recipe) -> Path:
         names += [part for part in reversed(source.resolve().parent.parts) if part != source.anchor]
     while len(names) > 1 and all(map(_NO_NAME.fullmatch, names[0].split("--"))):
         names[:2] = [f"{names[1]}--{names[0]}"]
-    place = Path("runs") / names[0]
+    place = Path("runs") / (names[0] if recipe.shard is None else f"{names[0]}-{'-of-'.join(map(str, recipe.part))}")
     for above in names[1:]:
         if not _other_policy(_recipe_of(place), recipe, None):
             break

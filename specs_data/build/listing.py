@@ -1,4 +1,7 @@
-"""The problems of a run, read ahead of the search and given their places in the store."""
+"""The problems of a run, read ahead of the search and given their places in the store.
+
+A problem's place is that in the order in which problems are asked about: of their sources, or shuffled.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +12,13 @@ from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from specs_data.judges.rules import gold_fault
-from specs_data.problems import Dropped, Incoming, read_problems
+from specs_data.problems import Dropped, Incoming, Order, read_all, read_problems, sources_of
 from specs_data.recipe import Recipe
 from specs_data.records import Problem
+from specs_data.rollouts.plan import outside_window
 from specs_data.rollouts.responses import read_responses
 from specs_data.rollouts.store import Index, Number, Position, Store
 from specs_data.services import MAX_IMAGE_BYTES
@@ -28,7 +34,7 @@ _READ_AHEAD_BYTES = 8_000_000
 
 
 class Listing:
-    """The problems of a run in the order of their source, as far as they have been read.
+    """The problems of a run in the order in which they are asked about, as far as they have been read.
 
     `expect` is told of each problem that the store did not know before, `about_to_read` of each picture file. Four
     bytes are kept of a problem. Without a judge model (`by_rule`), what no rule can judge is left out; where the
@@ -52,7 +58,8 @@ class Listing:
         self._by_service = by_service
         self._expect = expect
         self._about_to_read = about_to_read
-        self._numbers = array("I")  # by position; 0 where a row of the source became no problem
+        self._numbers = array("I")  # by position; 0 where a row of the source became no problem of this run
+        self._sources = sources_of(recipe)
         self._given = 0  # the places up to which problems were handed out: more may have been read
         self.rest = self._read()  # the problems that nobody has asked for yet, read as they are wanted
 
@@ -72,31 +79,68 @@ class Listing:
         recipe, store = self._recipe, self._store
         store.start_listing()
         leakage = _leakage(recipe.exclude, self._about_to_read) if recipe.exclude else None
-        source = read_problems(
-            recipe.problems or "",
-            preset=recipe.preset,
+        source = read_all(
+            self._sources,
             columns=recipe.columns,
             limit=recipe.limit,
+            rated=recipe.pass_rate is not None and recipe.samples_upfront == 1,
             about_to_read=self._about_to_read,
+            order=Order(recipe.shuffled, recipe.balance == "source", recipe.seed, recipe.part),
         )
-        async for chunk in _ahead(_screened(source, leakage, self._by_rule, self._by_service)):
+        async for chunk in _ahead(
+            item if isinstance(item, Dropped) else self._screen(item, leakage) for item in source
+        ):
             for position in self._list(chunk):
                 self._given = position + 1
                 yield position
+
+    def _screen(self, item: Incoming, leakage: Leakage | None) -> Incoming | Dropped:
+        """`item`, unless it is also in an evaluation set, too hard or too easy by what its source says, or no response
+        to it could be judged or verified: for that every token would be in vain."""
+        problem = item.problem
+        if reason := leakage and leakage.match(problem.question, item.images):
+            return _dropped(item, f"excluded: {reason}")
+        if (window := self._recipe.pass_rate) is not None:
+            if item.pass_rate is None and self._recipe.samples_upfront == 1:
+                return _dropped(item, "pass rate not known", problem.id)
+            if item.pass_rate is not None and not window[0] <= item.pass_rate <= window[1]:
+                return _dropped(item, outside_window(window), f"{problem.id}: {item.pass_rate:g}")
+        if (self._by_rule or problem.answer_type != "open") and (fault := gold_fault(problem)):
+            return _dropped(item, f"cannot be judged: {fault}", problem.id)
+        if self._by_service or (not self._by_rule and problem.answer_type == "open"):
+            size = sum(map(len, item.images))
+            if size > MAX_IMAGE_BYTES:
+                told = f"{problem.id}: {size:,} bytes, and a request has room for {MAX_IMAGE_BYTES:,}"
+                return _dropped(item, "images too large for the service that judges", told)
+        return item
 
     def _list(self, chunk: Sequence[Incoming | Dropped]) -> list[Position]:
         """Give these problems their places; the positions of those that have one."""
         store = self._store
         incoming = [item for item in chunk if isinstance(item, Incoming)]
         listed = store.list_problems([(Position(item.position), item.problem) for item in incoming])
-        for item in chunk:
-            if isinstance(item, Dropped):
-                store.drop("input", Position(item.position), item.reason, item.detail)
-            elif item.position not in listed:
-                store.drop("input", Position(item.position), "duplicate", item.problem.id)
-            else:
+        if len(self._sources) > 1:
+            incoming = [item if item.position in listed else self._renamed(item) for item in incoming]
+            others = [(Position(item.position), item.problem) for item in incoming if item.position not in listed]
+            listed = store.list_problems(others) | listed
+        for item in incoming:
+            if item.position in listed:
                 self._take(item, *listed[Position(item.position)])
-        return list(listed)
+            else:
+                store.drop("input", item.row, "duplicate", item.problem.id)
+        for dropped in chunk:
+            if isinstance(dropped, Dropped):
+                store.drop("input", dropped.row, dropped.reason, dropped.detail)
+        return sorted(listed)
+
+    def _renamed(self, item: Incoming) -> Incoming:
+        """A problem whose id another one has, perhaps of another source: then it is not the same problem, and gets a
+        name with that of its source before it."""
+        number = self._store.named(item.problem.id)
+        there = None if number is None else self._store.problem(number)
+        if there is None or replace(there, source=item.problem.source) == item.problem:
+            return item
+        return replace(item, problem=replace(item.problem, id=f"{item.source}/{item.problem.id}"))
 
     def _take(self, item: Incoming, number: Number, unseen: bool) -> None:
         for name, data in zip(item.problem.images, item.images, strict=True):
@@ -131,35 +175,16 @@ async def each(positions: Sequence[Position]) -> AsyncIterator[Position]:
         yield position
 
 
+def _dropped(item: Incoming, reason: str, detail: str = "") -> Dropped:
+    return Dropped(item.position, reason, detail, item.row)
+
+
 def _leakage(sets: Sequence[str], about_to_read: Callable[[Path], None] | None) -> Leakage:
     """The evaluation sets whose problems are left out."""
     from specs_data.build.leakage import Leakage
 
     found = (item for name in sets for item in read_problems(name, gold=False, about_to_read=about_to_read))
     return Leakage((item.problem.question, item.images) for item in found if isinstance(item, Incoming))
-
-
-def _screened(
-    items: Iterator[Incoming | Dropped], leakage: Leakage | None, by_rule: bool, by_service: bool
-) -> Iterator[Incoming | Dropped]:
-    """`items` without the problems that also occur in an evaluation set, and without those to which no
-    response could be judged or verified: for them every token would be in vain."""
-    for item in items:
-        yield item if isinstance(item, Dropped) else _screen(item, leakage, by_rule, by_service)
-
-
-def _screen(item: Incoming, leakage: Leakage | None, by_rule: bool, by_service: bool) -> Incoming | Dropped:
-    problem = item.problem
-    if reason := leakage and leakage.match(problem.question, item.images):
-        return Dropped(item.position, f"excluded: {reason}")
-    if (by_rule or problem.answer_type != "open") and (fault := gold_fault(problem)):
-        return Dropped(item.position, f"cannot be judged: {fault}", problem.id)
-    if by_service or (not by_rule and problem.answer_type == "open"):
-        size = sum(map(len, item.images))
-        if size > MAX_IMAGE_BYTES:
-            told = f"{problem.id}: {size:,} bytes, and a request has room for {MAX_IMAGE_BYTES:,}"
-            return Dropped(item.position, "images too large for the service that judges", told)
-    return item
 
 
 async def _ahead(items: Iterator[Incoming | Dropped]) -> AsyncIterator[list[Incoming | Dropped]]:

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 
-from specs_data.build.dataset import Figures
 from specs_data.build.fates import Fates, Served
+from specs_data.pairs.figures import Figures
 from specs_data.pairs.manifest import (
     Counts,
     Manifest,
@@ -20,7 +20,6 @@ from specs_data.pairs.manifest import (
     Yield,
     Yields,
     describe_data,
-    describe_lengths,
 )
 from specs_data.recipe import deciding
 from specs_data.records import Paid
@@ -60,14 +59,9 @@ def make_manifest(
             answer_type=_yields(fates, "answer_type"),
             source=_yields(fates, "source"),
         ),
-        corruptions=dict(figures.corruptions.most_common()),
         operators={name: Operator(**told) for name, told in operators.items()},
-        samples_per_pair={str(count): pairs for count, pairs in sorted(figures.samples.items())},
         rounds=fates.rounds(),
-        lengths={"chosen": describe_lengths(figures.chosen), "rejected": describe_lengths(figures.rejected)},
-        token_lengths={part: describe_lengths(found) for part, found in figures.tokens.items() if found} or None,
-        languages=dict(figures.languages.most_common()),
-        sides=figures.sides.told(),
+        **figures.told(),
         verdicts=fates.verdicts(),
         tokens=_count_tokens(store, fates),
         cost_usd=_cost(store.paid()),

@@ -25,7 +25,7 @@ from specs_data.format import load_format
 from specs_data.judges.model import open_judge
 from specs_data.judges.rules import RuleJudge
 from specs_data.plugins import find_corruptions
-from specs_data.problems import count_problems
+from specs_data.problems import count_all, sources_of
 from specs_data.recipe import Recipe
 from specs_data.rollouts.answers import Answers
 from specs_data.rollouts.checking import open_checker
@@ -40,7 +40,7 @@ from specs_data.rollouts.plan import (
     read_struck,
     rival_recipe,
 )
-from specs_data.rollouts.progress import Figures, Progress, Tracker
+from specs_data.rollouts.progress import Figures, Progress, Tracker, say
 from specs_data.rollouts.sample import sampling
 from specs_data.rollouts.stages import Clock, durable
 from specs_data.rollouts.store import Store
@@ -100,8 +100,9 @@ class Run(Struct, frozen=True):
 
     def progress(self, label: str) -> Progress:
         """A bar over the run's problems."""
-        total = count_problems(self.recipe.problems or "", self.recipe.limit)
-        return Progress(label, total, self.quiet, self.figures, self.recipe.target, self.trackers)
+        total = count_all(sources_of(self.recipe), self.recipe.limit)
+        share = None if total is None else -(-total // self.recipe.part[1])
+        return Progress(label, share, self.quiet, self.figures, self.recipe.wanted, self.trackers)
 
     def figures(self) -> Figures:
         """How the run stands."""
@@ -118,11 +119,22 @@ async def opened(recipe: Recipe, out: Path, given: Given, manner: Manner) -> Asy
         raise UserError(f"{out} has a dataset that specs-data did not build; use another --out")
     async with AsyncExitStack() as stack:
         store = stack.enter_context(Store(out / "store.sqlite"))
+        recipe = _in_one_order(recipe, store)
         answers = Answers((recipe.cache or out) / "answers.sqlite")
         stack.callback(answers.close)
         run = _open(stack, recipe, out, given, store, answers, manner)
         async with durable(store, run.flow.written):
             yield run
+
+
+def _in_one_order(recipe: Recipe, store: Store) -> Recipe:
+    """The recipe with its order said: a store that an earlier release began goes on in the order of the source, or
+    what it has would be sampled again of other problems."""
+    if recipe.shuffle is not None or not recipe.shuffled:
+        return recipe
+    if store.in_order:
+        say("this run was begun by an earlier release and goes on in the order of the source; --shuffle takes a sample")
+    return recipe.model_copy(update={"shuffle": not store.in_order})
 
 
 def _open(

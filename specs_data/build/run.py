@@ -20,11 +20,11 @@ from typing import Self
 import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
-from polars import DataFrame
+from polars import DataFrame, col
 
 from specs_data.build import again, dataset
 from specs_data.build.fates import keep_fates
-from specs_data.build.flow import Asking, Choosing, Rejecting
+from specs_data.build.flow import Asking, Blind, Choosing, Rejecting
 from specs_data.build.forecast import Forecast, Measured, measure, scale
 from specs_data.build.keep import default_out, digest_of, keep_card, manifest_of, refuse_empty, refuse_to_replace
 from specs_data.build.listing import each, take_responses
@@ -38,8 +38,9 @@ from specs_data.loop import run
 from specs_data.pairs.card import write_card
 from specs_data.pairs.manifest import Counts, Manifest, write_manifest
 from specs_data.pairs.rows import open_dataset, rows
+from specs_data.pairs.shard import SHARD, write_places
 from specs_data.plugins import verifier_label
-from specs_data.problems import count_problems
+from specs_data.problems import count_all, sources_of
 from specs_data.recipe import Recipe, differences, dump_recipe, make_recipe
 from specs_data.records import Pair
 from specs_data.rollouts.checking import asks_sampled
@@ -137,9 +138,12 @@ def forecast(
     What the pilot generates and verifies goes into the run's store: the build does not repeat it.
     """
     recipe = check(recipe, engine, verifier=verifier)
-    total = count_problems(recipe.problems or "", recipe.limit)
-    # A batch job would keep the pilot waiting for up to a day.
-    small = recipe.model_copy(update={"limit": min(pilot, total or pilot), "gemini_batch": False})
+    total = count_all(sources_of(recipe), recipe.limit)
+    # The pilot asks in the order of the build. A batch job would keep it waiting for up to a day.
+    shuffle = recipe.shuffle if recipe.shuffle is not None or recipe.shuffled else False
+    small = recipe.model_copy(
+        update={"limit": min(pilot, total or pilot), "shuffle": shuffle, "shard": None, "gemini_batch": False}
+    )
     place, given = Path(out or default_out(recipe)), Given(engine, None, verifier)
     batch = recipe.gemini_batch and recipe.verifier == "gemini"
     with told(place, quiet=quiet):
@@ -159,6 +163,7 @@ def check(
 ) -> Recipe:
     """The recipe with its defaults settled. Raises UserError if something is missing."""
     recipe = settle(recipe, engine, ", or --responses FILE")
+    sources_of(recipe)
     if recipe.rejected_from != "chosen" and recipe.rejected_responses is not None:
         raise UserError("--rejected-from and --rejected-responses both say whose responses are rejected; give one")
     if recipe.rejected_from != "chosen" and recipe.responses is not None:
@@ -166,6 +171,8 @@ def check(
             "--rejected-from CKPT needs a policy that can be sampled, so it cannot go with --responses; give the "
             "rejected side as --rejected-responses FILE"
         )
+    if recipe.blind_check and recipe.responses is not None:
+        raise UserError("--blind-check asks the policy without the pictures, so it cannot go with --responses")
     # What is handed over is what it says it is, whatever the recipe names.
     judge = verifier_name(recipe) if verifier is None else verifier_label(verifier)
     if loads_here(recipe, engine):
@@ -179,8 +186,8 @@ async def _build(recipe: Recipe, out: Path, given: Given, manner: Manner) -> Bui
     """Sample, judge, verify and pair as far as needed; then write the dataset."""
     if not manner.overwrite:
         refuse_to_replace(recipe, out)
-    _say_changes(recipe, out)
     async with opened(recipe, out, given, manner) as run:
+        _say_changes(run.recipe, out)
         state = again.state_of(run)
         if again.is_finished(run, state) and (manifest := manifest_of(out)) is not None:
             built = Built(out, manifest)
@@ -189,8 +196,8 @@ async def _build(recipe: Recipe, out: Path, given: Given, manner: Manner) -> Bui
             await _searched(run)
             built = _finish(run, manner.overwrite)
             again.keep(run, state)
-    if built.count < (recipe.target or 0):
-        say(f"{built.count} of {recipe.target} pairs: no problem is left to ask about")
+    if built.count < (recipe.wanted or 0):
+        say(f"{built.count} of {recipe.wanted} pairs: no problem is left to ask about")
     say(done_line(built.manifest))
     return built
 
@@ -213,7 +220,9 @@ async def _measure(recipe: Recipe, out: Path, given: Given, manner: Manner, batc
 def _say_changes(recipe: Recipe, out: Path) -> None:
     """Name what differs from the recipe of the last build in this folder."""
     try:
-        changes = differences(make_recipe({}, out / "recipe.toml"), recipe)
+        old = make_recipe({}, out / "recipe.toml")
+        settled = {"shuffle": bool(recipe.shuffle)}  # which an earlier release did not say
+        changes = differences(old.model_copy(update={"shuffle": bool(old.shuffle)}), recipe.model_copy(update=settled))
     except UserError:  # there is none, or not one of this version: it is only looked at, and written anew
         return
     if changes:
@@ -244,26 +253,47 @@ async def _search(run: Run) -> None:
     def choosing(turn: Turn) -> Quest:
         return Choosing(run.flow, listing, run.engine, recipe.pairs_per_problem, turn)
 
-    if run.plan.rival is None:
-        agenda = Agenda(run.plan.policy.most, recipe.samples_upfront, recipe.target, recipe.enough)
-        await _play(run, "pairs", agenda, positions, choosing, run.engine, run.plan.policy)
-        return
-    target = recipe.target
+    target = recipe.wanted
     while True:
         agenda = Agenda(run.plan.policy.most, recipe.samples_upfront, target, recipe.enough)
-        await _play(run, "chosen", agenda, positions, choosing, run.engine, run.plan.policy)
+        label = "pairs" if run.plan.rival is None else "chosen"
+        await _play(run, label, agenda, positions, choosing, run.engine, run.plan.policy)
+        positions = listing.again()  # What is on record is gone through again and costs nothing.
+        if run.plan.blind is not None and await _solved_blind(run, run.plan.blind, target):
+            continue  # others take the place of those problems
+        if run.plan.rival is None:
+            return
         await _make_way(run.engine, run.rival)
         chosen = run.fates().chosen(recipe.pairs_per_problem, target)
         await _search_rejected(run, run.plan.rival, chosen)
         # Only what was searched counts: a pair that an earlier build left further on may have others before it.
-        missing = (recipe.target or 0) - run.fates().pairs_of(chosen)
-        if missing <= 0 or agenda.open or not target or not recipe.target:
+        missing = (recipe.wanted or 0) - run.fates().pairs_of(chosen)
+        if missing <= 0 or agenda.open or not target or not recipe.wanted:
             return
-        # Some chosen responses found no rejected one: that many more are needed. What is on record is gone
-        # through again and costs nothing.
-        target += -(-target * missing // recipe.target)
-        positions = listing.again()
+        # Some chosen responses found no rejected one: that many more are needed.
+        target += -(-target * missing // recipe.wanted)
         await _make_way(run.rival, run.engine)
+
+
+async def _solved_blind(run: Run, blind: Source, target: int | None) -> bool:
+    """Ask the policy about the problems that have what the search was for, without their pictures. Whether there are
+    solved ones among them that are to be left out."""
+    fates = run.fates()
+    if run.plan.rival is None:
+        found = {Position(position) for position in fates.pairs["position"]}
+    else:
+        found = {*fates.chosen(run.recipe.pairs_per_problem, target)}
+    pictured = [*map(Position, fates.problems.filter(col("pictured") > 0)["position"])]
+    tried = [position for position in pictured if position in found]
+
+    def answering(turn: Turn) -> Quest:
+        return Blind(run.flow, run.listing, run.engine, turn)
+
+    agenda = Agenda(blind.most, blind.most)
+    await _play(run, "without pictures", agenda, each(tried), answering, run.engine, blind)
+    if run.recipe.blind_check != "drop":
+        return False
+    return not found.isdisjoint(map(Position, run.fates().problems.filter("solved_blind")["position"]))
 
 
 def _take_given(run: Run) -> None:
@@ -295,8 +325,10 @@ async def _play(
 ) -> None:
     lines = run.flow.lines(quest)
     async with run.progress(label) as progress:
-        release = None if engine is None or asks_sampled(run.recipe) else engine.close
-        ahead = None if engine is None else Asking(run.flow, run.listing, engine, source)
+        again = run.plan.blind is not None and engine is run.engine
+        release = None if engine is None or again or asks_sampled(run.recipe) else engine.close
+        # Of a first round that is all of a problem nothing more is wanted.
+        ahead = None if engine is None or source is run.plan.blind else Asking(run.flow, run.listing, engine, source)
         await search(agenda, positions, quest(Turn.POLICY), run.room, progress, lines, release, ahead)
 
 
@@ -333,6 +365,8 @@ def _finish(run: Run, overwrite: bool) -> Built:
         splits, figures = dataset.write_rows(store, fates, plan, fresh)
         left_out = dataset.write_left_out(fates.left_out(), out / "dropped.part")
         keep_fates(fates, plan, out / "fates.part")
+        if recipe.shard is not None:
+            write_places(dataset.places(store, fates, plan), out / "shard.part")
     if not figures.pairs and not overwrite:
         refuse_empty(out, run.flow.tally.why())
     manifest = make_manifest(
@@ -364,6 +398,10 @@ def _finish(run: Run, overwrite: bool) -> Built:
     write_whole(out / "recipe.toml", dump_recipe(recipe).encode())
     put_in_place(out / "dropped.part", out / "dropped.jsonl")
     put_in_place(out / "fates.part", out / FATES)
+    if recipe.shard is not None:
+        put_in_place(out / "shard.part", out / SHARD)
+    else:
+        (out / SHARD).unlink(missing_ok=True)
     if figures.pairs:
         put_in_place(fresh, out / "dataset")
     else:

@@ -58,6 +58,7 @@ _DROPS = {
     "sample": "not sampled",
     "judge": "answer",
     "format": "format",
+    "difficulty": "difficulty",
     "verify": "reasoning",
     "pair": "no pair",
     "corruption": "refused corruption",
@@ -166,7 +167,7 @@ def render_report(dataset: Dataset, columns: Mapping[str, str] | None = None) ->
         what=what_it_is(manifest),
         problems=manifest.counts and manifest.counts.problems,
         funnel=_funnel(manifest),
-        charts=[chart for chart in _charts(manifest, {} if dataset.manifest else read.types) if chart.bars],
+        charts=[chart for chart in _charts(manifest, read, dataset.manifest is None) if chart.bars],
         samples=_columns([(name, (count,)) for name, count in _in_order(manifest.samples_per_pair or {})]),
         lengths=_lengths(manifest.lengths or {}),
         length_table={side: lengths for side, lengths in (manifest.lengths or {}).items() if lengths.max},
@@ -203,6 +204,8 @@ class _Read(Struct):
     kinds: Counter[str] = msgspec.field(default_factory=Counter)
     types: Counter[str] = msgspec.field(default_factory=Counter)
     sources: Counter[str] = msgspec.field(default_factory=Counter)
+    rates: Counter[float] = msgspec.field(default_factory=Counter)
+    blind: Counter[bool] = msgspec.field(default_factory=Counter)
     chosen: list[int] = []
     rejected: list[int] = []
     sides: Sides | None = None
@@ -225,6 +228,10 @@ def _read(dataset: Dataset, columns: Mapping[str, str] | None, total: int, rende
     for place, pair in enumerate(rows(dataset, columns=columns)):
         found.kinds[pair.kind] += 1
         found.types[pair.answer_type or "not stated"] += 1
+        if pair.pass_rate is not None:
+            found.rates[pair.pass_rate] += 1
+        if pair.solved_blind is not None:
+            found.blind[pair.solved_blind] += 1
         found.chosen.append(len(pair.chosen))
         found.rejected.append(len(pair.rejected))
         if sides is not None:
@@ -433,11 +440,13 @@ def _funnel(manifest: Manifest) -> list[Bar]:
     ]
 
 
-def _charts(manifest: Manifest, types: Mapping[str, int]) -> Iterator[Chart]:
+def _charts(manifest: Manifest, read: _Read, alone: bool) -> Iterator[Chart]:
     yields = manifest.yields or Yields()
     yield _shares("Yield by answer type", "problems that gave a pair", yields.answer_type)
     yield _shares("Yield by source", "problems that gave a pair", yields.source)
-    yield _counts("Answer types", "pairs", types)
+    yield _counts("Answer types", "pairs", read.types if alone else {})
+    yield _rates(read.rates)
+    yield _counts("Solved without the picture", "pairs of problems with which that was tried", _blind(read.blind))
     yield _counts("Corruption operators", "pairs whose rejected side each made", manifest.corruptions or {})
     dropped = {
         f"{_DROPS.get(stage, stage)}: {reason}": count
@@ -447,6 +456,26 @@ def _charts(manifest: Manifest, types: Mapping[str, int]) -> Iterator[Chart]:
     yield _counts("Left out", "responses and problems, by stage and reason", dropped)
     yield _counts("Verdicts", "what the verifier said of the reasoning", manifest.verdicts or {})
     yield _seconds(manifest.seconds or {})
+
+
+def _rates(rates: Mapping[float, int]) -> Chart:
+    """How difficult the problems of the pairs are, in tenths."""
+    tenths: Counter[int] = Counter()
+    for rate, count in rates.items():
+        tenths[min(9, int(rate * 10))] += count
+    most = max(tenths.values(), default=1)
+    bars = [
+        Bar(f"{tenth * 10}-{tenth * 10 + 10}%", count / most, f"{count:,}") for tenth, count in sorted(tenths.items())
+    ]
+    about = (
+        "pairs by the share of right ones among the responses to their problem that were judged until it had its pairs"
+    )
+    return Chart("Pass rate", about, tuple(bars))
+
+
+def _blind(blind: Mapping[bool, int]) -> dict[str, int]:
+    names = {True: "solved by the text alone", False: "needs the picture"}
+    return {names[solved]: count for solved, count in blind.items()}
 
 
 def _shares(title: str, about: str, lines: Mapping[str, Yield]) -> Chart:

@@ -22,6 +22,8 @@ _STAGES = {
     "well_formed": "well formed",
     "verified": "verified",
     "pairs": "pairs",
+    "blind_checked": "tried without their picture",
+    "blind_solved": "solved without it",
 }
 _REASONS = 5  # of each stage; dropped.jsonl has all
 _JSON = ResponseFormat(

@@ -23,7 +23,7 @@ from specs_data.format import load_format
 from specs_data.judges.model import ModelJudge, open_judge
 from specs_data.judges.rules import RuleJudge, gold_fault
 from specs_data.plugins import verifier_label
-from specs_data.problems import Dropped, Incoming, read_problems
+from specs_data.problems import Dropped, Incoming, read_all, sources_of
 from specs_data.recipe import Recipe
 from specs_data.records import Sample
 from specs_data.rollouts.answers import Answers
@@ -236,7 +236,8 @@ def store_folder(out: Path, recipe: Recipe) -> Path:
 def _take_problems(store: Store, recipe: Recipe, by_rule: bool, left_out: Counter[str]) -> list[Number]:
     """The numbers in the store of the recipe's problems. Those that no response could be judged by are left out:
     for them every token would be in vain."""
-    source = read_problems(recipe.problems or "", preset=recipe.preset, columns=recipe.columns, limit=recipe.limit)
+    sources = sources_of(recipe)
+    source = read_all(sources, columns=recipe.columns, limit=recipe.limit)
     names: set[str] = set()
     numbers: list[Number] = []
     while chunk := list(islice(_fit(source, by_rule, left_out, names), _READ)):

@@ -18,6 +18,7 @@ from specs_data.measure.bench import default_out, open_bench, settled, store_fol
 from specs_data.measure.evaluation import write_file
 from specs_data.measure.malformed import error_class
 from specs_data.plugins import corruption_names
+from specs_data.problems import sources_of
 from specs_data.recipe import Recipe
 from specs_data.records import Sample
 from specs_data.rollouts.plan import name_of
@@ -116,7 +117,11 @@ def natural_errors(
     folder = store_folder(out or default_out(recipe), recipe)
     responses = run(_sampled(recipe, response_format, folder, engine, quiet))
     return sort_errors(
-        responses, fmt, corruption_names(), policy=recipe.policy or name_of(recipe), problems=recipe.problems or ""
+        responses,
+        fmt,
+        corruption_names(),
+        policy=recipe.policy or name_of(recipe),
+        problems=", ".join(source.name for source in sources_of(recipe)),
     )
 
 

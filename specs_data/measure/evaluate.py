@@ -19,6 +19,7 @@ from specs_data.measure.count import Seen, format_slice, frame, slices
 from specs_data.measure.evaluation import Evaluation, FormatSlice
 from specs_data.measure.malformed import error_class
 from specs_data.plugins import label
+from specs_data.problems import sources_of
 from specs_data.recipe import Recipe, deciding
 from specs_data.records import Judged, Sample
 from specs_data.rollouts.plan import name_of
@@ -109,7 +110,7 @@ def _evaluation(bench: Bench, seen: Mapping[str, Sequence[Seen]]) -> Evaluation:
     return Evaluation(
         **{name: getattr(whole, name) for name in FormatSlice.__struct_fields__},
         policy=recipe.policy or name_of(recipe),
-        problems=recipe.problems or "",
+        problems=", ".join(source.name for source in sources_of(recipe)),
         samples=recipe.samples,
         by_type=slices(first, "type"),
         by_source=slices(first, "source"),

@@ -29,7 +29,8 @@ _STAGES = {
 
 class Counts(Struct, frozen=True, omit_defaults=True):
     """How many problems there were, how many responses passed each stage, and the pairs of the dataset.
-    `malformed` are all that lacked the format, the wrong ones as well."""
+    `malformed` are all that lacked the format, the wrong ones as well; `blind_solved` are the problems that the policy
+    solved without their pictures, of those with which that was tried."""
 
     problems: int | None = None
     sampled: int | None = None
@@ -38,6 +39,8 @@ class Counts(Struct, frozen=True, omit_defaults=True):
     well_formed: int | None = None
     verified: int | None = None
     pairs: int | None = None
+    blind_checked: int | None = None
+    blind_solved: int | None = None
 
 
 class Shard(Struct, frozen=True):

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from specs_data.pairs.manifest import Shard
-from specs_data.pairs.rows import TEXT_COLUMNS, Row, to_row
+from specs_data.pairs.rows import DIFFICULTY, TEXT_COLUMNS, Row, to_row
 from specs_data.records import Message, Pair
 from specs_data.texts import in_blocks
 
@@ -59,13 +59,14 @@ def _feature(kind: pa.DataType) -> Any:
         return [_feature(kind.value_type)]
     if pa.types.is_struct(kind):
         return {field.name: _feature(field.type) for field in kind}
-    return {"dtype": str(kind), "_type": "Value"}
+    return {"dtype": "float64" if pa.types.is_float64(kind) else str(kind), "_type": "Value"}
 
 
 _COLUMNS = (
     {"id": pa.string(), "images": IMAGES}
     | dict.fromkeys(("prompt", "chosen", "rejected"), MESSAGES)
     | dict.fromkeys(TEXT_COLUMNS, pa.string())
+    | dict(zip(DIFFICULTY, (pa.float64(), pa.bool_()), strict=True))
 )
 SCHEMA = make_schema(_COLUMNS)
 _BLOCK_SCHEMA = make_schema(_COLUMNS | {"prompt": BLOCKS})

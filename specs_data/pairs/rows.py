@@ -28,6 +28,8 @@ from specs_data.texts import IMAGE, leading, to_content
 Row = dict[str, Any]
 
 TEXT_COLUMNS = ("problem_id", "answer", "answer_type", "corruption", "rejected_from", "policy", "verifier")
+# How difficult the problem is: a share, and whether.
+DIFFICULTY = ("pass_rate", "solved_blind")
 # What --columns can name.
 COLUMNS = ("prompt", "chosen", "rejected", "images", "id", "answer", "answer_type", "corruption", "rejected_from")
 _SIDES = {"chosen": ("chosen", "messages"), "rejected": ("rejected", "rejected_response", "rejected_messages")}
@@ -129,7 +131,7 @@ def to_row(pair: Pair) -> Row:
         for side, text in (("chosen", pair.chosen), ("rejected", pair.rejected))
     }
     images = [{"bytes": image.content, "path": image.name} for image in pair.images]
-    told = {column: getattr(pair, column) for column in TEXT_COLUMNS}
+    told = {column: getattr(pair, column) for column in (*TEXT_COLUMNS, *DIFFICULTY)}
     return {"id": pair.id, "images": images, "prompt": to_content(pair.prompt, len(pair.images)), **sides, **told}
 
 
@@ -288,6 +290,8 @@ def _pair(row: Row, file: Path, dataset: Dataset) -> Pair:
         prompt=leading(prompt, len(pictures)) or prompt,
         chosen=chosen[-1].content,
         rejected=rejected[-1].content,
+        pass_rate=_number(row.get("pass_rate")),
+        solved_blind=solved if isinstance(solved := row.get("solved_blind"), bool) else None,
         turns_before=(chosen[:-1], rejected[:-1]),
         **{column: _stated(row, column) for column in TEXT_COLUMNS},
     )
@@ -297,6 +301,10 @@ def _stated(row: Row, column: str) -> str | None:
     """What a row says in a column of texts: a number in its digits, None for what is neither text nor number."""
     value = row.get(column)
     return str(value) if isinstance(value, str | Number) else None
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
 def _sides(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -32,7 +32,7 @@ _DROPPED = {"stage": pl.String, "reason": pl.String, "problem_id": pl.String, "i
 _COLUMNS = [
     "problem_id", "position", "role", "policy", "index", "round", "stage", "reason", "kept", "response",
     "finish_reason", "rule", "answer", "verdict", "conclusion", "corruption", "rejected", "refused", "detail",
-    "prompt_tokens", "completion_tokens", "answer_type", "source",
+    "pass_rate", "solved_blind", "prompt_tokens", "completion_tokens", "answer_type", "source",
 ]  # fmt: skip
 # What the store's records have beside what the fates say: columns, and where in the record they are.
 _TEXTS: dict[Stage, dict[str, str]] = {

@@ -48,6 +48,16 @@ _OPENED = frozenset({"policy", "responses", "engine", "format", "system_prompt",
 STRUCK = "struck out"
 
 
+# Why a problem's responses are left out that the policy gives without its picture too.
+BLIND = "solved without its picture"
+
+
+def outside_window(window: tuple[float, float] | None) -> str:
+    """Why problems are left out whose pass rate is not in the `window`."""
+    low, high = window or (0.0, 1.0)
+    return f"pass rate outside {low:g}..{high:g}"
+
+
 def pair_id(problem_id: str, index: int) -> str:
     """The id of the pair whose chosen side is this response."""
     return f"{problem_id}-{index}"
@@ -92,7 +102,8 @@ class Source(msgspec.Struct, frozen=True):
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """One run. `rival` writes the rejected responses where they do not come from the chosen; `verifier` is
+    """One run. `rival` writes the rejected responses where they do not come from the chosen; `blind` is the policy
+    without the problems' pictures, where that is tried; `verifier` is
     its name in the dataset; `verdicts` and `pairs` are the settings of those stages, as numbers of the store;
     `services` are the stages that ask a model ("verification", "judging"); `struck` are the ids of pairs that
     somebody struck out."""
@@ -102,11 +113,17 @@ class Plan(msgspec.Struct, frozen=True):
     system: Text | None
     policy: Source
     rival: Source | None
+    blind: Source | None
     verifier: str
     verdicts: int
     pairs: int
     services: frozenset[str]
     struck: frozenset[str] = frozenset()
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        """Whoever's responses are asked for."""
+        return tuple(source for source in (self.policy, self.rival, self.blind) if source is not None)
 
 
 def check_corruptions(corruptions: Mapping[str, Corruption], fmt: ResponseFormat) -> None:
@@ -129,6 +146,7 @@ def make_plan(store: Store, parts: Parts) -> Plan:
         "judge": {"rules": JUDGE_VERSION, "model": dict(parts.judge.settings) if parts.judge else None},
     }
     rival = _rival(parts, generation)
+    blind = {**generation, "pictures": "left out"} if recipe.blind_check else None
     # Which of a rival's responses meets which chosen one depends on what became of all of them.
     meeting: dict[str, Any] = {"samples": rival, "at_most": recipe.samples, **judging, "verifier": verifier}
     if not recipe.natural_rejected:
@@ -165,6 +183,9 @@ def make_plan(store: Store, parts: Parts) -> Plan:
         policy=source(name, generation, parts.engine),
         # "chosen" stands for a twin of the chosen response.
         rival=source("chosen (policy)" if other == "chosen" else other, rival, parts.rival) if rival else None,
+        blind=msgspec.structs.replace(source(name, blind, parts.engine), most=recipe.samples_upfront)
+        if blind
+        else None,
         verifier=":".join(filter(None, (label(recipe.verifier or ""), verifier.get("model")))),
         verdicts=_number(store, "verdicts", {"samples": generation, "verifier": verifier}),
         pairs=_number(store, "pairs", pairing),

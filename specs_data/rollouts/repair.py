@@ -12,7 +12,18 @@ from typing import Any, cast
 from specs_data.errors import UserError
 from specs_data.files import put_in_place
 from specs_data.rollouts.salvage import Salvaged, salvage
-from specs_data.rollouts.tables import NUMBER, PUT, SCHEMA, STAGES, VERSION, Stage, numbered, sum_of
+from specs_data.rollouts.tables import (
+    IN_ORDER,
+    NUMBER,
+    PUT,
+    SCHEMA,
+    STAGES,
+    VERSION,
+    Stage,
+    is_in_order,
+    numbered,
+    sum_of,
+)
 
 REPAIRED = ".repaired"  # the suffix of a repaired store until it takes the damaged one's place
 
@@ -38,6 +49,8 @@ def repaired(path: Path, damage: str) -> UserError:
         for statement in SCHEMA:
             db.execute(statement)
         kept = _fill(db, sound)
+        if _was_in_order(path):
+            db.execute("INSERT INTO traits VALUES (?)", (IN_ORDER,))
         db.execute(f"PRAGMA user_version = {VERSION}")
         db.execute("COMMIT")
     put_in_place(fresh, Path(f"{path}{REPAIRED}"))
@@ -96,6 +109,13 @@ def _fill(db: sqlite3.Connection, sound: Salvaged) -> Counter[str]:
 
 def _key(row: Sequence[Any]) -> tuple[int, int, int]:
     return row[0], row[1], row[2]
+
+
+def _was_in_order(path: Path) -> bool:
+    """As far as the damaged file still says."""
+    with suppress(sqlite3.Error), closing(sqlite3.connect(path)) as db:
+        return is_in_order(db)
+    return False
 
 
 def _rows_before(path: Path) -> dict[str, int]:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from specs_data import engines
 from specs_data.engines import Engine
 from specs_data.errors import UserError, first_line
 from specs_data.format import ResponseFormat
 from specs_data.recipe import Recipe
 from specs_data.records import Problem, Request, Sampling
-from specs_data.texts import Text, chat
+from specs_data.texts import IMAGE, Text, chat
 
 _EDGE = 1 << 20
 
@@ -29,6 +31,12 @@ def make_request(
     id and the index alone, so that a response does not depend on what else is sampled. Nor does it on whether its
     `nuclei` are wanted with it."""
     return Request(chat(problem, system), images, sample_seed(seed, problem.id, index), nuclei, prefill)
+
+
+def without_pictures(problem: Problem) -> Problem:
+    """The problem as text alone, without the places where its pictures stood."""
+    question, *choices = (text.replace(IMAGE, "").strip() for text in (problem.question, *problem.choices))
+    return replace(problem, question=question, choices=tuple(choices), images=())
 
 
 def sample_seed(seed: int, problem_id: str, index: int) -> int:

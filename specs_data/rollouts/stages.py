@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from typing import Any, Self, TypeVar
 
@@ -48,6 +48,17 @@ _verdict = msgspec.json.Decoder(Verdict).decode
 
 T = TypeVar("T")
 Log = Callable[[Stage, int, Number, Index], tuple[str | None, bytes] | None]
+
+
+def pass_rate(reasons: Iterable[str | None]) -> float | None:
+    """The share of right answers among the judged, by the reasons why judging left responses out; None where none
+    could be judged. A malformed response may be right."""
+    right = [reason is None or reason.startswith(FORMAT) for reason in reasons if not _is_unjudged(reason)]
+    return sum(right) / len(right) if right else None
+
+
+def _is_unjudged(reason: str | None) -> bool:
+    return reason is not None and reason != WRONG and not reason.startswith(FORMAT)
 
 
 class Clock:
@@ -102,7 +113,7 @@ class Stages:
         self._ahead: dict[tuple[int, Number, Index], asyncio.Event] = {}  # responses that were asked for ahead of time
         # By settings, as long as they are not on record.
         self._refused: defaultdict[int, list[tuple[Number, Index, PromptRefused]]] = defaultdict(list)
-        self._answered = {source.samples for source in (plan.policy, plan.rival) if source and _has_any(store, source)}
+        self._answered = {source.samples for source in plan.sources if _has_any(store, source)}
         self._proved = _proved(store, plan)
         # By settings, as long as nothing is answered under them.
         self._given_up: defaultdict[int, list[tuple[Stage, Number, Index, ItemRefused]]] = defaultdict(list)
@@ -311,9 +322,8 @@ class Stages:
             for stage, number, index, refused in given_up:
                 self._undecided(stage, number, index, refused.reason)
         self._given_up.clear()
-        for source in (self._plan.policy, self._plan.rival):
-            if source is not None:
-                self._settle(source)
+        for source in self._plan.sources:
+            self._settle(source)
 
     def _settle(self, source: Source) -> None:
         refused = self._refused.pop(source.samples, [])
@@ -382,7 +392,7 @@ def _proved(store: Store, plan: Plan) -> set[int]:
     by_model = "SELECT 1 FROM {} WHERE settings = ? AND json_extract(CAST(record AS TEXT), '$.model') != '' LIMIT 1"
     asked: list[tuple[Stage, int]] = [("verdicts", plan.verdicts)] if "verification" in plan.services else []
     if "judging" in plan.services:
-        asked += [("judgements", source.judgements) for source in (plan.policy, plan.rival) if source]
+        asked += [("judgements", source.judgements) for source in plan.sources]
     return {settings for stage, settings in asked if any(store.select(by_model.format(stage), (settings,)))}
 
 

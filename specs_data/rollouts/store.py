@@ -35,6 +35,7 @@ from specs_data.records import Paid, Payment, Problem
 from specs_data.rollouts.repair import finish_repair, repaired
 from specs_data.rollouts.salvage import checksum, paid_key
 from specs_data.rollouts.tables import (
+    IN_ORDER,
     NUMBER,
     PUT,
     SCHEMA,
@@ -51,6 +52,7 @@ from specs_data.rollouts.tables import (
     hash_of,
     is_as_left,
     is_damage,
+    is_in_order,
     is_old,
     migrate,
     note_as_left,
@@ -113,12 +115,14 @@ class Store:
         version = execute("PRAGMA user_version").fetchone()[0]
         if version > VERSION:
             raise UserError(f"{self._path} was written by another version of specs-data; use another --out")
-        old = is_old(self._db)
+        old, in_order = is_old(self._db), is_in_order(self._db)
         if old:
             check_structure(self._db, ("settings", "problems", *STAGES))
             migrate(self._db)
         for statement in SCHEMA:
             execute(statement)
+        if in_order:
+            execute("INSERT OR IGNORE INTO traits VALUES (?)", (IN_ORDER,))
         execute(f"PRAGMA user_version = {VERSION}")
         execute("COMMIT")
         if old:
@@ -224,6 +228,11 @@ class Store:
             self._append("INSERT OR REPLACE INTO limits VALUES (?, ?)", (settings, encode(limits)))
 
     # Problems and images
+
+    @property
+    def in_order(self) -> bool:
+        """Whether an earlier release began it, which asked about problems in the order of their source alone."""
+        return self._execute("SELECT 1 FROM traits WHERE name = ?", (IN_ORDER,)).fetchone() is not None
 
     def start_listing(self) -> None:
         """Forget which problems the last run had, and in which order; their data stay."""

@@ -25,6 +25,7 @@ from specs_data.rollouts.salvage import checksum, paid_key
 Stage = Literal["samples", "judgements", "verdicts", "pairs"]
 STAGES: tuple[Stage, ...] = ("samples", "judgements", "verdicts", "pairs")
 VERSION = 2  # 1 kept records in the trees of their keys, which took up to seven times their text, and no checksums
+IN_ORDER = "in order"  # the trait of a store that was begun before problems could be shuffled
 SCHEMA = (
     "CREATE TABLE IF NOT EXISTS settings (id INTEGER PRIMARY KEY, stage TEXT, digest BLOB UNIQUE, record BLOB, "
     "sum INTEGER)",
@@ -40,6 +41,8 @@ SCHEMA = (
     "CREATE TABLE IF NOT EXISTS seconds (stage TEXT PRIMARY KEY, spent REAL)",
     "CREATE TABLE IF NOT EXISTS payments (stage TEXT, model TEXT, served TEXT, prompt_tokens INTEGER, "
     "completion_tokens INTEGER, batch INTEGER, dollars REAL, sum INTEGER)",
+    # What is to be known of how it was begun.
+    "CREATE TABLE IF NOT EXISTS traits (name TEXT PRIMARY KEY)",
     # The limits under which prompts were refused, by the settings of their samples.
     "CREATE TABLE IF NOT EXISTS limits (settings INTEGER PRIMARY KEY, record BLOB)",
     *(
@@ -109,6 +112,14 @@ def sum_of(table: str, row: Sequence[Any]) -> int:
             return checksum(table, row[:-1])
         case _:
             return checksum(table, row[:-1], row[-1])
+
+
+def is_in_order(db: sqlite3.Connection) -> bool:
+    """Did a release begin this store that asked about problems in the order of their source alone?"""
+    tables = {row[0] for row in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    if "traits" in tables:
+        return db.execute("SELECT 1 FROM traits WHERE name = ?", (IN_ORDER,)).fetchone() is not None
+    return "listing" in tables and db.execute("SELECT 1 FROM listing LIMIT 1").fetchone() is not None
 
 
 def is_old(db: sqlite3.Connection) -> bool:

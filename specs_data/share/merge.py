@@ -3,6 +3,8 @@
 A problem (its question and its pictures) belongs to the first dataset that has it: the later ones'
 pairs for it are left out. So are a later dataset's pairs whose picture an earlier one has in another
 split, so that train and test stay apart. The manifest says which rows came from where.
+
+All the shards of one run become what one run gives: see `shards`.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from specs_data.pairs.parquet import write_pairs
 from specs_data.pairs.rows import Dataset, interleaved, open_dataset, rows
 from specs_data.pairs.sides import SidesTally, format_of
 from specs_data.records import Pair, Picture
+from specs_data.share.shards import join, shards_of
 
 DUPLICATE = "duplicate problem"
 OTHER_SPLIT = "picture in another split"
@@ -47,6 +50,8 @@ def merge(datasets: Sequence[str | Path], out: str | Path, images: Path | None =
         raise UserError("merge needs at least two datasets")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} already exists and is not empty; give another folder with --out")
+    if (parts := shards_of(datasets)) is not None:
+        return join(parts, out)
     opened = [open_dataset(dataset, images) for dataset in datasets]
     names = [_name(dataset, given) for dataset, given in zip(opened, datasets, strict=True)]
     reasons, blocks = _choose(opened)

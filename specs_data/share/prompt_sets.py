@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 from specs_data.format import load_format
-from specs_data.problems import Dropped, read_problems
+from specs_data.problems import Dropped, read_all, sources_of
 from specs_data.recipe import Recipe
 from specs_data.records import Problem
 from specs_data.share.export import PROMPT_TARGETS, Export, export_problems
@@ -37,9 +37,8 @@ class _Problems:
     def __iter__(self) -> Iterator[tuple[Problem, tuple[bytes, ...]]]:
         self.unread.clear()
         recipe = self._recipe
-        for row in read_problems(
-            recipe.problems or "", preset=recipe.preset, columns=recipe.columns, limit=recipe.limit
-        ):
+        sources = sources_of(recipe)
+        for row in read_all(sources, columns=recipe.columns, limit=recipe.limit):
             if isinstance(row, Dropped):
                 self.unread[row.reason] += 1
             else:

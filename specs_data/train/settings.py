@@ -7,23 +7,9 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from specs_data.recipe import Listed, Positive, Url, paired
+from specs_data.recipe import Listed, Positive, Url, Window, paired
 
 ROUNDS_AVERAGED = 5  # of the moving average that ends a brief run
-
-
-def _window(value: object) -> object:
-    """`"0.1..0.9"` as its two bounds."""
-    if not isinstance(value, str):
-        return value
-    low, dots, high = value.partition("..")
-    try:
-        bounds = float(low), float(high)
-    except ValueError:
-        bounds = (1.0, 0.0)
-    if not dots or not 0 <= bounds[0] <= bounds[1] <= 1:
-        raise ValueError(f"{value!r} should look like 0.1..0.9")
-    return bounds
 
 
 class TrainSettings(BaseModel):
@@ -131,7 +117,7 @@ class GrpoSettings(TrainSettings):
     epsilon: float = Field(0.2, gt=0, description="how far the ratio may fall")  # DAPO, arXiv 2503.14476
     epsilon_high: float = Field(0.28, gt=0, description="how far the ratio may rise")  # DAPO, arXiv 2503.14476
     delta: float | None = Field(3.0, gt=1, description="the ratio is clamped here, whatever the advantage")  # MM-EUREKA
-    accuracy_window: Annotated[tuple[float, float], BeforeValidator(_window)] = Field(
+    accuracy_window: Window = Field(
         (0.1, 0.9), description="LO..HI: groups with another share of right answers are replaced; 0..1 keeps all"
     )  # MM-EUREKA
     beta: float = Field(0.0, ge=0, description="weight of the KL term")  # paper: none

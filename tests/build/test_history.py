@@ -27,18 +27,22 @@ SETTINGS: dict[str, st.SearchStrategy[Any]] = {
     "target": st.none() | st.integers(1, 8),
     "limit": st.none() | st.integers(1, 9),
     "holdout": st.sampled_from([0.0, 0.4]),
+    "shuffle": st.sampled_from([None, True, False]),
+    "balance": st.sampled_from([None, "source"]),
+    "pass_rate": st.sampled_from([None, (0.2, 0.8)]),
+    "blind_check": st.sampled_from([None, "flag", "drop"]),
     "seed": st.integers(0, 1),
 }
 
 
 @st.composite
 def histories(draw: st.DrawFn) -> list[dict[str, Any]]:
-    """Builds of which each differs from the next in a setting or two."""
+    """Builds of which each differs from the next in a setting or two; one response makes no pass rate."""
     builds = [{name: draw(values) for name, values in SETTINGS.items()}]
     for _ in range(draw(st.integers(0, 2))):
         changed = draw(st.lists(st.sampled_from(list(SETTINGS)), min_size=1, max_size=2))
         builds.append({**builds[-1], **{name: draw(SETTINGS[name]) for name in changed}})
-    return builds
+    return [each if each["samples_upfront"] > 1 else {**each, "pass_rate": None} for each in builds]
 
 
 def rows(run: Path) -> dict[str, bytes]:

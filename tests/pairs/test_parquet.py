@@ -19,7 +19,7 @@ from PIL import Image as Pillow
 from specs_data.errors import UserError
 from specs_data.pairs.manifest import Manifest, fingerprint
 from specs_data.pairs.parquet import SCHEMA, write_pairs, write_shards
-from specs_data.pairs.rows import TEXT_COLUMNS, count_rows, open_dataset, rows, to_row
+from specs_data.pairs.rows import DIFFICULTY, TEXT_COLUMNS, count_rows, open_dataset, rows, to_row
 from specs_data.share.export import export
 
 
@@ -43,6 +43,8 @@ def row(number: int, **changes: Any) -> dict[str, Any]:
         "rejected_from": "chosen",
         "policy": "tiny",
         "verifier": "rules",
+        "pass_rate": number / 7 if number % 2 else None,
+        "solved_blind": bool(number % 3) if number % 2 else None,
         **changes,
     }
 
@@ -161,7 +163,7 @@ def test_foreign_jsonl_gives_the_same_rows(tmp_path: Path, line: str) -> None:
         "prompt": [{"role": "user", "content": "Q"}],
         "chosen": [{"role": "assistant", "content": "good"}],
         "rejected": [{"role": "assistant", "content": "bad"}],
-        **dict.fromkeys(TEXT_COLUMNS),
+        **dict.fromkeys((*TEXT_COLUMNS, *DIFFICULTY)),
     }
 
 

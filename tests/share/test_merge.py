@@ -37,6 +37,8 @@ def row(number: int, asked: str | None = None, shade: int | None = None, **chang
         "rejected_from": "chosen",
         "policy": "tiny",
         "verifier": "rules",
+        "pass_rate": 0.25,
+        "solved_blind": True,
         **changes,
     }
 

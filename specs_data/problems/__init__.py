@@ -1,6 +1,7 @@
 """Problems in: JSONL, Parquet, folders of them and Hub datasets, streamed.
 
-A bad row never stops the stream: it comes out as a Dropped with its reason.
+A bad row never stops the stream: it comes out as a Dropped with its reason. Several sources are one stream, in their
+order or in another (see `order`).
 """
 
 from __future__ import annotations
@@ -12,27 +13,57 @@ import hashlib
 import json
 import re
 import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import chain, islice
 from pathlib import Path
 from string import ascii_uppercase
-from typing import Any, TypeAlias, get_args
+from typing import Any, get_args
 
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
 from msgspec.structs import replace
 
-from specs_data.errors import UserError, first_line
-from specs_data.files import FIRST_ROWS, SUFFIXES, columns_of, count_rows, read_rows, refuse_irregular
+from specs_data.errors import UserError
+from specs_data.files import FIRST_ROWS, columns_of
 from specs_data.format import boxes
 from specs_data.images import Unusable, media_type, settle
 from specs_data.judges.choices import listed_choices
 from specs_data.judges.numbers import Quantity
 from specs_data.judges.values import Items, read_value
-from specs_data.pairs.shelf import PICTURE_SUFFIXES, HubShelf, Shelf
+from specs_data.pairs.shelf import PICTURE_SUFFIXES
 from specs_data.presets import Preset, load_preset
+from specs_data.problems.order import Index, Order, together
+from specs_data.problems.sources import (
+    AboutToRead,
+    Pictures,
+    Raw,
+    Row,
+    Source,
+    Table,
+    count_all,
+    count_problems,
+    rows_of,
+    source_files,
+    sources_of,
+)
 from specs_data.records import AnswerType, Policy, Problem
 from specs_data.texts import IMAGE, chat, count_places, leading, misplaced, numbered_places, tell, without_first
+
+__all__ = [
+    "COLUMNS",
+    "MAX_TEXT",
+    "Dropped",
+    "Incoming",
+    "Order",
+    "Source",
+    "count_all",
+    "count_problems",
+    "infer_answer_type",
+    "read_all",
+    "read_problems",
+    "source_files",
+    "sources_of",
+]
 
 MAX_TEXT = 100_000
 
@@ -45,6 +76,7 @@ COLUMNS: Mapping[str, tuple[str, ...]] = {
     "answer_type": ("answer_type",),
     "choices": ("choices",),
     "source": ("source",),
+    "pass_rate": ("pass_rate",),
     # How the source wants numbers compared: what is called so elsewhere may be anything.
     "precision": (),
     "unit": (),
@@ -70,19 +102,24 @@ _OPTIONS = tuple(re.compile(rf"(?:^|[\s(]){letter}\s*[.):]") for letter in "AB")
 
 
 class Incoming(Struct, frozen=True):
-    """A problem at its place in the source, with its image files' bytes."""
+    """A problem at its place in the order in which problems are asked about, with its image files' bytes. `row` is its
+    number in its `source`; `pass_rate` is what the row itself tells of its difficulty, 0 to 1, None if nothing."""
 
     position: int
     problem: Problem
     images: tuple[bytes, ...]
+    row: int = 0
+    source: str = ""
+    pass_rate: float | None = None
 
 
 class Dropped(Struct, frozen=True):
-    """A row of the source that is left out."""
+    """A row of a source that is left out: its place in the order, why, and its number in the source."""
 
     position: int
     reason: str
     detail: str = ""
+    row: int = 0
 
 
 # Fields of which several columns make one value; the texts of a question stand below each other.
@@ -101,11 +138,6 @@ class _Bad(Exception):
     """Why a row is left out: a reason to count by, and a detail."""
 
 
-# A row as its file has it, or why it cannot be read, and the pictures that it may name.
-_Shelf: TypeAlias = Shelf | HubShelf
-_Raw: TypeAlias = tuple[dict[str, Any] | str, _Shelf]
-
-
 def read_problems(
     source: str,
     *,
@@ -113,30 +145,120 @@ def read_problems(
     columns: Mapping[str, str] | None = None,
     limit: int | None = None,
     gold: bool = True,
-    about_to_read: Callable[[Path], None] | None = None,
+    about_to_read: AboutToRead = None,
 ) -> Iterator[Incoming | Dropped]:
     """The problems of `source`, in order; `about_to_read` is told of each picture file. With `gold`, those without an
     answer are dropped; else theirs is empty. Raises UserError if there is no such source, none of its first rows has
     a column that is needed, or one holds pictures that nobody would see."""
-    known = load_preset(preset) if preset else Preset()
-    names = _column_names(preset, known, columns or {})
-    rows = islice((row for row in _rows(source, about_to_read) if _belongs(row[0], known)), limit)
-    first = list(islice(rows, FIRST_ROWS))
-    needed = {"question", "answer"} if gold else {"question"}
-    if len(first) < FIRST_ROWS or not _is_ragged(Path(source)):
-        needed |= set(columns or {})
-    _check_columns(columns_of(row for row, _ in first), names, needed, source)
-    if gold and names["images"] == _Names(COLUMNS["images"]):
-        _check_pictures(first, names, source)
-    for position, (row, shelf) in enumerate(chain(first, rows)):
+    sources = [Source(source, preset)]
+    return read_all(sources, columns=columns, limit=limit, gold=gold, about_to_read=about_to_read)
+
+
+def read_all(
+    sources: Sequence[Source],
+    *,
+    columns: Mapping[str, str] | None = None,
+    limit: int | None = None,
+    gold: bool = True,
+    rated: bool = False,
+    about_to_read: AboutToRead = None,
+    order: Order | None = None,
+) -> Iterator[Incoming | Dropped]:
+    """The problems of all `sources`, as read_problems has them, in this order: the first `limit` rows of it, and of
+    these the shard's. Where they are to be `rated` each source must have a column that tells a pass rate."""
+    order = order or Order()
+    readers = [_Reader(source, columns or {}, gold, rated, about_to_read) for source in sources]
+    rows = _in_order(readers, order, limit) if order.moves else islice(_as_they_come(readers), limit)
+    several = len(readers) > 1
+    for position, (reader, number, row) in enumerate(rows):
+        found = reader.read(position, number, row, order)
+        if isinstance(found, Dropped) and several:
+            found = replace(found, detail=": ".join(filter(None, (reader.source.label, found.detail))))
+        if found is not None:
+            yield found
+
+
+class _Reader:
+    """Reads the rows of one source."""
+
+    def __init__(
+        self, source: Source, columns: Mapping[str, str], gold: bool, rated: bool, about_to_read: AboutToRead
+    ) -> None:
+        self.source = source
+        self._known = load_preset(source.preset) if source.preset else Preset()
+        self._names = _column_names(source.preset, self._known, columns)
+        self._needed = {"question", *(("answer",) if gold else ()), *(("pass_rate",) if rated else ())}
+        self._columns, self._gold, self._about_to_read = columns, gold, about_to_read
+
+    def rows(self) -> Iterator[Raw]:
+        """The rows that count, in order. Raises UserError as read_problems does."""
+        name, needed = self.source.name, self._needed
+        rows = (raw for raw in rows_of(name, self._about_to_read) if self._counts(raw[0]))
+        first = list(islice(rows, FIRST_ROWS))
+        if len(first) < FIRST_ROWS or not _is_ragged(Path(name)):
+            needed = needed | {*self._columns}
+        _check_columns(columns_of(row for row, _ in first), self._names, needed, name)
+        if self._gold and self._names["images"] == _Names(COLUMNS["images"]):
+            _check_pictures(first, self._names, name)
+        return chain(first, rows)
+
+    def index(self, place: int, index: Index, grouped: bool) -> Table:
+        """The same rows, to be had by their numbers, and put into the `index` as those of source `place`."""
+        self.rows()
+        table = Table(self.source.name, self._about_to_read)
+        names = {*self._known.where, *(self._names["source"].names if grouped else ())}
+        row_number = 0
+        for number, row in enumerate(table.scan({*names, *(name.partition(".")[0] for name in names)})):
+            if self._counts(row):
+                group = _value(row, self._names["source"].names) if grouped and isinstance(row, dict) else None
+                index.add(place, number, row_number, str(group or ""))
+                row_number += 1
+        return table
+
+    def read(self, position: int, number: int, raw: Raw, order: Order) -> Incoming | Dropped | None:
+        """The problem in a row of this `number`; None if it is not the shard's."""
+        row, shelf = raw
+        name = _name(row, self._names) if isinstance(row, dict) else ""
+        if name and not order.has(name):
+            return None
         try:
             if isinstance(row, str):
                 raise _Bad(row)
-            problem, images = _problem(row, names, known.types, shelf, gold)
+            problem, images = _problem(row, self._names, self._known.types, shelf, self._gold)
         except _Bad as bad:
-            yield Dropped(position, *map(str, bad.args))
-        else:
-            yield Incoming(position, problem, images)
+            reason, detail = (*map(str, bad.args), "")[:2]
+            dropped = Dropped(position, reason, detail, number)
+            return dropped if name or order.has(f"{self.source.label}/{number}") else None
+        if not order.has(name or problem.id):
+            return None
+        rate = _pass_rate(_field(row, self._names["pass_rate"]))
+        return Incoming(position, problem, images, number, self.source.label, rate)
+
+    def _counts(self, row: Row) -> bool:
+        """Whether a row is one of the data set that the preset is about; a bad one is for others to tell."""
+        if isinstance(row, str):
+            return True
+        return all(str(_value(row, (name,))) in values for name, values in self._known.where.items())
+
+
+def _as_they_come(readers: Iterable[_Reader]) -> Iterator[tuple[_Reader, int, Raw]]:
+    for reader in readers:
+        yield from ((reader, number, row) for number, row in enumerate(reader.rows()))
+
+
+def _in_order(readers: Sequence[_Reader], order: Order, limit: int | None) -> Iterator[tuple[_Reader, int, Raw]]:
+    index = Index()
+    tables = [reader.index(place, index, order.balance) for place, reader in enumerate(readers)]
+    ordered = index.ordered(order, limit)
+    step = together(len(index.rows), sum(table.size for table in tables))
+    for start in range(0, len(ordered), step):
+        places = ordered[start : start + step]
+        rows: dict[int, Raw] = {}
+        for source, table in enumerate(tables):
+            wanted = sorted((index.numbers[place], place) for place in places if index.sources[place] == source)
+            found = table.pick([number for number, _ in wanted])
+            rows |= {place: row for (_, place), row in zip(wanted, found, strict=True)}
+        yield from ((readers[index.sources[place]], index.rows[place], rows.pop(place)) for place in places)
 
 
 def infer_answer_type(question: str, answer: str, choices: Sequence[str] = ()) -> AnswerType:
@@ -158,13 +280,6 @@ def _lists_options(question: str) -> bool:
     first, second = _OPTIONS
     found = first.search(question)
     return found is not None and second.search(question, found.end()) is not None
-
-
-def _belongs(row: dict[str, Any] | str, known: Preset) -> bool:
-    """Whether a row of the source is one of the data set that the preset is about; a bad one is for others to tell."""
-    if isinstance(row, str):
-        return True
-    return all(str(_value(row, (name,))) in values for name, values in known.where.items())
 
 
 def _column_names(preset: str | None, known: Preset, columns: Mapping[str, str]) -> dict[str, _Names]:
@@ -189,13 +304,14 @@ def _is_ragged(path: Path) -> bool:
 def _check_columns(columns: Collection[str], names: Mapping[str, _Names], needed: set[str], source: str) -> None:
     for field in sorted(needed):
         if columns and not any({name, name.partition(".")[0]} & {*columns} for name in names[field].names):
+            measured = ", or measure it by --samples-upfront 4" if field == "pass_rate" else ""
             raise UserError(
                 f"{source} has no column {names[field].names[0]!r} for the {field}; it has {', '.join(columns)}; "
-                f"use --columns {field}=COLUMN or --preset"
+                f"use --columns {field}=COLUMN or --preset{measured}"
             )
 
 
-def _check_pictures(first: Sequence[_Raw], names: Mapping[str, _Names], source: str) -> None:
+def _check_pictures(first: Sequence[Raw], names: Mapping[str, _Names], source: str) -> None:
     """Raise UserError if a column holds pictures and is not used."""
     known = {name.partition(".")[0] for usual in names.values() for name in usual.names}
     tried = set()
@@ -216,7 +332,7 @@ def _check_pictures(first: Sequence[_Raw], names: Mapping[str, _Names], source: 
                 )
 
 
-def _is_picture(value: Any, shelf: _Shelf) -> bool:
+def _is_picture(value: Any, shelf: Pictures) -> bool:
     """Whether a value is plainly a picture: its bytes, a datasets Image, a data URL, the path of one that is there."""
     if isinstance(value, dict) and {*value} == {"bytes", "path"}:
         value = value["bytes"] or value["path"]
@@ -225,77 +341,13 @@ def _is_picture(value: Any, shelf: _Shelf) -> bool:
     return isinstance(value, str) and (value.startswith("data:image/") or shelf.has(value))
 
 
-def count_problems(source: str, limit: int | None = None) -> int | None:
-    """How many rows `source` has, at most `limit`; None for a Hub dataset."""
-    path = Path(source)
-    if not path.exists():
-        return None
-    total = sum(map(count_rows, _files(path) if path.is_dir() else [path]))
-    return total if limit is None else min(total, limit)
-
-
-def source_files(source: str) -> list[Path] | None:
-    """The files that hold the rows of `source`, and the zip files beside them; None for a Hub dataset."""
-    path = Path(source)
-    if not path.exists():
-        return None
-    files = _files(path) if path.is_dir() else [path]
-    for file in files:
-        refuse_irregular(file)
-    folders = sorted({file.parent for file in files})
-    return [*files, *(archive for folder in folders for archive in sorted(folder.glob("*.zip")))]
-
-
-# Where rows come from
-
-
-def _files(folder: Path) -> list[Path]:
-    files = sorted(file for file in folder.rglob("*") if file.suffix in SUFFIXES and file.is_file())
-    if not files:
-        raise UserError(f"the folder {folder} holds no .jsonl or .parquet file")
-    return files
-
-
-def _rows(source: str, about_to_read: Callable[[Path], None] | None = None) -> Iterator[_Raw]:
-    """Raw rows with the pictures that they may name; a string stands for a bad row."""
-    path = Path(source)
-    if path.is_dir():
-        shelves: dict[Path, Shelf] = {}
-        for file in _files(path):
-            shelf = shelves.setdefault(file.parent, Shelf(file.parent, path, about_to_read))
-            yield from ((row, shelf) for row in read_rows(file))
-    elif path.exists():
-        shelf = Shelf(path.parent, path.parent, about_to_read)
-        yield from ((row, shelf) for row in read_rows(path))
-    elif re.fullmatch(r"[\w.-]+/[\w.-]+(:[\w.-]+)?(@[\w./-]+)?(#[\w.-]+)?", source) and path.suffix not in SUFFIXES:
-        yield from _hub_rows(source)
-    else:
-        raise UserError(f"there are no problems at {source}: no such file or folder, and not a Hub dataset id")
-
-
-def _hub_rows(source: str) -> Iterator[_Raw]:
-    import datasets
-
-    rest, _, split = source.partition("#")
-    rest, _, revision = rest.partition("@")
-    name, _, config = rest.partition(":")
-    shelf = HubShelf(name, revision or None)
-    try:
-        found = datasets.load_dataset(
-            name, config or None, revision=revision or None, split=split or "train", streaming=True
-        )
-        yield from ((row, shelf) for row in found.decode(False))
-    except Exception as error:
-        raise UserError(f"cannot read the Hub dataset {source}: {first_line(error)}") from None
-
-
 # One row
 
 
 def _problem(
-    row: Mapping[str, Any], names: Mapping[str, _Names], types: Mapping[str, str], shelf: _Shelf, gold: bool
+    row: Mapping[str, Any], names: Mapping[str, _Names], types: Mapping[str, str], shelf: Pictures, gold: bool
 ) -> tuple[Problem, tuple[bytes, ...]]:
-    values = {field: _field(row, names[field]) for field in COLUMNS if field != "images"}
+    values = {field: _field(row, names[field]) for field in COLUMNS if field not in ("images", "pass_rate")}
     question, choices, pictures = _placed(
         _question(values["question"]), _choices(values["choices"]), _pictures(row, names["images"]), values["id"], gold
     )
@@ -307,11 +359,9 @@ def _problem(
         raise _Bad("answer type not supported", kind)
     answer_type = _TYPES[kind] or infer_answer_type(question, answer, choices)
     digests = tuple(hashlib.sha256(image).hexdigest() for image in images)
-    name = values["id"]
-    if name is None or name == "":
-        name = hashlib.sha256(msgspec.json.encode((question, answer, choices, digests))).hexdigest()[:16]
+    content = hashlib.sha256(msgspec.json.encode((question, answer, choices, digests)))
     problem = Problem(
-        id=str(name),
+        id=_name(row, names) or content.hexdigest()[:16],
         question=question,
         answer=answer,
         answer_type=answer_type,
@@ -334,6 +384,21 @@ def _policy(values: Mapping[str, Any], kind: AnswerType, answer: str) -> Policy 
     except (ValueError, OverflowError):
         raise _Bad("precision or tolerance is no number", f"{precision}, {tolerance}"[:100]) from None
     return UNSET if policy == Policy() else policy
+
+
+def _name(row: Mapping[str, Any], names: Mapping[str, _Names]) -> str:
+    """The id that a row states; empty if none."""
+    name = _field(row, names["id"])
+    return "" if name is None else str(name)
+
+
+def _pass_rate(value: Any) -> float | None:
+    """The share of right answers that a row tells; None for anything else, as ViRL39K's -1."""
+    try:
+        rate = float(value)
+    except (TypeError, ValueError):
+        return None
+    return rate if 0 <= rate <= 1 else None
 
 
 def _with_listed_choices(problem: Problem) -> Problem:
@@ -507,7 +572,7 @@ def _pictures(row: Mapping[str, Any], names: _Names) -> list[tuple[int, Any]]:
     return sorted(found, key=lambda picture: picture[0])
 
 
-def _picture(value: Any, shelf: _Shelf, row: Any) -> bytes:
+def _picture(value: Any, shelf: Pictures, row: Any) -> bytes:
     """The settled bytes of a picture, whatever it is given as. A drop names the `row` and the picture."""
     try:
         return settle(_image(value, shelf))
@@ -519,7 +584,7 @@ def _picture(value: Any, shelf: _Shelf, row: Any) -> bytes:
         raise _Bad(f"image {reason}", _told(row, told)) from None
 
 
-def _image(value: Any, shelf: _Shelf) -> bytes:
+def _image(value: Any, shelf: Pictures) -> bytes:
     """The bytes of an image given as bytes, a datasets Image, a data URL or a path. Raises Unusable."""
     if isinstance(value, dict):
         value = value.get("bytes") or value.get("path")
