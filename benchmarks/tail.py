@@ -21,8 +21,8 @@ from unittest.mock import PropertyMock, patch
 
 from specs_data import build, make_recipe
 from specs_data.build.flow import Asking
-from specs_data.build.search import _Search
 from specs_data.records import Request, Response
+from specs_data.rollouts.search import _Search
 from specs_data.rollouts.store import Position
 
 
