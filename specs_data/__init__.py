@@ -16,18 +16,18 @@ from typing import TYPE_CHECKING, Any
 
 import specs_data.build  # noqa: F401 - see below
 from specs_data.errors import SpecsDataError, UserError
-from specs_data.format import ResponseFormat, load_format
-from specs_data.recipe import Recipe, make_recipe
-from specs_data.records import Pair, Problem, Sample
 
 if TYPE_CHECKING:
     from specs_data.build.run import Built, build, load_run
+    from specs_data.format import ResponseFormat, load_format
     from specs_data.look.check import check
     from specs_data.look.report import report
     from specs_data.look.show import show
     from specs_data.measure.compare import compare
     from specs_data.measure.evaluate import evaluate
     from specs_data.measure.gf import gf
+    from specs_data.recipe import Recipe, make_recipe
+    from specs_data.records import Pair, Problem, Sample
     from specs_data.share.export import export
     from specs_data.share.merge import merge
     from specs_data.share.push import push, versions
@@ -61,13 +61,20 @@ __all__ = [
 # Loaded when first used, so that `import specs_data` stays quick.
 _LAZY = {
     "Built": "build.run",
+    "Pair": "records",
+    "Problem": "records",
+    "Recipe": "recipe",
+    "ResponseFormat": "format",
+    "Sample": "records",
     "build": "build.run",
     "check": "look.check",
     "compare": "measure.compare",
     "evaluate": "measure.evaluate",
     "export": "share.export",
     "gf": "measure.gf",
+    "load_format": "format",
     "load_run": "build.run",
+    "make_recipe": "recipe",
     "merge": "share.merge",
     "push": "share.push",
     "report": "look.report",

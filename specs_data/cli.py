@@ -6,21 +6,17 @@ import io
 import os
 import signal
 import sys
-from asyncio import CancelledError
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, Literal
 
-import msgspec
 import typer
 from typer.exceptions import TyperException
 
 from specs_data.errors import CheckFailed, SpecsDataError, UserError
-from specs_data.flags import with_flags
+from specs_data.flags import Flagged, with_flags
 from specs_data.inert import visible
-from specs_data.recipe import Recipe, make_recipe, measured_recipe, read_settings
-from specs_data.train.settings import DpoSettings, GrpoSettings, SftSettings
 
 _INTERRUPTED = 130  # typer's status after Ctrl-C
 _TERMINATED = 143  # the shell's after SIGTERM
@@ -81,6 +77,7 @@ def main() -> None:
 
 
 def _run() -> int:
+    Flagged.hidden = sys.argv[1:] in ([], ["-h"], ["--help"], ["--version"])
     try:
         status = int(app(standalone_mode=False) or 0)
         if sys.stdout is not None:
@@ -101,14 +98,22 @@ def _run() -> int:
         return 2 if error.filename else _leave_quietly(2)
     except KeyboardInterrupt:
         return _INTERRUPTED
-    except CancelledError:
+    except _cancelled():
         _tell("error: a part of the work was cancelled, by nobody here; the same command goes on from here")
         return 2
     except SystemExit as ended:  # how typer and rich take it that nobody reads on
         if not isinstance(ended.__context__, BrokenPipeError):
             raise
         return _leave_quietly(_CLOSED_PIPE)
+    finally:
+        Flagged.hidden = False
     return status
+
+
+def _cancelled() -> Any:
+    """asyncio's CancelledError, where asyncio was needed at all."""
+    asyncio = sys.modules.get("asyncio")
+    return () if asyncio is None else asyncio.CancelledError
 
 
 def _tell(text: str) -> None:
@@ -129,7 +134,7 @@ def _open_streams() -> None:
 
 
 @app.command()
-@with_flags(Recipe)
+@with_flags("recipe:Recipe")
 def build(
     recipe: File = None,
     out: Out = None,
@@ -147,6 +152,7 @@ def build(
     from specs_data.build.run import build as run
     from specs_data.build.run import forecast
     from specs_data.look.summary import summary
+    from specs_data.recipe import make_recipe
 
     made = make_recipe(settings, recipe)
     if dry_run:
@@ -164,27 +170,33 @@ app.add_typer(train, name="train")
 
 
 @train.command()
-@with_flags(GrpoSettings)
+@with_flags("train.settings:GrpoSettings")
 def grpo(recipe: File = None, **settings: Any) -> None:
     """GRPO with the format and accuracy rewards (paper, stages 1a and 3)."""
+    from specs_data.recipe import read_settings
     from specs_data.train.grpo import train_grpo
+    from specs_data.train.settings import GrpoSettings
 
     typer.echo(f"trained checkpoint in {train_grpo(read_settings(GrpoSettings, settings, recipe))}")
 
 
 @train.command()
-@with_flags(DpoSettings)
+@with_flags("train.settings:DpoSettings")
 def dpo(recipe: File = None, **settings: Any) -> None:
     """The cold start: DPO + lambda SFT on a preference dataset (paper, stage 2)."""
+    from specs_data.recipe import read_settings
     from specs_data.train.dpo import train_dpo
+    from specs_data.train.settings import DpoSettings
 
     typer.echo(f"trained checkpoint in {train_dpo(read_settings(DpoSettings, settings, recipe))}")
 
 
 @train.command()
-@with_flags(SftSettings)
+@with_flags("train.settings:SftSettings")
 def sft(recipe: File = None, **settings: Any) -> None:
     """SFT on the chosen responses (an ablation of the paper)."""
+    from specs_data.recipe import read_settings
+    from specs_data.train.settings import SftSettings
     from specs_data.train.sft import train_sft
 
     typer.echo(f"trained checkpoint in {train_sft(read_settings(SftSettings, settings, recipe))}")
@@ -277,6 +289,8 @@ def check(
     as_json: AsJson = False,
 ) -> None:
     """Prove, row by row, that a preference dataset is format-only. Exit status 1 if it is not."""
+    import msgspec
+
     from specs_data.format import load_format
     from specs_data.look.check import check as run
     from specs_data.recipe import read_columns
@@ -288,7 +302,7 @@ def check(
 
 
 @app.command()
-@with_flags(Recipe, of="export")
+@with_flags("recipe:Recipe", of="export")
 def export(
     source: Annotated[str, typer.Argument(metavar="DATASET|PROBLEMS")],
     to: Annotated[str, typer.Option(help="llamafactory, ms-swift or openrlhf; for problems trl, easyr1 or verl")],
@@ -297,6 +311,7 @@ def export(
     **settings: Any,
 ) -> None:
     """Write a dataset for another trainer, or problems as its GRPO prompts."""
+    from specs_data.recipe import Recipe, read_settings
     from specs_data.share.export import describe_export
     from specs_data.share.export import export as export_pairs
     from specs_data.share.prompt_sets import PROMPT_TARGETS, export_prompts
@@ -336,6 +351,8 @@ def push(
 @app.command()
 def versions(repo_id: Annotated[str, typer.Argument(metavar="REPO_ID")], as_json: AsJson = False) -> None:
     """The tags of a pushed dataset, and what changed between them."""
+    import msgspec
+
     from specs_data.share.push import describe_versions
     from specs_data.share.push import versions as run
 
@@ -375,7 +392,7 @@ Formats = Annotated[
 
 
 @app.command()
-@with_flags(Recipe, of="evaluate")
+@with_flags("recipe:Recipe", of="evaluate")
 def evaluate(
     recipe: File = None,
     out: Annotated[
@@ -390,6 +407,7 @@ def evaluate(
     from specs_data.measure.evaluate import evaluate as run
     from specs_data.measure.evaluation import encode, write_evaluation
     from specs_data.measure.table import table
+    from specs_data.recipe import measured_recipe
 
     made = measured_recipe(settings, recipe)
     file = out or default_out(made)
@@ -399,7 +417,7 @@ def evaluate(
 
 
 @app.command()
-@with_flags(Recipe, of="errors")
+@with_flags("recipe:Recipe", of="errors")
 def errors(
     recipe: File = None,
     out: Annotated[Path | None, typer.Option("--out", help="a JSON file for the distribution")] = None,
@@ -409,6 +427,7 @@ def errors(
 ) -> None:
     """The format errors that a policy really makes, and the corruption mix that matches them."""
     from specs_data.measure.errors import encode, natural_errors, write
+    from specs_data.recipe import measured_recipe
 
     found = natural_errors(measured_recipe(settings, recipe), response_format, out=out)
     if out is not None:
@@ -453,7 +472,7 @@ def compare(
 
 
 @app.command("verifier-score")
-@with_flags(Recipe, of="verifier-score")
+@with_flags("recipe:Recipe", of="verifier-score")
 def verifier_score(
     verifier: Annotated[
         list[str] | None, typer.Option(help="as in build; several are scored on the same, with their agreement")
@@ -468,6 +487,7 @@ def verifier_score(
 ) -> None:
     """Precision and recall of a verifier on responses of which it is known whether they reason soundly."""
     from specs_data.measure.verifier_score import describe_scores, score_verifiers, scores_json
+    from specs_data.recipe import Recipe, read_settings
 
     named = [{"verifier": name} for name in verifier or ()] or [{}]
     recipes = [read_settings(Recipe, settings | one) for one in named]

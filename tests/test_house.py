@@ -90,6 +90,16 @@ def test_a_light_import_and_the_help_stay_light() -> None:
     assert done.stdout.strip() == "[]"
 
 
+def test_a_list_of_the_verbs_takes_no_settings() -> None:
+    heavy = ("asyncio", "msgspec", "pydantic", "specs_data.recipe", *HEAVY)
+    script = (
+        "import sys, contextlib; from specs_data.cli import main; sys.argv = ['specs-data', '--help']\n"
+        f"with contextlib.suppress(SystemExit): main()\nprint([name for name in {heavy!r} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert "verifier-score" in done.stdout and done.stdout.splitlines()[-1] == "[]"
+
+
 def test_texts_are_shipped() -> None:
     assert files("specs_data.prompts").joinpath("think-answer.md").is_file()
     assert files("specs_data.cards").joinpath("dataset.md.jinja").is_file()

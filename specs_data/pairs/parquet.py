@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ BLOCKS = pa.list_(pa.struct([("role", pa.string()), ("content", pa.list_(_BLOCK)
 _GROUP_ROWS = 10_000
 # As Python objects rows of text take several times their bytes: they become Arrow's in batches.
 _BATCH_ROWS = 500
+_LARGEST = 1 << 31  # bytes of a column's texts and pictures; a character takes four at most
 _REPETITIVE = (
     "prompt.list.element.role",
     "chosen.list.element.role",
@@ -197,15 +198,29 @@ def _table(rows: Sequence[Row], schema: pa.Schema) -> pa.Table:
 
 
 def _column(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
-    if kind != IMAGES or any(row is None or any(image["bytes"] is None for image in row) for row in values):
+    """`values` as a column. `pa.array` imports pandas, which takes longer than most columns, and copies the bytes of
+    pictures each time that they outgrow the room that it made."""
+    there = [value is not None for value in values]
+    buffers = [None if all(there) else pa.py_buffer(np.packbits(there, bitorder="little"))]
+    children = None
+    if pa.types.is_struct(kind):
+        rows = [value or {} for value in values]
+        children = [_column([row.get(field.name) for row in rows], field.type) for field in kind]
+    elif pa.types.is_list(kind):
+        parts = [value or () for value in values]
+        buffers.append(_ends(parts))
+        children = [_column([item for part in parts for item in part], kind.value_type)]
+    elif kind in (pa.string(), pa.binary()) and sum(map(len, filter(None, values))) < _LARGEST // 4:
+        texts = [value.encode() if isinstance(value, str) else value or b"" for value in values]
+        buffers += [_ends(texts), pa.py_buffer(b"".join(texts))]
+    else:
         return pa.array(values, kind)
-    # pyarrow would copy the bytes of pictures each time that they outgrow the room that it made.
-    images = [image for row in values for image in row]
-    parts = [image["bytes"] for image in images]
-    starts, ends = (np.cumsum([0, *map(len, each)], dtype=np.int32) for each in (values, parts))
-    joined = pa.Array.from_buffers(pa.binary(), len(parts), [None, pa.py_buffer(ends), pa.py_buffer(b"".join(parts))])
-    paths = pa.array([image["path"] for image in images], pa.string())
-    return pa.ListArray.from_arrays(pa.array(starts), pa.StructArray.from_arrays([joined, paths], ["bytes", "path"]))
+    return pa.Array.from_buffers(kind, len(values), buffers, children=children)
+
+
+def _ends(parts: Sequence[Sized]) -> pa.Buffer:
+    """Where each part begins, and the last one ends."""
+    return pa.py_buffer(np.cumsum([0, *map(len, parts)], dtype=np.int32))
 
 
 def _write_one(path: Path, first: pa.Table, rest: Iterator[pa.Table], limit: int) -> int:

@@ -46,11 +46,10 @@ class _Round(Struct):
 
 
 class Early:
-    """What is at the policy, and what has been asked for ahead. A problem gets `samples` responses at most."""
+    """What is at the policy, and what has been asked for ahead."""
 
-    def __init__(self, ahead: Ahead, samples: int, create_task: Callable[..., asyncio.Task[None]]) -> None:
+    def __init__(self, ahead: Ahead, create_task: Callable[..., asyncio.Task[None]]) -> None:
         self._ahead = ahead
-        self._samples = samples
         self._create_task = create_task
         self._rounds: dict[Position, _Round] = {}
         self._asked: dict[Position, list[asyncio.Task[None]]] = {}
@@ -83,34 +82,34 @@ class Early:
         for position in [*self._asked]:
             self.forget(position)
 
-    def fill(self) -> float | None:
-        """Ask for as many responses as the policy has idle slots. In how many seconds there may be more to ask for,
-        None where only something that happens can bring more."""
+    def fill(self, most: int) -> float | None:
+        """Ask for as many responses as the policy has idle slots; a problem gets so many at `most`. In how many seconds
+        there may be more to ask for, None where only something that happens can bring more."""
         free = self._ahead.idle
         if free <= 0 or not self._rounds:
             return None
         # Of a response that has taken longer than most, the rest will take about as long again.
         before = time.monotonic() - max(SOON, self._took / self._came if self._came else 0.0)
         late = {position: round_ for position, round_ in self._rounds.items() if round_.since <= before}
-        found = [(*first, position) for position in late if (first := next(self._following(position), None))]
+        found = [(*first, position) for position in late if (first := next(self._following(position, most), None))]
         heapq.heapify(found)
         while found and free > 0:
             _, index, position = heapq.heappop(found)
             self._ask(position, Index(index))
             free -= 1
-            if first := next(self._following(position), None):
+            if first := next(self._following(position, most), None):
                 heapq.heappush(found, (*first, position))
         rest = (round_.since - before for position, round_ in self._rounds.items() if position not in late)
         return min(rest, default=None) if free > 0 else None
 
-    def _following(self, position: Position) -> Iterator[tuple[float, int]]:
+    def _following(self, position: Position, most: int) -> Iterator[tuple[float, int]]:
         """The next response of a problem that may be asked for, and how unlikely it is that it is needed."""
         round_ = self._rounds[position]
         index = max(round_.indices.stop, self._next.get(position, 0))
         chance = 1.0
         for before in range(round_.indices.start + round_.missing - 1, index):
             chance *= self._fails(before, round_.kept)
-        if index < self._samples and chance >= LIKELY:
+        if index < most and chance >= LIKELY:
             yield -chance, index
 
     def _fails(self, index: int, kept: int) -> float:

@@ -18,6 +18,7 @@ import heapq
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from enum import Enum, IntEnum, auto
+from itertools import accumulate
 from math import inf
 from typing import Any, Protocol
 
@@ -102,6 +103,7 @@ class Agenda:
         self._undecided: Counter[int] = Counter()
         self._pairs: Counter[int] = Counter()
         self._full: Counter[int] = Counter()
+        self._end = inf  # no round after this one is worth its tokens, whatever becomes of those that are undecided
 
     @property
     def first(self) -> range:
@@ -121,9 +123,9 @@ class Agenda:
     def owe(self, position: Position, index: Index) -> bool:
         """Note that the problem at `position` is owed a round that begins with response `index`;
         False if its responses are spent."""
-        if index >= self.samples:
-            return False
         round_ = round_of(index, self._upfront)
+        if index >= self.samples or round_ > self._end:
+            return False
         heapq.heappush(self._owed, _key(round_, position))
         self._undecided[round_] += 1
         return True
@@ -139,6 +141,17 @@ class Agenda:
         self._undecided[round_] -= 1
         self._pairs[round_] += pairs
         self._full[round_] += full
+        if self._enough is not None and self.ended and not self._undecided[0]:
+            # Rounds that would be in vain even if all that is undecided before them gave a pair need not be begun.
+            late = accumulate(self._undecided[each] for each in range(max(self._pairs) + 1))
+            most = {each: self._pairs[each] + count for each, count in enumerate(late)}
+            last = last_round(self._enough, self._problems, len(self.first), most, self._full)
+            self._end = self._end if last is None else min(self._end, last)
+
+    @property
+    def most(self) -> int:
+        """How many responses a problem may still get."""
+        return int(min(self.samples, self._end + self._upfront))
 
     @property
     def over(self) -> bool:
@@ -168,7 +181,7 @@ class Agenda:
     def vain(self, key: int) -> bool:
         """Whether nothing that this round keeps can belong to the target any more."""
         # `kept` has the last of the pairs so far on top: nothing that comes after it can be among the first.
-        return self.over or (not self.open and key > -self._kept[0])
+        return key >> _POSITION_BITS > self._end or self.over or (not self.open and key > -self._kept[0])
 
     def key(self, position: Position, indices: range) -> int:
         """The round as one int; of two, the smaller comes first in canonical order."""
@@ -224,7 +237,7 @@ async def search(
     """
     try:
         async with asyncio.TaskGroup() as tasks:
-            early = None if ahead is None else Early(ahead, agenda.samples, tasks.create_task)
+            early = None if ahead is None else Early(ahead, tasks.create_task)
             await _Search(agenda, positions, quest, room, progress, lines or {}, early, tasks).run(release)
     except BaseExceptionGroup as group:
         raise first_error(group) from None
@@ -278,7 +291,7 @@ class _Search:
 
     async def _move(self) -> None:
         """Wait until something has happened, or until more can be asked for ahead of time."""
-        later = None if self._early is None else self._early.fill()
+        later = None if self._early is None else self._early.fill(self._agenda.most)
         timer = None if later is None else asyncio.get_running_loop().call_later(later, self._moved.set)
         await self._moved.wait()
         if timer is not None:

@@ -143,3 +143,16 @@ def test_a_build_with_nothing_to_do_imports_little() -> None:
     script = f"import sys, specs_data.build.run; print([name for name in {heavy!r} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_no_build_imports_pandas(tmp_path: Path) -> None:
+    script = (
+        "import sys\nfrom specs_data import build, make_recipe\n"
+        "from specs_data.engines.scripted import ScriptedEngine\n"
+        f"recipe = make_recipe({{'problems': {str(write_sums(tmp_path, 3, pictures=True))!r}, 'verifier': 'none'}})\n"
+        "said = '<think>0 + 1 = 1.</think><answer>\\\\boxed{1}</answer>'\n"
+        f"built = build(recipe, {str(tmp_path / 'run')!r}, engine=ScriptedEngine(lambda request: said), quiet=True)\n"
+        "print(built.count, 'pandas' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["1", "False"]

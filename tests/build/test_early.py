@@ -120,17 +120,17 @@ class Policy:
 def test_the_hardest_problems_come_first_and_easy_ones_not_at_all() -> None:
     async def ask() -> list[tuple[int, int]]:
         noted = Policy(4)
-        asking = Early(noted, 8, asyncio.get_running_loop().create_task)
+        asking = Early(noted, asyncio.get_running_loop().create_task)
         for left in (True, False, False, False):
             asking.decide(True, left)
         asking.begin(Position(1), range(0, 1), 0, 1)  # a first response: one in five is left out
         asking.begin(Position(2), range(1, 2), 0, 1)
         asking.begin(Position(3), range(6, 7), 0, 1)
         asking.begin(Position(4), range(0, 1), 0, 2)  # two are wanted: the second is needed in any case
-        asking.fill()
+        asking.fill(8)
         await asyncio.sleep(0)
         noted.idle = 0
-        asking.fill()
+        asking.fill(8)
         await asyncio.sleep(0)
         return noted.asked
 
