@@ -19,6 +19,7 @@ from specs_data.judges.units import adjoining_unit, in_latin
 READ_AT_MOST = 50_000
 LONGEST_BARE = 200
 LONGEST_LAST_LINE = 60
+LONGEST_SUM = 100  # of a last line that has a number
 
 _BARE_BOX = re.compile(r"\\boxed\s+([A-Za-z\d])(?![\w{])|(?<![\\\w])boxed\s*\{([^{}\\]*)\}")
 _ONLY_BOX = re.compile(r"\\boxed\{([^{}\\]*)\}")
@@ -69,7 +70,7 @@ _SOLUTION = re.compile(
     re.DOTALL,
 )
 _REASON = re.compile(
-    r",?\s(?:because|since|as (?:the|it|we|there|this|that|both)|which is|"
+    r",?\s(?:because|since|as (?:the|it|we|there|this|that|both)|which (?:is|corresponds|matches|equals|means)|"
     r"to (?:buy|pay|get|make|reach|fill|complete|have))(?:\s.*|$)",
     re.DOTALL | re.IGNORECASE,
 )
@@ -104,7 +105,9 @@ _MACROS = (
     (re.compile(r"\\triangle(?![A-Za-z])\s*"), "△"),
     (re.compile(r"\\colon(?![A-Za-z])"), ":"),
     (re.compile(r"\\(?:lor|vee)(?![A-Za-z])"), " or "),
-    (re.compile(r"\\overline\s*\{\s*([A-Z]{2})\s*\}"), r"\1"),
+    (re.compile(r"\\(?:overline|vec|overrightarrow)\s*\{\s*([A-Z]{2}|[a-z])\s*\}"), r"\1"),
+    (re.compile(r"\\langle(?![A-Za-z])"), "("),
+    (re.compile(r"\\rangle(?![A-Za-z])"), ")"),
     (re.compile(r"\\[dtc]frac(?![A-Za-z])"), r"\\frac"),
     (re.compile(r"\*?\s*(?:\^\s*(?:\\circ|\{\s*\\circ\s*\})|\\degree(?![A-Za-z]))"), "°"),
     (re.compile(r"\\(?:times|cdot)(?![A-Za-z])"), "*"),
@@ -307,11 +310,11 @@ def _after(text: str, label: int) -> str:
 def _last_box(text: str) -> tuple[int, str] | None:
     if text.count("\\boxed") == 1 and "\\fbox" not in text and (only := _ONLY_BOX.search(text)):
         answer = _with_neighbours(text, *only.span(), only[1].strip())
-        return (only.start(), answer) if answer else None
+        return (only.end(), answer) if answer else None
     found = boxes(text)
     if not found:
         *_, bare = (None, *_BARE_BOX.finditer(text)) if "boxed" in text else (None,)
-        return (bare.start(), (bare[1] or bare[2]).strip()) if bare and (bare[1] or bare[2]) else None
+        return (bare.end(), (bare[1] or bare[2]).strip()) if bare and (bare[1] or bare[2]) else None
     first = last = len(found) - 1
     while first and _is_linked(text, *found[first - 1][:2], found[first][0]):
         first -= 1
@@ -327,7 +330,7 @@ def _last_box(text: str) -> tuple[int, str] | None:
         for link, content in zip(links, contents[1:], strict=True):
             answer += (link if _LINKING.search(link) else ", " + link.strip()) + content
     answer = answer.strip()
-    return (found[last][0], answer) if answer else None
+    return (found[last][1], answer) if answer else None
 
 
 def _is_linked(text: str, start: int, end: int, following: int) -> bool:
@@ -406,7 +409,8 @@ def _labels(text: str, after: int = 0) -> list[int]:
 def _last_line(text: str, fmt: ResponseFormat) -> str | None:
     lines = _DISPLAY.sub("\n", _without_markers(text[-2000:], fmt)).split("\n")
     line = next((line.strip() for line in reversed(lines) if line.strip()), "")
-    return line if line and len(line) <= LONGEST_LAST_LINE else None
+    longest = LONGEST_SUM if any(map(str.isdigit, line)) else LONGEST_LAST_LINE
+    return line if line and len(line) <= longest else None
 
 
 def _without_markers(text: str, fmt: ResponseFormat) -> str:

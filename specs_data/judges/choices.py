@@ -30,7 +30,7 @@ from specs_data.judges.values import (
 
 _LEAD = re.compile(
     r"(?:(?:so|thus|therefore|hence|finally|then|clearly|in conclusion|ans|correct|solution"
-    r"|i (?:would |'d |will )?(?:choose|pick|select|go with)"
+    r"|i(?: would|'d| will)? (?:choose|pick|select|say|go with)"
     r"|i think(?: that)?|it (?:is|must be|should be)|it's"
     r"|among the (?:options|choices))\b[\s,.:]*"
     r"|(?:the\s+)?(?:(?:final|correct|right|best|appropriate|most|possible)\s+)*"
@@ -80,7 +80,9 @@ _CLAIM = re.compile(
     r"|\b(?i:it is|it's|rather|but|no,?|wait,?|actually,?|choose|select|pick|or))\s*[(\[]?([A-Z])(?![\w'])"
 )
 _NOT_OTHER = re.compile(r",?\s+(?:not|rather than|instead of)\s+.*", re.DOTALL | re.IGNORECASE)
-_WHICH = re.compile(r"(?:which|that|it)\s+(?:is|equals)\s+(.*)|.*[=≈]\s*([^=≈]+)", re.DOTALL | re.IGNORECASE)
+_WHICH = re.compile(
+    r"(?:(?:which|that|it)\s+(?:is|equals)|i\.e\.,?|namely)\s+(.*)|.*[=≈]\s*([^=≈]+)", re.DOTALL | re.IGNORECASE
+)
 
 _FIRST = [frozenset(ascii_uppercase[:number]) for number in range(len(ascii_uppercase) + 1)]
 

@@ -104,11 +104,7 @@ _COMPOUND = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]+)\.?(?:\s+(?:and\s+)?|$)")
 
 def read_quantity(text: str, letters: bool = True) -> Quantity | None:
     """The number that `text` is, all of it, or None. Without `letters`, 5m is algebra and only 5 m is metres."""
-    if _INTEGER.fullmatch(text):
-        return Quantity(Fraction(int(text)))
-    if len(text) > LONGEST:
-        return None
-    return _remembered(text, letters)
+    return _remembered(text, letters) if len(text) <= LONGEST else None
 
 
 def read_plain_quantity(text: str, letters: bool = True) -> Quantity | None:
@@ -191,7 +187,7 @@ def rounds_to(value: Fraction, shown: Quantity) -> bool:
 
 @lru_cache(maxsize=4096)
 def _remembered(text: str, letters: bool) -> Quantity | None:
-    return read_plain_quantity(plain(text), letters)
+    return _read(plain(text), letters)
 
 
 def _read(text: str, letters: bool) -> Quantity | None:

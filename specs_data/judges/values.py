@@ -155,8 +155,14 @@ _ITEMS_NAME = re.compile(
 )
 _ITEM_NAME = re.compile(r"\s*([A-Za-z](?:_\{?\w\}?)?)\s*=\s*(?=[^=])")
 _BUILDER = re.compile(r"\{\s*([A-Za-z])\s*(?:\\in\s*\S+\s*|∈\s*\S+\s*)?(?:\||:|\\mid(?![A-Za-z]))(.*)\}", re.DOTALL)
-_LESS = re.compile(r"<=|≤|\\leqslant|\\leq|\\le(?![a-z])|<|\\lt(?![a-z])")
-_MORE = re.compile(r">=|≥|\\geqslant|\\geq|\\ge(?![a-z])|>|\\gt(?![a-z])")
+_RELATIONS = (
+    (re.compile(r"<=|\\leqslant|\\leq|\\le(?![a-z])"), "≤"),
+    (re.compile(r">=|\\geqslant|\\geq|\\ge(?![a-z])"), "≥"),
+    (re.compile(r"\\lt(?![a-z])"), "<"),
+    (re.compile(r"\\gt(?![a-z])"), ">"),
+)
+_RELATION = re.compile(r"([<≤>≥])")
+_TURNED = {">": "<", "≥": "≤"}
 _EXCEPT = re.compile(
     r"\s*(?:([A-Za-z])\s*(?:\\neq?(?![a-z])|≠|!=)|(?:all )?real numbers (?:except|other than)(?: for)?)\s*(.+)",
     re.IGNORECASE,
@@ -165,6 +171,7 @@ _PRODUCT = re.compile(r"\s*\d+(?:\.\d+)?\s*(?:\*\s*\d+(?:\.\d+)?\s*)+")
 _VARIABLE = re.compile(r"\s*[A-Za-z]\s*")
 _BASED = re.compile(r"\(?(\w+)\)?_\{?(\d+)\}?")  # 1010_2
 _INFINITE = re.compile(r"\s*([+-]?)\s*(?:\\infty|infinity|inf|oo)\s*", re.IGNORECASE)
+_ELLIPSIS = re.compile(r"\\[lc]?dots|\.\.\.|…")
 _INEQUALITY = re.compile(r"[<>≤≥≠]|\\(?:n?leq?|n?geq?|lt|gt|neq?)(?![a-z])|!=")
 _SIMPLE = (
     (
@@ -495,33 +502,26 @@ def _read_except(text: str) -> Union | None:
 
 
 def _read_inequality(text: str) -> Interval | None:
-    """`1 < x <= 2` as (1, 2], `x > 1` as (1, ∞)."""
-    for sign, flip in ((_LESS, False), (_MORE, True)):
-        marks = list(sign.finditer(text))
-        if not 1 <= len(marks) <= 2 or (_MORE if sign is _LESS else _LESS).search(text):
-            continue
-        edges = [0, *(edge for mark in marks for edge in mark.span()), len(text)]
-        sides = [text[start:end] for start, end in zip(edges[::2], edges[1::2], strict=True)]
-        closed = [mark.group() not in ("<", ">", "\\lt", "\\gt") for mark in marks]
-        if flip:
-            sides, closed = sides[::-1], closed[::-1]
-        return _bounded(sides, closed)
-    return None
-
-
-def _bounded(sides: list[str], closed: list[bool]) -> Interval | None:
-    variables = [bool(_VARIABLE.fullmatch(side)) for side in sides]
-    if variables == [False, True, False]:
-        name, low, high, left, right = sides[1], sides[0], sides[2], closed[0], closed[1]
-    elif variables == [True, False]:
-        name, low, high, left, right = sides[0], "-\\infty", sides[1], False, closed[0]
-    elif variables == [False, True]:
-        name, low, high, left, right = sides[1], sides[0], "\\infty", closed[0], False
-    else:
+    """`1 < x <= 2` and `2 >= x > 1` as (1, 2], `x > 1` as (1, ∞)."""
+    for pattern, sign in _RELATIONS:
+        text = pattern.sub(sign, text)
+    parts = [part.strip() for part in _RELATION.split(text, maxsplit=2)]
+    if ">" in parts or "≥" in parts:
+        parts = [_TURNED.get(part, ">" if part in ("<", "≤") else part) for part in reversed(parts)]
+    match parts:
+        case [low, ("<" | "≤") as left, name, ("<" | "≤") as right, high] if _VARIABLE.fullmatch(name):
+            pass
+        case [name, ("<" | "≤") as right, high] if _VARIABLE.fullmatch(name):
+            low, left = "-\\infty", "<"
+        case [low, ("<" | "≤") as left, name] if _VARIABLE.fullmatch(name):
+            right, high = "<", "\\infty"
+        case _:
+            return None
+    if any(mark in low + high for mark in ",;=<≤>≥") or _OR.search(low + high) or _AND.search(low + high):
         return None
-    if any(mark in low + high for mark in ",;=") or _OR.search(low + high) or _AND.search(low + high):
+    if _VARIABLE.fullmatch(low) or _VARIABLE.fullmatch(high):
         return None
-    return _interval_of(("[" if left else "(") + ("]" if right else ")"), [low, high], name.strip())
+    return _interval_of(("[" if left == "≤" else "(") + ("]" if right == "≤" else ")"), [low, high], name)
 
 
 def _interval_of(brackets: str, ends: Sequence[str], name: str = "") -> Interval | None:
@@ -582,6 +582,8 @@ def _same_formula(gold: Formula, answer: Formula, agree: FormulasAgree) -> bool 
         return True
     sizes = (_tower(gold), _tower(answer)) if gold.text[:1].isdigit() and answer.text[:1].isdigit() else (None, None)
     if sizes[0] and sizes[1] and sizes[0] != sizes[1]:
+        return False
+    if bool(_ELLIPSIS.search(gold.text)) != bool(_ELLIPSIS.search(answer.text)):
         return False
     if _INEQUALITY.search(gold.text) or _INEQUALITY.search(answer.text):
         return agree(gold, answer) if _signs(gold.text) == _signs(answer.text) else False

