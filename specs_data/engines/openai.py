@@ -245,7 +245,10 @@ class OpenAIEngine:
                 self._settings[sampling] = again.settings
                 messages = self._messages(request, text)
             except _Failed as failed:
-                await asyncio.sleep(self._pause(failed, attempts))
+                # Where others are under way they will tell whether the server is well.
+                alone = failed.strike and attempts.failures and self._served == attempts.served
+                well = bool(alone) and await self._is_well(attempts)
+                await asyncio.sleep(self._pause(failed, attempts, well))
             else:
                 self._served += 1
                 return found
@@ -446,14 +449,26 @@ class OpenAIEngine:
     def _words(self, answer: Answer) -> str:
         return self._key.hide(wire.said_in(answer.content))
 
-    def _pause(self, failed: _Failed, attempts: _Attempts) -> float:
+    async def _is_well(self, attempts: _Attempts) -> bool:
+        """Does the server that failed a request answer another one, of one word?"""
+        if attempts.server is None:
+            return False
+        said = {"model": self._model, "max_tokens": 1, "messages": [{"role": "user", "content": "?"}]}
+        try:
+            url, session = attempts.server.chat, self._replicas.session
+            answer = await wire.ask(session, url, msgspec.json.encode(said), seconds=PROBE)
+            return answer.means is Meaning.DONE and bool(_decode_reply(answer.content).choices)
+        except (NoAnswer, msgspec.DecodeError, UnicodeDecodeError):
+            return False
+
+    def _pause(self, failed: _Failed, attempts: _Attempts, well: bool) -> float:
         """Seconds to wait before the next attempt, or the end of the attempts.
 
-        A failure counts against the request only while others are served: that a service is down is
-        no reason to give a request up."""
+        A failure counts against the request only while others are served, or the server is `well` otherwise: that a
+        service is down is no reason to give a request up."""
         now = time.monotonic()
         attempts.failures += 1
-        others_served = self._served > attempts.served
+        others_served = well or self._served > attempts.served
         if attempts.failures == 1 or others_served:
             attempts.since = now
         elif now - attempts.since > self._replicas.patience:

@@ -16,6 +16,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -168,13 +169,14 @@ def main(original: Path) -> int:
     from tests.elsewhere.vllm_engine import conftest as _settings  # noqa: F401 - the environment of vLLM on a CPU
 
     rows: dict[str, dict[str, Responses]] = {}
-    with tempfile.TemporaryDirectory(dir=original.parent) as name:
+    with tempfile.TemporaryDirectory(dir=original.parent) as name, ThreadPoolExecutor(1) as beside:
         for number, (variant, edit) in enumerate(VARIANTS.items()):
             folder = vary(original, Path(name) / str(number), edit)
+            served = beside.submit(ask_server, folder)  # a server takes its time to start
             rows[variant] = {
                 "transformers": asyncio.run(ask(TransformersEngine(folder, GREEDY, FLOAT))),
                 "vllm": asyncio.run(ask(VLLMEngine(folder, GREEDY, FLOAT, **CPU))),
-                "vllm's server": ask_server(folder),
+                "vllm's server": served.result(),
             }
     return show(rows)
 
