@@ -43,6 +43,10 @@ class Run(Struct, frozen=True):
     format: float
     accuracy: float
 
+    def figures(self) -> list[float]:
+        """The rewards at the end, and the shares."""
+        return [*(last_tenth(self.rows, key) for key in METRICS), self.format, self.accuracy]
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -69,15 +73,17 @@ def main() -> None:
 
 
 def table(runs: dict[tuple[str, float], list[Run]]) -> str:
-    """A row for each kind of rejected side and lambda, as Markdown."""
+    """A row for each kind of rejected side and lambda, and the differences of the kinds seed by seed, as Markdown."""
     lines = [f"| rejected | lambda | seeds | {' | '.join(METRICS)} | format | accuracy |", "|---" * 8 + "|"]
-    for (side, weight), found in runs.items():
-        ends = [with_interval([last_tenth(run.rows, key) for run in found], "+.2f") for key in METRICS]
-        shares = [
-            with_interval([run.format for run in found], ".1%"),
-            with_interval([run.accuracy for run in found], ".1%"),
-        ]
-        lines.append(f"| {side} | {weight:g} | {len(found)} | {' | '.join([*ends, *shares])} |")
+    figures = {kind: [run.figures() for run in found] for kind, found in runs.items()}
+    for (side, weight), found in [*figures.items()]:
+        if side == "base" and ("twins", weight) in figures:
+            both = zip(found, figures["twins", weight], strict=False)
+            figures["base less twins", weight] = [[a - b for a, b in zip(*pair, strict=True)] for pair in both]
+    for (side, weight), found in figures.items():
+        forms = ["+.2f"] * len(METRICS) + ["+.1%" if "less" in side else ".1%"] * 2
+        cells = [with_interval(values, form) for values, form in zip(zip(*found, strict=True), forms, strict=True)]
+        lines.append(f"| {side} | {weight:g} | {len(found)} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
