@@ -1,10 +1,10 @@
 """The policy as its own verifier: given the thought again without its answer, does it answer the same?
 
-Worked example, for the response `<think>2 + 3 = 5.</think><answer>\\boxed{6}</answer>`:
+Worked example, for the response `<think>2 + 3 = 5.</think><answer>6</answer>`:
 
-    question <think>2 + 3 = 5.</think><answer>\\boxed{    how likely is 6 here, and would the policy write it?
-    question <think></think><answer>\\boxed{              how likely is it without the thought?
-    question <think>2 + 3 = 5.</think><answer>\\boxed{    only where it is another one and likelier: 5}
+    question <think>2 + 3 = 5.</think><answer>    how likely is 6 here, and would the policy write it?
+    question <think></think><answer>              how likely is it without the thought?
+    question <think>2 + 3 = 5.</think><answer>    only where it is another one and likelier: 5
 
 Where the engine has log-probabilities (transformers, vLLM, vLLM's server) nothing is generated but in the third case:
 the response's own answer is read, which takes no token, or one where an engine must write one. It is consistent where
@@ -14,7 +14,8 @@ cannot be told. An engine without them (SGLang's server, Ray) writes the answer 
 What it cannot see: a thought that states the answer for wrong reasons, a wrong look at the picture by the same
 eyes, and two answers of which the thought names the right one last. A small policy trips over thoughts in a style
 that it was not taught. (Measured in benchmarks/RESULTS.md; of the probes tried there these two are the best pair,
-and a higher threshold than 0 loses more sound thoughts than it catches others.)
+and a higher threshold than 0 loses more sound thoughts than it catches others. To ask from within the answer's box
+saves three tokens, and misleads a policy that does not know the format; to shuffle the choices misleads all.)
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from specs_data.errors import PromptRefused, Undecided, UserError
-from specs_data.format import ResponseFormat, boxes, strip_stop_tokens
+from specs_data.format import ResponseFormat, strip_stop_tokens
 from specs_data.judges.answers import final_answer
 from specs_data.judges.rules import same_answer
 from specs_data.plugins import Engine, Scores
@@ -41,7 +42,6 @@ NO_THOUGHT = "the format has no thought"
 NO_COMPARISON = "the answers cannot be compared"
 LEAST_GAIN = 0.0  # by which the thought must raise the answer's log-probability
 SPARE_TOKENS = 8  # that another way to write the answer may take
-_BRIEF = ("multiple_choice", "numeric")  # types whose answers have no braces
 
 
 class Probe(Struct, frozen=True):
@@ -52,17 +52,6 @@ class Probe(Struct, frozen=True):
     answer: str | None
     gain: float | None
     tokens: int
-
-
-class _Cut(Struct, frozen=True):
-    """A response, cut where its answer begins: up to there, the same with an empty thought, the answer, what closes
-    it, and the rest."""
-
-    after: str
-    without: str
-    given: str
-    closing: str
-    rest: str = ""
 
 
 class PolicyVerifier:
@@ -103,23 +92,23 @@ class PolicyVerifier:
 
     async def probe(self, problem: Problem, text: str, images: Sequence[bytes] = ()) -> Probe:
         """What the policy makes of the thought of a well-formed response `text`."""
-        cut = _cut(text, self._fmt)
-        stop = cut.closing if problem.answer_type in _BRIEF else self._fmt.answer.close or cut.closing
-        greedy = Sampling(0.0, 1.0, len(cut.given) + SPARE_TOKENS, (stop,) if stop else ())
-        request = Request(chat(problem, self._system), tuple(images), 0, prefill=cut.after, sampling=greedy)
-        likely = await self._likelihood(request, cut.given + cut.closing)
+        after, given, closing = _cut(text, self._fmt)
+        greedy = Sampling(0.0, 1.0, len(given) + SPARE_TOKENS, (closing,) if closing else ())
+        request = Request(chat(problem, self._system), tuple(images), 0, prefill=after, sampling=greedy)
+        likely = await self._likelihood(request, given + closing)
         if likely is None:
-            return await self._answer(request, cut, None, 0)
-        unlikely = await self._likelihood(replace(request, prefill=cut.without), cut.given + cut.closing)
+            return await self._answer(request, closing, None, 0)
+        before = _cut(self._fmt.render("", given), self._fmt)[0]
+        unlikely = await self._likelihood(replace(request, prefill=before), given + closing)
         gain = None if unlikely is None else likely.logprob - unlikely.logprob
         tokens = likely.tokens + (unlikely.tokens if unlikely else 0)
         if likely.greedy:  # so it would be generated
             return Probe(final_answer(text, self._fmt), gain, tokens)
         if gain is not None and gain <= LEAST_GAIN:
             return Probe(None, gain, tokens)
-        return await self._answer(request, cut, gain, tokens)
+        return await self._answer(request, closing, gain, tokens)
 
-    async def _answer(self, request: Request, cut: _Cut, gain: float | None, tokens: int) -> Probe:
+    async def _answer(self, request: Request, closing: str, gain: float | None, tokens: int) -> Probe:
         """The policy's own answer. Raises UserError where the engine begins a new response."""
         response = await self._engine.generate(request)
         opens = self._fmt.thought.open if self._fmt.thought and self._fmt.layout == "tags" else ""
@@ -128,10 +117,8 @@ class PolicyVerifier:
                 "the engine begins a new response where --verifier policy asks it to go on: it knows no "
                 "continue_final_message; name a checkpoint with --verifier-model CKPT, or choose another verifier"
             )
-        written = response.text
-        for end in (cut.closing, cut.rest):
-            written += "" if end in written else end
-        return Probe(final_answer(cut.after + written, self._fmt), gain, tokens + response.completion_tokens)
+        said = final_answer(request.prefill + response.text + ("" if closing in response.text else closing), self._fmt)
+        return Probe(said, gain, tokens + response.completion_tokens)
 
     async def _likelihood(self, request: Request, text: str) -> Likelihood | None:
         return await self._engine.likelihood(request, text) if isinstance(self._engine, Scores) else None
@@ -160,19 +147,7 @@ def open_policy(options: VerifierOptions) -> PolicyVerifier:
     return PolicyVerifier(options.checker, options.fmt)
 
 
-def _cut(text: str, fmt: ResponseFormat) -> _Cut:
-    """A response cut where its answer begins: in its box, where it has one."""
-    after, given, closing = _parts(text, fmt)
-    without = _parts(fmt.render("", given), fmt)[0]
-    boxed = boxes(given)
-    if len(boxed) != 1 or fmt.layout == "json":
-        return _Cut(after, without, given, closing)
-    _, end, content = boxed[0]
-    inside = end - 1 - len(content)
-    return _Cut(after + given[:inside], without + given[:inside], content, "}", given[end:] + closing)
-
-
-def _parts(text: str, fmt: ResponseFormat) -> tuple[str, str, str]:
+def _cut(text: str, fmt: ResponseFormat) -> tuple[str, str, str]:
     """A response up to its answer, the answer, and what closes it."""
     text = strip_stop_tokens(text).rstrip()
     if fmt.layout == "json":

@@ -81,7 +81,7 @@ def test_the_policy_that_is_evaluated_checks_itself(tmp_path: Path, problems: Pa
         if not request.prefill:
             return respond(request)
         asked.append(request.prefill)
-        return request.prefill.rpartition("= ")[2].partition(".")[0] + "}</answer>"
+        return request.prefill.rpartition("= ")[2].partition(".")[0] + "</answer>"
 
     found = evaluate(
         settings(problems, verifier="policy"), out=tmp_path / "e", engine=ScriptedEngine(script), quiet=True

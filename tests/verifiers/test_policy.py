@@ -199,22 +199,6 @@ async def test_a_server_that_reads_is_asked_for_no_answer(
     assert (verdict.consistent, verdict.undecided, len(server.bodies)) == (consistent, undecided, asked)
 
 
-async def test_a_boxed_answer_is_asked_for_from_within_its_box() -> None:
-    seen: list[Request] = []
-
-    def script(request: Request) -> str:
-        seen.append(request)
-        return "5}"
-
-    fmt = THINK_ANSWER
-    one = Judged(
-        Sample(PROBLEM, 0, Response(fmt.render("2 + 3 = 5.", r"It is \boxed{5} here"))), Judgement(True, "n", "5")
-    )
-    verdict = await verifier_of(ScriptedEngine(script)).verify(one, ())
-    assert verdict.consistent and verdict.answer == "5"
-    assert seen[0].prefill.endswith(r"It is \boxed{") and seen[0].sampling and seen[0].sampling.stop == ("}",)
-
-
 async def test_a_server_that_cannot_go_on_says_so_in_a_sentence() -> None:
     refusal = Reply("Unrecognized request argument: continue_final_message", status=400)
     async with OpenAIServer(lambda body: refusal) as server:

@@ -31,6 +31,7 @@ from specs_data.verifiers.rules.words import (
 ENOUGH_CONTENT = 3  # a number or two words besides the statement of the answer
 MOST_WORDS = 8  # of a sentence that only concludes
 FARTHEST_VALUE = 2  # sentences before the conclusion in which a value may contradict it
+_NO_CONTENT = re.compile(r"\\boxed\s*\{[^{}]*\}|\bimage \d|<[^<>]*>")
 _A_VALUE = re.compile(r"\d|[=√π∠]|[a-z]\s*[-+*/^]\s*[a-z]")
 
 NO_REASONING = "no reasoning"
@@ -83,35 +84,35 @@ def _standing(thought: Thought, wrong: Sequence[Wrong]) -> Wrong | None:
 
 def _reasons(thought: Thought) -> bool:
     """Is there anything but the statement of the answer?"""
+    wanted = thought.wanted
+    texts = [text for one in thought.sentences if not wanted.is_all_of(text := thought.before_statement(one))]
     content = ENOUGH_CONTENT * ("```" in thought.raw)
-    if not content and thought.wanted.quantity is not None and _values_count(thought) and not _has_values(thought):
+    if not content and wanted.quantity is not None and _values_count(thought) and not any(map(_has_value, texts)):
         return False
-    for sentence in thought.sentences:
-        text = thought.before_statement(sentence)
-        if thought.wanted.is_all_of(text) or _only_announces(text):
+    for text in texts:
+        if _only_announces(text):
             continue
-        text = re.sub(r"\\boxed\s*\{[^{}]*\}|\bimage \d|<[^<>]*>", "", text)
-        for found in WORD_OR_MARK.finditer(text):
-            word = found.group().lower()
-            if word[0].isdigit() or is_number(word):
-                content += 1 if _is_answer(thought, word) else 3
-            elif word in "=+√π^":
-                content += 3
-            elif "\u4e00" <= word <= "\u9fff":
-                content += word not in CHINESE_BOILERPLATE
-            else:
-                content += 2 * (word not in BOILERPLATE and len(word) > 1)
+        for found in WORD_OR_MARK.finditer(_NO_CONTENT.sub("", text)):
+            content += _weight(thought, found.group().lower())
+            if content >= ENOUGH_CONTENT:
+                return True
     return content >= ENOUGH_CONTENT
 
 
-def _has_values(thought: Thought) -> bool:
-    """Is there a number, or a letter for one, but in what states the answer?"""
-    texts = (thought.before_statement(sentence) for sentence in thought.sentences)
-    return any(
-        _A_VALUE.search(text) or any(map(is_number, re.findall("[a-z]+", text.lower())))
-        for text in texts
-        if not thought.wanted.is_all_of(text)
-    )
+def _weight(thought: Thought, word: str) -> int:
+    """What a word, number or sign adds to the content."""
+    if word[0].isdigit() or is_number(word):
+        return 1 if _is_answer(thought, word) else 3
+    if word in "=+√π^":
+        return 3
+    if "\u4e00" <= word <= "\u9fff":
+        return word not in CHINESE_BOILERPLATE
+    return 2 * (word not in BOILERPLATE and len(word) > 1)
+
+
+def _has_value(text: str) -> bool:
+    """Is there a number, or a letter for one?"""
+    return _A_VALUE.search(text) is not None or any(map(is_number, re.findall("[a-z]+", text.lower())))
 
 
 def _only_announces(text: str) -> bool:

@@ -161,7 +161,8 @@ def _told_by_code(fence: re.Match[str]) -> str:
 
 def without_end_marks(thought: str) -> str:
     """`thought` without emphasis, blanks and a model's own marks (<eoa>, <|im_end|>) at its end."""
-    return _END_MARKS.sub("", thought).rstrip(" \t\r\n*_`")
+    thought = thought.rstrip(" \t\r\n*_`")
+    return _END_MARKS.sub("", thought).rstrip(" \t\r\n*_`") if thought.endswith(">") else thought
 
 
 def is_unfinished(raw: str, text: str) -> bool:

@@ -131,7 +131,9 @@ def value_of(text: str) -> Quantity | None:
 
 def close(value: Quantity, other: Quantity, about: bool = False) -> bool:
     """Are they the same but for rounding to the places that one of them shows? `about`: to whole ones, too."""
-    if same_quantity(value, other) or same_quantity(other, value) or _equal(value.value, other.value):
+    if value.value == other.value or _equal(value.value, other.value):
+        return True
+    if same_quantity(value, other) or same_quantity(other, value):
         return True
     for exact, shown in ((value, other), (other, value)):
         places = shown.places if shown.places is not None else (0 if about else None)
