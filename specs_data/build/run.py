@@ -138,16 +138,16 @@ def forecast(
     What the pilot generates and verifies goes into the run's store: the build does not repeat it.
     """
     recipe = check(recipe, engine, verifier=verifier)
-    total = count_all(sources_of(recipe), recipe.limit)
+    whole, parts = count_all(sources_of(recipe), recipe.limit), recipe.part[1]
     # The pilot asks in the order of the build. A batch job would keep it waiting for up to a day.
     shuffle = recipe.shuffle if recipe.shuffle is not None or recipe.shuffled else False
-    small = recipe.model_copy(
-        update={"limit": min(pilot, total or pilot), "shuffle": shuffle, "shard": None, "gemini_batch": False}
-    )
+    limit = min(pilot * parts, whole or pilot * parts)
+    small = recipe.model_copy(update={"limit": limit, "shuffle": shuffle, "gemini_batch": False})
+    total = None if whole is None else -(-whole // parts)
     place, given = Path(out or default_out(recipe)), Given(engine, None, verifier)
     batch = recipe.gemini_batch and recipe.verifier == "gemini"
     with told(place, quiet=quiet):
-        return scale(run(_measure(small, place, given, Manner(quiet), batch)), total, recipe.target)
+        return scale(run(_measure(small, place, given, Manner(quiet), batch)), total, recipe.wanted)
 
 
 def load_run(out: Path | str) -> Built:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import polars as pl
 import pyarrow.parquet as pq
 import pytest
+from fakes.gemini_server import GOOD, Service, item_of
 from fakes.sums import dataset_bytes, policy, recipe, respond, write_sums
 
 from specs_data import build
@@ -174,3 +176,35 @@ def test_a_policy_without_pictures_is_shown_no_places_for_them(tmp_path: Path) -
         quiet=True,
     )
     assert asked and all("<image>" not in text for text in asked)
+
+
+@pytest.mark.filterwarnings("ignore:Inheritance class Aiohttp:DeprecationWarning")
+@pytest.mark.parametrize("settings", [{"pass_rate": "0.3..0.8"}, {"blind_check": "flag"}])
+def test_a_judge_model_is_waited_for(server: Service, tmp_path: Path, settings: dict[str, Any]) -> None:
+    """Every other problem is open-ended: what a model says of its answers counts as what a rule says."""
+    file = write_sums(tmp_path, 40, pictures=True)
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    file.write_text(
+        "".join(json.dumps({**row, "answer_type": ("open", "")[n % 2]}) + "\n" for n, row in enumerate(rows))
+    )
+
+    def verdict(system: str, text: str, images: list[Any]) -> str:
+        said = text.replace(item_of(text), "")
+        return json.dumps({**GOOD, "item": item_of(text), "right": hashlib.sha256(said.encode()).digest()[0] % 2 == 0})
+
+    server.answer = verdict
+    judged: dict[str, Any] = {"judge_model": "openai:gpt-4o", "judge_base_url": server.url, "verifier": "none"}
+    judged |= {"samples": 4, "samples_upfront": 4}
+    whole = build(recipe(file, **judged), tmp_path / "whole", engine=policy(), quiet=True)
+    built = build(recipe(file, **judged, **settings), tmp_path / "run", engine=policy(), quiet=True)
+    asked = len(server.calls)
+    engine = policy()
+    again = build(recipe(file, **judged, **settings, license="mit"), tmp_path / "run", engine=engine, quiet=True)
+    assert (engine.calls, len(server.calls)) == (0, asked) and again.count == built.count
+    rates = {pair.problem_id: pair.pass_rate for pair in whole.pairs()}
+    if "blind_check" in settings:
+        assert {pair.problem_id: pair.pass_rate for pair in built.pairs()} == rates
+        assert {pair.solved_blind for pair in built.pairs()} == {True, False}
+    else:
+        inside = {name for name, rate in rates.items() if rate is not None and 0.3 <= rate <= 0.8}
+        assert {pair.problem_id for pair in built.pairs()} == inside and 0 < len(inside) < len(rates)

@@ -162,3 +162,34 @@ def test_a_dry_run_asks_in_the_order_of_the_build(tmp_path: Path) -> None:
     build(settings, tmp_path / "run", engine=engine, quiet=True)
     build(settings, tmp_path / "fresh", engine=fresh, quiet=True)
     assert engine.calls == fresh.calls
+
+
+def test_a_sample_of_a_hub_dataset_is_drawn_of_all_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    rows = [
+        {"question": f"What is {n} + 1?", "answer": str(n + 1), "image": {"bytes": picture(n), "path": None}}
+        for n in range(40)
+    ]
+    features = {"question": datasets.Value("string"), "answer": datasets.Value("string"), "image": datasets.Image()}
+    whole = datasets.Dataset.from_list(rows, features=datasets.Features(features))
+    asked: list[bool] = []
+
+    def load(*_: object, streaming: bool, **__: object) -> object:
+        asked.append(streaming)
+        return whole.to_iterable_dataset() if streaming else whole
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    given = make_recipe({"problems": "me/sums", "verifier": "none", "target": 5})
+    built = build(given, tmp_path / "run", engine=policy(), quiet=True)
+    answers = [int(pair.answer or 0) for pair in built.pairs()]
+    assert len(answers) == 5 and answers != sorted(answers)
+    assert all(pair.images[0].content == picture(int(pair.answer or 0) - 1) for pair in built.pairs())
+    assert asked == [True, False]  # its first rows show the columns
+    in_order = build(
+        make_recipe({**given.model_dump(exclude_none=True), "shuffle": False}),
+        tmp_path / "b",
+        engine=policy(),
+        quiet=True,
+    )
+    assert sorted(int(pair.answer or 0) for pair in in_order.pairs())[-1] < 20 and asked[2:] == [True]
