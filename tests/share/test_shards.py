@@ -57,11 +57,16 @@ def manifest_of(run: Path) -> Manifest:
         {"holdout": 0.3, "pairs_per_problem": 2, "verifier": "none"},
         {"holdout": 0.2, "shuffle": True, "balance": "source", "limit": 50},
         {"rejected_from": "base-model", "samples": 4},
+        {"pass_rate": "0.2..0.9", "samples_upfront": 3, "blind_check": "flag", "exclude": "benchmark.jsonl"},
     ],
-    ids=["plain", "holdout", "shuffled", "rival"],
+    ids=["plain", "holdout", "shuffled", "rival", "screened"],
 )
-def test_shards_joined_are_the_whole_run(tmp_path: Path, settings: dict[str, Any]) -> None:
+def test_shards_joined_are_the_whole_run(
+    tmp_path: Path, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     problems = write_problems(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    Path("benchmark.jsonl").write_text('{"question": "What is 30 + 1?"}\n{"question": "What is 41 + 1?"}\n')
     build(recipe(problems, **settings), tmp_path / "whole", engine=policy(), rival=policy(), quiet=True)
     runs = run_shards(problems, tmp_path, **settings)
     merge(runs[::-1], tmp_path / "joined")
