@@ -100,22 +100,14 @@ _FONT = re.compile(
 )
 _OVER = re.compile(r"\{([^{}]*)\\over(?![A-Za-z])([^{}]*)\}")
 _THIN_THOUSANDS = re.compile(r"(?<=\d)(?:,\\!\s*|\{,\}(?:\\!)?|\\,|,\\,)(?=\d{3}(?!\d))")
-_MACROS = (
-    (re.compile(r"\\angle(?![A-Za-z])\s*"), "∠"),
-    (re.compile(r"\\triangle(?![A-Za-z])\s*"), "△"),
-    (re.compile(r"\\colon(?![A-Za-z])"), ":"),
-    (re.compile(r"\\(?:lor|vee)(?![A-Za-z])"), " or "),
-    (re.compile(r"\\(?:overline|vec|overrightarrow)\s*\{\s*([A-Z]{2}|[a-z])\s*\}"), r"\1"),
-    (re.compile(r"\\langle(?![A-Za-z])"), "("),
-    (re.compile(r"\\rangle(?![A-Za-z])"), ")"),
-    (re.compile(r"\\[dtc]frac(?![A-Za-z])"), r"\\frac"),
-    (re.compile(r"\*?\s*(?:\^\s*(?:\\circ|\{\s*\\circ\s*\})|\\degree(?![A-Za-z]))"), "°"),
-    (re.compile(r"\\(?:times|cdot)(?![A-Za-z])"), "*"),
-    (re.compile(r"\\div(?![A-Za-z])"), "/"),
-    (re.compile(r"\\pm(?![A-Za-z])"), "±"),
-    (re.compile(r"\\(?:approx|simeq)(?![A-Za-z])"), "≈"),
-)
-_MACRO = re.compile("|".join(pattern.pattern for pattern, _ in _MACROS))
+_MACRO = re.compile(r"\\([A-Za-z]+)")
+_SIGNS = {
+    **{"angle": "∠", "triangle": "△", "colon": ":", "lor": " or ", "vee": " or ", "langle": "(", "rangle": ")"},
+    **{"times": "*", "cdot": "*", "div": "/", "pm": "±", "approx": "≈", "simeq": "≈"},
+    **{"dfrac": r"\frac", "tfrac": r"\frac", "cfrac": r"\frac"},
+}
+_ARROW = re.compile(r"\\(?:overline|vec|overrightarrow)\s*\{\s*([A-Z]{2}|[a-z])\s*\}")
+_DEGREE = re.compile(r"\*?\s*(?:\^\s*(?:\\circ|\{\s*\\circ\s*\})|\\degree(?![A-Za-z]))")
 _WIDE = {chr(code): chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F)}
 _ODD = str.maketrans(
     {
@@ -266,12 +258,15 @@ def _plain_latex(text: str) -> str:
         text, changed = _TEXT_MACRO.subn(r" \1 ", text)
         if not changed:
             break
-    text = _SYSTEM.sub(lambda rows: rows[2].strip("\\ ").replace("\\\\", ", ").replace("&", ""), text)
+    if "\\begin" in text:
+        text = _SYSTEM.sub(lambda rows: rows[2].strip("\\ ").replace("\\\\", ", ").replace("&", ""), text)
     text = _OVER.sub(r"\\frac{\1}{\2}", _FONT.sub(r"\1", text))
     text = _THIN_THOUSANDS.sub("", text).replace("\\%", "%").replace("\\$", "$ ")
-    if _MACRO.search(text):
-        for pattern, replacement in _MACROS:
-            text = pattern.sub(replacement, text)
+    text = _MACRO.sub(lambda macro: _SIGNS.get(macro[1], macro[0]), text)
+    if "\\circ" in text or "\\degree" in text:
+        text = _DEGREE.sub("°", text)
+    if "{" in text:
+        text = _ARROW.sub(r"\1", text)
     return _SPACING.sub(" ", text)
 
 

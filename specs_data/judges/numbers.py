@@ -70,6 +70,7 @@ _ABOUT = re.compile(r"(?:≈|~|=|approximately|approx\.?|about|around|roughly|ne
 _SCALE = re.compile(r"\s*(hundred|thousand|million|billion|trillion|dozen)s?\b", re.IGNORECASE)
 _SCALES = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12}
 
+_FRACTION = re.compile(r"([+-]?\d{1,30})/(\d{1,30})|\\frac\{([+-]?\d{1,30})\}\{([+-]?\d{1,30})\}")
 _CONSTANT_ENDS = re.compile(r"\s*(?:[A-Za-zμΩ°%$€£]|$)")
 _RAISED = re.compile(r"\^\((\d)\)")
 _ALGEBRA = re.compile(r"\s*[A-Za-ln-zΩ](?![A-Za-z]).*")  # also of 2π h, where h may well be a height
@@ -410,6 +411,9 @@ def _read_constant(text: str, letters: bool) -> Quantity | None:
     if text.count("°") > 1:  # 120° - 50°
         found = _read_constant(text.replace("°", " "), letters)
         return found and replace(found, unit="degree") if not found or not found.unit else None
+    if simple := _FRACTION.fullmatch(text):  # so most constants are, and this reads them fast
+        top, below = int(simple[1] or simple[3]), int(simple[2] or simple[4])
+        return Quantity(Fraction(top, below)) if below else None
     line = spelled(text)
     start = _CONSTANT_ENDS.search(line)
     value = read_constant(line[: start.start()] if start else line)

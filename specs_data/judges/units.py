@@ -131,9 +131,9 @@ def read_unit(text: str, letters: bool = True) -> str | None:
     words = _WORD.findall(text)
     if attached and not (is_known(words[0]) and (letters or (len(words[0]) > 1 and words[0] not in _PRODUCTS))):
         return None
-    if _BARE.fullmatch(text):
+    if "nit" in text and _BARE.fullmatch(text):
         return ""
-    if name := _name(text) or _name("".join(text.split())):
+    if name := _name(text) or (" " in text and _name("".join(text.split()))):
         return name
     if not all(is_known(word) or _NOUN.fullmatch(word) for word in words):
         return None
