@@ -63,7 +63,7 @@ def make_manifest(
         rounds=fates.rounds(),
         **figures.told(),
         verdicts=fates.verdicts(),
-        tokens=_count_tokens(store, fates),
+        tokens=_count_tokens(store, fates, plan),
         cost_usd=_cost(store.paid()),
         seconds={stage: round(spent, 3) for stage, spent in seconds.items()},
         started=started,
@@ -82,10 +82,12 @@ def make_manifest(
     )
 
 
-def _count_tokens(store: Store, fates: Fates) -> dict[str, Tokens]:
-    """Tokens by stage; those of judging services as they were paid for."""
+def _count_tokens(store: Store, fates: Fates, plan: Plan) -> dict[str, Tokens]:
+    """Tokens by stage; those of judging services as they were paid for, and those of a policy that checks itself."""
+    own = [row[-2:] for row in fates.served.get("verification", ())] if "policy" in plan.verifier.split(",") else []
+    checks = {"verification": Tokens(*map(sum, zip(*own, strict=True)))} if own else {}
     paid = {stage: Tokens(paid.prompt_tokens, paid.completion_tokens) for stage, paid in store.paid().items()}
-    return {"generation": Tokens(**fates.tokens()), **paid}
+    return {"generation": Tokens(**fates.tokens()), **checks, **paid}
 
 
 def _cost(paid: Mapping[str, Paid]) -> dict[str, float] | None:

@@ -141,6 +141,8 @@ def test_a_build_verifies_in_the_running_engine(tmp_path: Path) -> None:
     assert built.count > 0
     alone = build(recipe.model_copy(update={"verifier": "policy"}), tmp_path / "run", quiet=True)
     assert alone.count > 0 and alone.manifest.recipe["verifier"] == "policy"
+    tokens = alone.manifest.tokens
+    assert tokens["verification"].completion < 0.05 * tokens["generation"].completion
     given = Recipe(problems=str(problems), responses=tmp_path / "none.jsonl", verifier="policy")
     (tmp_path / "none.jsonl").write_text(
         '{"problem_id": "5-00000", "response": "<think>a</think><answer>1</answer>"}\n'
