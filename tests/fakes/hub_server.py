@@ -217,11 +217,13 @@ class _Handler(BaseHTTPRequestHandler):
     def lfs_batch(self, name: str) -> None:
         self._repo(name)
         objects = []
-        for asked in self._json()["objects"]:
+        batch = self._json()
+        for asked in batch["objects"]:
             href = {"href": f"{self.hub.url}/lfs/{asked['oid']}"}
             known = asked["oid"] in self.hub.blobs
             objects.append({**asked, "authenticated": True} | ({} if known else {"actions": {"upload": href}}))
-        self._send(200, {"transfer": "basic", "objects": objects})
+        way = "xet" if "xet" in batch.get("transfers", ()) else "basic"  # clients before 2.0 ask for it here
+        self._send(200, {"transfer": way, "objects": objects})
 
     def lfs_put(self, oid: str) -> None:
         if hashlib.sha256(self.body).hexdigest() != oid:
