@@ -28,9 +28,10 @@ demo: .venv/demo
 demo-full: .venv/dev
 	$(BIN)/specs-data demo --full
 
-# The paper in miniature: three cold starts, five seeds, the Generalization Factor by step. An hour or two on two cores.
+# The paper in miniature: three cold starts, five seeds, the Generalization Factor by step, the ablation, GRPO from each
+# cold start. What is done stays: the same command goes on.
 paper: .venv/dev
-	$(BIN)/python benchmarks/miniature.py --grpo 40
+	$(BIN)/python benchmarks/miniature.py
 
 test: .venv/dev
 	$(BIN)/python -m pytest -n 2 -m "not slow" --ignore tests/elsewhere

@@ -73,12 +73,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--ablation-seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=24)
-    parser.add_argument("--every", type=int, default=12)
-    parser.add_argument("--pairs", type=int, default=192)
-    parser.add_argument("--problems", type=int, default=60, help="problems of an evaluation, in each format")
+    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--every", type=int, default=10)
+    parser.add_argument("--pairs", type=int, default=320)
+    parser.add_argument("--problems", type=int, default=200, help="problems of an evaluation, in each format")
     parser.add_argument("--learning-rate", type=float, default=2e-4)
-    parser.add_argument("--grpo", type=int, default=6, metavar="N", help="steps of GRPO from each cold start")
+    parser.add_argument("--grpo", type=int, default=30, metavar="N", help="steps of GRPO from each cold start")
     parser.add_argument("--out", type=Path, default=Path("runs/miniature"))
     options = parser.parse_args()
 
@@ -185,7 +185,7 @@ def evaluated(policy: Path, options: argparse.Namespace, name: str) -> Path:
             engine="transformers",
             samples=1,
             max_tokens=MAX_TOKENS,
-            batch_size=options.problems,
+            batch_size=100,
         )
         write_evaluation(evaluate(recipe, names, out=file, quiet=True), file)
     return file

@@ -64,41 +64,40 @@ def test_a_server_agrees_with_transformers(
 
 @pytest.fixture
 def sums(tmp_path: Path) -> Path:
-    """Sums of small numbers, which a model of 135 M parameters sometimes gets right."""
+    """Sums of small numbers, some of which a model of 135 M parameters gets right."""
     pairs = [(one, other) for one in range(2, 8) for other in range(1, 6)]
-    rows = [{"question": f"What is {one} + {other}?", "answer": str(one + other)} for one, other in pairs]
+    asked = "What is {} + {}? Reply with one short sentence: The answer is ..."
+    rows = [{"question": asked.format(one, other), "answer": str(one + other)} for one, other in pairs]
     file = tmp_path / "problems.jsonl"
     file.write_text("\n".join(map(json.dumps, rows)))
     return file
 
 
-def by_both(tmp_path: Path, problems: Path, formats: tuple[str, ...], **settings: object) -> tuple[Evaluation, ...]:
+def by_both(tmp_path: Path, problems: Path, **settings: object) -> tuple[Evaluation, ...]:
     """SmolLM2-135M as transformers and as vLLM sample it."""
-    shared = {"policy": str(SMOLLM), "batch_size": 60, **settings}
+    shared = {"policy": str(SMOLLM), "batch_size": 60, "system_prompt": "none", "max_tokens": 32, **settings}
     engines = ("transformers", "vllm")
-    found = tuple(measured(tmp_path / name, problems, formats, engine=name, **shared) for name in engines)
+    found = tuple(measured(tmp_path / name, problems, ("plain",), engine=name, **shared) for name in engines)
     for name, one in zip(engines, found, strict=True):
-        print(name, table(one), sep="\n")  # noqa: T201 - the figures of benchmarks/RESULTS.md
+        print(name, table(one), one.rbf, sep="\n")  # noqa: T201 - the figures of benchmarks/RESULTS.md
     return found
 
 
 @real_model
 def test_they_agree_on_a_real_pretrained_model(tmp_path: Path, sums: Path) -> None:
-    formats = ("plain", "final-answer")
-    here, there = by_both(tmp_path, sums, formats, samples=2, max_tokens=32)
-    for name in formats:
-        one, other = here.by_format[name], there.by_format[name]
-        assert agree(one.format, other.format) and agree(one.accuracy, other.accuracy)
-        # vLLM tells the 20 likeliest tokens: its factor is a lower bound, and here far below.
-        assert one.rbf is not None and other.rbf is not None and other.rbf.beyond > 0 == one.rbf.beyond
-        assert other.rbf.low is not None and one.rbf.high is not None and other.rbf.low <= one.rbf.high
+    here, there = by_both(tmp_path, sums, samples=4)
+    assert here.accuracy is not None and here.accuracy.value > 0
+    assert agree(here.format, there.format) and agree(here.accuracy, there.accuracy)
+    # vLLM tells the 20 likeliest tokens: where some nuclei are larger, its factor is a lower bound.
+    one, other = branching(here), branching(there)
+    assert other.low is not None and one.high is not None and other.low <= one.high
+    assert agree(one, other) or (there.rbf is not None and there.rbf.beyond > 0)
 
 
 @real_model
 def test_greedily_they_say_the_same(tmp_path: Path, sums: Path) -> None:
-    here, there = by_both(tmp_path, sums, ("plain",), samples=1, max_tokens=48, temperature=0.0)
-    assert here.accuracy is not None and there.accuracy is not None and here.format is not None
-    assert here.accuracy.value > 0
+    here, there = by_both(tmp_path, sums, samples=1, temperature=0.0)
+    assert here.accuracy is not None and here.accuracy.value > 0
     assert agree(here.accuracy, there.accuracy) and agree(here.format, there.format)
     assert here.lengths is not None and there.lengths is not None
     assert here.lengths.mean == pytest.approx(there.lengths.mean, rel=0.05)
