@@ -240,7 +240,11 @@ class Recipe(Staged):
         (), "evaluation sets whose problems are left out", decides="dataset", example=["mathvista.parquet"]
     )
     limit: Positive | None = _which(
-        None, "use only the first N problems of their order", decides="dataset", example=1000, also=("export", *_MEASURES)
+        None,
+        "use only the first N problems of their order",
+        decides="dataset",
+        example=1000,
+        also=("export", *_MEASURES),
     )
     shuffle: bool | None = _which(
         None,
