@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import repeat
@@ -28,15 +29,18 @@ NO_PRESET = "none"
 
 
 class Source(Struct, frozen=True):
-    """Somewhere with problems: a file, a folder or a Hub dataset, and the preset that knows its columns."""
+    """Somewhere with problems: a file, a folder or a Hub dataset, and the preset that knows its columns. It is the
+    `nth` of those with the same last part of their names."""
 
     name: str
     preset: str | None = None
+    nth: int = 1
 
     @property
     def label(self) -> str:
         """What it is called where there are several: no path of this machine."""
-        return Path(self.name).name or self.name
+        last = Path(self.name).name or self.name
+        return last if self.nth == 1 else f"{last}-{self.nth}"
 
 
 def sources_of(recipe: Recipe) -> tuple[Source, ...]:
@@ -48,7 +52,12 @@ def sources_of(recipe: Recipe) -> tuple[Source, ...]:
             f"and {NO_PRESET!r} to those that need none"
         )
     known = [None if preset == NO_PRESET else preset for preset in presets] or [None] * len(names)
-    return tuple(Source(name, preset) for name, preset in zip(names, known, strict=True))
+    seen: Counter[str] = Counter()
+    found = []
+    for name, preset in zip(names, known, strict=True):
+        seen[Path(name).name] += 1
+        found.append(Source(name, preset, seen[Path(name).name]))
+    return tuple(found)
 
 
 def _listed(value: tuple[str, ...] | str | None) -> tuple[str, ...]:

@@ -116,6 +116,17 @@ def test_several_problems_each_with_its_preset(tmp_path: Path) -> None:
         build(make_recipe({**given, "preset": ["mathvista"]}), tmp_path / "run", engine=policy(), quiet=True)
 
 
+def test_files_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    rows = {name: {"id": "1", "question": f"What is {n} + 1?", "answer": str(n + 1)} for n, name in enumerate("abc")}
+    files = [tmp_path / name / "train.jsonl" for name in rows]
+    for file, row in zip(files, rows.values(), strict=True):
+        file.parent.mkdir()
+        file.write_text(json.dumps(row) + "\n")
+    given = {"problems": list(map(str, files)), "verifier": "none", "samples": 20}
+    built = build(make_recipe(given), tmp_path / "run", engine=policy(), quiet=True)
+    assert [pair.problem_id for pair in built.pairs()] == ["1", "train.jsonl-2/1", "train.jsonl-3/1"]
+
+
 def test_what_is_left_out_of_several_says_of_which(tmp_path: Path) -> None:
     sums = write_sums(tmp_path, 3)
     (tmp_path / "bad.jsonl").write_text('{"question": "What is 1 + 1?", "answer": "2"}\n{"question": "?"}\n')
