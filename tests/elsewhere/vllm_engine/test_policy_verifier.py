@@ -6,10 +6,12 @@ import asyncio
 import re
 import urllib.request
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pytest
 
 from specs_data.engines import ModelOptions
+from specs_data.engines import vllm as vllm_engine
 from specs_data.engines.openai import OpenAIEngine
 from specs_data.engines.transformers import TransformersEngine
 from specs_data.engines.vllm import VLLMEngine
@@ -73,7 +75,21 @@ def hits(url: str) -> tuple[float, float]:
     return asked, found
 
 
-async def test_in_process_as_with_transformers(checkpoint: str, wanted: list[Verdict]) -> None:
+async def test_in_process_as_with_transformers(
+    checkpoint: str, wanted: list[Verdict], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    cached: list[int] = []
+
+    def counted(outputs: list[Any], *further: Any) -> list[Any]:
+        for output in outputs:
+            if output.finished:
+                asked.append(len(output.prompt_token_ids))
+                cached.append(output.num_cached_tokens or 0)
+        return deliver(outputs, *further)
+
+    deliver = vllm_engine._deliver
+    monkeypatch.setattr(vllm_engine, "_deliver", counted)
     engine = VLLMEngine(checkpoint, SAMPLING, ModelOptions(limit_images=2, dtype="float32"), **SMALL)
     try:
         found = await verdicts(engine)
@@ -83,7 +99,9 @@ async def test_in_process_as_with_transformers(checkpoint: str, wanted: list[Ver
     assert any(one.consistent for one in found) and not all(one.consistent for one in found)
     tokens = sum(one.completion_tokens for one in found) / len(found)
     print(f"in process: {same(found, wanted)} of {len(CASES)} as transformers, {tokens:.2f} tokens a verdict")  # noqa: T201
-    assert tokens < 3
+    share = sum(cached) / sum(asked)
+    print(f"prefix cache: {sum(cached)} of {sum(asked)} tokens, {share:.3f}")  # noqa: T201
+    assert tokens < 3 and share > 0
 
 
 async def test_a_server_as_with_transformers(caching_server: str, wanted: list[Verdict]) -> None:
