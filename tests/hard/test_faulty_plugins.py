@@ -109,8 +109,9 @@ TRIALS: dict[str, tuple[str, dict[str, str]]] = {
 
 def source(kind: str, **faults: str) -> str:
     """A plug-in, sound where no fault is said."""
-    if kind == "corruption" and "call" in faults:
-        faults["call"] = faults["call"].replace("\n            ", "\n        ")
+    for place in ("call",) if kind == "corruption" else ("made",):
+        if place in faults:
+            faults[place] = faults[place].replace("\n            ", "\n        ")
     places = {
         "top": HEAD + ODD,
         "made": "pass",
