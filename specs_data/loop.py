@@ -42,9 +42,14 @@ def running() -> Iterator[None]:
         _RUNNING.reset(token)
 
 
+def is_interrupted() -> bool:
+    """Has there been a Ctrl-C?"""
+    return _INTERRUPT.is_set()
+
+
 def is_cancelled() -> bool:
     """Has anybody asked for the end of the task at hand, or of everything?"""
-    if _INTERRUPT.is_set():
+    if is_interrupted():
         return True
     try:
         task = asyncio.current_task()

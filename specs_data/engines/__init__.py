@@ -16,7 +16,7 @@ from importlib.util import find_spec
 from pkgutil import resolve_name
 
 from specs_data.errors import UserError
-from specs_data.loop import in_thread, run
+from specs_data.loop import in_thread, is_interrupted, run
 from specs_data.plugins import Engine as Engine
 from specs_data.plugins import MakeEngine, check_name, make_engine
 from specs_data.plugins import ModelOptions as ModelOptions
@@ -92,7 +92,8 @@ async def _in_thread(name: str, make: Callable[[], Engine]) -> Engine:
     try:
         return await in_thread(make)
     except asyncio.CancelledError:
-        logger.warning("interrupted while the engine %s was made", name)
+        if is_interrupted():
+            logger.warning("interrupted while the engine %s was made", name)
         raise
 
 

@@ -265,7 +265,7 @@ class OpenAIEngine:
             raise fault
         try:
             names = [model.id for model in msgspec.json.decode(answer.content, type=_Models).data]
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             names = []
         if len(names) != 1:
             listing = f"it lists {one_line(', '.join(names), wire.LONGEST_WORDS)}" if names else "it lists none"
@@ -310,7 +310,7 @@ class OpenAIEngine:
                 url = server.chat.with_path("/tokenize")
                 answer = await wire.ask(self._replicas.session, url, msgspec.json.encode(said), seconds=PROBE)
                 tokens = msgspec.json.decode(answer.content, type=_Tokens).token_strs
-            except (NoAnswer, msgspec.DecodeError, UnicodeDecodeError):
+            except (NoAnswer, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                 continue
             # Byte-level tokenizers write a line break and a space as letters of their own.
             return opened("".join(tokens[-8:]).replace("\u010a", "\n").replace("\u0120", " "))
@@ -391,7 +391,7 @@ class OpenAIEngine:
         try:
             reply = _decode_reply(content)
             choice = reply.choices[0]
-        except (msgspec.DecodeError, UnicodeDecodeError, IndexError):
+        except (msgspec.DecodeError, UnicodeDecodeError, IndexError, RecursionError):
             raise _Failed(f"{server.name} sent no chat completion") from None
         if choice.finish_reason == "abort":
             raise _Failed(f"{server.name} gave the response up")
@@ -484,7 +484,7 @@ def _likelihood(content: bytes, text: str) -> Likelihood | None:
     """How likely the end of the prompt, which `text` is, is said to be; None where the server does not say."""
     try:
         reply = msgspec.json.decode(content, type=_Read)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
     logprob, is_first, end = 0.0, True, ""
     for chances in reversed(reply.prompt_logprobs or ()):

@@ -141,7 +141,7 @@ class GeminiClient:
         except wire.Redirected as away:
             raise self._turned_down(Meaning.ELSEWHERE, away.status, self._key.hide(away)) from None
         # Besides what goes wrong on the wire: the client trips over bodies that are not what the API promises.
-        except (aiohttp.ClientError, OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        except (aiohttp.ClientError, OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise no_answer(wire.NoAnswer(error), self._key) from None
 
     def _raise(self, error: APIError) -> NoReturn:

@@ -162,7 +162,7 @@ def _read(body: bytes) -> Reply:
             raise Failed("blocked", paid=paid)
         if choice.get("finish_reason") == "length":
             raise Failed("cut off", paid=paid)
-    except (ValueError, AttributeError, KeyError, TypeError, IndexError):
+    except (ValueError, AttributeError, KeyError, TypeError, IndexError, RecursionError):
         raise Failed("broken answer") from None
     if not isinstance(text, str) or not text.strip():
         raise Failed("empty answer", paid=paid)
