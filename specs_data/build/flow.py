@@ -106,6 +106,18 @@ class Asking:
         """How many responses more the policy can work on without any other waiting for it."""
         return self._engine.idle
 
+    @property
+    def typical(self) -> float:
+        """The seconds that a response takes on average, as far as that is known."""
+        return self._flow.took / max(1, self._flow.generated)
+
+    def since(self, position: Position, indices: range) -> float | None:
+        """When the policy was asked for the first of these responses that it has not given yet; None where it has been
+        asked for none of them."""
+        number, asked = self._listing.number(position), self._flow.asked_since
+        times = (asked.get((self._source.samples, number, Index(index))) for index in indices)
+        return min((time for time in times if time is not None), default=None)
+
     def ask(self, position: Position, index: Index) -> Awaitable[None]:
         """Put this response on record, if there is one."""
         return self._flow.sample_ahead(self._engine, self._source, self._listing.number(position), index)

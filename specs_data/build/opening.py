@@ -65,13 +65,14 @@ class Given(Struct, frozen=True):
 
 
 class Manner(Struct, frozen=True):
-    """How a build is to go: what is said, whether a finished dataset may be replaced, and whether to `go_on` where that
-    is in vain. Nothing here decides what becomes of a response."""
+    """How a build is to go: what is said, whether a finished dataset may be replaced, whether to `go_on` where that is
+    in vain, and whether idle slots ask `ahead`. Nothing here decides what becomes of a response."""
 
     quiet: bool = False
     verbose: bool = False
     overwrite: bool = False
     go_on: bool = False
+    ahead: bool = True
 
 
 class Run(Struct, frozen=True):
@@ -92,6 +93,7 @@ class Run(Struct, frozen=True):
     before: Mapping[str, float]
     started: str
     quiet: bool
+    ahead: bool
     trackers: Sequence[Tracker] = ()
 
     def fates(self) -> Fates:
@@ -175,6 +177,7 @@ def _open(
         before=store.seconds(),
         started=datetime.now(UTC).isoformat(timespec="seconds"),
         quiet=manner.quiet,
+        ahead=manner.ahead,
         trackers=_open_trackers(stack, recipe, out) if recipe.report_to else (),
     )
 

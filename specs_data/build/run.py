@@ -139,7 +139,8 @@ def forecast(
     """
     recipe = check(recipe, engine, verifier=verifier)
     whole, parts = count_all(sources_of(recipe), recipe.limit), recipe.part[1]
-    # The pilot asks in the order of the build. A batch job would keep it waiting for up to a day.
+    # The pilot asks in the order of the build, and nobody ahead of time: it leaves most slots idle, and would tell of
+    # more tokens than the build takes. A batch job would keep it waiting for up to a day.
     shuffle = recipe.shuffle if recipe.shuffle is not None or recipe.shuffled else False
     limit = min(pilot * parts, whole or pilot * parts)
     small = recipe.model_copy(update={"limit": limit, "shuffle": shuffle, "gemini_batch": False})
@@ -147,7 +148,7 @@ def forecast(
     place, given = Path(out or default_out(recipe)), Given(engine, None, verifier)
     batch = recipe.gemini_batch and recipe.verifier == "gemini"
     with told(place, quiet=quiet):
-        return scale(run(_measure(small, place, given, Manner(quiet), batch)), total, recipe.wanted)
+        return scale(run(_measure(small, place, given, Manner(quiet, ahead=False), batch)), total, recipe.wanted)
 
 
 def load_run(out: Path | str) -> Built:
@@ -328,7 +329,8 @@ async def _play(
         again = run.plan.blind is not None and engine is run.engine
         release = None if engine is None or again or asks_sampled(run.recipe) else engine.close
         # Of a first round that is all of a problem nothing more is wanted.
-        ahead = None if engine is None or source is run.plan.blind else Asking(run.flow, run.listing, engine, source)
+        further = run.ahead and source is not run.plan.blind
+        ahead = Asking(run.flow, run.listing, engine, source) if engine is not None and further else None
         await search(agenda, positions, quest(Turn.POLICY), run.room, progress, lines, release, ahead)
 
 

@@ -8,6 +8,7 @@ import re
 from array import array
 from collections import Counter
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any
 
 from pydantic import ValidationError
@@ -24,6 +25,7 @@ _WORD = re.compile(r"</?\w[\w:.-]{0,63}>|[^\W\u3000-\u9fff\uff00-\uffef]+|\S")
 _MOST = 20_000  # words of a side that are compared
 _FEW = 16  # changes that are looked for at first
 _AT_ONCE = 64
+_LONG_PART = 50  # characters of a part that is not remembered
 _MEASURED = 2_000  # pairs are enough for a median
 
 
@@ -33,9 +35,25 @@ def distance(one: str, other: str) -> int:
 
     Twins are a few words apart: that is found out along the diagonals of the table.
     """
-    left, right = _WORD.findall(one)[:_MOST], _WORD.findall(other)[:_MOST]
+    left, right = _words(one), _words(other)
     few = _few(left, right)
     return _many(left, right) if few is None else few
+
+
+def _words(text: str) -> list[str]:
+    """The first words of a text. What stands between white space is mostly one word, or is met again."""
+    words: list[str] = []
+    for part in text.split():
+        if part.isascii() and part.isalnum():
+            words.append(part)
+        else:
+            words += _apart(part) if len(part) < _LONG_PART else _WORD.findall(part)
+    return words[:_MOST]
+
+
+@lru_cache(maxsize=4096)
+def _apart(part: str) -> list[str]:
+    return _WORD.findall(part)
 
 
 def _few(left: list[str], right: list[str]) -> int | None:

@@ -19,7 +19,7 @@ from msgspec import Struct
 from specs_data.rollouts.store import Index, Position
 
 LIKELY = 0.5  # the least chance that a response is needed
-SOON = 0.2  # seconds; what is there by then need not be waited for
+SOON = 1.0  # seconds; what is there by then need not be waited for
 
 
 class Ahead(Protocol):
@@ -30,19 +30,27 @@ class Ahead(Protocol):
         """How many responses more the policy can work on without any other waiting for it."""
         ...
 
+    @property
+    def typical(self) -> float:
+        """The seconds that a response takes on average, as far as that is known."""
+        ...
+
+    def since(self, position: Position, indices: range) -> float | None:
+        """When (time.monotonic) the policy was asked for the first of these responses that it has not given yet; None
+        where it has been asked for none of them."""
+        ...
+
     def ask(self, position: Position, index: Index) -> Awaitable[None]:
         """Put response `index` to the problem at `position` on record, if there is one."""
         ...
 
 
 class _Round(Struct):
-    """A round at the policy: its responses, how many of the problem were kept before, how many are missing, and since
-    when (s)."""
+    """A round at the policy: its responses, how many of the problem were kept before, and how many are missing."""
 
     indices: range
     kept: int
     missing: int
-    since: float
 
 
 class Early:
@@ -54,17 +62,15 @@ class Early:
         self._rounds: dict[Position, _Round] = {}
         self._asked: dict[Position, list[asyncio.Task[None]]] = {}
         self._next: dict[Position, int] = {}  # the response after those that were asked for
-        self._came, self._took = 0, 0.0  # rounds that came, and the seconds that they took
         self._first = self._left = 0  # first responses, and how many of them were left out
 
     def begin(self, position: Position, indices: range, kept: int, wanted: int) -> None:
         """A round is at the policy."""
-        self._rounds[position] = _Round(indices, kept, wanted - kept, time.monotonic())
+        self._rounds[position] = _Round(indices, kept, wanted - kept)
 
     def come(self, position: Position) -> None:
         """It has come back."""
-        self._came += 1
-        self._took += time.monotonic() - self._rounds.pop(position).since
+        del self._rounds[position]
 
     def decide(self, first: bool, left: bool) -> None:
         """What became of a response."""
@@ -89,8 +95,9 @@ class Early:
         if free <= 0 or not self._rounds:
             return None
         # Of a response that has taken longer than most, the rest will take about as long again.
-        before = time.monotonic() - max(SOON, self._took / self._came if self._came else 0.0)
-        late = {position: round_ for position, round_ in self._rounds.items() if round_.since <= before}
+        before = time.monotonic() - max(SOON, self._ahead.typical)
+        asked = {position: self._ahead.since(position, round_.indices) for position, round_ in self._rounds.items()}
+        late = {position for position, since in asked.items() if since is not None and since <= before}
         found = [(*first, position) for position in late if (first := next(self._following(position, most), None))]
         heapq.heapify(found)
         while found and free > 0:
@@ -99,8 +106,9 @@ class Early:
             free -= 1
             if first := next(self._following(position, most), None):
                 heapq.heappush(found, (*first, position))
-        rest = (round_.since - before for position, round_ in self._rounds.items() if position not in late)
-        return min(rest, default=None) if free > 0 else None
+        if free <= 0 or len(late) == len(asked):
+            return None
+        return min(SOON if since is None else since - before for place, since in asked.items() if place not in late)
 
     def _following(self, position: Position, most: int) -> Iterator[tuple[float, int]]:
         """The next response of a problem that may be asked for, and how unlikely it is that it is needed."""

@@ -109,6 +109,8 @@ class Stages:
         self._verifier_waits = is_paid(parts.verifier) or parts.verifier.concurrency > 1
         self._judging = asyncio.Semaphore(parts.judge.concurrency if parts.judge else 1)
         self.generated = self.tokens = 0  # responses of this call, and what they have in tokens
+        self.took = 0.0  # seconds, of all of them together
+        self.asked_since: dict[tuple[int, Number, Index], float] = {}  # what an engine works on, since when
         self._asked: dict[bytes, asyncio.Future[Any]] = {}
         self._ahead: dict[tuple[int, Number, Index], asyncio.Event] = {}  # responses that were asked for ahead of time
         # By settings, as long as they are not on record.
@@ -158,7 +160,7 @@ class Stages:
         if engine is None:
             return None
         try:
-            response = await self._ask(engine, problem, index, nuclei)
+            response = await self._ask(engine, source, problem, number, index, nuclei)
         except PromptRefused as refusal:
             refused = self._refused[source.samples]
             refused.append((number, index, refusal))
@@ -183,18 +185,26 @@ class Stages:
             return
         self._ahead[key] = asyncio.Event()
         try:
-            response = await self._ask(engine, self._store.problem(number), index)
+            response = await self._ask(engine, source, self._store.problem(number), number, index)
             self._take(source, number, index, response)
         except (PromptRefused, Undecided) as failure:
             logger.debug("response %d was asked for ahead of time, in vain: %s", index, failure)
         finally:
             self._ahead.pop(key).set()
 
-    async def _ask(self, engine: Engine, problem: Problem, index: Index, nuclei: bool = False) -> Response:
+    async def _ask(
+        self, engine: Engine, source: Source, problem: Problem, number: Number, index: Index, nuclei: bool = False
+    ) -> Response:
         recipe, prefill = self._plan.recipe, self._plan.recipe.prefill or ""
         request = make_request(problem, index, self._images(problem), self._plan.system, recipe.seed, nuclei, prefill)
-        with self.clocks["generate"]:
-            response = await engine.generate(request)
+        key = source.samples, number, index
+        begun = self.asked_since[key] = time.monotonic()
+        try:
+            with self.clocks["generate"]:
+                response = await engine.generate(request)
+        finally:
+            del self.asked_since[key]
+        self.took += time.monotonic() - begun
         return replace(response, text=prefill + response.text) if prefill else response
 
     def _take(self, source: Source, number: Number, index: Index, response: Response) -> None:

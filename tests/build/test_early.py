@@ -111,7 +111,11 @@ class Policy:
 
     def __init__(self, idle: int) -> None:
         self.idle = idle
+        self.typical = 0.0
         self.asked: list[tuple[int, int]] = []
+
+    def since(self, position: Position, indices: range) -> float | None:
+        return 0.0
 
     async def ask(self, position: Position, index: Index) -> None:
         self.asked.append((position, index))
