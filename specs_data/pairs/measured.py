@@ -33,7 +33,7 @@ class Measured(Struct, frozen=True):
         )
 
 
-JUDGE = Measured("labelled answers (real golds and their variants, all answer types)", 2203, 1383, 1383, 8)
+JUDGE = Measured("labelled answers (real golds and their variants, all answer types)", 2203, 1390, 1390, 1)
 PROSE = "labelled thoughts in prose, half of them sound"
 WORLD = "responses about pictures of the miniature world, half of them sound"
 VERIFIERS = {

@@ -12,6 +12,7 @@ from functools import lru_cache
 from typing import Any
 
 from pydantic import ValidationError
+from rapidfuzz.distance import Levenshtein
 
 from specs_data.format import THINK_ANSWER, ResponseFormat, load_format
 from specs_data.inert import one_line
@@ -23,8 +24,6 @@ _PAPERS_FORMATS = ("think-answer", "boxed")
 # A tag, a word, or any other sign that is no white space. Chinese parts no words: each of its signs is one.
 _WORD = re.compile(r"</?\w[\w:.-]{0,63}>|[^\W\u3000-\u9fff\uff00-\uffef]+|\S")
 _MOST = 20_000  # words of a side that are compared
-_FEW = 16  # changes that are looked for at first
-_AT_ONCE = 64
 _LONG_PART = 50  # characters of a part that is not remembered
 _MEASURED = 2_000  # pairs are enough for a median
 
@@ -32,12 +31,8 @@ _MEASURED = 2_000  # pairs are enough for a median
 def distance(one: str, other: str) -> int:
     """Levenshtein's edit distance in words: the fewest that must be put in, taken away or exchanged. A tag is one, any
     other sign is one, white space is none. Of longer texts the first 20,000 words count.
-
-    Twins are a few words apart: that is found out along the diagonals of the table.
     """
-    left, right = _words(one), _words(other)
-    few = _few(left, right)
-    return _many(left, right) if few is None else few
+    return Levenshtein.distance(_words(one), _words(other))
 
 
 def _words(text: str) -> list[str]:
@@ -54,57 +49,6 @@ def _words(text: str) -> list[str]:
 @lru_cache(maxsize=4096)
 def _apart(part: str) -> list[str]:
     return _WORD.findall(part)
-
-
-def _few(left: list[str], right: list[str]) -> int | None:
-    """The distance, if it is not above _FEW: on each diagonal, how far one comes with so many changes (Ukkonen 1985).
-    Most of that is equal words, which are compared many at a time."""
-    width, height = len(left), len(right)
-    reached = {0: _slide(left, right, 0, 0)}
-    for changes in range(_FEW + 1):
-        if reached.get(height - width, -1) >= width:
-            return changes
-        further: dict[int, int] = {}
-        for diagonal in range(-changes - 1, changes + 2):
-            before = reached.get(diagonal, -2) + 1, reached.get(diagonal - 1, -2), reached.get(diagonal + 1, -2) + 1
-            at = min(max(before), width, height - diagonal)
-            if at >= max(0, -diagonal):
-                further[diagonal] = _slide(left, right, at, at + diagonal)
-        reached = further
-    return None
-
-
-def _slide(left: list[str], right: list[str], at: int, there: int) -> int:
-    """How far the words from these places on are the same, as a place on the left."""
-    gap = there - at
-    while (part := left[at : at + _AT_ONCE]) and part == right[at + gap : at + gap + _AT_ONCE]:
-        at += len(part)
-    while at < len(left) and at + gap < len(right) and left[at] == right[at + gap]:
-        at += 1
-    return at
-
-
-def _many(left: list[str], right: list[str]) -> int:
-    """The distance, whatever it is.
-
-    A column of the table is two bit vectors (Myers 1999, as Hyyrö 2003 has it), and Python's integers are as long as
-    it takes: a word of the other text costs a dozen operations on them, however long the first one is.
-    """
-    if not left or not right:
-        return len(left) + len(right)
-    places: dict[str, int] = {}
-    for place, word in enumerate(left):
-        places[word] = places.get(word, 0) | 1 << place
-    every, last, found = (1 << len(left)) - 1, 1 << (len(left) - 1), len(left)
-    rises, falls = every, 0  # where a cell is one more, or one less, than the cell above it
-    for word in right:
-        equal = places.get(word, 0)
-        diagonal = ((((equal & rises) + rises) ^ rises) | equal | falls) & every
-        more, less = falls | (every & ~(diagonal | rises)), rises & diagonal
-        found += bool(more & last) - bool(less & last)
-        more, less = more << 1 | 1, less << 1
-        rises, falls = (less | ~(diagonal | more)) & every, more & diagonal & every
-    return found
 
 
 class SidesTally:
