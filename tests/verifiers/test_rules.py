@@ -54,6 +54,14 @@ def judged(
         ("It is not red. So the answer is B.", "B", "multiple_choice", COLOURS),
         (r"The area is \frac{\sqrt{3}}{2}. The answer is \frac{\sqrt{3}}{2}.", r"\frac{\sqrt{3}}{2}", "math", ()),
         ("500 cm is what we need, so the answer is 500 cm.", "5 m", "numeric", ()),
+        ("The answer is B. BECAUSE: Grass is blue in this picture.", "B", "multiple_choice", COLOURS),
+        (
+            r"The answer is B. BECAUSE: Look at the sky.\nThe colour of the sky is blue.",
+            "B",
+            "multiple_choice",
+            COLOURS,
+        ),
+        ("The sky decides.\n\nTherefore, the answer is:\n\nAnswer: B", "B", "multiple_choice", COLOURS),
     ],
 )
 async def test_sound_reasoning_is_kept(thought: str, answer: str, kind: AnswerType, choices: Sequence[str]) -> None:
@@ -81,6 +89,14 @@ async def test_sound_reasoning_is_kept(thought: str, answer: str, kind: AnswerTy
         ("There are 5 red shapes. So the answer is A.", "A", "multiple_choice", NUMBERS, rules.OTHER_CHOICE),
         ("Most of them are blue.", "A", "multiple_choice", COLOURS, rules.OTHER_CONCLUSION),
         ("They are blue or red.", "A", "multiple_choice", COLOURS, rules.OTHER_CONCLUSION),
+        (r"The answer is A. BECAUSE: Look up.\nThe sky is blue.", "A", "multiple_choice", COLOURS, rules.OTHER_CHOICE),
+        (
+            "The sky is wide and its colour is:\n- blue\n\nAnswer: A",
+            "A",
+            "multiple_choice",
+            COLOURS,
+            rules.OTHER_CHOICE,
+        ),
     ],
 )
 async def test_unsound_reasoning_is_not_kept(

@@ -24,17 +24,19 @@ _ENDS_IN_LETTER = re.compile(r"\([A-J]\)\W*$")
 
 
 def other_choice(thought: Thought, conclusion: Conclusion) -> str:
-    """Before the letter, only another choice is spoken of."""
+    """Only another choice is spoken of: before the letter, or after it where the thought begins with it."""
     wanted = thought.wanted
-    if not wanted.letter or not wanted.choices or wanted.is_yes_no or not conclusion.stated:
+    comes_first = bool(thought.stated) and thought.stated[-1].at < thought.sentences[0].end
+    if not wanted.letter or not wanted.choices or wanted.is_yes_no or not (conclusion.stated or comes_first):
         return ""
+    until = len(thought.text) if comes_first else conclusion.at
     if other := _odd_one(thought) or _ruled_out(thought, conclusion):
         return other
     are_listed = sum(wanted.is_all_of(one.text) for one in thought.sentences) > 2
     spoken: dict[str, str] = {}
     last = frozenset[str]()
     for one in thought.sentences:
-        text = thought.before_statement(one)[: max(0, conclusion.at - one.start)]
+        text = thought.before_statement(one)[: max(0, until - one.start)]
         if len(text.strip()) < 2 or (are_listed and wanted.is_all_of(text)):
             continue
         named = _spoken_choices(thought, one.start, text)

@@ -238,6 +238,8 @@ def _labelled(text: str, wanted: Wanted, boxed: Sequence[tuple[int, int, str]]) 
         end = stop.start() if stop else len(text)
         content = text[label.end() : min(end, label.end() + LONGEST_STATED)].strip()
         is_box = any(label.end() <= start <= end for start, _, _ in boxed)
+        if LABEL.match(content):  # the next one tells
+            continue
         if label.end() < covered or not content or is_box or NOT.search(content) or text[end : end + 1] == "?":
             continue
         right = _agrees(content, wanted)

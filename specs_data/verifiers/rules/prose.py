@@ -35,6 +35,8 @@ _SIGNS = str.maketrans(_WIDE | dict(zip("₀₁₂₃₄₅₆₇₈₉", "01234
 _MARKS = tuple(
     (frozenset(needed), re.compile(pattern, re.MULTILINE), plainly)
     for needed, pattern, plainly in (
+        ("\\", r"\\n(?=[A-Z\d(*\s-]|\\n|$)", "\n"),  # a line break that was escaped once too often
+        (".", r"(?i:\b(answer|option|choice)(?: is)?:?) ([A-J])\. (?=BECAUSE|[A-Z][a-z]+ [a-z])", r"\1 is \2.\n"),
         ("<", r"<<[^<>\n]{0,80}>>", ""),  # a calculator's annotation
         (">", r"</?(?:[pbiu]|[A-Za-z]{2,20})\s*/?>|<\|\w{1,20}\|>", "\n"),
         ("】", r"【\s*(?:答案|故选|最终答案)\s*】\s*:?\s*", "\n答案: "),
