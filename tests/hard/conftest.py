@@ -31,7 +31,7 @@ def assert_sentence(error: BaseException | str, *words: str) -> None:
     """What is said is one line that a person can read, with these words in it."""
     said = visible(str(error))
     assert said.strip() and "\n" not in said.strip() and len(said) < 1000, said
-    assert "Traceback" not in said and "0x" not in said and said.isprintable(), said
+    assert "Traceback" not in said and " at 0x" not in said and said.isprintable(), said
     assert all(word in said for word in words), said
 
 

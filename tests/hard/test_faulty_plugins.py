@@ -31,7 +31,7 @@ class mine:
     concurrency = 1
     def __init__(self, policy, sampling, options):
         {made}
-    {kind} generate(self, request):
+    {way} generate(self, request):
         if next(calls) == 2:
             {call}
         number = int(request.messages[-1].content.split()[2]) + 1
@@ -47,7 +47,7 @@ class mine:
     settings = {settings}
     def __init__(self, fmt):
         {made}
-    {kind} verify(self, judged, images):
+    {way} verify(self, judged, images):
         if next(calls) == 2:
             {call}
         return Verdict(True, "mine")
@@ -91,7 +91,7 @@ TRIALS: dict[str, tuple[str, dict[str, str]]] = {
         "is no Python": "def (", "raises what is no Exception": ODD + "raise Odd",
         "hangs": "Path('hangs').touch()\nwhile True: pass",
     }.items()},
-    **{f"{kind} is no coroutine": (kind, {"kind": "def"}) for kind in ("engine", "verifier")},
+    **{f"{kind} is no coroutine": (kind, {"way": "def"}) for kind in ("engine", "verifier")},
     **{f"{kind} is a generator": (kind, {"call": "yield 5"}) for kind in SOUND},
     "corruption is a coroutine": ("corruption", {"call": "return asyncio.sleep(0)"}),
     "corruption seeds what it was given": ("corruption", {"call": "rng.seed(0); rng.random = None"}),
@@ -117,7 +117,7 @@ def source(kind: str, **faults: str) -> str:
         "made": "pass",
         "call": "pass",
         "closed": "pass",
-        "kind": "async def",
+        "way": "async def",
         "settings": "{}",
     }
     return SOUND[kind].format(**places | faults)
@@ -179,7 +179,7 @@ def prepare(folder: Path, kind: str) -> None:
     (folder / "policy.py").write_text(source("engine").replace("class mine", "class policy"))
 
 
-@pytest.mark.parametrize("trial", few(TRIALS, 5))
+@pytest.mark.parametrize("trial", few(TRIALS, 2))
 def test_a_faulty_plug_in_is_named(
     tmp_path: Path, sound: dict[str, dict[str, bytes]], trial: str, tally: Callable
 ) -> None:

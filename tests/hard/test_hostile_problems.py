@@ -169,7 +169,7 @@ def look_at(run: Path, folder: Path) -> None:
     refuse_private(open_dataset(run), {})
 
 
-@pytest.mark.parametrize("kind", few(ROWS, 6))
+@pytest.mark.parametrize("kind", few(ROWS, 4))
 def test_an_odd_row_harms_no_other(tmp_path: Path, alone: dict[str, Any], kind: str, tally: Callable) -> None:
     begun = time.monotonic()
     source = tmp_path / "problems.jsonl"
@@ -225,7 +225,7 @@ FILES: dict[str, tuple[str, bytes]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", few(FILES, 5))
+@pytest.mark.parametrize("kind", few(FILES, 4))
 def test_an_odd_file_ends_in_a_sentence(tmp_path: Path, kind: str, tally: Callable) -> None:
     begun = time.monotonic()
     name, content = FILES[kind]

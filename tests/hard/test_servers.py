@@ -220,7 +220,7 @@ def good(side: str, folder: Path) -> list[dict[str, Any]]:
 TRIALS = [f"{side}: {state}" for side in SIDES for state in STATES]
 
 
-@pytest.mark.parametrize("trial", few(TRIALS, 5))
+@pytest.mark.parametrize("trial", few(TRIALS, 4))
 def test_a_server_in_any_state(
     tmp_path: Path, wanted: dict[str, list[dict[str, Any]]], trial: str, tally: Callable,
     capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture,
