@@ -34,7 +34,8 @@ def estimate(
     the mean), with the percentile bootstrap's 95 % interval. None where the weights sum to nothing.
 
     Where it is a `share` of which every problem says exactly 0 or exactly 1, resampling knows no doubt, and the
-    interval is the exact one (Clopper and Pearson 1934). One problem tells nothing of others: its interval is not known.
+    interval is the exact one (Clopper and Pearson 1934). One problem tells nothing of others: its interval is not
+    known.
     """
     sums = np.asarray(values, dtype=np.float64)
     sizes = np.ones_like(sums) if weights is None else np.asarray(weights, dtype=np.float64)
