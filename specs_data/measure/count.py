@@ -116,7 +116,7 @@ def branching(rows: pl.DataFrame, p: float, temperature: float, reason: str) -> 
     if told.is_empty():
         return Rbf(p=p, temperature=temperature, reason=reason)
     sums = told.group_by("problem", maintain_order=True).agg(col("sizes", "nuclei", "beyond").sum())
-    value = estimate(sums["sizes"].to_numpy(), sums["nuclei"].to_numpy())
+    value = estimate(sums["sizes"].to_numpy(), sums["nuclei"].to_numpy(), share=False)
     tokens = int(sums["nuclei"].sum())
     sizes = {str(size): _mean_size(told.head(size)) for size in SIZES if size <= len(told)}
     return Rbf(

@@ -27,12 +27,15 @@ class Estimate(Struct, frozen=True):
     high: float | None = None
 
 
-def estimate(values: ArrayLike, weights: ArrayLike | None = None, *, seed: int = 0) -> Estimate | None:
+def estimate(
+    values: ArrayLike, weights: ArrayLike | None = None, *, share: bool = True, seed: int = 0
+) -> Estimate | None:
     """The sum of `values` over the sum of `weights` (one of each per problem; by default every weight is 1:
     the mean), with the percentile bootstrap's 95 % interval. None where the weights sum to nothing.
 
-    Where every problem says exactly 0 or exactly 1, resampling knows no doubt, and the interval is the exact
-    one of a share (Clopper and Pearson 1934). One problem tells nothing of others: its interval is not known.
+    Where it is a `share` of which every problem says exactly 0 or exactly 1, resampling knows no doubt, and the
+    interval is the exact one (Clopper and Pearson 1934). One problem tells nothing of others: its interval is not
+    known.
     """
     sums = np.asarray(values, dtype=np.float64)
     sizes = np.ones_like(sums) if weights is None else np.asarray(weights, dtype=np.float64)
@@ -40,7 +43,7 @@ def estimate(values: ArrayLike, weights: ArrayLike | None = None, *, seed: int =
     if not sums.size:
         return None
     value = float(sums.sum() / sizes.sum())
-    if value in (0.0, 1.0) and np.array_equal(sums, value * sizes):
+    if share and value in (0.0, 1.0) and np.array_equal(sums, value * sizes):
         bound = (OUTSIDE / 2) ** (1 / sums.size)
         return Estimate(value, bound if value else 0.0, 1.0 if value else 1 - bound)
     if sums.size == 1:

@@ -245,6 +245,12 @@ def test_nuclei_are_wanted_of_the_first_responses_only(tmp_path: Path) -> None:
     assert found.lengths is not None and found.lengths.mean == 10
 
 
+def test_a_policy_that_never_branches_has_a_factor_of_one_exactly(tmp_path: Path, problems: Path) -> None:
+    engine = ScriptedEngine(lambda request: Response(respond(request), "stop", 5, 10, Nuclei(0.95, 10, 10, 0)))
+    rbf = evaluate(settings(problems), out=tmp_path / "e", engine=engine, quiet=True).rbf
+    assert rbf is not None and (rbf.low, rbf.value, rbf.high) == (1.0, 1.0, 1.0)
+
+
 def test_off_a_terminal_it_says_how_far_it_is(
     tmp_path: Path, problems: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
