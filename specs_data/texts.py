@@ -25,7 +25,7 @@ Piece = str | int
 # What is quoted goes first, so that what is left of the word is a place. Hostile texts are long: all this is linear.
 _QUOTED = r"```[^`]*```|`[^`'\n]*`|[\"'“‘«](?:<image>)+[\"'”’»]"
 _PLACE = re.compile(rf"{_QUOTED}|(<image>)")
-_NUMBERED = re.compile(rf"{_QUOTED}|<image (\d{{1,2}})>".replace("<image>)+", r"<image(?: \d{1,2})?>)+"))
+_NUMBERED = re.compile(rf"{_QUOTED}|<image[ _](\d{{1,2}})>".replace("<image>)+", r"<image(?:[ _]\d{1,2})?>)+"))
 _FIRST = re.compile(r"\s*(?:<image>\s*)+")
 
 
@@ -107,7 +107,7 @@ def without_first(text: str) -> str:
 
 
 def numbered_places(text: str) -> tuple[str, list[int]]:
-    """`text` with `<image>` for each `<image 3>` of it, as MMMU writes them, and their numbers."""
+    """`text` with `<image>` for each `<image 3>` (MMMU) or `<image_3>` (EMMA) of it, and their numbers."""
     numbers: list[int] = []
 
     def place(found: re.Match[str]) -> str:

@@ -370,11 +370,12 @@ def test_images_in_every_form(tmp_path: Path) -> None:
     (tmp_path / "sub" / "a.png").write_bytes(RED)
     url = "data:image/png;base64," + base64.b64encode(RED).decode()
     texts = ["sub/a.png", ["sub/a.png"], url, [url], {"path": "sub/a.png"}, [{"bytes": None, "path": "sub/a.png"}]]
+    texts.append(url.partition(",")[2])  # bare, as in VLMEvalKit's tables
     found = read(jsonl(tmp_path / "p.jsonl", [{**GOOD, "id": n, "images": value} for n, value in enumerate(texts)]))
     for value in (RED, [RED], image(RED), [image(RED, "elsewhere.png")]):
         found += read(parquet(tmp_path / "p.parquet", [{**GOOD, "images": value}]))
     digest = hashlib.sha256(RED).hexdigest()
-    assert len(found) == 10
+    assert len(found) == 11
     for item in found:
         assert isinstance(item, Incoming) and item.images == (RED,) and item.problem.images == (digest,), item
 
@@ -493,6 +494,8 @@ BAD = [
     ({"images": "rows.jsonl"}, "image not an image"),
     ({"images": "http://127.0.0.1:9/a.png"}, "image not local"),
     ({"images": "data:image/png;base64,@@"}, "image broken"),
+    ({"images": "iVBORw0KGgo" + "@" * 60}, "image broken"),
+    ({"images": "iVBORw0KGgo" + "A" * 60 + ".png"}, "image not found"),
     ({"images": "data:image/png;base64,é"}, "image broken"),
     ({"images": "data:,"}, "image not an image"),
     ({"images": [7]}, "image not supported"),
@@ -628,6 +631,8 @@ def test_numbered_places_bring_the_pictures_in_their_order(tmp_path: Path) -> No
         return chat(item.problem, None)[-1].content, item.images
 
     assert found("<image 1> <image 2> Which?") == ("Which?", (RED, BLUE))
+    assert found("Is <image_2> more than <image_1>?") == ("Is <image> more than <image>?", (BLUE, RED))
+    assert found("What does `<image_2>` mean?") == ("What does `<image_2>` mean?", (RED, BLUE))
     assert found("Is <image 2> more than <image 1>?") == ("Is <image> more than <image>?", (BLUE, RED))
     assert found("<image 1> and <image 2>, <image 1>?") == ("<image> and <image>, <image>?", (RED, BLUE, RED))
     choices = {"choices": ["<image 1>", "<image 2>"], "answer": "A"}

@@ -38,6 +38,7 @@ LINGER = 0.002  # seconds to wait for the next one: a step costs nearly the same
 LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM has room for
 DECODERS = 4  # threads that open images
 TOP = 20  # likeliest tokens whose chances vLLM tells, its own default limit
+FIRST_WORDS = "first_words"  # of a response, in a chat template
 DECODED = 16  # requests whose images are opened ahead: they take megabytes each
 
 
@@ -91,6 +92,7 @@ class VLLMEngine:
         base = adapter_base(checkpoint)
         check_whole(base or checkpoint)
         self._template = Template()
+        self._begun: str | None = None
         self._lora: Any = None
         if base is not None:
             lora: Any = require("vllm.lora.request", "vllm")
@@ -165,7 +167,8 @@ class VLLMEngine:
         waiting: dict[str, _Job] = {}
         try:
             llm = _start(checkpoint, settings)
-            self._template = _template(llm, checkpoint)
+            self._template, text = _template(llm, checkpoint)
+            self._begun = _begun(text, self._template.opened)
         except BaseException as error:  # whatever it is, the caller is waiting for it
             started.set_exception(error)
             return
@@ -219,8 +222,12 @@ class VLLMEngine:
         request = job.request
         begun = request.prefill + job.text
         params = _reading(job.anew) if job.text else _params(request.sampling or self._sampling, request)
-        chat = _messages(request, job.images, begun)
-        going_on = {"continue_final_message": True, "add_generation_prompt": False} if begun else {}
+        chat = _messages(request, job.images, begun if self._begun is None else "")
+        going_on: dict[str, Any] = {}
+        if begun and self._begun is not None:
+            going_on = {"chat_template": self._begun, "chat_template_kwargs": {FIRST_WORDS: begun}}
+        elif begun:
+            going_on = {"continue_final_message": True, "add_generation_prompt": False}
         try:
             (job.id,) = llm.enqueue_chat([chat], params, use_tqdm=False, lora_request=self._lora, **going_on)
             waiting[_number(job.id)] = job
@@ -282,21 +289,30 @@ def _start(checkpoint: str, settings: dict[str, Any]) -> Any:
     return llm
 
 
-def _template(llm: Any, checkpoint: str) -> Template:
-    """The ways of the chat template: the tokenizer's, or the processor's."""
+def _begun(text: object, opened: str) -> str | None:
+    """A chat template, by its `text`, that ends in the first words of a response, in place of those that it has
+    `opened`. As an assistant's message templates would rewrite them (DeepSeek-R1's cuts thoughts out)."""
+    if not isinstance(text, str):
+        return None
+    end = f"[:-{len(opened)}]" if opened else ""
+    return f"{{% set prompt %}}{text}{{% endset %}}{{{{ prompt{end} + {FIRST_WORDS} }}}}"
+
+
+def _template(llm: Any, checkpoint: str) -> tuple[Template, object]:
+    """The ways of the chat template, the tokenizer's or the processor's, and its text."""
     renderer = llm.get_tokenizer()
     if not getattr(renderer, "chat_template", None):
         try:
             renderer = load_processor(checkpoint)
         except UserError:  # vLLM reads more kinds of checkpoints
-            return Template()
+            return Template(), None
     template = learn(
         lambda chat: renderer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True),
         checkpoint,
         parts=True,
     )
     tell(template, checkpoint)
-    return template
+    return template, renderer.chat_template
 
 
 def _params(sampling: Sampling, request: Request) -> Any:

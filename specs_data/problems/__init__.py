@@ -92,6 +92,8 @@ _TYPES: Mapping[str, AnswerType | None] = {
     "float": "numeric",
     "": None,
 }
+_SHORTEST_IMAGE = 64  # characters of base64
+_BASE64 = ("iVBORw0KGgo", "/9j/", "R0lGOD", "UklGR", "Qk", "SUkqA", "TU0AK")  # of the kinds that `media_type` knows
 _NUMBERED = re.compile(r"image_(\d{1,2})")  # MMMU's
 # Hostile texts are long: no pattern below may take more than linear time.
 _LONGEST_VALUE = 200
@@ -338,7 +340,7 @@ def _is_picture(value: Any, shelf: Pictures) -> bool:
         value = value["bytes"] or value["path"]
     if isinstance(value, bytes):
         return media_type(value) is not None
-    return isinstance(value, str) and (value.startswith("data:image/") or shelf.has(value))
+    return isinstance(value, str) and (value.startswith("data:image/") or _looks_like_base64(value) or shelf.has(value))
 
 
 # One row
@@ -584,8 +586,13 @@ def _picture(value: Any, shelf: Pictures, row: Any) -> bytes:
         raise _Bad(f"image {reason}", _told(row, told)) from None
 
 
+def _looks_like_base64(value: str) -> bool:
+    """Whether a text begins as the base64 of an image file does, and has no suffix as a path has."""
+    return value.startswith(_BASE64) and "." not in value and len(value) > _SHORTEST_IMAGE
+
+
 def _image(value: Any, shelf: Pictures) -> bytes:
-    """The bytes of an image given as bytes, a datasets Image, a data URL or a path. Raises Unusable."""
+    """The bytes of an image given as bytes, a datasets Image, a data URL, bare base64 or a path. Raises Unusable."""
     if isinstance(value, dict):
         value = value.get("bytes") or value.get("path")
     if isinstance(value, bytes):
@@ -597,4 +604,9 @@ def _image(value: Any, shelf: Pictures) -> bytes:
             return base64.b64decode(value.partition(",")[2], validate=True)
         except ValueError:
             raise Unusable("broken: data URL") from None
+    if _looks_like_base64(value):
+        try:
+            return base64.b64decode(value, validate=True)
+        except ValueError:
+            raise Unusable("broken: base64") from None
     return shelf.read(value)

@@ -24,7 +24,7 @@ from specs_data.engines import ModelOptions
 from specs_data.engines.openai import OpenAIEngine
 from specs_data.engines.transformers import TransformersEngine
 from specs_data.engines.vllm import VLLMEngine
-from specs_data.errors import PromptRefused
+from specs_data.errors import PromptRefused, UserError
 from specs_data.plugins import Engine
 from specs_data.records import Message, Request, Sampling
 
@@ -145,7 +145,7 @@ async def ask(engine: Engine) -> Responses:
     async def response(question: str, prefill: str) -> str:
         try:
             found = await engine.generate(Request((system, Message("user", question)), (), 0, prefill=prefill))
-        except PromptRefused as refused:
+        except (PromptRefused, UserError) as refused:
             return str(refused)
         return prefill + found.text
 
@@ -168,42 +168,38 @@ def main(original: Path) -> int:
     """Print the table; the number of cells that are wrong."""
     from tests.elsewhere.vllm_engine import conftest as _settings  # noqa: F401 - the environment of vLLM on a CPU
 
-    rows: dict[str, dict[str, Responses]] = {}
+    print("| checkpoint | transformers | vllm | vllm's server |\n|---|---|---|---|", flush=True)  # noqa: T201
+    wrong = 0
+    as_it_is: Responses = []
     with tempfile.TemporaryDirectory(dir=original.parent) as name, ThreadPoolExecutor(1) as beside:
         for number, (variant, edit) in enumerate(VARIANTS.items()):
             folder = vary(original, Path(name) / str(number), edit)
             served = beside.submit(ask_server, folder)  # a server takes its time to start
-            rows[variant] = {
-                "transformers": asyncio.run(ask(TransformersEngine(folder, GREEDY, FLOAT))),
-                "vllm": asyncio.run(ask(VLLMEngine(folder, GREEDY, FLOAT, **CPU))),
-                "vllm's server": served.result(),
-            }
-    return show(rows)
-
-
-def show(rows: Mapping[str, Mapping[str, Responses]]) -> int:
-    """Print the table; the number of cells that are wrong."""
-    wrong = 0
-    lines = ["| checkpoint | transformers | vllm | vllm's server |", "|---|---|---|---|"]
-    for variant, found in rows.items():
-        wanted = found["transformers"]
-        opens = "<think>\n" if VARIANTS[variant] in OPENING else ""
-        kept = wanted == rows["as it is"]["transformers"]
-        fine = (kept or "template" in variant or "all" in variant) and all(
-            text.startswith(opens) for text in wanted[: len(QUESTIONS)]
-        )
-        cells = [("unchanged" if kept else f"begins with {opens!r}" if opens else "as told") if fine else "WRONG"]
-        for engine in ("vllm", "vllm's server"):
-            same = sum(one == other for one, other in zip(wanted, found[engine], strict=True))
-            cells.append(f"{same} of {len(wanted)} the same")
-            wrong += same < len(wanted)
-        wrong += not fine
-        lines.append(f"| {variant} | {' | '.join(cells)} |")
-        for engine in ("vllm", "vllm's server"):
-            different = [(one, other) for one, other in zip(wanted, found[engine], strict=True) if one != other]
-            lines += [f"<!-- {engine}: {other!r} instead of {one!r} -->" for one, other in different]
-    print("\n".join(lines))  # noqa: T201
+            wanted = asyncio.run(ask(TransformersEngine(folder, GREEDY, FLOAT)))
+            found = {"vllm": asyncio.run(ask(VLLMEngine(folder, GREEDY, FLOAT, **CPU))), "server": served.result()}
+            as_it_is = as_it_is or wanted
+            cells, faults = row(variant, wanted, as_it_is, found)
+            print("\n".join([f"| {variant} | {' | '.join(cells)} |", *faults]), flush=True)  # noqa: T201
+            wrong += len(faults)
     return wrong
+
+
+def row(
+    variant: str, wanted: Responses, as_it_is: Responses, found: Mapping[str, Responses]
+) -> tuple[list[str], list[str]]:
+    """The cells of a checkpoint, and what is wrong in them."""
+    opens = "<think>\n" if VARIANTS[variant] in OPENING else ""
+    kept = wanted == as_it_is
+    fine = (kept or "template" in variant or "all" in variant) and all(
+        text.startswith(opens) for text in wanted[: len(QUESTIONS)]
+    )
+    cells = [("unchanged" if kept else f"begins with {opens!r}" if opens else "as told") if fine else "WRONG"]
+    faults = [] if fine else [f"<!-- transformers: {wanted} instead of {as_it_is} -->"]
+    for engine, texts in found.items():
+        cells.append(f"{sum(map(str.__eq__, wanted, texts))} of {len(wanted)} the same")
+        different = [(one, other) for one, other in zip(wanted, texts, strict=True) if one != other]
+        faults += [f"<!-- {engine}: {other!r} instead of {one!r} -->" for one, other in different]
+    return cells, faults
 
 
 if __name__ == "__main__":
