@@ -40,7 +40,7 @@ test: .venv/dev
 test-slow: .venv/dev
 	$(BIN)/python -m pytest -m slow --ignore tests/elsewhere --ignore tests/hard --ignore tests/test_demo_full.py
 
-# Kills, damage, full disks, hostile pictures: all trials, with a table of what came of them.
+# Kills, damage, full disks, hostile pictures and problems, faulty plug-ins and servers: all trials, with a table.
 test-hard: .venv/dev
 	$(BIN)/python -m pytest tests/hard
 
