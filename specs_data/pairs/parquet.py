@@ -213,6 +213,8 @@ def _column(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
     elif kind in (pa.string(), pa.binary()) and sum(map(len, filter(None, values))) < _LARGEST // 4:
         texts = [value.encode() if isinstance(value, str) else value or b"" for value in values]
         buffers += [_ends(texts), pa.py_buffer(b"".join(texts))]
+    elif pa.types.is_integer(kind) or pa.types.is_floating(kind):
+        buffers.append(pa.py_buffer(np.array([value or 0 for value in values], kind.to_pandas_dtype())))
     else:
         return pa.array(values, kind)
     return pa.Array.from_buffers(kind, len(values), buffers, children=children)
