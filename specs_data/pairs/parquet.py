@@ -201,7 +201,7 @@ def _column(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
     """`values` as a column. `pa.array` imports pandas, which takes longer than most columns, and copies the bytes of
     pictures each time that they outgrow the room that it made."""
     there = [value is not None for value in values]
-    buffers = [None if all(there) else pa.py_buffer(np.packbits(there, bitorder="little"))]
+    buffers = [None if all(there) else _bits(there)]
     children = None
     if pa.types.is_struct(kind):
         rows = [value or {} for value in values]
@@ -213,9 +213,17 @@ def _column(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
     elif kind in (pa.string(), pa.binary()) and sum(map(len, filter(None, values))) < _LARGEST // 4:
         texts = [value.encode() if isinstance(value, str) else value or b"" for value in values]
         buffers += [_ends(texts), pa.py_buffer(b"".join(texts))]
+    elif pa.types.is_boolean(kind):
+        buffers.append(_bits(values))
+    elif pa.types.is_integer(kind) or pa.types.is_floating(kind):
+        buffers.append(pa.py_buffer(np.array([value or 0 for value in values], kind.to_pandas_dtype())))
     else:
         return pa.array(values, kind)
     return pa.Array.from_buffers(kind, len(values), buffers, children=children)
+
+
+def _bits(values: Sequence[Any]) -> pa.Buffer:
+    return pa.py_buffer(np.packbits(np.array([bool(value) for value in values], bool), bitorder="little"))
 
 
 def _ends(parts: Sequence[Sized]) -> pa.Buffer:
