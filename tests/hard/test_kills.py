@@ -181,7 +181,15 @@ def train(kind: str, folder: Path, out: Path) -> None:
     elif kind == "sft":
         train_sft(SftSettings(data=pairs, steps=6, batch=4, micro_batch=2, **shared))
     else:
-        shape: dict[str, Any] = {"batch": 4, "micro_batch": 4, "samples": 4, "max_tokens": 16, "steps": 6}
+        shape: dict[str, Any] = {
+            "batch": 8,
+            "rollout_batch": 2,
+            "rollouts": 4,
+            "micro_batch": 4,
+            "max_tokens": 8,
+            "steps": 6,
+        }
+        shape["accuracy_window"] = (0.0, 1.0)
         train_grpo(GrpoSettings(problems=(str(folder / "problems.jsonl"),), **shape, **shared))
 
 
