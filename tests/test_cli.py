@@ -229,7 +229,10 @@ def test_an_interrupted_build_says_so(responses: Path, number: signal.Signals, s
                 time.sleep(0.05)
             time.sleep(1)
             build.send_signal(number)
-            _, errors = build.communicate(timeout=20)
+            try:
+                _, errors = build.communicate(timeout=30)
+            finally:
+                build.kill()
     assert build.returncode == status
     assert errors.count("the same command goes on from here") == 1 and "Traceback" not in errors
 

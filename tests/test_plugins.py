@@ -338,5 +338,8 @@ def test_an_interrupt_ends_an_operator_that_hangs(tmp_path: Path) -> None:
         while not (tmp_path / "hangs").exists():
             time.sleep(0.05)
         running.send_signal(signal.SIGINT)
-        _, errors = running.communicate(timeout=5)
+        try:
+            _, errors = running.communicate(timeout=30)
+        finally:
+            running.kill()
     assert running.returncode == 130 and "Traceback" not in errors, errors
