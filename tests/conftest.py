@@ -1,4 +1,4 @@
-"""Ctrl-C reaches what the tests start, also where they themselves run in the background: a shell lets that ignore it."""
+"""Ctrl-C reaches what the tests start, also where they run in the background, which a shell lets ignore it."""
 
 from __future__ import annotations
 
