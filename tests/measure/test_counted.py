@@ -130,10 +130,12 @@ def check_interval(estimate: dict[str, float], groups: Sequence[Sequence[bool]])
     if all(map(all, groups)):
         assert estimate["high"] == 1 and estimate["low"] ** len(groups) == pytest.approx(1 / 40)
         return
+    # A share moves in steps of one response, and two bootstraps may end a step apart.
+    near = 0.03 + 1 / sum(map(len, groups))
     drawn = random.Random(5)
     means = sorted(share(one for group in drawn.choices(groups, k=len(groups)) for one in group) for _ in range(1000))
-    assert estimate["low"] == pytest.approx(means[24], abs=0.03)
-    assert estimate["high"] == pytest.approx(means[975], abs=0.03)
+    assert estimate["low"] == pytest.approx(means[24], abs=near)
+    assert estimate["high"] == pytest.approx(means[975], abs=near)
 
 
 def check_slice(part: dict[str, Any], heard: Sequence[Heard]) -> None:
