@@ -404,7 +404,9 @@ def _end(rows: DataFrame, plan: Plan, problems: int) -> DataFrame:
         refused=pl.when("verified").then("refused"),
     )
     rows = rows.with_columns(kept=col("paired") & col("reason").is_null())
-    return rows.with_columns(pass_rate=_pass_rate(_until_last_pair())).select(_COLUMNS)
+    # A column of its own first: a window within a window is gone through group by group.
+    rows = rows.with_columns(counts=_until_last_pair())
+    return rows.with_columns(pass_rate=_pass_rate(col("counts"))).select(_COLUMNS)
 
 
 def _outside(recipe: Recipe) -> Expr:
