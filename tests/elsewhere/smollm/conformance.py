@@ -128,6 +128,9 @@ VARIANTS: Mapping[str, Callable[[Path], None]] = {
     "all of it": everything,
 }
 OPENING = (think, think_elsewhere, everything)
+# A server renders the template itself, and tells nobody that it leaves the system message out: there the responses are
+# those to the question alone.
+UNTOLD = {("server", ignore_system): "the system message is lost, and no server says so"}
 CANNOT = "cannot go on from the first words"
 PREFILLS = ("Well, the", "<think>\nIt is easy.\n</think>\nThe")
 
@@ -199,7 +202,10 @@ def row(
     for engine, texts in found.items():
         told = sum(CANNOT in text for text in texts)  # a server renders the template itself, and says so
         same = f"{sum(map(str.__eq__, wanted, texts))} of {len(wanted)} the same"
-        cells.append(same + (f", {told} told in a sentence" if told else ""))
+        untold = UNTOLD.get((engine, VARIANTS[variant]))
+        cells.append(same + (f", {told} told in a sentence" if told else "") + (f": {untold}" if untold else ""))
+        if untold:
+            continue
         different = [
             (one, other) for one, other in zip(wanted, texts, strict=True) if one != other and CANNOT not in other
         ]
