@@ -56,6 +56,11 @@ def _listed(value: object) -> object:
     return [part.strip() for text in texts for part in str(text).split(",")]
 
 
+def named_verifiers(verifier: str | None) -> tuple[str, ...]:
+    """The names that `--verifier rules,policy` lists, in their order; none where it is not given."""
+    return tuple(filter(None, map(str.strip, (verifier or "").split(","))))
+
+
 def _weighted(value: object) -> object:
     """`["a", "b=2"]`, `"a,b=2"` or `{a = 1, b = 2}` as a mapping of names to weights."""
     items = _listed(value)

@@ -21,7 +21,7 @@ from specs_data.pairs.manifest import (
     Yields,
     describe_data,
 )
-from specs_data.recipe import deciding
+from specs_data.recipe import deciding, named_verifiers
 from specs_data.records import Paid
 from specs_data.rollouts.plan import Plan
 from specs_data.rollouts.store import Store
@@ -84,7 +84,8 @@ def make_manifest(
 
 def _count_tokens(store: Store, fates: Fates, plan: Plan) -> dict[str, Tokens]:
     """Tokens by stage; those of judging services as they were paid for, and those of a policy that checks itself."""
-    own = [row[-2:] for row in fates.served.get("verification", ())] if "policy" in plan.verifier.split(",") else []
+    rows = fates.served.get("verification", ()) if "policy" in named_verifiers(plan.verifier) else ()
+    own = [row[-2:] for row in rows]
     checks = {"verification": Tokens(*map(sum, zip(*own, strict=True)))} if own else {}
     paid = {stage: Tokens(paid.prompt_tokens, paid.completion_tokens) for stage, paid in store.paid().items()}
     return {"generation": Tokens(**fates.tokens()), **checks, **paid}

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from msgspec import Struct
 
 from specs_data.pairs.manifest import Manifest
+from specs_data.recipe import named_verifiers
 
 
 class Measured(Struct, frozen=True):
@@ -56,7 +57,7 @@ def describe_measured(manifest: Manifest) -> Iterator[str]:
     yield f"Answers were judged by rule: {JUDGE}."
     if manifest.setting("judge_model"):
         yield "Open-ended answers were judged by a model, whose precision nobody measured here."
-    for name in (manifest.setting("verifier") or "none").split(","):
+    for name in named_verifiers(manifest.setting("verifier") or "none"):
         if name in VERIFIERS:
             yield f"Reasoning was checked by {name}: {'; '.join(map(str, VERIFIERS[name]))}."
         elif name != "none":

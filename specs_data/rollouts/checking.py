@@ -7,7 +7,7 @@ import asyncio
 from specs_data import engines
 from specs_data.engines import Engine
 from specs_data.format import load_format
-from specs_data.recipe import Recipe
+from specs_data.recipe import Recipe, named_verifiers
 from specs_data.records import Sampling
 from specs_data.rollouts.demand import OnDemand
 from specs_data.rollouts.sample import check_policy, policy_fingerprint, policy_name
@@ -40,4 +40,4 @@ def open_checker(recipe: Recipe, sampled: OnDemand | None = None) -> Checker | N
 
 def asks_sampled(recipe: Recipe) -> bool:
     """Whether the verifier needs the policy's own engine to the end."""
-    return recipe.verifier_model is None and "policy" in (recipe.verifier or "").split(",")
+    return recipe.verifier_model is None and "policy" in named_verifiers(recipe.verifier)

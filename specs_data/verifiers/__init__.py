@@ -17,7 +17,7 @@ from specs_data.errors import UserError
 from specs_data.format import ResponseFormat, load_format
 from specs_data.plugins import Engine, check_name, make_verifier
 from specs_data.plugins import Verifier as Verifier
-from specs_data.recipe import Recipe
+from specs_data.recipe import Recipe, named_verifiers
 from specs_data.texts import Text
 from specs_data.verifiers.calibration import Calibration, known
 from specs_data.verifiers.several import KeepUndecided, SeveralVerifiers
@@ -76,7 +76,7 @@ def verifier_names(recipe: Recipe) -> tuple[str, ...]:
     """The verifiers that `recipe` names, in the order in which they are asked; where it names none, Gemini if
     there is a key for it, and otherwise a UserError: none is chosen silently, and a name that nothing has is told."""
     if recipe.verifier is not None:
-        names = tuple(filter(None, map(str.strip, recipe.verifier.split(","))))
+        names = named_verifiers(recipe.verifier)
         for name in names:
             check_name("verifier", name, VERIFIERS)
         return names

@@ -22,8 +22,9 @@ from specs_data.mini import checkpoint
 from specs_data.mini.world import write_problems
 from specs_data.plugins import Engine
 from specs_data.records import Judged, Judgement, Message, Problem, Request, Response, Sample, Sampling
+from specs_data.rollouts.checking import asks_sampled
 from specs_data.texts import system_prompt
-from specs_data.verifiers import Checker
+from specs_data.verifiers import Checker, verifier_names
 from specs_data.verifiers.policy import AGREES, NO_THOUGHT, OTHER_ANSWER, PolicyVerifier
 
 PROBLEM = Problem("p", "2 + 3?", "5", "numeric")
@@ -208,3 +209,10 @@ async def test_a_server_that_cannot_go_on_says_so_in_a_sentence() -> None:
         with pytest.raises(UserError, match="cannot go on from the first words"):
             await verifier_of(engine).verify(judged("5"), ())
         await engine.close()
+
+
+@pytest.mark.parametrize("verifier", ["policy", "rules,policy", "rules, policy", " policy , rules "])
+def test_the_policy_stays_for_a_verifier_that_asks_it_however_the_list_is_written(verifier: str) -> None:
+    assert asks_sampled(Recipe(verifier=verifier))
+    assert not asks_sampled(Recipe(verifier=verifier, verifier_model="another"))
+    assert set(verifier_names(Recipe(verifier=verifier))) <= {"policy", "rules"}
