@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import shutil
 import stat
@@ -25,6 +26,12 @@ FIRST_ROWS = 100  # among which every column that is needed must occur
 _BATCH = 64
 # A FIFO would block, a link could be put in the file's place after it was looked at.
 _UNTRUSTED = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+
+
+def sha256_of(file: Path) -> str:
+    """The sha256 hex digest of a file's bytes. Raises OSError."""
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def read_rows(file: Path, unread: Collection[str] = ()) -> Iterator[dict[str, Any] | str]:

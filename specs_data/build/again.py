@@ -7,7 +7,6 @@ a file of rows, if it is not large, while its content is as well.
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +16,7 @@ import msgspec
 from msgspec import Struct
 
 import specs_data
-from specs_data.files import put_in_place
+from specs_data.files import put_in_place, sha256_of
 from specs_data.pairs.shard import SHARD
 from specs_data.presets import load_preset
 from specs_data.problems import source_files, sources_of
@@ -157,8 +156,7 @@ def _read(file: Path) -> Stamp:
     stamp = _look(str(file))
     if not 0 <= stamp.size <= _READ_AT_MOST:
         return stamp
-    with file.open("rb") as content:
-        return msgspec.structs.replace(stamp, sha256=hashlib.file_digest(content, "sha256").hexdigest())
+    return msgspec.structs.replace(stamp, sha256=sha256_of(file))
 
 
 def _look(path: str) -> Stamp:

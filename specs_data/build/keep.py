@@ -6,11 +6,9 @@ import hashlib
 import re
 from pathlib import Path
 
-import msgspec
-
 from specs_data.errors import UserError
 from specs_data.files import write_whole
-from specs_data.pairs.manifest import Manifest, read_manifest
+from specs_data.pairs.manifest import Manifest, load_manifest
 from specs_data.recipe import Recipe, make_recipe
 from specs_data.rollouts.plan import name_of
 from specs_data.rollouts.sample import policy_fingerprint
@@ -99,8 +97,8 @@ def digest_of(card: bytes) -> str:
 def manifest_of(out: Path) -> Manifest | None:
     """The manifest of the run in `out`, None where there is no readable one."""
     try:
-        return read_manifest((out / "manifest.json").read_bytes())
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return load_manifest(out / "manifest.json")
+    except (OSError, UserError):
         return None
 
 

@@ -326,8 +326,8 @@ async def _play(
 ) -> None:
     lines = run.flow.lines(quest)
     async with run.progress(label) as progress:
-        again = run.plan.blind is not None and engine is run.engine
-        release = None if engine is None or again or asks_sampled(run.recipe) else engine.close
+        asked_again = run.plan.blind is not None and engine is run.engine
+        release = None if engine is None or asked_again or asks_sampled(run.recipe) else engine.close
         # Of a first round that is all of a problem nothing more is wanted.
         further = run.ahead and source is not run.plan.blind
         ahead = Asking(run.flow, run.listing, engine, source) if engine is not None and further else None

@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from specs_data.errors import UserError, first_line
 from specs_data.files import write_whole
 
 _STAGES = {
@@ -243,6 +244,15 @@ def read_manifest(content: bytes) -> Manifest | None:
     except msgspec.ValidationError:
         msgspec.json.decode(content)  # it may be broken further on
         return None
+
+
+def load_manifest(file: Path, advice: str = "repair it, or take it away") -> Manifest | None:
+    """The manifest in `file`; None for somebody else's. Raises OSError, and UserError with the `advice` for what is not
+    JSON."""
+    try:
+        return read_manifest(file.read_bytes())
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise UserError(f"{file} is not JSON ({first_line(error)}); {advice}") from None
 
 
 def encode_manifest(manifest: Manifest) -> bytes:

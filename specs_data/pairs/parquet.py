@@ -6,7 +6,6 @@ Writing is streamed: memory holds one row group (about 100 MB), however large th
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from specs_data.files import sha256_of
 from specs_data.pairs.manifest import Shard
 from specs_data.pairs.rows import DIFFICULTY, TEXT_COLUMNS, Row, to_row
 from specs_data.records import Message, Pair
@@ -144,10 +144,8 @@ def write_shards(
 
 def describe(path: Path, folder: Path, rows: int | None = None) -> Shard:
     """The Shard of a Parquet file inside `folder`; its rows are read from it if not given."""
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
     count = pq.read_metadata(path).num_rows if rows is None else rows
-    return Shard(path.relative_to(folder).as_posix(), count, path.stat().st_size, digest)
+    return Shard(path.relative_to(folder).as_posix(), count, path.stat().st_size, sha256_of(path))
 
 
 def _row_groups(rows: Iterable[Row], schema: pa.Schema, limit: int) -> Iterator[pa.Table]:

@@ -13,7 +13,6 @@ from numbers import Number
 from pathlib import Path
 from typing import Any, cast
 
-import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
@@ -21,7 +20,7 @@ from specs_data.errors import FileRefused, UserError, first_line
 from specs_data.files import FIRST_ROWS, SUFFIXES, columns_of, read_inside, read_rows
 from specs_data.files import count_rows as rows_in
 from specs_data.images import MAX_BYTES, image_fault
-from specs_data.pairs.manifest import Manifest, read_manifest
+from specs_data.pairs.manifest import Manifest, load_manifest
 from specs_data.records import Message, Pair, Picture, Role
 from specs_data.texts import IMAGE, leading, to_content
 
@@ -189,12 +188,7 @@ def _manifest(root: Path) -> Manifest | None:
     while folder.name in ("data", "dataset") and not (folder / "manifest.json").is_file():
         folder = folder.parent
     place = folder / "manifest.json"
-    if not place.is_file():
-        return None
-    try:
-        return read_manifest(place.read_bytes())
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise UserError(f"{place} is not JSON ({first_line(error)}); repair it, or take it away") from None
+    return load_manifest(place) if place.is_file() else None
 
 
 def _download(name: str) -> Path:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from specs_data.errors import UserError
-from specs_data.files import response_rows
+from specs_data.files import response_rows, sha256_of
 from specs_data.records import Response
 
 
@@ -24,8 +23,7 @@ def read_responses(file: Path) -> Iterator[tuple[str, Response] | str]:
 def file_digest(file: Path) -> str:
     """The sha256 hex digest of a file's bytes. Raises UserError if it cannot be read."""
     try:
-        with file.open("rb") as content:
-            return hashlib.file_digest(content, "sha256").hexdigest()
+        return sha256_of(file)
     except OSError as error:
         raise UserError(f"cannot read {file}: {error.strerror}") from None
 

@@ -33,7 +33,7 @@ from specs_data.pairs.manifest import (
     Yield,
     Yields,
     describe_data,
-    read_manifest,
+    load_manifest,
     write_manifest,
 )
 from specs_data.pairs.manifest import Shard as File
@@ -132,10 +132,7 @@ def _manifest(run: Path) -> Manifest | None:
     """The manifest of a shard's run; None for anything else."""
     if not (run / SHARD).is_file() or not (run / "manifest.json").is_file():
         return None
-    try:
-        return read_manifest((run / "manifest.json").read_bytes())
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise UserError(f"{run / 'manifest.json'} is not JSON ({error}); build that shard again") from None
+    return load_manifest(run / "manifest.json", "build that shard again")
 
 
 def _whole(manifest: Manifest) -> dict[str, Any]:

@@ -5,7 +5,6 @@ Nothing is truncated. A row that a trainer cannot take whole is left out and cou
 
 from __future__ import annotations
 
-import hashlib
 import io
 import os
 from collections import Counter
@@ -19,7 +18,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from specs_data.errors import UserError, require
-from specs_data.files import write_whole
+from specs_data.files import sha256_of, write_whole
 from specs_data.images import Unusable, settle
 from specs_data.pairs import rows as pairs_io
 from specs_data.pairs.parquet import Interleaved, in_text, with_blocks
@@ -240,8 +239,7 @@ def _write(
     if not count:
         reasons = "; ".join(f"{number} {reason}" for reason, number in dropped.most_common()) or "it is empty"
         raise UserError(f"{source} has no row to train on: {reasons}")
-    with file.open("rb") as content:
-        sha256 = hashlib.file_digest(content, "sha256").hexdigest()
+    sha256 = sha256_of(file)
     return Rows(str(file), source, version or sha256[:16], count, sha256, dict(dropped))
 
 
