@@ -41,6 +41,7 @@ _VALUE = r""""(?:[^"\\]|\\.)*+"?|'(?:[^'\\]|\\.)*+'?|[^\s,{}\[\]"']+"""
 _CHINESE = r"[\u3000-\u30ff\u4e00-\u9fff\uff00-\uffef]"
 _BY_CHINESE = re.compile(f" (?={_CHINESE})|(?<={_CHINESE}) ")
 _QUOTES = re.compile(r"\\.|\"", re.DOTALL)
+_BOXES = ("\\boxed", "\\fbox")
 _BOX_TOKEN = re.compile(r"\\(?:boxed|fbox)\s*\{|\\[{}]|[{}]")
 
 
@@ -165,10 +166,7 @@ class ResponseFormat(BaseModel):
         comes, decoded, on a line after its key, `answer: 5`. The object may be broken anywhere."""
         if self.layout == "json":
             return self._member.sub(_labelled, _FENCE.sub("", text))
-        if "<" in text:
-            for tag in self._stand_ins:
-                text = text.replace(tag, "\n")
-        return text
+        return self._stand_in.sub("\n", text)
 
     def members(self, text: str) -> tuple[tuple[str, str], ...]:
         """(key, value) of every member of a JSON object with the format's keys, decoded, in a text that may be
@@ -178,9 +176,11 @@ class ResponseFormat(BaseModel):
         return tuple((found["key"], _decoded(found["value"])) for found in self._member.finditer(text))
 
     @cached_property
-    def _stand_ins(self) -> tuple[str, ...]:
+    def _stand_in(self) -> re.Pattern[str]:
+        """A tag that stands in for one of the format's own; (?!) where all of them are its own."""
         tags = (f"<{slash}{name}>" for name in (*THOUGHT_TAGS, *ANSWER_TAGS) for slash in ("", "/"))
-        return tuple(tag for tag in tags if not any(tag in marker for marker in self.markers))
+        others = [re.escape(tag) for tag in tags if not any(tag in marker for marker in self.markers)]
+        return re.compile("|".join(others) or "(?!)")
 
     @cached_property
     def _keys(self) -> str:
@@ -309,11 +309,12 @@ def _is_boxed(answer: str) -> bool:
 
 def boxes(text: str) -> list[tuple[int, int, str]]:
     """(start, end, content) of every outermost balanced \\boxed{} in `text`, in order."""
-    if "\\boxed" not in text and "\\fbox" not in text:
+    first = min((place for name in _BOXES if (place := text.find(name)) >= 0), default=-1)
+    if first < 0:
         return []
     opened: list[tuple[int, int, bool]] = []
     found: list[tuple[int, int, str]] = []
-    for token in _BOX_TOKEN.finditer(text):
+    for token in _BOX_TOKEN.finditer(text, first):  # a brace that closes what was opened before it closes no box
         mark = token.group()
         if len(mark) == 2:
             continue

@@ -25,7 +25,7 @@ _PAPERS_FORMATS = ("think-answer", "boxed")
 _WORD = re.compile(r"</?\w[\w:.-]{0,63}>|[^\W\u3000-\u9fff\uff00-\uffef]+|\S")
 _MOST = 20_000  # words of a side that are compared
 _LONG_PART = 50  # characters of a part that is not remembered
-_MEASURED = 2_000  # pairs are enough for a median
+_MEASURED = 500  # pairs are enough for a median
 
 
 def distance(one: str, other: str) -> int:
@@ -53,7 +53,7 @@ def _apart(part: str) -> list[str]:
 
 class SidesTally:
     """What is counted of the sides, pair by pair. `fmt` says what is no content; memory holds a number a pair. Where it
-    is told how many pairs there are in `total`, the distance is that of some 2,000 of them, evenly spread."""
+    is told how many pairs there are in `total`, the distance is that of some 500 of them, evenly spread."""
 
     def __init__(self, fmt: ResponseFormat, total: int = 0) -> None:
         self._fmt = fmt
