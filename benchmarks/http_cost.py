@@ -2,10 +2,11 @@
 
     python benchmarks/http_cost.py [--rows 4000] [--rounds 3] [--pictures] [--characters 2700]
 
-With `--pictures` each problem has a JPEG of 100 KB; `--characters` is the length of a response. Prints milliseconds per
-row, as the slope between a quarter of the rows and all of them, median of the rounds: for a bare aiohttp loop, for the
-openai engine alone, for a build's part that other tools do as well (a problem read, its response asked for and stored),
-and for a whole build (problems, sampling, judging, pairing, store, dataset), without a verifier and verified by rules.
+Responses have 300 to 4,000 characters, half of them less than 900, or all of them `--characters`. With `--pictures`
+each problem has a JPEG of 100 KB. Prints milliseconds per row, as the slope between a quarter of the rows and all of
+them, median of the rounds: for a bare aiohttp loop, for the openai engine alone, for a build's part that other tools do
+as well (a problem read, its response asked for and stored), and for a whole build (problems, sampling, judging,
+pairing, store, dataset), without a verifier and verified by rules.
 """
 
 from __future__ import annotations
@@ -14,14 +15,16 @@ import argparse
 import asyncio
 import base64
 import io
+import itertools
 import json
+import math
 import random
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from unittest.mock import patch
 
@@ -42,6 +45,14 @@ AT_ONCE = 64
 DISTINCT = 500  # pictures; each has its number at its end, so that no two are the same
 
 
+def lengths() -> list[int]:
+    """Characters of 64 responses, in no order: the quantiles of a log-normal distribution, cut off at both ends."""
+    spread = statistics.NormalDist(math.log(900), 0.8)
+    drawn = [min(4000, max(300, round(math.exp(spread.inv_cdf((place + 0.5) / 64))))) for place in range(64)]
+    random.Random(0).shuffle(drawn)
+    return drawn
+
+
 def reply(characters: int) -> bytes:
     """A server's answer, with a response of so many characters."""
     aside = "We look at the figure once more, and count what it shows from the left to the right. "
@@ -57,10 +68,10 @@ def reply(characters: int) -> bytes:
 
 
 class Server(asyncio.Protocol):
-    """Answers every request with the same completion, as soon as it is complete."""
+    """Answers every request as soon as it is complete, with one completion after the other."""
 
-    def __init__(self, answer: bytes) -> None:
-        self._answer = answer
+    def __init__(self, answers: Iterator[bytes]) -> None:
+        self._answers = answers
         self._seen = bytearray()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -78,15 +89,21 @@ class Server(asyncio.Protocol):
             if len(self._seen) < end + 4 + length:
                 return
             del self._seen[: end + 4 + length]
-            self._transport.write(self._answer)  # type: ignore[attr-defined]
+            self._transport.write(next(self._answers))  # type: ignore[attr-defined]
 
 
-async def serve(characters: int) -> None:
+async def serve(characters: int | None) -> None:
     """Serve until killed; the port goes to standard output."""
-    answer = reply(characters)
-    server = await asyncio.get_running_loop().create_server(lambda: Server(answer), "127.0.0.1", 0)
+    answers = itertools.cycle([reply(length) for length in ([characters] if characters else lengths())])
+    server = await asyncio.get_running_loop().create_server(lambda: Server(answers), "127.0.0.1", 0)
     print(server.sockets[0].getsockname()[1], flush=True)
     await server.serve_forever()
+
+
+def started(characters: int | None) -> subprocess.Popen[str]:
+    """A server in a process of its own, whose first line is its port."""
+    command = [sys.executable, __file__, "--serve", *([f"--characters={characters}"] if characters else [])]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
 def draw(folder: Path, rows: int) -> None:
@@ -192,14 +209,13 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=4000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--pictures", action="store_true", help="a JPEG of 100 KB in each row")
-    parser.add_argument("--characters", type=int, default=90, help="length of a response")
+    parser.add_argument("--characters", type=int, help="length of every response")
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve:
         uvloop.run(serve(options.characters))
         return
-    command = [sys.executable, __file__, "--serve", "--characters", str(options.characters)]
-    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    server = started(options.characters)
     folder = tempfile.TemporaryDirectory()
     try:
         url = f"http://127.0.0.1:{int(server.stdout.readline())}"  # type: ignore[union-attr]

@@ -3,8 +3,9 @@
     python benchmarks/peers.py [--rows 2000] [--characters 2700] [--only curator ...]
 
 Makes an environment for each of the others in .venv-peers/NAME, with pip; what cannot be made, or does not run, is said
-and left out. Every tool asks the same server, which answers at once, 64 requests in flight, and runs in a process of
-its own, by turns. Prints milliseconds of CPU and of wall time per row, as the slope between a quarter of the rows and
+and left out. Every tool asks the same server, which answers at once with 300 to 4,000 characters or as many as are
+asked for; 64 requests are in flight (`swift sample` asks one after the other), each tool in a process of its own, by
+turns. Prints milliseconds of CPU and of wall time per row, as the slope between a quarter of the rows and
 all of them, the start included in neither, and CPU over that of a bare aiohttp loop.
 """
 
@@ -27,6 +28,7 @@ PACKAGES = {
     "data-designer": ["data-designer"],
     "distilabel": ["distilabel", "openai", "requests", "beautifulsoup4"],
 }
+SWIFT = Path(".venv-swift")  # which the tests use as well; it needs more than pip
 HERE = Path(__file__).parent
 QUIET = {
     "CURATOR_DISABLE_CACHE": "1",
@@ -107,6 +109,30 @@ def distilabel(url: str, rows: int, folder: str) -> int:
     return len(pipeline.run(dataset=asked, use_cache=False)["default"]["train"])
 
 
+def swift_sample(url: str, rows: int, folder: str) -> int:
+    """ms-swift's `swift sample` from a server."""
+    from swift.pipelines import sampling_main
+
+    asked, made = Path(folder) / "asked.jsonl", Path(folder) / "made.jsonl"
+    known = {"role": "assistant", "content": "7"}
+    turns = ({"messages": [{"role": "user", "content": question}, known]} for question in questions(rows))
+    asked.write_text("".join(json.dumps(row) + "\n" for row in turns))
+    settings = {
+        "sampler_type": "distill",
+        "sampler_engine": "client",
+        "engine_kwargs": json.dumps({"base_url": f"{url}/v1", "api_key": "none"}),
+        "model": "m",
+        "dataset": str(asked),
+        "num_return_sequences": 1,
+        "num_sampling_batch_size": 50,  # and it leaves out what fills no batch
+        "max_new_tokens": 256,
+        "output_dir": folder,
+        "output_file": made.name,
+    }
+    sampling_main([word for name, value in settings.items() for word in (f"--{name}", str(value))])
+    return sum(1 for _ in made.open())
+
+
 def bare(url: str, rows: int, folder: str) -> int:
     """The plainest aiohttp loop, which writes nothing."""
     import uvloop
@@ -139,11 +165,15 @@ TOOLS = {
     "curator": curator,
     "data-designer": data_designer,
     "distilabel": distilabel,
+    "swift sample": swift_sample,
 }
 
 
 def python_of(name: str) -> str | None:
     """The interpreter that has this tool; its environment is made where there is none. None if that fails."""
+    if name == "swift sample":
+        done = subprocess.run([HERE.parent / ".ci" / "loaders-env"], check=False)
+        return None if done.returncode else str(SWIFT / "bin" / "python")
     if name not in PACKAGES:
         return sys.executable
     place = ENVIRONMENTS / name
@@ -173,7 +203,7 @@ def main() -> None:
     """Print a line for each tool."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=2000)
-    parser.add_argument("--characters", type=int, default=2700)
+    parser.add_argument("--characters", type=int)
     parser.add_argument("--only", nargs="*", default=list(TOOLS))
     parser.add_argument("--one", nargs=4, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -181,8 +211,9 @@ def main() -> None:
         name, url, rows, folder = options.one
         print("rows:", TOOLS[name](url, int(rows), folder))
         return
-    command = [sys.executable, str(HERE / "http_cost.py"), "--serve", "--characters", str(options.characters)]
-    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    from http_cost import started
+
+    server = started(options.characters)
     url = f"http://127.0.0.1:{int(server.stdout.readline())}"  # type: ignore[union-attr]
     least: float | None = None
     try:
