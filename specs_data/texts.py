@@ -132,8 +132,10 @@ def misplaced(messages: Sequence[Message], pictures: int) -> str | None:
 def placed(messages: Sequence[Message], pictures: int) -> list[tuple[Piece, ...]]:
     """The pieces of each message, with every picture at its place. Where there are not as many places as pictures,
     the pictures stand before the first thing that the user says."""
+    if not pictures:
+        return [(message.content,) for message in messages]
     places = [count_places(message.content) if message.role == "user" else 0 for message in messages]
-    if pictures and sum(places) == pictures:
+    if sum(places) == pictures:
         numbers = iter(range(pictures))
         return [
             tuple(_pieces(message.content, numbers)) if count else (message.content,)
@@ -146,6 +148,8 @@ def placed(messages: Sequence[Message], pictures: int) -> list[tuple[Piece, ...]
 def leading(messages: Sequence[Message], pictures: int) -> tuple[Message, ...] | None:
     """The messages as text, where all pictures stand before the first thing that the user says; None where they are
     among the text."""
+    if not pictures:
+        return tuple(messages)
     first = _first(messages)
     found = []
     for turn, (message, pieces) in enumerate(zip(messages, placed(messages, pictures), strict=True)):

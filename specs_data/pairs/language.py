@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from itertools import chain
 
 # Scripts that one language alone is written in; Japanese writes Chinese signs too, and is told by its own.
 _SCRIPTS = (
@@ -41,8 +42,7 @@ def language(text: str) -> str:
         for name, script in _SCRIPTS:
             if script.search(text):
                 return name
-    seen: Counter[str] = Counter()
-    for word in _LETTERS.findall(text.lower()):
-        seen.update(_WORDS.get(word, ()))
+    known = (_WORDS[word] for word in _LETTERS.findall(text.lower()) if word in _WORDS)
+    seen = Counter(chain.from_iterable(known))
     (first, most), *others = [*seen.most_common(2), (UNKNOWN, 0)]
     return first if most and not (others and others[0][1] == most) else UNKNOWN
