@@ -57,7 +57,7 @@ class SidesTally:
 
     def __init__(self, fmt: ResponseFormat, total: int = 0) -> None:
         self._fmt = fmt
-        self._every = max(1, -(-total // _MEASURED))
+        self._every = -(-total // _MEASURED) | 1  # odd: of what alternates, it meets both kinds
         self._same = 0
         self._origins: Counter[str] = Counter()
         self._distances: Any = array("I")
