@@ -24,9 +24,11 @@ LONGEST_SUM = 100  # of a last line that has a number
 _BARE_BOX = re.compile(r"\\boxed\s+([A-Za-z\d])(?![\w{])|(?<![\\\w])boxed\s*\{([^{}\\]*)\}")
 _ONLY_BOX = re.compile(r"\\boxed\{([^{}\\]*)\}")
 _LINK = re.compile(
-    r"(?:[ \t,;$/&]|\\[()\[\],;]|\\quad|\\text\s*\{\s*(?:and|or)\s*\}|and\b|or\b)*(?:[A-Za-z](?:_\w)?\s*=[ \t$]*)?"
+    r"(?:[ \t,;$/&，；]|\(\d\)|\\[()\[\],; ]|\\quad|\\text\s*\{\s*(?:and|or)\s*\}|and\b|or\b)*"
+    r"(?:[A-Za-z](?:_\w)?\s*=[ \t$]*)?"
 )
-_LINKING = re.compile(r"[,;/]|\b(?:and|or)\b")
+_LINKING = re.compile(r"[,;/，；]|\b(?:and|or)\b")
+_PART = re.compile(r"\(\d\)")
 _NAMED_BOX = re.compile(r"(?<![\w\\])[A-Za-z](?:_\w)?\s*=\s*$")
 _FRACTION_OPENS = re.compile(r"\\[dtc]?frac\s*\{\s*\Z")
 # What stands next to a box and belongs to its answer: a sign or a currency before it.
@@ -40,7 +42,7 @@ _ALONE_BEFORE = frozenset(("", " ", "\n", ">", ":"))
 _ALONE_AFTER = frozenset(("", "\n", "<"))
 _LABEL = re.compile(
     r"(?<!\w)[Aa](?:nswers?|NSWERS?)"
-    r"(?:[\s*_]{0,4}:[\s*_]*|\s+(?:is|are|would be|must be|should be)\b[\s*_]*(?::[\s*_]*)?)"
+    r"(?:[\s*_]{0,4}:[\s*_}]*|\s+(?:is|are|would be|must be|should be)\b[\s*_]*(?::[\s*_]*)?)"
     r"|[Cc]orrect (?:option|choice)(?:[\s*_]{0,4}:[\s*_]*|\s+is\b[\s*_]*(?::[\s*_]*)?)"
     r"|(?:答案|正解|正确选项|解答)\s*(?:[为是はを]|[:：])[\s*_:：]*"
 )
@@ -48,11 +50,14 @@ _LABEL_STEMS = {
     **{"nswer": 1, "NSWER": 1, "orrect option": 1, "orrect choice": 1},  # with their first letter in either case
     **{"答案": 0, "正解": 0, "正确选项": 0, "解答": 0},
 }
-_HESITATION = re.compile(r"\b(?:wait|actually|sorry|correction|on second thought|instead)\b|\bno, ", re.IGNORECASE)
+HESITATION = re.compile(r"\b(?:wait|hmm|actually|sorry|correction|on second thoughts?|instead)\b|\bno, ", re.IGNORECASE)
+_SO = re.compile(
+    r"\A[^\n]*[,;] (?:so|thus|hence|therefore)[ ,]+(?:the )?(?:correct )?(?:answer|option|choice)\b[^\n]*\Z"
+)
 _SENTENCE_END = re.compile(r"\n|。|\.(?=\s+[A-Z]|\s*$)")
 _LEAD = re.compile(
     r"(?:(?:so|thus|therefore|hence|then|finally|in conclusion|ans|correct|the|final|answer|total|result|we|i|get|have"
-    r"|find|obtain|count|see|found|it|is|are|costs|a total of|in total|in the year|after \w+(?=,))\b[,.:]?"
+    r"|find|obtain|count|see|found|it|is|are|costs|a total of|in total|in the year|year|after \w+(?=,))\b[,.:]?"
     r"|[,:=]|=>|[→⇒∴]|\\(?:Rightarrow|therefore|implies)(?![A-Za-z])|#+(?=\s))\s*",
     re.IGNORECASE,
 )
@@ -71,18 +76,35 @@ _SOLUTION = re.compile(
 )
 _REASON = re.compile(
     r",?\s(?:because|since|as (?:the|it|we|there|this|that|both)|which (?:is|corresponds|matches|equals|means)|"
-    r"to (?:buy|pay|get|make|reach|fill|complete|have))(?:\s.*|$)",
+    r"to (?:buy|pay|get|make|reach|fill|complete|have)|in (?:all|total)$)(?:\s.*|$)|,?此时.*",
     re.DOTALL | re.IGNORECASE,
 )
-CONCLUSION = re.compile(r"[,;.]\s+(?:and )?(?:so|thus|therefore|hence),? (.*)", re.DOTALL | re.IGNORECASE)
+# A sentence with one number in it, and the unit behind that.
+_ONLY_NUMBER = re.compile(
+    r"(?!.*\b(?:half|twice|thrice|double|triple|root|third|quarter|every|each|minus|negative|plus)\b)"
+    r"(?:(?:[A-Za-z][A-Za-z'-]+ ){2,}(?<!of )|(?=\S+(?: [A-Za-z'-]+){3}))"
+    r"((?:\$ ?)?\d[\d,]*(?:\.\d+|:\d\d)?(?! ?(?:of(?! the)|per|times|out|squared|cubed|and|or|to|by|x|pi)\b)"
+    r"(?: ?[ap]\.?m\b| ?%|°C?| ?[A-Za-z]+(?:/[A-Za-z]+)?(?:\^\d)?)?)"
+    r"(?:[ ,]+(?!of\b(?! the)|per\b|squared|cubed)[A-Za-z][A-Za-z'-]*)*\.?"
+)
+CONCLUSION = re.compile(
+    r"[,;.]\s+(?:(?:and )?(?:so|thus|therefore|hence),?|i\.e\.,?|that is,?|which is(?! the| a)|in total,?) (.*)",
+    re.DOTALL | re.IGNORECASE,
+)
+# A remark in brackets at the end, which leaves the number what it is.
+_REMARK = re.compile(
+    r"\s\((?![^()]*\b(?:or|not?|mod|base|in|negative|false|wrong|hundreds?|thousands?|millions?|billions?|dozens?)\b)"
+    r"(?=[^()]*[A-Za-z]{3})[^()\\]*\)$",
+    re.IGNORECASE,
+)
 _UNSURE = re.compile(
     r"\b(?:not|no|never|than|least|most|less|more|if|unless|(?<!gap )(?<!difference )(?<!distance )(?<!angle )between"
-    r"|over|under|either|neither|none|maybe|wait|actually"
+    r"|over|under|either|neither|none|up to|close to|maybe|wait|actually"
     r"|wrong|incorrect)\b|n't|\?",
     re.IGNORECASE,
 )
 _CHINESE_LEAD = re.compile(
-    r"[\u4e00-\u9fff](?:[\u4e00-\u9fff,:\s]|[A-Z∠△](?=[A-Z∠△]*[\u4e00-\u9fff]))*(?=[^\u4e00-\u9fff,:\s])"
+    r"(?=[A-Z∠△]*[\u4e00-\u9fff])(?:[\u4e00-\u9fff,:\s]|[A-Za-z∠△](?=[A-Za-z∠△]*\s*[\u4e00-\u9fff]))+(?=[^\u4e00-\u9fff,:\s])"
 )
 _CHINESE_UNSURE = re.compile("[不没无非约或]|[大小]于|至[少多]|最[多少]|超过|以[上下]")
 _POINT = re.compile(
@@ -100,6 +122,7 @@ _FONT = re.compile(
 )
 _OVER = re.compile(r"\{([^{}]*)\\over(?![A-Za-z])([^{}]*)\}")
 _THIN_THOUSANDS = re.compile(r"(?<=\d)(?:,\\!\s*|\{,\}(?:\\!)?|\\,|,\\,)(?=\d{3}(?!\d))")
+_INTEGERS = re.compile(r"[,\s(]*\b[kn]\s*(?:\\in|∈)\s*(?:\\(?:mathbb|mathbf)\s*\{?\s*Z\s*\}?|Z|ℤ)[\s)$]*$")
 _MACRO = re.compile(r"\\([A-Za-z]+)")
 _SIGNS = {
     **{"angle": "∠", "triangle": "△", "colon": ":", "lor": " or ", "vee": " or ", "langle": "(", "rangle": ")"},
@@ -145,7 +168,8 @@ _TIMES = re.compile(r"(?<=\d) x (?=\d)")
 # A system of equations, one a row, each of which names its unknown.
 _SYSTEM = re.compile(r"\\begin\{(cases|aligned|array)\}((?:(?:\{l*\})?\s*[a-z]\s*&?=[^=&\\]+(?:\\\\)?)+)\\end\{\1\}")
 _INDEX = re.compile(r"(?<=[A-Za-z)\]])_\{?(\d+)\}?")
-_EDGES = " \t\r\n\"'`*_"
+_EDGES = " \t\r\n`*_"
+_BOLD = re.compile(r"(?<![\w)])\*\*(?=\S)([^*]+)(?<=\S)\*\*(?!\w)")
 
 
 def final_answer(text: str, fmt: ResponseFormat = THINK_ANSWER) -> str | None:
@@ -191,7 +215,9 @@ def plain(text: str) -> str:
             return text
     else:
         text = in_latin(_LOWERED.sub(_lowered, _RAISED.sub(_raised, text)).translate(_ODD))
-    text = text.strip(_EDGES)
+    if "**" in text:
+        text = _BOLD.sub(r"\1", text)
+    text = _unquoted(text)
     if len(text) > 2 and text[0] == text[-1] == "$":
         text = text[1:-1]
     if "\\" in text:
@@ -205,9 +231,17 @@ def plain(text: str) -> str:
         text = _TIMES.sub("*", text)
     if text.count("$") % 2 == 0:
         text = text.replace("$", "")
-    text = text.strip(_EDGES)
+    text = _unquoted(text)
     if text.endswith(".") and not text.endswith(".."):
         text = text[:-1].rstrip(_EDGES)
+    return text
+
+
+def _unquoted(text: str) -> str:
+    """`text` without blanks, marks of markdown and a pair of quotes around it; a quote on one side may be a prime."""
+    text = text.strip(_EDGES)
+    while len(text) > 1 and text[0] == text[-1] and text[0] in "\"'":
+        text = text[1:-1].strip(_EDGES)
     return text
 
 
@@ -231,6 +265,7 @@ def said(answer: str) -> str | None:
     None where `answer` is no such sentence, or is not sure."""
     concluded = CONCLUSION.search(answer)
     sentence = concluded[1] if concluded else answer
+    sentence = _REMARK.sub("", _REASON.sub("", sentence))
     if _UNSURE.search(sentence) or not _has_words(answer):
         return None
     text = _CHINESE_LEAD.sub("", sentence)
@@ -238,13 +273,14 @@ def said(answer: str) -> str | None:
         return None
     while lead := _LEAD.match(text):
         text = text[lead.end() :]
-    text = _REASON.sub("", text)
     if solution := _SOLUTION.fullmatch(text):
         text = solution[1]
     elif statement := _STATEMENT.fullmatch(text):
         text = statement["said"]
     elif label := _LABELLED.fullmatch(text):
         text = label[1]
+    if number := _ONLY_NUMBER.fullmatch(text):
+        text = number[1]
     text = _POINT.sub("", text.strip(_EDGES))
     return text if text and text != answer else None
 
@@ -261,6 +297,7 @@ def _plain_latex(text: str) -> str:
     if "\\begin" in text:
         text = _SYSTEM.sub(lambda rows: rows[2].strip("\\ ").replace("\\\\", ", ").replace("&", ""), text)
     text = _OVER.sub(r"\\frac{\1}{\2}", _FONT.sub(r"\1", text))
+    text = _INTEGERS.sub("", text)
     text = _THIN_THOUSANDS.sub("", text).replace("\\%", "%").replace("\\$", "$ ")
     text = _MACRO.sub(lambda macro: _SIGNS.get(macro[1], macro[0]), text)
     if "\\circ" in text or "\\degree" in text:
@@ -285,12 +322,14 @@ def _stated(part: str) -> str | None:
 def _after_label(part: str) -> str | None:
     """The rest of the sentence after the last answer label in `part`."""
     ends = _labels(part)
-    return _after_last(part, ends[-1]) or None if ends else None
+    if not ends or _SO.search(part):
+        return None
+    return _after_last(part, ends[-1]) or None
 
 
 def _after_last(text: str, label: int) -> str:
     """What the last label announces; all that follows it where that takes it back."""
-    return text[label:].strip() if _HESITATION.search(text, label) else _after(text, label)
+    return text[label:].strip() if HESITATION.search(text, label) else _after(text, label)
 
 
 def _after(text: str, label: int) -> str:
@@ -322,7 +361,7 @@ def _last_box(text: str) -> tuple[int, str] | None:
         links = [text[found[n][1] : found[n + 1][0]].replace("$", "").replace("&", ",") for n in range(first, last)]
         named = _NAMED_BOX.search(text, max(0, found[first][0] - 20), found[first][0])
         answer = (named.group() if named and "=" in links[0] else "") + contents[0]
-        for link, content in zip(links, contents[1:], strict=True):
+        for link, content in zip((_PART.sub("", link) for link in links), contents[1:], strict=True):
             answer += (link if _LINKING.search(link) else ", " + link.strip()) + content
     answer = answer.strip()
     return (found[last][1], answer) if answer else None

@@ -10,17 +10,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from difflib import SequenceMatcher
 from functools import lru_cache
 from string import ascii_uppercase
 
 from msgspec import Struct
 
-from specs_data.judges.answers import CONCLUSION, plain, said
+from specs_data.judges.answers import CONCLUSION, HESITATION, plain, said
 from specs_data.judges.values import (
     Formula,
     Meaning,
     Value,
     Words,
+    fold,
     is_structured,
     read_value,
     reasoned,
@@ -37,7 +39,7 @@ _LEAD = re.compile(
     r"(?:options?|choices?|answers?|\$?letter)\b(?:\s+letter)?(?:\s+to\s+th\w+\s+\w+)?"
     r"(?:\s+(?:is|are|would be|should be|must be)\b)?[\s:→=>-]*"
     r"|(?:•|=>|[→⇒>∴]|\\(?:Rightarrow|therefore)|#+\s|-\s+(?=\(?[A-Z]\b))\s*"
-    r"|[故因此所以综上本题应]*(?:正确)?(?:答案|选项)?(?:应?选择?|[是为])?\s*[,:]?\s*(?<=[\u4e00-\u9fff,: ]))",
+    r"|[故因此所以综上本题应【]*(?:正确)?(?:答案|选项)?】?(?:应?选择?|[是为])?\s*[,:]?\s*(?<=[\u4e00-\u9fff,:】 ]))",
     re.IGNORECASE,
 )
 _FORM = r"(?:\(\s*([A-Z])\s*\)|\[\s*([A-Z])\s*\]|([A-Z]))"
@@ -58,7 +60,10 @@ _MARKED = re.compile(
     re.DOTALL,
 )
 _LAST = re.compile(
-    r"(.*?)[\s,]*(?:\(\s*(?:option |choice |answer )?([A-Z])\s*\)|(?:option|choice|answer)\s+\(?([A-Z])\)?)\s*",
+    r"(.*?)[\s,]*(?:(?:so|thus|hence|therefore|i\.e\.|that is)[,\s]+)?"
+    r"(?:\(\s*(?:option |choice |answer )?([A-Z])\s*\)"
+    r"|(?:the\s+)?(?:(?:correct|right|best|final)\s+)?(?:option|choice|answer)\s+(?:is\s+)?\(?([A-Z])\)?"
+    r"|[故应该所以]*选\s*\(?([A-Z])\)?)\s*",
     re.DOTALL | re.IGNORECASE,
 )
 _INSIDE = re.compile(
@@ -70,16 +75,22 @@ _JOINED = re.compile(r"[A-H]{2,8}")
 _ANOTHER = re.compile(r"(?:or|and|,|/|&)?\s*[(\[]?[A-Z](?:[)\].:,]|\s*$|\s+(?:or|and)\b)")
 _PREFIX = re.compile(r"[(\[]?([A-Z])[)\].:]\s*(?=\S)")
 _DENIED = re.compile(
-    r"\(?\b(?i:not|isn't|rather than|instead of)\s+(?i:option\s+|choice\s+)?[(\[]?[A-Z]\b[)\]]?[,;.]?"
+    r"不选\s*[A-Z][,;]?|\(?\b(?i:not|isn't|rather than|instead of)\s+(?i:option\s+|choice\s+)?[(\[]?[A-Z]\b[)\]]?[,;.]?"
     r"|(?i:because |since |as |and |option |choice )*[(\[]?\b[A-Z][)\]]? (?:is|are)"
     r" (?:incorrect|wrong|false|not (?:correct|right|true))[,;.]?"
 )
+_DOUBT = re.compile(
+    r"\b(?:not|no|none|never|neither|nor|except|but|than|unless|wrong|incorrect|cannot|false)\b|n't|[≠¬不非]",
+    re.IGNORECASE,
+)
+_TELLING = re.compile(r"-?\w*\d[\w.]*|\b(?:not|no|never|only)\b|n't")
+_OR_ANOTHER = re.compile(r"[(\[]?[A-Z][)\]]?\s+or\s+[(\[]?[A-Z]\b")
 # Another letter that the rest of an answer commits to.
 _CLAIM = re.compile(
     r"(?:(?:answer|option|choice|letter)s?(?: letter)?(?: is| are|:)?"
     r"|\b(?i:it is|it's|rather|but|no,?|wait,?|actually,?|choose|select|pick|or))\s*[(\[]?([A-Z])(?![\w'])"
 )
-_NOT_OTHER = re.compile(r",?\s+(?:not|rather than|instead of)\s+.*", re.DOTALL | re.IGNORECASE)
+_NOT_OTHER = re.compile(r",?\s+\(?(?:not|rather than|instead of)\s+.*", re.DOTALL | re.IGNORECASE)
 _WHICH = re.compile(
     r"(?:(?:which|that|it)\s+(?:is|equals)|i\.e\.,?|namely)\s+(.*)|.*[=≈]\s*([^=≈]+)", re.DOTALL | re.IGNORECASE
 )
@@ -168,7 +179,15 @@ def chosen_letters(answer: str, choices: Sequence[str]) -> frozenset[str] | None
 
 def read_choice(answer: str, choices: Sequence[str]) -> Choice:
     """What an answer chooses, by its letter and its content, which must agree."""
-    text = _DENIED.sub(" ", _plain(answer)).strip(" ,;")
+    text = _plain(answer)
+    denied = {letter for found in _DENIED.finditer(text) for letter in re.findall(r"\b[A-Z]\b", found[0])}
+    chosen = _read_choice(_DENIED.sub(" ", text).strip(" ,;"), choices)
+    if chosen.letters is None and (concluded := CONCLUSION.search(text)):
+        chosen = read_choice(concluded[1], choices)
+    return chosen if not chosen.letters or not chosen.letters <= denied else Choice(None, chosen.said)
+
+
+def _read_choice(text: str, choices: Sequence[str]) -> Choice:
     bare = _BARE.fullmatch(text)
     if bare and (not choices or bare[1].upper() in _letters(choices)):
         return Choice(frozenset(bare[1].upper()), bare[1].upper())
@@ -185,8 +204,6 @@ def read_choice(answer: str, choices: Sequence[str]) -> Choice:
             return Choice(frozenset(content) if same else None, f"{marked[1].upper()}: {marked[2]}")
     if found is None or (choices and not found[0] <= _letters(choices)):
         found = _letter_inside(text, choices)
-    if found is None and (concluded := CONCLUSION.search(_plain(answer))):
-        return read_choice(concluded[1], choices)
     if found is None:
         content = _said_choice(text, choices)
         return Choice(frozenset(content) if content else None, f"{content}: {text}" if content else text)
@@ -208,13 +225,13 @@ def _without_lead(text: str) -> str:
 def _letter_inside(text: str, choices: Sequence[str]) -> tuple[frozenset[str], str] | None:
     """The one letter that a sentence names at its end or as an option: 45° (B), `which is option C`."""
     last = _LAST.fullmatch(text)
-    if last and (last[2] or last[3]).isupper():
-        found, rest = {last[2] or last[3]}, last[1]
+    if last and (letter := last[2] or last[3] or last[4]).isupper():
+        found, rest = {letter}, last[1]
     else:
         found, rest = {one or other for one, other in _INSIDE.findall(text)}, ""
     if len(found) != 1 or (choices and not found <= _letters(choices)):
         return None
-    if _ANOTHER.search(rest) and not (choices and find_choice(rest, choices)):
+    if (_ANOTHER.search(rest) or _DOUBT.search(rest or text)) and not (choices and find_choice(rest, choices)):
         return None
     return frozenset(found), rest
 
@@ -223,12 +240,26 @@ def _is_contradicted(letters: frozenset[str], rest: str, choices: Sequence[str])
     """Does what is said beside the letters name another letter, or the content of no choice or of another?"""
     if any(claim[1] not in letters for claim in _CLAIM.finditer(rest)):
         return True
+    if HESITATION.search(rest) and set(re.findall(r"\b[A-Z]\b", rest)) - letters:
+        return True
+    last = _LAST.fullmatch(rest)
+    if last and (last[2] or last[3] or last[4]) not in letters and not (choices and find_choice(rest, choices)):
+        return True
     if not choices or not rest or len(letters) > 1:
         return False
     named = [(content, find_choice(content, choices)) for content in _contents_said(rest)]
     if any(letter in letters for _, letter in named):
         return False
+    if any(_nearly_says(rest, _contents(tuple(choices)).get(letter, "")) for letter in letters):
+        return True
     return any(letter for _, letter in named) or any(_is_value(content, choices) for content, _ in named)
+
+
+def _nearly_says(rest: str, content: str) -> bool:
+    """The same sentence with other numbers, or with a `not` more or less."""
+    one, other = spelling(rest), spelling(content)
+    told, wanted = (sorted(_TELLING.findall(plain(text).casefold())) for text in (rest, content))
+    return told != wanted and SequenceMatcher(None, one[:300], other[:300]).ratio() > 0.7
 
 
 def _contents_said(rest: str) -> Iterator[str]:
@@ -255,14 +286,35 @@ def _is_value(content: str, choices: Sequence[str]) -> bool:
 
 def _said_choice(text: str, choices: Sequence[str]) -> str | None:
     """The choice that a sentence says: `The ball is blue`, `No, because ...`, `A dog, not a cat`."""
-    if not choices:
+    if not choices or _OR_ANOTHER.match(text):
         return None
     candidates = [_without_lead(text), said(text), said(_without_lead(text)), _NOT_OTHER.sub("", text)]
     found = {find_choice(candidate, choices) for candidate in candidates if candidate and candidate != text}
     if meaning := reasoned(text):
         found.add(find_choice(meaning.said, choices))
     found.discard(None)
-    return found.pop() if len(found) == 1 else None
+    return found.pop() if len(found) == 1 else None if found else _only_named(text, choices)
+
+
+def _only_named(text: str, choices: Sequence[str]) -> str | None:
+    """The one choice whose words a sentence has: Only Carla can be the thief."""
+    text = _NOT_OTHER.sub("", text)
+    if _DOUBT.search(text):
+        return None
+    contents = {letter: fold(said) for letter, said in _contents(tuple(choices)).items() if len(said) > 2}
+    sentence = fold(text)
+    named = {
+        letter: content
+        for letter, content in contents.items()
+        if re.search(rf"(?<![a-z\d]){re.escape(content)}(?![a-z\d])", sentence)
+    }
+    longest = [one for one in named if not any(named[one] in other for other in named.values() if other != named[one])]
+    return longest[0] if len(longest) == 1 and isinstance(_values(tuple(choices))[longest[0]], Words) else None
+
+
+def content_of(letter: str, choices: Sequence[str]) -> str:
+    """What the choice of this letter says, without its letter; empty for none."""
+    return _contents(tuple(choices)).get(letter, "")
 
 
 def _letters(choices: Sequence[str]) -> frozenset[str]:

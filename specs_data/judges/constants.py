@@ -26,7 +26,7 @@ _PI = Decimal("3.141592653589793238462643383279502884197169399375105820974944592
 _SPELLED = (
     (re.compile(r"\\pi(?![A-Za-z])|(?<![A-Za-z])pi(?![A-Za-z])"), "π"),
     (re.compile(r"\\sqrt\s*(\d)(?![\d.])"), r"√(\1)"),
-    (re.compile(r"(?:\\sqrt|(?<![A-Za-z\\])sqrt)(?=\s*[({π])"), "√"),
+    (re.compile(r"(?:\\sqrt|(?<![A-Za-z\\])sqrt)(?=\s*(?:[({π]|\\frac))"), "√"),
     (re.compile(r"\*\*"), "^"),
 )
 _BRACED = (
@@ -44,7 +44,7 @@ _CONSTANT = re.compile(r"(?=.*[\dπ])[\d.+\-*/^()⟨⟩\s√π]+")
 # for a product without a sign.
 _PYTHON = (
     (re.compile(r"(?<![\d.)])(\d+)\s+(\d+)\s*/\s*(\d+)(?![\d.(√π])"), r"\1⟨\2/\3⟩"),
-    (re.compile(r"√\s*(\d+(?:\.\d+)?|π)"), r"√(\1)"),
+    (re.compile(r"√\s*(\d+(?:\.\d+)?|π|⟨[^⟨⟩]*⟩)"), r"√(\1)"),
     (re.compile(r"(?<=[\d)π⟩])\s*(?=[(√π])|(?<=[)π⟩])\s*(?=⟨)"), "@"),
     (re.compile(r"(\d*)\.(\d*)(?<=\d)"), lambda number: f"({number[1]}{number[2]}/1{'0' * len(number[2])})"),
     (re.compile(r"(?<!\d)0+(?=\d)"), ""),

@@ -23,7 +23,7 @@ from msgspec.structs import replace
 
 from specs_data.judges.answers import plain
 from specs_data.judges.constants import agree, read_constant, spelled
-from specs_data.judges.units import conversion, read_unit, unit_of
+from specs_data.judges.units import conversion, is_known, read_unit, unit_of
 
 LONGEST = 120
 NOISE = Fraction(1, 10**9)
@@ -58,17 +58,23 @@ _HEAD = re.compile(
     r"(?:[eE](?P<e>[+-]?\d{1,4})(?![\d.])|\s*[*x]\s*10\s*\^\s*(?:\{\s*(?P<p>[+-]?\d{1,4})\s*\}|(?P<q>[+-]?\d{1,4})))?"
 )
 _NAME = re.compile(
-    r"\s*(?:(?:m\s*)?[∠△]?\s*[A-Za-z]+'*(?:_\{?[\w△]{1,8}\}?)?(?: [A-Za-z]+){0,3}|[A-Za-z]\([A-Za-z0-9]\)|\|[A-Z]{2}\|"
+    r"\s*(?:(?:\\(?:alpha|beta|gamma|delta|theta|(?:var)?phi|lambda|omega|rho)|(?:m\s*)?[∠△]?\s*[A-Za-z]+)"
+    r"'*(?:_\{?[\w△]{1,8}\}?)?(?: [A-Za-z]+){0,3}|[A-Za-z]\([A-Za-z0-9]\)|\|[A-Z]{2}\|"
     r"|\\frac\s*\{[A-Z]{2}\}\s*\{[A-Z]{2}\}|[A-Z]{2}\s*/\s*[A-Z]{2}|\\(?:sin|cos|tan)\s*∠?\s*[A-Z]{1,3})\s*"
 )
-_NO_NAME = re.compile(r"[a-z]{2}|(?!\\).*(?:sin|cos|tan|cot|sec|csc|log|ln|exp|sqrt)\b.*")
+_NO_NAME = re.compile(
+    r"[a-z]{2}|(?!\\).*(?:sin|cos|tan|cot|sec|csc|log|ln|exp|sqrt)\b.*"
+    r"|(?i:.*\b(?:not|no|never|neither|nor|or|except|but|if|than|least|most|up to|under|over|almost|maybe|twice|thrice"
+    r"|half|third|double|triple|minus|negative|plus|opposite|reciprocal|(?:square|cube|root|power) of)\b.*)"
+)
 _SIDES = re.compile(r"(=|≈)")
 _FORMULA = re.compile(r"(?:\\(?:frac|sqrt|sin|cos|tan)|[A-Z]{1,3}|(?<![a-z])[a-z](?![a-z])|[\d.+\-*/^(){}\sπ∠])+")
 _MOST_SIDES = 8
 _RANGE = re.compile(r"\d[\d.,]*\s*[%°]?\s*-\s*\d[\d.,]*(?:\s*-\s*\d[\d.,]*)?\s*(?:[%°]|[A-Za-z][A-Za-z ^\d]*)?")
 _ABOUT = re.compile(r"(?:≈|~|=|approximately|approx\.?|about|around|roughly|nearly|exactly|only)\s*", re.IGNORECASE)
-_SCALE = re.compile(r"\s*(hundred|thousand|million|billion|trillion|dozen)s?\b", re.IGNORECASE)
+_SCALE = re.compile(r"\s*(?:(hundred|thousand|million|billion|trillion|dozen)s?\b|([万亿]))", re.IGNORECASE)
 _SCALES = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12}
+_SCALES |= {"万": 10**4, "亿": 10**8}
 
 _FRACTION = re.compile(r"([+-]?\d{1,30})/(\d{1,30})|\\frac\{([+-]?\d{1,30})\}\{([+-]?\d{1,30})\}")
 _CONSTANT_ENDS = re.compile(r"\s*(?:[A-Za-zμΩ°%$€£]|$)")
@@ -101,6 +107,7 @@ _LEAD = re.compile(r"(?:so|thus|therefore|hence|then|finally)\b\s*,?\s*", re.IGN
 _MINUS = re.compile(r"(?:minus|negative)\s+", re.IGNORECASE)
 _AGAIN = re.compile(r"\s*\(([^()]{1,60})\)")
 _COMPOUND = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]+)\.?(?:\s+(?:and\s+)?|$)")
+_ARC = re.compile(r"°\s*(\d+(?:\.\d+)?)\s*(?:'|\^?\{?\\prime\}?)$")  # 15°30'
 
 
 def read_quantity(text: str, letters: bool = True) -> Quantity | None:
@@ -235,9 +242,7 @@ def _read_chain(text: str, letters: bool) -> Quantity | None:
 
 def _follows(value: Quantity, other: Quantity, sign: str) -> bool:
     """Is the next side of a chain the same number, or near it where it says so?"""
-    if value.unit and other.unit and value.unit != other.unit:
-        return False
-    if same_number(value, other) or same_number(other, value):
+    if _same_form(value, other) or _same_form(other, value):
         return True
     near = other if other.places is not None else value
     return sign == "≈" and near.places is not None and abs(value.value - other.value) <= Fraction(10) ** -near.places
@@ -260,16 +265,17 @@ def _read_value(text: str, letters: bool) -> Quantity | None:
 def _read_twice(text: str, letters: bool) -> Quantity | None:
     """`5 (five) blocks` and `five (5) blocks`: a number in words and in digits."""
     again = _AGAIN.search(text)
-    if again is None or text[:1].isalpha() == again[1][:1].isalpha():
+    if again is None:
         return None
     first, second = _read_value(text[: again.start()] + text[again.end() :], letters), _read_value(again[1], letters)
-    return first if first and second and first.value == second.value and not second.unit else None
+    twice = text[:1].isalpha() != again[1][:1].isalpha() or (first and second and first.unit and second.unit)
+    return first if twice and first and second and _same_form(first, second) else None
 
 
 def _read_compound(text: str) -> Quantity | None:
     """`3 h 30 min`: each unit smaller than the one before, all of it in the first one."""
     parts: list[tuple[Fraction, str]] = []
-    end = 0
+    text, end = _ARC.sub(r" degree \1 arcmin", text), 0
     while (part := _COMPOUND.match(text, end)) and len(parts) < 4:
         parts.append((Fraction(part[1]), read_unit(" " + part[2]) or ""))
         end = part.end()
@@ -302,7 +308,7 @@ def _read_literal(text: str, letters: bool) -> Quantity | None:
     rest = text[head.end() :]
     scale = _SCALE.match(rest) if rest else None
     if scale:
-        factor = _SCALES[scale[1].lower()]
+        factor = _SCALES[(scale[1] or scale[2]).lower()]
         value *= factor
         places = None if places is None or value.denominator == 1 else places
         rest = rest[scale.end() :]
@@ -317,9 +323,9 @@ def _with_unit(
     value: Fraction, places: int | None, digits: int, currency: str, rest: str, letters: bool
 ) -> Quantity | None:
     unit = read_unit(rest, letters)
-    if unit is None or (unit and currency):
+    if unit is None or (unit and currency and is_known(unit)):
         return None
-    return Quantity(value, places, digits, unit or unit_of(currency[-1:]))
+    return Quantity(value, places, digits, unit_of(currency[-1:]) or unit)
 
 
 def _without_percent(number: Quantity) -> Quantity:

@@ -33,13 +33,14 @@ from msgspec.structs import replace
 
 from specs_data.format import THINK_ANSWER, ResponseFormat
 from specs_data.judges.answers import final_answer, plain, said, unboxed, without_indices
-from specs_data.judges.choices import gold_letters, read_choice
+from specs_data.judges.choices import content_of, gold_letters, read_choice
 from specs_data.judges.numbers import Quantity
 from specs_data.judges.symbolic import Question, Reply, SymbolicJudge
 from specs_data.judges.units import conversion, read_unit
 from specs_data.judges.values import (
     Formula,
     Meaning,
+    Range,
     Ratio,
     Value,
     Words,
@@ -61,6 +62,8 @@ LONGEST_TERM = 80  # that is worth computing where the gold is a plain number
 
 _MISSING = frozenset(("nan", "null", "n/a"))
 _ANSWER_TAGS = re.compile(r"\s*<answer>(.*)</answer>\s*", re.DOTALL | re.IGNORECASE)
+_SHORT_WORD = re.compile(r"(?<![\\A-Za-z])(?!sin|cos|tan|cot|log|exp|sqrt|arc)[A-Za-z]{3,}")
+_LETTER = re.compile(r"\b[A-Z]\b")
 _PROSE = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{3,}\s+[A-Za-z]{2,}(?:\s+[A-Za-z]|\s*[.,]|\s*$)")
 _WORD = re.compile(
     r"(?<![\\A-Za-z])(?!sqrt|sinh|cosh|tanh|arc|inf|theta|alpha|beta|gamma|delta|sigma|omega|lambda|frac)[a-z]{4,}"
@@ -214,8 +217,7 @@ def _compare(
     if gold.fault:
         return _Verdict(Reply(None, gold.fault))
     if gold.value is None:
-        chosen = read_choice(answer, choices)
-        return _Verdict(Reply(chosen.letters == gold.letters, "choice"), ", ".join(sorted(gold.letters)), chosen.said)
+        return _compare_choice(gold, answer, choices)
     answer = plain(answer)
     letters = answer_type == "numeric"
     if answer == gold.text or without_indices(answer) == without_indices(gold.text):
@@ -227,6 +229,16 @@ def _compare(
         return verdict
     value = read_value(stated, letters)
     return _verdict(gold.value, value, _compare_values(gold, gold.value, value, stated))
+
+
+def _compare_choice(gold: _Gold, answer: str, choices: tuple[str, ...]) -> _Verdict:
+    """By letter and content; a formula without a letter may be the content in another form."""
+    chosen = read_choice(answer, choices)
+    content = content_of(min(gold.letters), choices) if len(gold.letters) == 1 else ""
+    is_formula = content and all(isinstance(read_value(text), Formula) for text in (content, answer))
+    if chosen.letters is None and is_formula and set(_LETTER.findall(answer)) <= set(_LETTER.findall(content)):
+        return _compare(content, answer, "math", ())
+    return _Verdict(Reply(chosen.letters == gold.letters, "choice"), ", ".join(sorted(gold.letters)), chosen.said)
 
 
 def _verdict(gold: Value, value: Value, found: Reply | Question) -> _Verdict:
@@ -241,7 +253,9 @@ def _compare_values(gold: _Gold, wanted: Value, value: Value, text: str) -> Repl
     if isinstance(wanted, Meaning) and not is_structured(value):
         value = reasoned(text) or value
     if gold.literal and isinstance(wanted, Ratio):
-        return Reply(wanted == value, "text")
+        return Reply(
+            bool(wanted == value or (isinstance(value, Range) and same_value(wanted, value, _not_here))), "text"
+        )
     same = same_value(wanted, value, _not_here)
     if same is not None:
         return Reply(same, _rule(wanted, value))
@@ -249,6 +263,7 @@ def _compare_values(gold: _Gold, wanted: Value, value: Value, text: str) -> Repl
         return Reply(False, "text")
     too_long = isinstance(wanted, Quantity) and len(text) > LONGEST_TERM
     prose = _PROSE.search(text) or (_WORD.search(text) and not _WORD.search(gold.text))
+    prose = prose or (isinstance(wanted, Quantity) and _SHORT_WORD.search(text))  # n * o * t * 0 is 0
     if too_long or prose or not _is_balanced(text):
         return Reply(False, "number" if isinstance(wanted, Quantity) else "math")
     return _ask(gold.text, wanted, value, text)

@@ -45,11 +45,12 @@ _PLAIN_MATH = (
         re.compile(r"(?<![A-Za-z\\])[a-z]\s*\^\s*\{?\s*-1\s*\}?\s*\(([a-z])\)(?=\s*=)"),
         r"h(\1)",
     ),  # an inverse is a function
-    (re.compile(r"(?<![A-Za-z\\])(pi|infty|sqrt|alpha|beta|theta)(?![A-Za-z])"), r"\\\1 "),
+    (re.compile(r"(?<![A-Za-z\\])(pi|infty|sqrt|alpha|beta|theta|sin|cos|tan|cot|ln|log)(?![A-Za-z])"), r"\\\1 "),
     (re.compile(r"(?<![A-Za-z\\])(?:infinity|inf|oo)(?![A-Za-z])"), r"\\infty "),
     (re.compile("π"), r"\\pi "),
     (re.compile(r"√\s*(\d+|[A-Za-z]|(?=[({]))"), lambda found: "\\sqrt" + (f"{{{found[1]}}}" if found[1] else "")),
     (re.compile(r"\\sqrt\s*\(([^()]*)\)"), r"\\sqrt{\1}"),
+    (re.compile(r"(?:√|\\sqrt)\s*(\\frac\s*\{[^{}]*\}\s*\{[^{}]*\})"), r"\\sqrt{\1}"),
     (re.compile("<=|≤"), r"\\le "),
     (re.compile(">=|≥"), r"\\ge "),
     (re.compile("∪"), r"\\cup "),
@@ -59,6 +60,8 @@ _PLAIN_MATH = (
     (re.compile(r"(\d+(?:\.\d+)?)\s*°"), r"(\1\\cdot\\frac{\\pi}{180})"),
     (re.compile("°"), r"^\\circ"),
 )
+_LOST_ROOT = re.compile(r"√|\\sqrt\s*(?:-|\\frac)")  # math-verify would read on without it
+_SIGNS = (1, 1, 1, -1, -1)  # of the values that two formulas are tried with
 _LETTER = re.compile(r"\\[A-Za-z]+|[A-Za-z]")
 # Powers of powers of numbers, and powers and factorials with many digits.
 _LARGE = re.compile(r"\d[\s)}]*\^[\s({]*\d+[\s)}]*\^|\^[\s({]*-?\d{4,}|\d{4,}[\s)}]*!|!\s*\)*\s*!")
@@ -341,7 +344,8 @@ def _complex(value: Any) -> Any:
 
 def _same_equation(gold: Any, answer: Any) -> bool:
     """Is one equation the other times a number? Without an unknown, both are true and have the same sides."""
-    if gold.lhs.is_Function != answer.lhs.is_Function and gold.lhs.is_Symbol != answer.lhs.is_Symbol:
+    names = [(side.is_Symbol, hasattr(side.func, "name") and side.is_Function) for side in (gold.lhs, answer.lhs)]
+    if names in ([(True, False), (False, True)], [(False, True), (True, False)]):
         return bool(_same_formula(gold.rhs, answer.rhs))  # f(x) = 2x for y = 2x
     first, second = gold.lhs - gold.rhs, answer.lhs - answer.rhs
     if not first.free_symbols and not second.free_symbols:
@@ -349,11 +353,14 @@ def _same_equation(gold: Any, answer: Any) -> bool:
         return true and bool(_close(gold.rhs, answer.rhs))
     if first.free_symbols != second.free_symbols:
         return False
-    ratios = [(first / second).subs(point).evalf(DIGITS) for point in _points(first.free_symbols)]
-    return all(ratio.is_number and ratio.is_finite and ratio and _close(ratios[0], ratio) for ratio in ratios)
+    ratios = [(first / second).subs(point).evalf(DIGITS) for point in _points(first.free_symbols, _SIGNS)]
+    known = [
+        ratio for at, ratio in enumerate(ratios) if at < 1 or ratio.is_real
+    ]  # ln x^2 is 2 ln x where both are real
+    return all(ratio.is_number and ratio.is_finite and ratio and _close(known[0], ratio) for ratio in known)
 
 
-def _points(symbols: Any, signs: tuple[int, ...] = (1, 1, 1)) -> list[dict[Any, Fraction]]:
+def _points(symbols: Any, signs: tuple[int, ...]) -> list[dict[Any, Fraction]]:
     """Values for the symbols, one set of them for each sign."""
     ordered = sorted(symbols, key=str)
     return [
@@ -374,8 +381,7 @@ def _same_formula(gold: Any, answer: Any) -> bool | None:
     """Do two formulas have the same values? A tenth of the time that simplifying their difference
     takes, and it settles what simplifying may not. None where they agree for positive values only,
     as ln x^2 and 2 ln x do, or have no values that can be computed."""
-    signs = (1, 1, 1, -1, -1)
-    for sign, point in zip(signs, _points(gold.free_symbols | answer.free_symbols, signs), strict=True):
+    for sign, point in zip(_SIGNS, _points(gold.free_symbols | answer.free_symbols, _SIGNS), strict=True):
         same = _close(gold.subs(point), answer.subs(point))
         if same is None or (not same and sign < 0):
             return None
@@ -413,7 +419,10 @@ def _parsed(text: str) -> Any:
     reader = LatexExtractionConfig(boxed_match_priority=0)
     # Units have been read before; math-verify would take the ab of 6ab for one.
     reader = replace(reader, normalization_config=replace(reader.normalization_config, units=False))
-    found = parse(f"\\boxed{{{_as_latex(text)}}}", extraction_config=[reader], parsing_timeout=None)
+    latex = _as_latex(text)
+    if _LOST_ROOT.search(latex):
+        return None
+    found = parse(f"\\boxed{{{latex}}}", extraction_config=[reader], parsing_timeout=None)
     return next((value for value in found if not isinstance(value, str)), None)
 
 

@@ -25,7 +25,8 @@ g gram = mass : k m μ u; lb lbs pound = 453.59237 g; oz ounce = 1/16 lb; amu = 
 s sec secs second = time : m μ u n; min mins minute = 60 s; h hr hrs hour = 3600 s; day = 24 h
 week = 7 day; year = 365.25 day; month = 1/12 year; Hz hertz = 1 /s : k M G; Bq becquerel = 1 /s
 mph = 1 mi/h; km/h kmh kmph kph = 1000 m/h
-rad radian = angle; degree deg ° = 0.0174532925199432957692369076848861271344287188854172545609719144 rad
+rad radian = angle; arcmin = 1/60 degree
+degree deg ° = 0.0174532925199432957692369076848861271344287188854172545609719144 rad
 % percent pct percentage = percent
 K kelvin = temperature : m; degC °C celsius degreec degreecelsius degreescelsius = 1 K + 273.15
 degF °F fahrenheit degreef degreefahrenheit degreesfahrenheit = 5/9 K + 45967/180
@@ -47,7 +48,14 @@ _PREFIXES = {
     **{"n": ("nano", "1e-9"), "p": ("pico", "1e-12")},
 }
 # What is written alike, of two kinds: pounds may be money, and C is a degree, too.
-_EITHER = ({"pound_sterling", "lb"}, {"degC", "C"}, {"degF", "F"}, {"degC", "degree"}, {"degF", "degree"})
+_EITHER = (
+    {"yen", "yuan"},
+    {"pound_sterling", "lb"},
+    {"degC", "C"},
+    {"degF", "F"},
+    {"degC", "degree"},
+    {"degF", "degree"},
+)
 
 _GAP = re.compile(r"(?<=[\w})π])\s+(?=[A-Za-zμΩ])|(?<=[})π])(?=[A-Za-zμΩ])")
 _SIGNS = "A-Za-zμΩÅ°$€£¥₹¢"
@@ -71,7 +79,7 @@ _NO_UNIT = re.compile(
     r"|either|nor|by|the|below|above|under|before|after|short|greater|larger|smaller|bigger|higher|lower|negative|without"
     r"|half|halves|(?:third|quarter|fourth|fifth|sixth|seventh|eighth|ninth|tenth|hundredth|thousandth)s?"
     r"|choose|factorial|remainder|rem|mod|modulo|squared|cubed|double|twice|infty|cup|cap|leq|geq|le|ge|lt|gt|neq|ne|frac"
-    r"|pi|alpha|beta|gamma|delta|epsilon|theta|lambda|sigma|omega|phi|psi(?=\s*[/*^])"
+    r"|(?:hundred|thousand|million|billion|trillion|dozen)s?|pi|alpha|beta|gamma|delta|epsilon|theta|lambda|sigma|omega|phi|psi(?=\s*[/*^])"
     r"|(?:sqrt|sin|cos|tan|cot|csc|log|ln|exp)[abntxyzθ]?|sec[abntxyzθ]|zero|one|two|three|four|five|six|seven|eight"
     r"|nine|ten|eleven|twelve|thirteen|fourteen|fifteen|sixteen|seventeen|eighteen|nineteen|twenty|thirty|forty|fifty"
     r"|sixty|seventy|eighty|ninety)(?![A-Za-z])",
@@ -79,13 +87,22 @@ _NO_UNIT = re.compile(
 )
 _COMBINATION = re.compile(r"(?<![A-Za-z])[A-Z]-?\d")  # 9C2
 _CHINESE = {
-    **{"千米": "km", "公里": "km", "厘米": "cm", "毫米": "mm", "分米": "dm", "米": "m"},
+    **{
+        "千米/时": "km/h",
+        "米/秒": "m/s",
+        "千米": "km",
+        "公里": "km",
+        "厘米": "cm",
+        "毫米": "mm",
+        "分米": "dm",
+        "米": "m",
+    },
     **{"千克": "kg", "公斤": "kg", "克": "g", "毫升": "mL", "升": "L"},
     **{"小时": "h", "分钟": "min", "秒": "s", "天": "days", "元": "yuan", "度": "°"},
 }
 _COUNTERS = "个只人条块岁名辆本张次种件棵页支把位头台双根朵倍"  # 23个 counts 23 of something
 _CHINESE_UNIT = re.compile(
-    rf"(?<=[\dπ}})$^A-Za-z ])(平方|立方)?({'|'.join(_CHINESE)})(?![\u4e00-\u9fff])|(?<=\d)[{_COUNTERS}](?!\w)"
+    rf"(?<=[\dπ}})$^A-Za-z 万亿])(平方|立方)?({'|'.join(_CHINESE)})(?![\u4e00-\u9fff])|(?<=\d)[{_COUNTERS}](?!\w)"
 )
 
 

@@ -78,11 +78,13 @@ class Formula(Struct, frozen=True):
 
 
 class Items(Struct, frozen=True):
-    """Several values and the brackets around them ("" for none). `names` are the variables they belong to."""
+    """Several values and the brackets around them ("" for none). `names` are the variables they belong to; `joint`
+    is the sign between them where that says more than a comma: "or" where each of them will do, ";" for an order."""
 
     brackets: str
     values: tuple[Value, ...]
     names: tuple[str, ...] = ()
+    joint: str = ""
 
 
 class Interval(Struct, frozen=True):
@@ -108,8 +110,10 @@ _MATH_WORD = re.compile(r"\b(?:pi|sin|cos|tan|cot|sec|csc|log|exp|sqrt|inf|infin
 _FOLDED = re.compile(r"[\s_,;:'\"`]+|(?<=\w)-(?=[^\W\d])")
 _EDGES = " .!?()[]{}*"
 _NONE = (
-    r"(?:there (?:is|are) )?no (?:real |such |possible |valid )?(?:solutions?|roots?|values?)(?: exists?)?"
-    r"|(?:the )?empty set|does not exist|DNE|\\(?:emptyset|varnothing)|∅|无解|无实数解|空集|\\?\{\s*\\?\}"
+    r"(?:there (?:is|are) |(?:the |this )?(?:\w+ )?(?:equation|inequality|system) has )?"
+    r"no (?:real |such |possible |valid )?(?:solutions?|roots?|values?)(?: exists?)?"
+    r"|(?:the )?empty set|does not exist|DNE|\\(?:emptyset|varnothing)|∅"
+    r"|(?:原|该|此)?(?:方程组?|不等式组?)?(?:无|没有)(?:实数)?[解根]|空集|\\?\{\s*\\?\}"
 )
 _ARTICLE = re.compile(r"(?:the|an|a)\s+(?=\S)")
 _MEANINGS = tuple(
@@ -118,7 +122,8 @@ _MEANINGS = tuple(
         ("none", _NONE),
         (
             "reals",
-            r"(?:the set of )?all real numbers|all reals?|the real numbers|\\(?:mathbb|mathbf|Bbb)\s*\{?\s*R\s*\}?|ℝ",
+            r"(?:the set of )?all real numbers|all reals?|the real numbers"
+            r"|(?:[a-z]\s*(?:\\in|∈)\s*)?(?:\\(?:mathbb|mathbf|Bbb)\s*\{?\s*R\s*\}?|ℝ)",
         ),
         ("none of these", r"none of (?:the )?(?:above|these|them|others?|(?:given |other )?(?:options|choices))"),
         ("yes", "yes"),
@@ -151,15 +156,22 @@ _OPEN = {"(": ")", "[": "]", "{": "}"}
 _CLOSE = frozenset(_OPEN.values())
 _OF = r"\s*(?:=|\\in(?![A-Za-z])|∈)\s*(?=[^=])"
 _ITEMS_NAME = re.compile(
-    rf"\s*(?:([A-Za-z]\w{{0,3}}){_OF}|\(\s*([a-z](?:\s*,\s*[a-z]){{1,3}})\s*\)\s*=|([A-Z]'*(?:_\d)?)\s*=?\s*(?=\())"
+    rf"\s*(?:([A-Za-z]\w{{0,3}}){_OF}|\(\s*((?:\\?[a-z]+)(?:\s*,\s*\\?[a-z]+){{1,3}})\s*\)\s*=|([A-Z]'*(?:_\d)?)\s*=?\s*(?=\())"
 )
 _ITEM_NAME = re.compile(r"\s*([A-Za-z](?:_\{?\w\}?)?)\s*=\s*(?=[^=])")
-_BUILDER = re.compile(r"\{\s*([A-Za-z])\s*(?:\\in\s*\S+\s*|∈\s*\S+\s*)?(?:\||:|\\mid(?![A-Za-z]))(.*)\}", re.DOTALL)
+_BUILDER = re.compile(
+    r"(?:[A-Z](?:\s*\\c[au]p\s*[A-Z])?\s*=\s*)?\{\s*([A-Za-z])\s*(?:\\in\s*\S+\s*|∈\s*\S+\s*)?(?:\||:|\\mid(?![A-Za-z]))(.*)\}",
+    re.DOTALL,
+)
 _RELATIONS = (
     (re.compile(r"<=|\\leqslant|\\leq|\\le(?![a-z])"), "≤"),
     (re.compile(r">=|\\geqslant|\\geq|\\ge(?![a-z])"), "≥"),
     (re.compile(r"\\lt(?![a-z])"), "<"),
     (re.compile(r"\\gt(?![a-z])"), ">"),
+    (re.compile(r"(?:is )?(?:greater|more|larger) than or equal to|is at least|is (?:not|no) less than"), "≥"),
+    (re.compile(r"(?:is )?(?:less|smaller) than or equal to|is at most|is (?:not|no) (?:more|greater) than"), "≤"),
+    (re.compile(r"(?:is )?(?:strictly )?(?:greater|more|larger) than"), ">"),
+    (re.compile(r"(?:is )?(?:strictly )?(?:less|smaller) than"), "<"),
 )
 _RELATION = re.compile(r"([<≤>≥])")
 _TURNED = {">": "<", "≥": "≤"}
@@ -169,9 +181,12 @@ _EXCEPT = re.compile(
 )
 _PRODUCT = re.compile(r"\s*\d+(?:\.\d+)?\s*(?:\*\s*\d+(?:\.\d+)?\s*)+")
 _VARIABLE = re.compile(r"\s*[A-Za-z]\s*")
-_BASED = re.compile(r"\(?(\w+)\)?_\{?(\d+)\}?")  # 1010_2
+_BASED = re.compile(r"\(?(\w+)\)?_\{?\s*(\w+)\s*\}?")  # 1010_2
 _INFINITE = re.compile(r"\s*([+-]?)\s*(?:\\infty|infinity|inf|oo)\s*", re.IGNORECASE)
-_ELLIPSIS = re.compile(r"\\[lc]?dots|\.\.\.|…")
+# What math-verify passes over: a prime, a base, dots, and marks that it does not know.
+_UNSEEN = re.compile(r"[\w)\]}]'+|\\prime|(?<=[\d)])_\w+|(\\[lc]?dots|\.\.\.|…)|^!|[?¬~#@&;]|\\l?not(?![a-z])|\\neg")
+_UNBRACED = str.maketrans("", "", "{ }")
+_LEFT_SIDE = re.compile(r"[^=]*=")
 _INEQUALITY = re.compile(r"[<>≤≥≠]|\\(?:n?leq?|n?geq?|lt|gt|neq?)(?![a-z])|!=")
 _SIMPLE = (
     (
@@ -428,6 +443,8 @@ def _read_items(text: str) -> Value | None:
         return None
     if not brackets and not names:
         names, values = _item_names(values)
+    elif not brackets and len(names) > 1:  # (x, y) = (1, 2) or (2, 1)
+        names = ()
     if brackets in ("(]", "[)") or (len(values) == 2 and any(_INFINITE.fullmatch(value) for value in values)):
         return _interval_of(brackets, values, names[0] if names else "") if brackets else None
     read = tuple(map(read_value, values))
@@ -435,7 +452,8 @@ def _read_items(text: str) -> Value | None:
         return None
     if not brackets and any(isinstance(value, Formula) and _SENTENCE.search(value.text) for value in read):
         return None
-    return Items(brackets, read, names)
+    joint = "" if brackets or names else "or" if _OR.search(text) else ";" if ";" in text and "," not in text else ""
+    return Items(brackets, read, names, joint)
 
 
 def _item_names(values: list[str]) -> tuple[tuple[str, ...], list[str]]:
@@ -575,19 +593,34 @@ def _read_part(text: str) -> Interval | None:
 
 def _same_formula(gold: Formula, answer: Formula, agree: FormulasAgree) -> bool | None:
     if _is_infinite(gold) or _is_infinite(answer):
-        return gold.spelling == answer.spelling
-    if (base := _BASED.fullmatch(gold.text)) and (other := _BASED.fullmatch(answer.text)):
-        return base.groups() == other.groups()
+        return gold.spelling.lstrip("+") == answer.spelling.lstrip("+")
+    if (number := _based(gold.text)) and (other := _based(answer.text)):
+        return number == other
     if gold.spelling == answer.spelling and not (gold.unit and answer.unit and gold.unit != answer.unit):
         return True
     sizes = (_tower(gold), _tower(answer)) if gold.text[:1].isdigit() and answer.text[:1].isdigit() else (None, None)
     if sizes[0] and sizes[1] and sizes[0] != sizes[1]:
         return False
-    if bool(_ELLIPSIS.search(gold.text)) != bool(_ELLIPSIS.search(answer.text)):
+    if _unseen(gold.text, answer.text) != _unseen(answer.text, gold.text):
         return False
     if _INEQUALITY.search(gold.text) or _INEQUALITY.search(answer.text):
         return agree(gold, answer) if _signs(gold.text) == _signs(answer.text) else False
     return agree(gold, answer)
+
+
+def _based(text: str) -> tuple[str, Quantity | None] | None:
+    """The digits of a number and the base that stands below them, in digits or in a word."""
+    found = _BASED.fullmatch(text)
+    return (found[1], read_quantity(found[2])) if found and found[1][:1].isdigit() else None
+
+
+def _unseen(text: str, other: str) -> frozenset[str]:
+    """The marks in `text` that math-verify passes over; a left side that the other has not is only a name."""
+    if "=" in text and "=" not in other:
+        text = _LEFT_SIDE.sub("", text, count=1)
+    bars = {"|"} if text.count("|") % 2 else set()
+    text = text.translate(_UNBRACED)
+    return frozenset("…" if mark[1] else mark[0] for mark in _UNSEEN.finditer(text)) | bars
 
 
 def _differ_in_factors(gold: str, answer: str) -> bool:
@@ -625,7 +658,14 @@ def _same_items(gold: Items, answer: Items, agree: FormulasAgree) -> bool | None
         return False
     if not gold.brackets and not answer.brackets and {len(gold.names), len(answer.names)} == {1, len(gold.values)}:
         return False  # x = 3, y = 4 are no two values of x
-    if gold.brackets in ("", "{}") and answer.brackets in ("", "{}") and len(gold.names) < 2 and len(answer.names) < 2:
+    ordered = gold.joint == ";" and all(isinstance(value, Quantity) for value in gold.values)
+    if (
+        not ordered
+        and gold.brackets in ("", "{}")
+        and answer.brackets in ("", "{}")
+        and len(gold.names) < 2
+        and len(answer.names) < 2
+    ):
         if _is_bare(gold) and _is_bare(answer) and len(gold.values) != len(answer.values):
             return False  # 3, 3, 4 is not 3, 4: only sets and roots have each value once
         return _same_set(gold.values, answer.values, lambda one, other: same_value(one, other, agree))
@@ -643,12 +683,14 @@ def _may_be_bare(gold: Items, answer: Items) -> bool:
     bare, other = (gold, answer) if not gold.brackets else (answer, gold)
     if bare.brackets or (other.brackets == "[]" and len(other.values) == 2):
         return False
-    return other.brackets == "{}" or len(bare.names) != 1
+    return other.brackets == "{}" or (len(bare.names) != 1 and bare.joint != "or")
 
 
 def _by_name(gold: Items, answer: Items) -> tuple[Items, Items]:
     """Both in the order of their names, where the names are several."""
     if len(gold.names) > 1 and not answer.names and not answer.brackets:
+        return gold, answer
+    if len(gold.names) != len(answer.names) and not set(gold.names + answer.names) <= set("xyz"):
         return gold, answer
     return _sorted(gold), _sorted(answer)
 
