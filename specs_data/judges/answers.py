@@ -38,6 +38,9 @@ _SIGN = re.compile(
 _UNSIGNED = re.compile(
     r"(?:[^A-Za-z%°$€£¥₹\\]|\\[^A-Za-z%°$€£¥₹]|\\(?:[dtc]?frac|sqrt|pi|times|cdot|left|right)(?![A-Za-z]))*"
 )
+_FACTOR = re.compile(
+    r"\s*(?:\\pi(?![A-Za-z])|π|(?:\\times|×)\s*10\s*\^\s*\{?-?\d+\}?|\^\s*\{?\d+\}?|\\sqrt\s*\{\d+\})"
+)
 _ALONE_BEFORE = frozenset(("", " ", "\n", ">", ":"))
 _ALONE_AFTER = frozenset(("", "\n", "<"))
 _LABEL = re.compile(
@@ -58,7 +61,7 @@ _SENTENCE_END = re.compile(r"\n|。|\.(?=\s+[A-Z]|\s*$)")
 _LEAD = re.compile(
     r"(?:(?:so|thus|therefore|hence|then|finally|in conclusion|ans|correct|the|final|answer|total|result|we|i|get|have"
     r"|find|obtain|count|see|found|it|is|are|costs|a total of|in total|in the year|year|after \w+(?=,))\b[,.:]?"
-    r"|[,:=]|=>|[→⇒∴]|\\(?:Rightarrow|therefore|implies)(?![A-Za-z])|#+(?=\s))\s*",
+    r"|[,:=]|=>|[→⇒∴]|\\(?:Rightarrow|therefore|implies)(?![A-Za-z]))\s*",
     re.IGNORECASE,
 )
 _VERB = (
@@ -82,7 +85,9 @@ _REASON = re.compile(
 # A sentence with one number in it, and the unit behind that.
 _ONLY_NUMBER = re.compile(
     r"(?!.*\b(?:half|twice|thrice|double|triple|root|third|quarter|every|each|minus|negative|plus)\b)"
-    r"(?:(?:[A-Za-z][A-Za-z'-]+ ){2,}(?<!of )|(?=\S+(?: [A-Za-z'-]+){3}))"
+    r"(?:(?:[A-Za-z][A-Za-z'-]+ )+"
+    r"(?!(?:of|but|before|after|by|beyond|past|until|from|near|to|with|without|or|and) )[A-Za-z][A-Za-z'-]+ "
+    r"|(?=\S+(?: [A-Za-z'-]+){3}))"
     r"((?:\$ ?)?\d[\d,]*(?:\.\d+|:\d\d)?(?! ?(?:of(?! the)|per|times|out|squared|cubed|and|or|to|by|x|pi)\b)"
     r"(?: ?[ap]\.?m\b| ?%|°C?| ?[A-Za-z]+(?:/[A-Za-z]+)?(?:\^\d)?)?)"
     r"(?:[ ,]+(?!of\b(?! the)|per\b|squared|cubed)[A-Za-z][A-Za-z'-]*)*\.?"
@@ -99,7 +104,7 @@ _REMARK = re.compile(
 )
 _UNSURE = re.compile(
     r"\b(?:not|no|never|than|least|most|less|more|if|unless|(?<!gap )(?<!difference )(?<!distance )(?<!angle )between"
-    r"|over|under|either|neither|none|up to|close to|maybe|wait|actually"
+    r"|over|under|either|neither|none|up to|close to|suppose|assum\w+|maybe|wait|actually"
     r"|wrong|incorrect)\b|n't|\?",
     re.IGNORECASE,
 )
@@ -168,7 +173,7 @@ _TIMES = re.compile(r"(?<=\d) x (?=\d)")
 # A system of equations, one a row, each of which names its unknown.
 _SYSTEM = re.compile(r"\\begin\{(cases|aligned|array)\}((?:(?:\{l*\})?\s*[a-z]\s*&?=[^=&\\]+(?:\\\\)?)+)\\end\{\1\}")
 _INDEX = re.compile(r"(?<=[A-Za-z)\]])_\{?(\d+)\}?")
-_EDGES = " \t\r\n`*_"
+_EDGES = " \t\r\n`*_#"
 _BOLD = re.compile(r"(?<![\w)])\*\*(?=\S)([^*]+)(?<=\S)\*\*(?!\w)")
 
 
@@ -385,6 +390,8 @@ def _with_neighbours(text: str, start: int, end: int, content: str) -> str:
     sign = _SIGN.search(text, max(0, start - 12), start)
     if sign:
         content = (sign[1] or "-") + content
+    if factor := _FACTOR.match(text, end):
+        content, end = content + factor[0], factor.end()
     line = text[end : end + 60].partition("\n")[0].replace("\\$", " ").replace("$", " ")
     unit = adjoining_unit(_plain_latex(line.translate(_ODD))) if line.strip() else ""
     return f"{content} {unit}" if unit else content

@@ -38,7 +38,7 @@ _LEAD = re.compile(
     r"|(?:the\s+)?(?:(?:final|correct|right|best|appropriate|most|possible)\s+)*"
     r"(?:options?|choices?|answers?|\$?letter)\b(?:\s+letter)?(?:\s+to\s+th\w+\s+\w+)?"
     r"(?:\s+(?:is|are|would be|should be|must be)\b)?[\s:→=>-]*"
-    r"|(?:•|=>|[→⇒>∴]|\\(?:Rightarrow|therefore)|#+\s|-\s+(?=\(?[A-Z]\b))\s*"
+    r"|(?:•|=>|[→⇒>∴]|\\(?:Rightarrow|therefore)|-\s+(?=\(?[A-Z]\b))\s*"
     r"|[故因此所以综上本题应【]*(?:正确)?(?:答案|选项)?】?(?:应?选择?|[是为])?\s*[,:]?\s*(?<=[\u4e00-\u9fff,:】 ]))",
     re.IGNORECASE,
 )
@@ -84,6 +84,7 @@ _DOUBT = re.compile(
     re.IGNORECASE,
 )
 _TELLING = re.compile(r"-?\w*\d[\w.]*|\b(?:not|no|never|only)\b|n't")
+_AT_END = re.compile(r"[\s(][A-Z]\)?$")
 _OR_ANOTHER = re.compile(r"[(\[]?[A-Z][)\]]?\s+or\s+[(\[]?[A-Z]\b")
 # Another letter that the rest of an answer commits to.
 _CLAIM = re.compile(
@@ -290,7 +291,7 @@ def _said_choice(text: str, choices: Sequence[str]) -> str | None:
         return None
     candidates = [_without_lead(text), said(text), said(_without_lead(text)), _NOT_OTHER.sub("", text)]
     found = {find_choice(candidate, choices) for candidate in candidates if candidate and candidate != text}
-    if meaning := reasoned(text):
+    if (meaning := reasoned(text)) and not _AT_END.search(text):
         found.add(find_choice(meaning.said, choices))
     found.discard(None)
     return found.pop() if len(found) == 1 else None if found else _only_named(text, choices)

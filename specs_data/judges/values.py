@@ -452,7 +452,8 @@ def _read_items(text: str) -> Value | None:
         return None
     if not brackets and any(isinstance(value, Formula) and _SENTENCE.search(value.text) for value in read):
         return None
-    joint = "" if brackets or names else "or" if _OR.search(text) else ";" if ";" in text and "," not in text else ""
+    several = not brackets and len(names) != 1
+    joint = "or" if several and _OR.search(text) else ";" if several and ";" in text and "," not in text else ""
     return Items(brackets, read, names, joint)
 
 
@@ -656,6 +657,8 @@ def _same_items(gold: Items, answer: Items, agree: FormulasAgree) -> bool | None
     gold, answer = _by_name(gold, answer)
     if len(gold.names) == len(answer.names) and any(map(names_differ, gold.names, answer.names)):
         return False
+    if gold.names and answer.names and (gold.joint == "or") != (answer.joint == "or"):
+        return False  # x = 2 or y = 3 is not both
     if not gold.brackets and not answer.brackets and {len(gold.names), len(answer.names)} == {1, len(gold.values)}:
         return False  # x = 3, y = 4 are no two values of x
     ordered = gold.joint == ";" and all(isinstance(value, Quantity) for value in gold.values)
