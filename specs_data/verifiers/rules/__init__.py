@@ -79,7 +79,7 @@ class RulesVerifier:
     calibration = Calibration(recall=0.90, caught=0.75)  # on prose that it was not made with, see the results
 
     def __init__(self, fmt: ResponseFormat = THINK_ANSWER) -> None:
-        self.settings: Mapping[str, str] = {"verifier": "rules", "version": "4", "format": fmt.model_dump_json()}
+        self.settings: Mapping[str, str] = {"verifier": "rules", "version": "5", "format": fmt.model_dump_json()}
         self._fmt = fmt
 
     async def verify(self, judged: Judged, images: Sequence[bytes]) -> Verdict:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -17,8 +18,11 @@ from specs_data.verifiers.rules.prose import Sentence, sentences
 from specs_data.verifiers.rules.sums import Sums, Term, is_about, read_sums
 from specs_data.verifiers.rules.wanted import Wanted, named_choices, option_letters, says_yes
 from specs_data.verifiers.rules.words import (
+    ASIDE,
     BUT,
     CHECK,
+    CHECKS_FROM_HERE,
+    COMPARES,
     CONCLUDES,
     CORRECTION,
     DENIAL,
@@ -26,11 +30,14 @@ from specs_data.verifiers.rules.words import (
     HYPOTHESIS,
     IS_CORRECT,
     LABEL,
+    LOOKS_AT,
     NOT,
     OPTION,
     OR,
     POLITE,
     STOP,
+    TABLE_ROW,
+    TAKEN_BACK,
 )  # fmt: skip
 
 MOST_STATED = 50
@@ -66,6 +73,16 @@ class Thought:
         self.sentences = sentences(text)
         self.stated = list(_stated(text, wanted))
 
+    @cached_property
+    def checked_from(self) -> int:
+        """Where it begins to check the answer that it has come to, up to its end."""
+        for opening in CHECKS_FROM_HERE.finditer(self.text):
+            before = [term for term in self.sums.terms if term.end <= opening.start() and not term.operand]
+            is_reached = before and self.wanted.is_term(before[-1], is_about(self.text[: opening.start()][-80:]))
+            if is_reached and not TAKEN_BACK.search(self.text, opening.end()):
+                return opening.start()
+        return len(self.text)
+
     def terms_in(self, sentence: Sentence) -> list[Term]:
         """The values that a sentence, or a part of one, names."""
         return [term for term in self.sums.terms if sentence.start <= term.start < sentence.end]
@@ -88,11 +105,11 @@ def conclude(thought: Thought) -> Conclusion | None:
     doubt: Conclusion | None = None
     for number, sentence in enumerate(reversed(thought.sentences)):
         found = None if POLITE.search(sentence.text) else _concluded(thought, sentence)
-        if found is None:
+        if found is None or (found.right is False and not found.stated and sentence.start >= thought.checked_from):
             if number > FARTHEST and not thought.stated:
                 break
         elif found.stated or found.right is not False:
-            return _weighed(found, doubt)
+            return _weighed(thought, found, doubt)
         elif doubt is None and not _in_passing(thought, sentence, found):
             if found.derived and _is_settled(thought, found):
                 return replace(found, reason=TWO_CONCLUSIONS)
@@ -103,19 +120,27 @@ def conclude(thought: Thought) -> Conclusion | None:
     return doubt
 
 
-def _weighed(found: Conclusion, doubt: Conclusion | None) -> Conclusion:
+def _weighed(thought: Thought, found: Conclusion, doubt: Conclusion | None) -> Conclusion:
     if doubt is None or not found.right:
         return found
     if doubt.reason:
         return doubt
-    return replace(doubt, right=None) if CONCLUDES.search(doubt.text) else found
+    concludes = CONCLUDES.search(doubt.text)
+    if concludes is None or (thought.wanted.quantity and not _names_after(thought, doubt, concludes.end())):
+        return found
+    return replace(doubt, right=None)
+
+
+def _names_after(thought: Thought, doubt: Conclusion, place: int) -> bool:
+    return any(doubt.at + place <= term.start < doubt.to for term in thought.sums.terms)
 
 
 def _in_passing(thought: Thought, sentence: Sentence, found: Conclusion) -> bool:
     """Does a sentence name another value without taking back what is stated before it?"""
     if found.derived:
         values = (term for term in thought.terms_in(sentence) if not term.operand)
-        return bool(CHECK.search(sentence.text)) or any(thought.wanted.is_term(term, False) for term in values)
+        is_aside = CHECK.search(sentence.text) or ASIDE.match(sentence.text)
+        return bool(is_aside) or any(thought.wanted.is_term(term, False) for term in values)
     is_after = any(one.at < sentence.start for one in thought.stated)
     return is_after and not CONCLUDES.search(sentence.text) and not CORRECTION.search(sentence.text)
 
@@ -151,6 +176,8 @@ def _concluded(thought: Thought, sentence: Sentence) -> Conclusion | None:
 def _chosen(thought: Thought, sentence: Sentence) -> Conclusion | None:
     """The choice that a sentence names by letter or content."""
     text, wanted = sentence.text, thought.wanted
+    if LOOKS_AT.match(text):
+        return None
     letters = option_letters(text, wanted.choices)
     if letters and not (DENIAL.search(text) and len(letters) == 1 and letters != wanted.letters):
         return _named(thought, sentence, letters)
@@ -167,11 +194,15 @@ def _chosen(thought: Thought, sentence: Sentence) -> Conclusion | None:
     return None
 
 
-def _named(thought: Thought, sentence: Sentence, letters: frozenset[str]) -> Conclusion:
-    """What a sentence that names choices says of the answer: with others, it may be compared with them."""
+def _named(thought: Thought, sentence: Sentence, letters: frozenset[str]) -> Conclusion | None:
+    """What a sentence that names choices says of the answer: with others, it may be compared with them. One that only
+    lists them says nothing."""
     wanted, text = thought.wanted, sentence.text
-    is_compared = wanted.letter in letters and not (OR.search(text) or HEDGE.search(text) or OPTION.search(text))
-    return Conclusion(letters == wanted.letters or is_compared, text, sentence.start, sentence.end)
+    if wanted.letter not in letters or letters == wanted.letters:
+        return Conclusion(letters == wanted.letters, text, sentence.start, sentence.end)
+    if OR.search(text) or HEDGE.search(text) or OPTION.search(text):
+        return Conclusion(False, text, sentence.start, sentence.end)
+    return Conclusion(True, text, sentence.start, sentence.end) if COMPARES.search(text) else None
 
 
 def _valued(thought: Thought, sentence: Sentence) -> Conclusion | None:
@@ -179,7 +210,7 @@ def _valued(thought: Thought, sentence: Sentence) -> Conclusion | None:
     wanted, text, about = thought.wanted, sentence.text, is_about(sentence.text)
     terms = thought.terms_in(sentence)
     if wanted.quantity is None or not terms:
-        if wanted.in_words(text):
+        if (not wanted.is_choice or len(wanted.folded) == 1) and wanted.in_words(text):
             return Conclusion(True, text, sentence.start, sentence.end)
         return None
     results = [term for term in terms if term.result or (term.computed and not term.operand)]
@@ -201,7 +232,7 @@ def _worded(thought: Thought, sentence: Sentence) -> Conclusion | None:
     if wanted.is_yes_no:
         said = says_yes(text, wanted)
         return None if said is None else Conclusion(said, text, sentence.start, sentence.end)
-    if wanted.in_words(text):
+    if wanted.in_words(text) and not TABLE_ROW.search(text):
         if OR.search(text) and HEDGE.search(text):
             return Conclusion(False, text, sentence.start, sentence.end, reason=SEVERAL_ANSWERS)
         return Conclusion(True, text, sentence.start, sentence.end)

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from itertools import combinations
+from math import ceil, floor
 
 from specs_data.judges.numbers import Quantity
 from specs_data.verifiers.rules.choices import other_choice
@@ -30,6 +31,9 @@ from specs_data.verifiers.rules.words import (
 
 ENOUGH_CONTENT = 3  # a number or two words besides the statement of the answer
 MOST_WORDS = 8  # of a sentence that only concludes
+MOST_COUNTED = 20
+MOST_ROUNDED = 3  # results that may be rounded, up or down
+SCALES = (7, 10, 12, 24, 60, 100, 1000, 3600, 1_000_000)  # between units of one kind, percent among them
 FARTHEST_VALUE = 2  # sentences before the conclusion in which a value may contradict it
 _NO_CONTENT = re.compile(r"\\boxed\s*\{[^{}]*\}|\bimage \d|<[^<>]*>")
 _A_VALUE = re.compile(r"\d|[=√π∠]|[a-z]\s*[-+*/^]\s*[a-z]")
@@ -60,10 +64,10 @@ def objection(thought: Thought, conclusion: Conclusion) -> tuple[str, str] | Non
         return NO_REASONING, ""
     if guess := _guess(thought, conclusion):
         return GUESS, guess
-    if other := _other_value(thought, conclusion):
-        return OTHER_VALUE, other
     if other := other_choice(thought, conclusion):
         return OTHER_CHOICE, other
+    if other := _other_value(thought, conclusion):
+        return OTHER_VALUE, other
     return None
 
 
@@ -178,16 +182,14 @@ def _other_value(thought: Thought, conclusion: Conclusion) -> str:
     before = [term for term in thought.sums.terms if term.end <= conclusion.at]
     derived = [term for term in before if term.result or (term.computed and not term.operand)]
     here = thought.sentence_of(conclusion.at)
-    near = [term for term in derived if term.start >= (thought.sentences[max(0, here - 1)].start)]
+    near = [term for term in derived if term.start >= thought.sentences[max(0, here - FARTHEST_VALUE)].start]
     if not wanted.is_choice and conclusion.stated and (other := _concluded_before(thought, here, conclusion)):
         return other
     if wanted.is_choice and conclusion.stated:
         other = _other_result(thought, derived, conclusion) or _other_named(thought, here, derived, conclusion)
         if other:
             return other
-    if not conclusion.stated and not (near and _is_of_the_same(thought, near[-1], conclusion)):
-        return ""
-    if not near:
+    if not near or not (conclusion.stated or _is_weighty(thought, near[-1], conclusion)):
         return ""
     about = is_about(thought.text[near[0].start : conclusion.to + 40])
     if any(wanted.is_term(term, about) for term in before):
@@ -196,7 +198,9 @@ def _other_value(thought: Thought, conclusion: Conclusion) -> str:
         return ""
     if wanted.is_choice and about and _is_nearest(thought, near[-1]):
         return ""
-    if _combines(thought, derived, near[-1], conclusion):
+    if _combines(thought, derived, near[-1], conclusion) or _is_scaled(near[-1], wanted.quantity):
+        return ""
+    if any(wanted.quantity.value in (floor(term.value), ceil(term.value)) for term in derived[-MOST_ROUNDED:]):
         return ""
     return near[-1].text
 
@@ -231,15 +235,17 @@ def _other_result(thought: Thought, derived: Sequence[Term], conclusion: Conclus
 def _other_named(thought: Thought, here: int, derived: Sequence[Term], conclusion: Conclusion) -> str:
     """The value of another choice that the last sentence with values comes to, where nothing leads on from there."""
     wanted = thought.wanted
+    nowhere = not any(wanted.is_term(term, True) for term in thought.sums.terms if term.end <= conclusion.at)
     for sentence in reversed(thought.sentences[max(0, here - FARTHEST_VALUE) : here + 1]):
         until = min(sentence.end, conclusion.at)
         concludes = list(CONCLUDES.finditer(thought.text, sentence.start, until))
         start = concludes[-1].end() if concludes else sentence.start
         terms = [term for term in thought.sums.terms if start <= term.start < until and not term.operand]
+        terms = [term for term in terms if term.text.lower() != "one"]  # which is mostly nobody in particular
         if not terms:
             continue
         letters = {letter for term in terms if (letter := wanted.choice_of(term, is_about(sentence.text)))}
-        comes_to = len(letters) == 1 and (concludes or any(term.result for term in terms))
+        comes_to = len(letters) == 1 and (concludes or any(term.result for term in terms) or nowhere)
         if not comes_to or wanted.letter in letters or DENIAL.search(sentence.text):
             return ""
         return "" if _combines(thought, derived, terms[-1], conclusion) else sentence.text
@@ -261,6 +267,21 @@ def _is_nearest(thought: Thought, term: Term) -> bool:
         and thought.wanted.quantity is not None
         and abs(thought.wanted.quantity.value - term.value) == min(gaps)
     )
+
+
+def _is_weighty(thought: Thought, term: Term, conclusion: Conclusion) -> bool:
+    """Does a value that is only named stand against the one that is derived? A choice or a count may be of others."""
+    wanted = thought.wanted
+    is_count = (
+        wanted.quantity is not None and wanted.quantity.value.denominator == 1 and wanted.quantity.value <= MOST_COUNTED
+    )
+    return not (wanted.is_choice or is_count) or _is_of_the_same(thought, term, conclusion)
+
+
+def _is_scaled(term: Term, wanted: Quantity) -> bool:
+    """Is it the same in another unit?"""
+    ratios = (wanted.value / term.value, term.value / wanted.value) if term.value and wanted.value else ()
+    return any(ratio in SCALES for ratio in ratios)
 
 
 def _is_of_the_same(thought: Thought, term: Term, conclusion: Conclusion) -> bool:

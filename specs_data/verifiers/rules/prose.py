@@ -19,6 +19,7 @@ from specs_data.judges.constants import spelled
 
 _FENCE = re.compile(r"^[ \t]*```[ \t]*(\w*)[^\n]*\n(.*?)(?:^[ \t]*```[ \t]*$|\Z)", re.MULTILINE | re.DOTALL)
 _CODE = re.compile(r"\b(?:def|import|print|return|for|while|function|var|let|const)\b|[{}#;]")
+_NUMBER = re.compile(r"\s*-?\d+(?:\.\d+)?\s*")
 _OUTPUT = ("output", "text", "result", "console", "stdout")
 _WIDE = {
     **{chr(code): chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F)},
@@ -55,6 +56,7 @@ _MARKS = tuple(
         ("\\", r"\\begin\{[^{}]{1,20}\}(?:\[\w\])?|\\end\{[^{}]{1,20}\}|\\\\(?:\[\w{1,6}\])?", "\n"),
         ("&", r"(?<!\\)&", " "),
         # A display stands within its sentence.
+        ("$", r"\s*\$\$\s*([^$]{1,2000}?)\s*\$\$", r" \1"),
         ("\\$", r"\s*(?:\\\[|\$\$)\s*", " "),
         ("\\", r"\s*\\\](?:\s*\n)?", "\n"),
         ("\\", r"\\[()]", ""),
@@ -62,7 +64,7 @@ _MARKS = tuple(
         ("\\", r"\\%", "%"),
         (
             "\\",
-            r"\\(?:,|;|:|!|quad|qquad|displaystyle|left|right|big|Big|bigl|bigr|Bigl|Bigr|limits)(?![A-Za-z])",
+            r"\\[ ,;:!]|\\(?:quad|qquad|displaystyle|left|right|big|Big|bigl|bigr|Bigl|Bigr|limits)(?![A-Za-z])",
             " ",
         ),
         ("\\", r"\\[dtc]frac(?![A-Za-z])", r"\\frac"),
@@ -76,6 +78,8 @@ _MARKS = tuple(
             " so ",
         ),
         ("\\", r"\\(?:angle)(?![A-Za-z])", "∠"),
+        ("\\", r"\\equiv(?![A-Za-z])", "≡"),
+        ("\\", r"\\pmod\s*(?:\{([^{}]*)\}|(\d))", r" (mod \1\2)"),
         ("\\", r"\\(?:le|leq)(?![A-Za-z])", "≤"),
         ("\\", r"\\(?:ge|geq)(?![A-Za-z])", "≥"),
         ("xX", r"(?<=\d)[ ]?[xX](?=[ ]?\d)|(?<=[\d)])[ ][xX](?=[ ][\d(])", " *"),
@@ -158,6 +162,8 @@ def _on_a_line(matrix: re.Match[str]) -> str:
 def _told_by_code(fence: re.Match[str]) -> str:
     language, body = fence.groups()
     is_told = language.lower() in _OUTPUT or (not language and not _CODE.search(body))
+    if _NUMBER.fullmatch(body):  # what a program comes to is a result
+        body = f"output = {body.strip()}"
     return f"\n{body}\n" if is_told else "\n"
 
 

@@ -36,11 +36,13 @@ _UNIT = re.compile(
 _RUN = re.compile(r"[\d.+\-*/^()⟨⟩√π=≈%°,; ]*[\dπ][\d.+\-*/^()⟨⟩√π=≈%°,; ]*")
 _APART = re.compile(r"[,;.](?=\s|$)|;|(?<=[^\s(+\-*/^=≈])\s+(?=\()(?=\([^()]*=)")
 _SIDE = re.compile(r"([=≈])")
-_ATTACHED = re.compile(r"[A-Za-z]$")
+_ATTACHED = re.compile(r"[A-Za-zα-ορ-ωΑ-Ω]$")
 _OPERATED = re.compile(r"[\d)⟩π%°]\s*[-+*/^]\s*[\d(⟨√π-]|√|π|\)\s*\(|\d\(")
 _UNCLEAN_BEFORE = re.compile(
-    r"(?:[_!|\[\]{}\\<>≤≥∠△…]|\.\.|\\[a-z]+|\b(?:(?<!total )(?<!answer )of|sin|cos|tan|log|ln|mod|root|than|and a))\s*$"
+    r"(?:[_!|\[\]{}\\<>≤≥∠△…]|\.\.|\\[a-z]+|\b(?:of|sin|cos|tan|log|ln|mod|root|than|and a))\s*$"
 )
+_PART_OF = re.compile(r"(?:[\d%)⟩]|half|quarter|third|fourth|fifth|percent|out|one|double|twice) of $")
+_ENDS_WORDS = re.compile(r"=[^=.\n]*[A-Za-z]\s*$")  # area = square with side 6 = 36
 _DECIMAL = re.compile(r"\d+\.(\d+)")
 _IMPOSSIBLE = re.compile(r"√\s*(?:(-\s*\d+(?:\.\d+)?)|\(([^()√]{1,60})\))")
 _ABOUT = re.compile(
@@ -183,7 +185,9 @@ def _read_chain(text: str, plain: str, start: int, chain: str, terms: list[Term]
         value = _constant(inner) if inner else None
         clean = value is not None
         if clean and first:
-            clean = _clean_before(plain, place, inner)
+            clean = _clean_before(plain, place, inner, len(sides) == 1)
+        if clean and first and not last and _ENDS_WORDS.search(text[max(0, place - LONGEST) : place]):
+            clean = bool(_OPERATED.search(inner))
         if clean and last:
             clean = _clean_after(text, place + len(inner))
         if value is not None and clean:
@@ -262,6 +266,7 @@ def _constant(text: str) -> Fraction | None:
 def _balanced(side: str, first: bool, last: bool) -> str:
     """The side without a bracket that opens before the equation or closes after it."""
     side = side.strip(" ,;").rstrip(".")
+    side = side.rstrip(" (") if last else side
     surplus = side.count("(") - side.count(")")
     if surplus > 0 and first and side.startswith("("):
         return side[1:].strip()
@@ -270,7 +275,7 @@ def _balanced(side: str, first: bool, last: bool) -> str:
     return side
 
 
-def _clean_before(text: str, place: int, side: str) -> bool:
+def _clean_before(text: str, place: int, side: str, alone: bool) -> bool:
     before = text[max(0, place - 12) : place]
     if side[0] in "+*/^":
         return False
@@ -281,6 +286,8 @@ def _clean_before(text: str, place: int, side: str) -> bool:
     stripped = before.rstrip()
     if stripped and stripped[-1] in "+-*/^=√":
         return False
+    if alone and before.endswith(" of "):
+        return not _PART_OF.search(before)
     return not _UNCLEAN_BEFORE.search(before)
 
 
@@ -294,7 +301,7 @@ def _clean_after(text: str, end: int) -> bool:
         if is_known(word) or _CONVERTED.fullmatch(word):
             return True
         return bool(found[1]) and len(word) > 1 and (word.islower() or word[1:].islower())
-    return not re.match(r"\s*[\\^!_{√∠△]|\s*[*/+]\s*[\w\\(]|\s+-\s+[\w\\(]|\s*[<>≤≥]", after)
+    return not re.match(r"\s*[\\^!_{√∠△]|\s*[*/+]\s*[\w\\(]|\s+-\s+[\w\\(]|\s*[<>≤≥≡]", after)
 
 
 def _unit_after(text: str, end: int) -> str:

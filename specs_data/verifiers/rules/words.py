@@ -16,7 +16,7 @@ ADVERB = (
 _BEST = r"(?:correct|right|best|proper|final|appropriate)\s+(?:option|choice|letter|statement|one|match|result|value)"
 _OF = r"\s+(?:to|for|of|from|among|in)\s[^.,:;\n]{1,80}?|\s+(?:choice|option|letter|here)"
 LABEL = re.compile(
-    rf"\b(?:answers?|solution|{_BEST})\b(?:{_OF})?{ADVERB}\s*{STATES}{ADVERB}\s*:?\s*"
+    rf"\b(?:answers?|solution|conclusion(?=:)|{_BEST})\b(?:{_OF})?{ADVERB}\s*{STATES}{ADVERB}\s*:?\s*"
     rf"|(?:答案|正确选项|正确的选项|正确答案|最终结果|结论)[^.,:;\n是为选]{{0,8}}(?:应该|应当)?{STATES}\s*:?\s*(?:选项)?"
     r"|(?:故|因此|所以|应|可|应该|综上|则|于是|正确)?,?\s*(?:本题|此题|这题)?(?:应)?选择?\s*:?\s*(?=\(?[A-J](?![A-Za-z]))"
     r"|^\s*(?:答|解得|最终答案|答案)\s*:\s*",
@@ -57,15 +57,27 @@ RULED_OUT = re.compile(
     r"|选项\s*([A-J])(?:也|都|的?说法)?(?:是)?(?:错误|不正确)|排除\s*选?项?\s*([A-J])"
 )
 CORRECTION = re.compile(
-    r"\b(?:wait|no|actually|check|recheck|recount|correct|correction|mistake|wrong|instead|but|hmm|again|rather|sorry"
+    r"\b(?:wait|no|actually|check|recheck|recount|correct(?! (?:answer|choice|option|one|statement))|correction|mistake"
+    r"|wrong|instead|but|hmm|again|rather|sorry"
     r"|however|alternatively|let me|reconsider|re-?examine|at first|initially|first guess|oops|error)\b"
     r"|等等|不对|重新|错了|但是|然而",
     re.IGNORECASE,
 )
 CHECK = re.compile(
     r"\b(?:check|checking|verif\w+|double-check|confirm\w*|indeed|as required|as expected|consistent|agrees|matches"
-    r"|remember|note|also|alternatively|similarly|for comparison|otherwise|if)\b|✓|✔|验证|检验|检查|经检验",
+    r"|remember|note|also|alternatively|similarly|for comparison|otherwise|if|by the way|incidentally|not asked)\b"
+    r"|n't asked|✓|✔|验证|检验|检查|经检验|顺便",
     re.IGNORECASE,
+)
+ASIDE = re.compile(r"\([A-Za-z][^()]*")
+TABLE_ROW = re.compile(r" ; .* ; ")
+CHECKS_FROM_HERE = re.compile(
+    r"^\W*(?:(?:now|and),? )?(?:(?:let me|let's|let us|we|I|to|I'll|we can) (?:now |also |quickly |can )?"
+    r"(?:double[- ]?check|verify|check|test|confirm)|verif(?:y|ication)|(?:double[- ]?)?check(?:ing)?)\b"
+    r"|(?<=[.!?] )(?:let me|let's|let us|I'll|we can|to) (?:now |also |quickly )?"
+    r"(?:double[- ]?check|verify|check|test|confirm)\b"
+    r"|(?:验证|检验|验算)",
+    re.IGNORECASE | re.MULTILINE,
 )
 CONCLUDES = re.compile(
     r"\b(?:so|thus|therefore|hence|consequently|altogether|in total|total|makes|leaves|gives|means|conclude|conclusion"
@@ -86,6 +98,7 @@ _OPTIONS = r"(?:given |provided |available |answer )?(?:options|choices|answers)
 GUESSED = re.compile(
     r"\b(?:(?<!initial )(?<!first )(?<!next )guess(?:ing)?(?! and (?:check|test))(?![^.\n]{0,20}=)"
     r"|(?:choose|pick|select)\w* (?:one )?(?:at random|randomly)|randomly (?:ch|pick|select)\w+"
+    r"|safe(?:st)? (?:bet|choice)|(?:n't|not) (?:recall|remember)\b"
     r"|impossible to (?:determine|tell|say|know)"
     r"|(?:not|n't) (?:give|have|provide|contain)\s(?:us )?(?:enough|sufficient)"
     r"|not enough information|insufficient information|without (?:more|further|additional) information"
@@ -116,6 +129,17 @@ CALLED = re.compile(
     re.IGNORECASE,
 )
 HYPOTHESIS = re.compile(r"\?$|\b(?:suppose|assume|if|whether|let's say|imagine|were)\b|如果|假设|若", re.IGNORECASE)
+# What only takes something up: nothing is concluded by it.
+LOOKS_AT = re.compile(
+    r"(?:Suppose|Assume|Imagine|Consider|Looking at|If we (?:look at|consider|take)|Let us (?:consider|look at|take)"
+    r"|Let's (?:consider|look at|take))\b|假设|考虑"
+)
+# One of several is set against the others.
+COMPARES = re.compile(
+    r"\b(?:than|unlike|rather|instead|not|only|but|while|whereas|both|most|best|least|\w+est|because|since|so|thus|therefore"
+    r"|hence)\b|n't\b|比|不|只有|最|而|因此|所以|故",
+    re.IGNORECASE,
+)
 BUT = re.compile(r"(?:,|;)?\s+(?:but|however|yet)\s|但是?|而要?求", re.IGNORECASE)
 IMAGINARY = re.compile(r"imaginary|complex|no real|undefined|\bi\b", re.IGNORECASE)
 HYPOTHETICAL = re.compile(r"\b(?:if|suppose|try|guess)\b|≠|\\ne", re.IGNORECASE)
