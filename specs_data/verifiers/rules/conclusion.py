@@ -15,10 +15,11 @@ from msgspec.structs import replace
 
 from specs_data.format import boxes
 from specs_data.verifiers.rules.prose import Sentence, sentences
-from specs_data.verifiers.rules.sums import Sums, Term, is_about, read_sums
+from specs_data.verifiers.rules.sums import Sums, Term, is_about, is_scaled, read_sums
 from specs_data.verifiers.rules.wanted import Wanted, named_choices, option_letters, says_yes
 from specs_data.verifiers.rules.words import (
     ASIDE,
+    ASKS,
     BUT,
     CHECK,
     CHECKS_FROM_HERE,
@@ -42,6 +43,7 @@ from specs_data.verifiers.rules.words import (
 
 MOST_STATED = 50
 LONGEST_STATED = 400
+FARTHEST_EQUAL = 16  # characters between two sides of an equation, unit included
 FARTHEST = 8  # sentences from the end in which a conclusion is looked for where none is stated
 
 TWO_CONCLUSIONS = "two conclusions"
@@ -74,8 +76,11 @@ class Thought:
         self.stated = list(_stated(text, wanted))
 
     @cached_property
-    def checked_from(self) -> int:
-        """Where it begins to check the answer that it has come to, up to its end."""
+    def aside_from(self) -> int:
+        """Where it begins to check the answer that it has come to, up to its end. Before a last sentence that only says
+        what is asked for, anything may be an aside."""
+        if self.sentences and ASKS.search(self.sentences[-1].text) and not self.terms_in(self.sentences[-1]):
+            return 0
         for opening in CHECKS_FROM_HERE.finditer(self.text):
             before = [term for term in self.sums.terms if term.end <= opening.start() and not term.operand]
             is_reached = before and self.wanted.is_term(before[-1], is_about(self.text[: opening.start()][-80:]))
@@ -105,7 +110,7 @@ def conclude(thought: Thought) -> Conclusion | None:
     doubt: Conclusion | None = None
     for number, sentence in enumerate(reversed(thought.sentences)):
         found = None if POLITE.search(sentence.text) else _concluded(thought, sentence)
-        if found is None or (found.right is False and not found.stated and sentence.start >= thought.checked_from):
+        if found is None or (not found.right and not found.stated and sentence.start >= thought.aside_from):
             if number > FARTHEST and not thought.stated:
                 break
         elif found.stated or found.right is not False:
@@ -188,7 +193,8 @@ def _chosen(thought: Thought, sentence: Sentence) -> Conclusion | None:
     if results and (chosen := wanted.choice_of(results[-1], is_about(text))):
         right = chosen == wanted.letter
         return Conclusion(right, text, sentence.start, sentence.end, derived=True)
-    named = named_choices(text, wanted.choices)
+    is_weighty = sentence.end == thought.sentences[-1].end or CONCLUDES.search(text)
+    named = named_choices(text, wanted.choices) or (wanted.meant_by(text) if is_weighty else frozenset())
     if named and not (DENIAL.search(text) and wanted.letter not in named):
         return _named(thought, sentence, named)
     return None
@@ -217,6 +223,7 @@ def _valued(thought: Thought, sentence: Sentence) -> Conclusion | None:
     after = results[-1].end if results else 0
     candidates = [*results, *(term for term in terms if term.start >= after and not (term.operand or term in results))]
     right = [term for term in candidates if wanted.is_term(term, about)]
+    right = right or [term for term in terms if _is_in_another_unit(term, results[-1:], wanted)]
     others = [term for term in candidates if term not in right]
     if not candidates or (not right and (HYPOTHESIS.search(text) or (wanted.is_choice and not results))):
         return None
@@ -224,6 +231,12 @@ def _valued(thought: Thought, sentence: Sentence) -> Conclusion | None:
         return Conclusion(False, text, sentence.start, sentence.end, reason=SEVERAL_ANSWERS)
     said = (right or others)[-1].text if results else text
     return Conclusion(bool(right), said, sentence.start, sentence.end, derived=bool(results))
+
+
+def _is_in_another_unit(term: Term, result: Sequence[Term], wanted: Wanted) -> bool:
+    """Is it the answer, and equated with the result: 42000 J = 42 kJ?"""
+    is_bare = term.operand and not term.computed and wanted.is_term(term, False)
+    return bool(is_bare and any(0 < one.start - term.end < FARTHEST_EQUAL and is_scaled(term, one) for one in result))
 
 
 def _worded(thought: Thought, sentence: Sentence) -> Conclusion | None:

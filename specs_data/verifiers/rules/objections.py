@@ -11,7 +11,7 @@ from math import ceil, floor
 from specs_data.judges.numbers import Quantity
 from specs_data.verifiers.rules.choices import other_choice
 from specs_data.verifiers.rules.conclusion import SEVERAL_ANSWERS, TWO_CONCLUSIONS, Conclusion, Thought
-from specs_data.verifiers.rules.sums import Term, Wrong, close, factors, is_about, is_number
+from specs_data.verifiers.rules.sums import Term, Wrong, close, factors, is_about, is_number, is_scaled
 from specs_data.verifiers.rules.wanted import letters_of, stems, value_in
 from specs_data.verifiers.rules.words import (
     ANNOUNCES,
@@ -33,7 +33,6 @@ ENOUGH_CONTENT = 3  # a number or two words besides the statement of the answer
 MOST_WORDS = 8  # of a sentence that only concludes
 MOST_COUNTED = 20
 MOST_ROUNDED = 3  # results that may be rounded, up or down
-SCALES = (7, 10, 12, 24, 60, 100, 1000, 3600, 1_000_000)  # between units of one kind, percent among them
 FARTHEST_VALUE = 2  # sentences before the conclusion in which a value may contradict it
 _NO_CONTENT = re.compile(r"\\boxed\s*\{[^{}]*\}|\bimage \d|<[^<>]*>")
 _A_VALUE = re.compile(r"\d|[=√π∠]|[a-z]\s*[-+*/^]\s*[a-z]")
@@ -198,7 +197,7 @@ def _other_value(thought: Thought, conclusion: Conclusion) -> str:
         return ""
     if wanted.is_choice and about and _is_nearest(thought, near[-1]):
         return ""
-    if _combines(thought, derived, near[-1], conclusion) or _is_scaled(near[-1], wanted.quantity):
+    if _combines(thought, derived, near[-1], conclusion) or is_scaled(near[-1], wanted.quantity):
         return ""
     if any(wanted.quantity.value in (floor(term.value), ceil(term.value)) for term in derived[-MOST_ROUNDED:]):
         return ""
@@ -276,12 +275,6 @@ def _is_weighty(thought: Thought, term: Term, conclusion: Conclusion) -> bool:
         wanted.quantity is not None and wanted.quantity.value.denominator == 1 and wanted.quantity.value <= MOST_COUNTED
     )
     return not (wanted.is_choice or is_count) or _is_of_the_same(thought, term, conclusion)
-
-
-def _is_scaled(term: Term, wanted: Quantity) -> bool:
-    """Is it the same in another unit?"""
-    ratios = (wanted.value / term.value, term.value / wanted.value) if term.value and wanted.value else ()
-    return any(ratio in SCALES for ratio in ratios)
 
 
 def _is_of_the_same(thought: Thought, term: Term, conclusion: Conclusion) -> bool:

@@ -27,6 +27,7 @@ from specs_data.judges.numbers import Quantity, read_quantity, same_quantity
 from specs_data.judges.units import is_known
 
 LONGEST = 160  # characters of one side of an equation
+SCALES = (7, 10, 12, 24, 60, 100, 1000, 3600, 1_000_000)  # between units of one kind, percent among them
 MOST = 2_000  # stretches of mathematics that are read
 
 _WORD = r"[A-Za-zμΩ]{1,14}(?:\^[23])?(?![A-Za-z])"
@@ -143,6 +144,12 @@ def close(value: Quantity, other: Quantity, about: bool = False) -> bool:
         if finer and abs(exact.value - shown.value) * 10 ** (places or 0) <= Fraction(1, 2):
             return True
     return False
+
+
+def is_scaled(one: Term | Quantity, other: Term | Quantity) -> bool:
+    """Is it the same in another unit?"""
+    ratios = (one.value / other.value, other.value / one.value) if one.value and other.value else ()
+    return any(ratio in SCALES for ratio in ratios)
 
 
 def is_number(word: str) -> bool:

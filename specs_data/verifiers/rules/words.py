@@ -70,6 +70,11 @@ CHECK = re.compile(
     re.IGNORECASE,
 )
 ASIDE = re.compile(r"\([A-Za-z][^()]*")
+ASKS = re.compile(
+    r"\b(?:question|problem|task)\b[^.?!]{0,20}\b(?:asks?|asked|refers?|wants?)\b|\basked (?:for|about|only)\b"
+    r"|题目?(?:要求|问)的?是",
+    re.IGNORECASE,
+)
 TABLE_ROW = re.compile(r" ; .* ; ")
 CHECKS_FROM_HERE = re.compile(
     r"^\W*(?:(?:now|and),? )?(?:(?:let me|let's|let us|we|I|to|I'll|we can) (?:now |also |quickly |can )?"
@@ -150,6 +155,12 @@ TAKEN_BACK = re.compile(
 )
 SPACED = re.compile(r"(?<![\w/])(\d+)/(\d+)\s+([π√])")
 OPPOSITE = {"yes": "no", "no": "yes", "true": "false", "false": "true", "是": "否", "否": "是", "对": "错", "错": "对"}
+AFFIRMS = re.compile(
+    r"\b(?:that's|that is|this is|which is) (?:true|correct|the case|(?P<no>false|wrong|not (?:true|correct|the case)))"
+    r"\s*\.?$"
+    r"|\bindeed it (?:does|is|has|can)\b",
+    re.IGNORECASE,
+)
 YES_NO = frozenset(OPPOSITE)
 # Words that every statement of a task is made of: they carry no reasoning.
 BOILERPLATE = frozenset(
