@@ -11,6 +11,7 @@ from math import ceil, floor
 from specs_data.judges.numbers import Quantity
 from specs_data.verifiers.rules.choices import other_choice
 from specs_data.verifiers.rules.conclusion import SEVERAL_ANSWERS, TWO_CONCLUSIONS, Conclusion, Thought
+from specs_data.verifiers.rules.prose import Sentence
 from specs_data.verifiers.rules.sums import Term, Wrong, close, factors, is_about, is_number, is_scaled
 from specs_data.verifiers.rules.wanted import letters_of, stems, value_in
 from specs_data.verifiers.rules.words import (
@@ -35,7 +36,9 @@ MOST_COUNTED = 20
 MOST_ROUNDED = 3  # results that may be rounded, up or down
 FARTHEST_VALUE = 2  # sentences before the conclusion in which a value may contradict it
 _NO_CONTENT = re.compile(r"\\boxed\s*\{[^{}]*\}|\bimage \d|<[^<>]*>")
-_A_VALUE = re.compile(r"\d|[=√π∠]|[a-z]\s*[-+*/^]\s*[a-z]")
+_A_NUMBER = re.compile(r"[\d=√π∠]")
+_AN_OPERATOR = re.compile(r"[-+*/^]")
+_AN_EXPRESSION = re.compile(r"[a-z]\s*[-+*/^]\s*[a-z]")
 
 NO_REASONING = "no reasoning"
 WRONG_ARITHMETIC = "wrong arithmetic"
@@ -87,19 +90,28 @@ def _standing(thought: Thought, wrong: Sequence[Wrong]) -> Wrong | None:
 
 def _reasons(thought: Thought) -> bool:
     """Is there anything but the statement of the answer?"""
-    wanted = thought.wanted
-    texts = [text for one in thought.sentences if not wanted.is_all_of(text := thought.before_statement(one))]
     content = ENOUGH_CONTENT * ("```" in thought.raw)
-    if not content and wanted.quantity is not None and _values_count(thought) and not any(map(_has_value, texts)):
+    if not content and thought.wanted.quantity is not None and _values_count(thought) and not any(_valued(thought)):
         return False
-    for text in texts:
-        if _only_announces(text):
+    for one in thought.sentences:
+        text = thought.before_statement(one)
+        if _only_announces(text) or thought.wanted.is_all_of(text):
             continue
         for found in WORD_OR_MARK.finditer(_NO_CONTENT.sub("", text)):
             content += _weight(thought, found.group().lower())
             if content >= ENOUGH_CONTENT:
                 return True
     return content >= ENOUGH_CONTENT
+
+
+def _valued(thought: Thought) -> Iterator[Sentence]:
+    """The sentences with a number, or a letter for one, besides the answer."""
+    spoken = [term.start for term in thought.sums.terms if term.text.isalpha()]
+    for one in reversed(thought.sentences):
+        text = thought.before_statement(one)
+        has_value = _has_value(text) or any(one.start <= start < one.start + len(text) for start in spoken)
+        if has_value and not thought.wanted.is_all_of(text):
+            yield one
 
 
 def _weight(thought: Thought, word: str) -> int:
@@ -114,8 +126,8 @@ def _weight(thought: Thought, word: str) -> int:
 
 
 def _has_value(text: str) -> bool:
-    """Is there a number, or a letter for one?"""
-    return _A_VALUE.search(text) is not None or any(map(is_number, re.findall("[a-z]+", text.lower())))
+    is_written = _A_NUMBER.search(text) is not None
+    return is_written or (_AN_OPERATOR.search(text) is not None and _AN_EXPRESSION.search(text) is not None)
 
 
 def _only_announces(text: str) -> bool:
@@ -165,7 +177,7 @@ def _is_part(thought: Thought, stated: Conclusion) -> bool:
 
 def _guess(thought: Thought, conclusion: Conclusion) -> str:
     guesses = list(GUESSED.finditer(thought.text))
-    if not guesses or GUESSED.search(thought.wanted.content):
+    if not guesses or any(GUESSED.finditer(thought.wanted.content)):
         return ""
     last = guesses[-1]
     if CORRECTION.search(thought.text, last.end(), max(last.end(), conclusion.at)) and conclusion.at - last.end() > 200:

@@ -19,12 +19,14 @@ from collections.abc import Iterator
 from decimal import Decimal
 from fractions import Fraction
 from functools import lru_cache
+from itertools import islice
 
 from msgspec import Struct
 
 from specs_data.judges.constants import read_constant
 from specs_data.judges.numbers import Quantity, read_quantity, same_quantity
 from specs_data.judges.units import is_known
+from specs_data.verifiers.rules.words import starts_of
 
 LONGEST = 160  # characters of one side of an equation
 SCALES = (7, 10, 12, 24, 60, 100, 1000, 3600, 1_000_000)  # between units of one kind, percent among them
@@ -34,7 +36,9 @@ _WORD = r"[A-Za-zμΩ]{1,14}(?:\^[23])?(?![A-Za-z])"
 _UNIT = re.compile(
     rf"(?<=[\d)⟩π])(?:\s?[%°]|\s?(?P<word>{_WORD}(?:/[A-Za-z]{{1,8}}(?:\^[23])?(?![A-Za-z]))?))(?=\s*(?:[-+*=≈)]|/(?!\s?[A-Za-z])))(?!\s*\()"
 )
-_RUN = re.compile(r"[\d.+\-*/^()⟨⟩√π=≈%°,; ]*[\dπ][\d.+\-*/^()⟨⟩√π=≈%°,; ]*")
+_SIGNS = frozenset("0123456789.+-*/^()⟨⟩√π=≈%°,; ")
+_RUN = re.compile(rf"[{re.escape(''.join(_SIGNS))}]*")
+_NUMBER = re.compile(r"[\dπ]")
 _APART = re.compile(r"[,;.](?=\s|$)|;|(?<=[^\s(+\-*/^=≈])\s+(?=\()(?=\([^()]*=)")
 _SIDE = re.compile(r"([=≈])")
 _ATTACHED = re.compile(r"[A-Za-zα-ορ-ωΑ-Ω]$")
@@ -109,9 +113,7 @@ def read_sums(text: str) -> Sums:
     terms: list[Term] = []
     wrong: list[Wrong] = []
     without_units = _UNIT.sub(_blank, text)
-    for count, run in enumerate(_RUN.finditer(without_units)):
-        if count == MOST:
-            break
+    for run in islice(_runs(without_units), MOST):
         start = run.start()
         for chain_start, chain in _chains(run.group()):
             _read_chain(text, without_units, start + chain_start, chain, terms, wrong)
@@ -170,6 +172,19 @@ def _blank(unit: re.Match[str]) -> str:
         not word or (len(word) > 2 and spaced and word.islower()) or (is_known(word) and (spaced or len(word) > 1))
     )
     return " " * len(unit.group()) if is_unit else unit.group()
+
+
+def _runs(text: str) -> Iterator[re.Match[str]]:
+    """The stretches of mathematical signs with a number among them."""
+    end = 0
+    while number := _NUMBER.search(text, end):
+        start = number.start()
+        while start > end and text[start - 1] in _SIGNS:
+            start -= 1
+        if not (run := _RUN.match(text, start)):
+            return
+        yield run
+        end = max(run.end(), number.end())
 
 
 def _chains(run: str) -> Iterator[tuple[int, str]]:
@@ -332,10 +347,12 @@ def _is_negative(root: re.Match[str]) -> bool:
 
 def _spoken(text: str) -> list[Term]:
     found = []
-    for spoken in _SPOKEN.finditer(text):
-        quantity = read_quantity(spoken.group().lower())
-        if quantity:
+    end = 0
+    for start in starts_of(sorted(_NUMBER_NAMES), text):
+        spoken = _SPOKEN.match(text, start) if start >= end else None
+        if spoken and (quantity := read_quantity(spoken.group().lower())):
             found.append(Term(spoken.start(), spoken.end(), spoken.group(), quantity.value))
+            end = spoken.end()
     found += [Term(one.start(), one.end(), one[1], Fraction(_CHINESE[one[1]])) for one in _COUNTED.finditer(text)]
     return found
 
