@@ -139,11 +139,16 @@ POLITE = re.compile(
 _OPTIONS = r"(?:given |provided |available |answer )?(?:options|choices|answers)"
 GUESSED = Phrases(
     "guess choos pick select random safe impossible not n't insufficient without can unable do did none error "
-    "mistake typo",
+    "mistake typo no assum seem appear may might must discrepanc",
     r"(?:(?<![A-Za-z])|(?=n't))"
     r"(?:(?<!initial )(?<!first )(?<!next )guess(?:ing)?(?! and (?:check|test))(?![^.\n]{0,20}=)"
     r"|(?:choose|pick|select)\w* (?:one )?(?:at random|randomly)|randomly (?:ch|pick|select)\w+"
     r"|safe(?:st)? (?:bet|choice)|(?:n't|not) (?:recall|remember)\b"
+    r"|no (?:image|picture|figure|diagram|graph|chart) (?:is|was|has been|available|provided|given)\b"
+    r"|without (?:seeing|viewing|looking at|access to) (?:the|an?) |discrepanc"
+    r"|assum(?:e|ing) [^.\n]{0,60}\b(?:calculations?|correct)\b"
+    r"|(?:seem|appear)s? to be (?:an? |some )?(?:mistake|error|inconsisten|typo|misprint)"
+    r"|(?:may|might|must) be (?:an? )(?:mistake|error|inconsisten|typo|misprint) in"
     r"|impossible to (?:determine|tell|say|know)"
     r"|(?:not|n't) (?:give|have|provide|contain)\s(?:us )?(?:enough|sufficient)"
     r"|not enough information|insufficient information|without (?:more|further|additional) information"
@@ -155,7 +160,7 @@ GUESSED = Phrases(
     rf"|none of the {_OPTIONS}\b[^.\n]{{0,30}}\b(?:match|is|are|fit|equal|correspond)"
     rf"|(?:not|n't) (?:given )?(?:among|one of|in|listed (?:in|among)|any of) the {_OPTIONS}"
     r"|(?:error|mistake|typo) in the (?:problem|question|options|choices|given|answer|provided))"
-    r"|猜测|无法确定|不能确定|无法判断|没有正确|选项有误|题目有误",
+    r"|猜测|无法确定|不能确定|无法判断|没有正确|没有(?:提供|给出)图|看不到图|选项有误|题目有误",
 )
 HEDGE = re.compile(r"\b(?:either|could|might|may|perhaps|possibly|maybe|depending|both)\b|或者|可能", re.IGNORECASE)
 OR = re.compile(r"\bor\b|或", re.IGNORECASE)
