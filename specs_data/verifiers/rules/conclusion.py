@@ -204,6 +204,8 @@ def _named(thought: Thought, sentence: Sentence, letters: frozenset[str]) -> Con
     """What a sentence that names choices says of the answer: with others, it may be compared with them. One that only
     lists them says nothing."""
     wanted, text = thought.wanted, sentence.text
+    if len(letters) > 1 and wanted.letters and letters.isdisjoint(wanted.letters) and not OR.search(text):
+        return None
     if wanted.letter not in letters or letters == wanted.letters:
         return Conclusion(letters == wanted.letters, text, sentence.start, sentence.end)
     if OR.search(text) or HEDGE.search(text) or OPTION.search(text):

@@ -163,7 +163,7 @@ def named_choices(text: str, choices: Sequence[str]) -> frozenset[str]:
     found: dict[str, str] = {}
     for number, choice in enumerate(choices):
         content = re.sub(r"^\(?[A-J][).:]\s+", "", choice)
-        is_letter = len(fold(content)) < 2 and content.isalpha()
+        is_letter = len(fold(content)) < 2 and content.isalpha() and content.isascii()
         short = _WITH_ABBREVIATION.sub("", content)
         if is_letter or not content:
             continue

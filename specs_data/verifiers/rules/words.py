@@ -115,7 +115,8 @@ ASKS = re.compile(
 TABLE_ROW = re.compile(r" ; .* ; ")
 CHECKS_FROM_HERE = re.compile(
     r"^\W*(?:(?:now|and),? )?(?:(?:let me|let's|let us|we|I|to|I'll|we can) (?:now |also |quickly |can )?"
-    r"(?:double[- ]?check|verify|check|test|confirm)|verif(?:y|ication)|(?:double[- ]?)?check(?:ing)?)\b"
+    r"(?:double[- ]?check|verify|check|test|confirm)|verif(?:y|ication)|(?:double[- ]?)?check(?:ing)?"
+    r"|(?:for|as) a (?:quick )?check)\b"
     r"|(?<=[.!?] )(?:let me|let's|let us|I'll|we can|to) (?:now |also |quickly )?"
     r"(?:double[- ]?check|verify|check|test|confirm)\b"
     r"|(?:验证|检验|验算)",
