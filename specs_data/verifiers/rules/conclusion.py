@@ -23,6 +23,7 @@ from specs_data.verifiers.rules.words import (
     BUT,
     CHECK,
     CHECKS_FROM_HERE,
+    COMES_TO,
     COMPARES,
     CONCLUDES,
     CORRECTION,
@@ -36,7 +37,9 @@ from specs_data.verifiers.rules.words import (
     OPTION,
     OR,
     POLITE,
+    SO,
     STOP,
+    SUPPOSED,
     TABLE_ROW,
     TAKEN_BACK,
 )  # fmt: skip
@@ -109,8 +112,10 @@ def conclude(thought: Thought) -> Conclusion | None:
     concluded before it may outweigh that."""
     doubt: Conclusion | None = None
     for number, sentence in enumerate(reversed(thought.sentences)):
-        found = None if POLITE.search(sentence.text) else _concluded(thought, sentence)
-        if found is None or (not found.right and not found.stated and sentence.start >= thought.aside_from):
+        is_said = not (POLITE.search(sentence.text) or ASIDE.match(sentence.text))
+        found = _concluded(thought, sentence) if is_said else None
+        is_meant = bool(found and (found.right or found.stated or (number == 0 and CONCLUDES.search(sentence.text))))
+        if found is None or (not is_meant and sentence.start >= thought.aside_from):
             if number > FARTHEST and not thought.stated:
                 break
         elif found.stated or found.right is not False:
@@ -121,14 +126,21 @@ def conclude(thought: Thought) -> Conclusion | None:
             is_last = number == 0 or CONCLUDES.search(sentence.text)
             if found.derived or (is_last and not _derived_before(thought, sentence)):
                 return found
-            doubt = found
+            is_end = _chooses(thought, sentence) or (number == 0 and COMES_TO.search(sentence.text))
+            doubt = replace(found, right=None) if is_end else found
     return doubt
+
+
+def _chooses(thought: Thought, sentence: Sentence) -> bool:
+    """Does a sentence say of one choice, by its letter, that it is the one?"""
+    is_other = DENIAL.search(sentence.text) or CHECK.search(sentence.text) or SUPPOSED.search(sentence.text)
+    return len(option_letters(sentence.text, thought.wanted.choices)) == 1 and not is_other
 
 
 def _weighed(thought: Thought, found: Conclusion, doubt: Conclusion | None) -> Conclusion:
     if doubt is None or not found.right:
         return found
-    if doubt.reason:
+    if doubt.reason or doubt.right is None:
         return doubt
     concludes = CONCLUDES.search(doubt.text)
     if concludes is None or (thought.wanted.quantity and not _names_after(thought, doubt, concludes.end())):
@@ -144,8 +156,7 @@ def _in_passing(thought: Thought, sentence: Sentence, found: Conclusion) -> bool
     """Does a sentence name another value without taking back what is stated before it?"""
     if found.derived:
         values = (term for term in thought.terms_in(sentence) if not term.operand)
-        is_aside = CHECK.search(sentence.text) or ASIDE.match(sentence.text)
-        return bool(is_aside) or any(thought.wanted.is_term(term, False) for term in values)
+        return bool(CHECK.search(sentence.text)) or any(thought.wanted.is_term(term, False) for term in values)
     is_after = any(one.at < sentence.start for one in thought.stated)
     return is_after and not CONCLUDES.search(sentence.text) and not CORRECTION.search(sentence.text)
 
@@ -224,6 +235,10 @@ def _valued(thought: Thought, sentence: Sentence) -> Conclusion | None:
     results = [term for term in terms if term.result or (term.computed and not term.operand)]
     after = results[-1].end if results else 0
     candidates = [*results, *(term for term in terms if term.start >= after and not (term.operand or term in results))]
+    so = list(SO.finditer(text))
+    if so and not wanted.is_choice:
+        concluded = [term for term in candidates if term.start >= sentence.start + so[-1].end()]
+        candidates = concluded or candidates
     right = [term for term in candidates if wanted.is_term(term, about)]
     right = right or [term for term in terms if _is_in_another_unit(term, results[-1:], wanted)]
     others = [term for term in candidates if term not in right]

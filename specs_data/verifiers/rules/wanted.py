@@ -70,7 +70,7 @@ class Wanted:
         """Is `content`, all of it, this answer? None where that cannot be told."""
         content = content.strip(" .,;:*\n")
         if self.is_choice and (letters := letters_of(content, self.choices)):
-            return letters == self.letters
+            return letters == self.letters and self._is_of_its_letter(content)
         if self.folded and (fold(content) == self.folded or content == self.cleaned):
             return True
         if not self.is_choice and same_answer(self.answer, content, self.kind):
@@ -79,6 +79,13 @@ class Wanted:
         if value and self.quantity:
             return close(self.quantity, value, about)
         return None
+
+    def _is_of_its_letter(self, content: str) -> bool:
+        """Is what stands after a letter not another choice?"""
+        letter = LEADING.match(content)
+        said = squeezed(content[letter.end() :].strip(" .:)")) if letter else ""
+        others = (squeezed(one) for one in self.contents if one != self.content)
+        return not (said and said != squeezed(self.content) and said in others)
 
     def is_all_of(self, text: str) -> bool:
         """Is `text` the answer, a letter, or a choice with or without its letter, and no more?"""

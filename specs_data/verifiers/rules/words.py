@@ -57,7 +57,7 @@ LABEL = Phrases(
     rf"\b(?:answers?|solution|conclusion(?=:)|{_BEST})\b(?:{_OF})?{ADVERB}\s*{STATES}{ADVERB}\s*:?\s*"
     rf"|(?:答案|正确选项|正确的选项|正确答案|最终结果|结论)[^.,:;\n是为选]{{0,8}}(?:应该|应当)?{STATES}\s*:?\s*(?:选项)?"
     r"|(?:故|因此|所以|应|可|应该|综上|则|于是|正确)?,?\s*(?:本题|此题|这题)?(?:应)?选择?\s*:?\s*(?=\(?[A-J](?![A-Za-z]))"
-    r"|^\s*(?:答|解得|最终答案|答案)\s*:\s*",
+    r"|(?<=[.!?\n])\s*(?:答|解得|最终答案|答案)\s*:\s*",
 )
 OPTION = re.compile(
     r"(?:\b[Oo]ption|\b[Cc]hoice|\b[Ll]etter|\b[Aa]nswer|选项|\b(?:choose|select|pick|go with|marked|labell?ed|as))"
@@ -72,7 +72,7 @@ IS_CORRECT = re.compile(
 # A letter at the start of a statement. A before a small letter is the article.
 LEADING = re.compile(
     r"^[\"'(\[{ ]*([A-J])(?![A-Za-z'\d])\s*"
-    r"(?:[)\]}\"'.:,;]|$|-|\s(?=[(\"'A-Z\d]|is\b|because|since|as\b|which|with))"
+    r"(?:[)\]}\"'.:,;]|$|-|\s(?=[(\"'A-Z\d]|is\b|because|since|as\b|which|with)|选?项)"
 )
 NOT = re.compile(r"^\s*(?:not|n't|never|neither|unclear|unknown)\b|^不", re.IGNORECASE)
 STOP = re.compile(r"[.!?](?=\s|$)|\n")
@@ -106,7 +106,7 @@ CHECK = re.compile(
     r"|n't asked|✓|✔|验证|检验|检查|经检验|顺便",
     re.IGNORECASE,
 )
-ASIDE = re.compile(r"\([A-Za-z][^()]*")
+ASIDE = re.compile(r"\([A-Za-z]{2}.*\)\W*$")
 ASKS = re.compile(
     r"\b(?:question|problem|task)\b[^.?!]{0,20}\b(?:asks?|asked|refers?|wants?)\b|\basked (?:for|about|only)\b"
     r"|题目?(?:要求|问)的?是",
@@ -124,7 +124,16 @@ CHECKS_FROM_HERE = re.compile(
 )
 CONCLUDES = re.compile(
     r"\b(?:so|thus|therefore|hence|consequently|altogether|in total|total|makes|leaves|gives|means|conclude|conclusion"
-    r"|finally|overall,|must be|we get|we have|we find|we need|we want)\b|因此|所以|故|综上|总共|一共|得到|可得|则",
+    r"|finally|overall,|in summary|to sum up|must be|we get|we have|we find|we need|we want)\b"
+    r"|因此|所以|故|综上|总共|一共|得到|可得|则|那么",
+    re.IGNORECASE,
+)
+SO = re.compile(r"\b(?:so|thus|therefore|hence)\b|因此|所以|故|那么", re.IGNORECASE)
+# A sentence that ends in a value as what something is.
+COMES_TO = re.compile(
+    r"(?:\b(?:is|are|equals?|has|have|was|were|(?<!would )be|contains?|totals|(?:amounts?|comes?) to"
+    r"|comes out (?:as|at))|[=:为是有])"
+    r"\s*(?:(?:about|approximately|around|exactly|only)\s+)?-?[\d.][\d./]*\s*[%°]?\s*[^\W\d]*\W*$",
     re.IGNORECASE,
 )
 SUGGESTS = re.compile(
@@ -190,6 +199,7 @@ COMPARES = re.compile(
     r"|hence)\b|n't\b|比|不|只有|最|而|因此|所以|故",
     re.IGNORECASE,
 )
+SUPPOSED = re.compile(r"\b(?:would|could|might|if|trap|distract\w+|tempt\w+)\b|如果|会", re.IGNORECASE)
 BUT = re.compile(r"(?:,|;)?\s+(?:but|however|yet)\s|但是?|而要?求", re.IGNORECASE)
 IMAGINARY = re.compile(r"imaginary|complex|no real|undefined|\bi\b", re.IGNORECASE)
 HYPOTHETICAL = re.compile(r"\b(?:if|suppose|try|guess)\b|≠|\\ne", re.IGNORECASE)
