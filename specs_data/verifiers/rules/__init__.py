@@ -113,7 +113,8 @@ def verify_thought(thought: str, answer: str, problem: Problem) -> Verdict:
     said = conclusion.text[:LONGEST_SAID]
     if conclusion.right is False:
         return Verdict(False, conclusion.reason or OTHER_CONCLUSION, said)
-    if not (conclusion.stated or conclusion.derived or ends):
+    is_last = conclusion.to >= found.sentences[-1].start
+    if not (ends or (is_last and (conclusion.stated or conclusion.derived))):
         return Verdict(False, BREAKS_OFF, said)
     if against := objection(found, conclusion):
         return Verdict(False, against[0], against[1][:LONGEST_SAID] or said)

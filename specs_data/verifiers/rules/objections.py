@@ -197,7 +197,7 @@ def _other_value(thought: Thought, conclusion: Conclusion) -> str:
     if not wanted.is_choice and conclusion.stated and (other := _concluded_before(thought, here, conclusion)):
         return other
     if wanted.is_choice and conclusion.stated:
-        other = _other_result(thought, derived, conclusion) or _other_named(thought, here, derived, conclusion)
+        other = _other_named(thought, here, derived, conclusion)
         if other:
             return other
     if not near or not (conclusion.stated or _is_weighty(thought, near[-1], conclusion)):
@@ -206,8 +206,6 @@ def _other_value(thought: Thought, conclusion: Conclusion) -> str:
     if any(wanted.is_term(term, about) for term in before):
         return ""
     if wanted.in_words(thought.text[: conclusion.at]):
-        return ""
-    if wanted.is_choice and about and _is_nearest(thought, near[-1]):
         return ""
     if _combines(thought, derived, near[-1], conclusion) or is_scaled(near[-1], wanted.quantity):
         return ""
@@ -230,17 +228,6 @@ def _concluded_before(thought: Thought, here: int, conclusion: Conclusion) -> st
     said = [term for term in values if term.result] or values
     right = any(thought.wanted.is_term(term, about) for term in thought.terms_in(before))
     return "" if len(said) != 1 or right or len(content_words(before.text)) > MOST_WORDS else before.text
-
-
-def _other_result(thought: Thought, derived: Sequence[Term], conclusion: Conclusion) -> str:
-    """The last value of a choice that is derived, where it is another one's and the chosen one's is nowhere."""
-    wanted = thought.wanted
-    found = [(term, wanted.choice_of(term)) for term in derived if not term.operand]
-    last = next(((term, letter) for term, letter in reversed(found) if letter), None)
-    if last is None or last[1] == wanted.letter:
-        return ""
-    named = (term for term in thought.sums.terms if term.end <= conclusion.at)
-    return "" if any(wanted.is_term(term, True) for term in named) else last[0].text
 
 
 def _other_named(thought: Thought, here: int, derived: Sequence[Term], conclusion: Conclusion) -> str:
@@ -269,15 +256,6 @@ def _values_count(thought: Thought) -> bool:
         return True
     values = thought.wanted.values
     return bool(values) and sum(value is not None for value in values) >= len(values) - 1
-
-
-def _is_nearest(thought: Thought, term: Term) -> bool:
-    gaps = [abs(value.value - term.value) for value in thought.wanted.values if value]
-    return (
-        bool(gaps)
-        and thought.wanted.quantity is not None
-        and abs(thought.wanted.quantity.value - term.value) == min(gaps)
-    )
 
 
 def _is_weighty(thought: Thought, term: Term, conclusion: Conclusion) -> bool:
