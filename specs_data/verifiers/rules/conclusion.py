@@ -30,13 +30,10 @@ from specs_data.verifiers.rules.words import (
     DENIAL,
     HEDGE,
     HYPOTHESIS,
-    IS_CORRECT,
     LABEL,
-    LOOKS_AT,
     NOT,
     OPTION,
     OR,
-    POLITE,
     SO,
     STOP,
     SUPPOSED,
@@ -112,8 +109,7 @@ def conclude(thought: Thought) -> Conclusion | None:
     concluded before it may outweigh that."""
     doubt: Conclusion | None = None
     for number, sentence in enumerate(reversed(thought.sentences)):
-        is_said = not (POLITE.search(sentence.text) or ASIDE.match(sentence.text))
-        found = _concluded(thought, sentence) if is_said else None
+        found = None if ASIDE.match(sentence.text) else _concluded(thought, sentence)
         is_meant = bool(found and (found.right or found.stated or (number == 0 and CONCLUDES.search(sentence.text))))
         if found is None or (not is_meant and sentence.start >= thought.aside_from):
             if number > FARTHEST and not thought.stated:
@@ -121,8 +117,6 @@ def conclude(thought: Thought) -> Conclusion | None:
         elif found.stated or found.right is not False:
             return _weighed(thought, found, doubt)
         elif doubt is None and not _in_passing(thought, sentence, found):
-            if found.derived and _is_settled(thought, found):
-                return replace(found, reason=TWO_CONCLUSIONS)
             is_last = number == 0 or CONCLUDES.search(sentence.text)
             if found.derived or (is_last and not _derived_before(thought, sentence)):
                 return found
@@ -161,12 +155,6 @@ def _in_passing(thought: Thought, sentence: Sentence, found: Conclusion) -> bool
     return is_after and not CONCLUDES.search(sentence.text) and not CORRECTION.search(sentence.text)
 
 
-def _is_settled(thought: Thought, found: Conclusion) -> bool:
-    """Is the answer stated before, and not taken back since?"""
-    earlier = [one for one in thought.stated if one.at < found.at]
-    return bool(earlier and earlier[-1].right and not CORRECTION.search(thought.text, earlier[-1].to, found.to))
-
-
 def _derived_before(thought: Thought, sentence: Sentence) -> bool:
     """Does the equation before this sentence end in the answer?"""
     results = [term for term in thought.sums.terms if term.result and term.end <= sentence.start]
@@ -192,8 +180,6 @@ def _concluded(thought: Thought, sentence: Sentence) -> Conclusion | None:
 def _chosen(thought: Thought, sentence: Sentence) -> Conclusion | None:
     """The choice that a sentence names by letter or content."""
     text, wanted = sentence.text, thought.wanted
-    if LOOKS_AT.match(text):
-        return None
     letters = option_letters(text, wanted.choices)
     if letters and not (DENIAL.search(text) and len(letters) == 1 and letters != wanted.letters):
         return _named(thought, sentence, letters)
@@ -281,10 +267,6 @@ def _stated(text: str, wanted: Wanted) -> Iterator[Conclusion]:
     """What labels and boxes state, in order."""
     boxed = boxes(text)
     found = list(_labelled(text, wanted, boxed))
-    if wanted.is_choice:
-        for said in list(IS_CORRECT.finditer(text))[-MOST_STATED:]:
-            if not DENIAL.search(said.group()):
-                found.append(Conclusion(frozenset(said[1]) == wanted.letters, said.group(), *said.span(), stated=True))
     for start, end, content in boxed[-MOST_STATED:]:
         if content := content.strip():
             found.append(Conclusion(_agrees(content, wanted), content, start, end, stated=True))

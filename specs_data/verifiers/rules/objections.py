@@ -10,10 +10,10 @@ from math import ceil, floor
 
 from specs_data.judges.numbers import Quantity
 from specs_data.verifiers.rules.choices import other_choice
-from specs_data.verifiers.rules.conclusion import SEVERAL_ANSWERS, TWO_CONCLUSIONS, Conclusion, Thought
+from specs_data.verifiers.rules.conclusion import TWO_CONCLUSIONS, Conclusion, Thought
 from specs_data.verifiers.rules.prose import Sentence
 from specs_data.verifiers.rules.sums import Term, Wrong, close, factors, is_about, is_number, is_scaled
-from specs_data.verifiers.rules.wanted import letters_of, stems, value_in
+from specs_data.verifiers.rules.wanted import stems, value_in
 from specs_data.verifiers.rules.words import (
     ANNOUNCES,
     BOILERPLATE,
@@ -24,7 +24,6 @@ from specs_data.verifiers.rules.words import (
     GUESSED,
     HYPOTHETICAL,
     IMAGINARY,
-    OR,
     TAKEN_BACK,
     WORD_OR_MARK,
     content_words,
@@ -58,8 +57,6 @@ def wrong_step(thought: Thought) -> tuple[str, str] | None:
 
 def objection(thought: Thought, conclusion: Conclusion) -> tuple[str, str] | None:
     """Why the thought does not hold though it ends in the answer: (reason, words), or None."""
-    if open_ := _left_open(thought, conclusion):
-        return SEVERAL_ANSWERS, open_
     if contradiction := _contradiction(thought, conclusion):
         return TWO_CONCLUSIONS, contradiction
     if not _reasons(thought):
@@ -138,21 +135,6 @@ def _only_announces(text: str) -> bool:
 def _is_answer(thought: Thought, word: str) -> bool:
     value = value_in(word)
     return bool(value and thought.wanted.quantity and close(value, thought.wanted.quantity))
-
-
-def _left_open(thought: Thought, conclusion: Conclusion) -> str:
-    """The answer is one of several that the conclusion names."""
-    if not conclusion.stated or not OR.search(conclusion.text):
-        return ""
-    wanted = thought.wanted
-    if wanted.says(conclusion.text):
-        parts = [part for part in OR.split(conclusion.text) if part.strip()]
-        if wanted.is_choice and len(parts) > 1:
-            letters = [letters_of(part.strip(), wanted.choices) for part in parts]
-            others = {letter for found in letters if found for letter in found}
-            return conclusion.text if len(others) > 1 else ""
-        return ""
-    return conclusion.text
 
 
 def _contradiction(thought: Thought, conclusion: Conclusion) -> str:

@@ -64,11 +64,6 @@ OPTION = re.compile(
     r"\s*(?:is\s+)?[\"'(\[]?([A-J])(?![A-Za-z])[)\]\"']?"
     r"|(?<![A-Za-z0-9])\(([A-J])\)|(?<=[选 ])\b([A-J])(?=\s*(?:\.|$))|\b([A-J])\s+is\s+(?:the\s+)?(?:correct|right)"
 )
-IS_CORRECT = re.compile(
-    r"(?<![A-Za-z])\(?([A-J])\)?\"? (?:is|must be|seems) "
-    r"(?:(?:the|indeed|therefore|thus|only|most|clearly|obviously|a|an) ){0,4}"
-    r"(?:correct|right|best|answer|appropriate)\b(?! if)(?! order)"
-)
 # A letter at the start of a statement. A before a small letter is the article.
 LEADING = re.compile(
     r"^[\"'(\[{ ]*([A-J])(?![A-Za-z'\d])\s*"
@@ -142,10 +137,6 @@ SUGGESTS = re.compile(
     r"|因此|所以|故|应为|符合|属于",
     re.IGNORECASE,
 )
-POLITE = re.compile(
-    r"^(?:I hope|Hope|Let me know|Is there anything|Feel free|If you have|Please let|Great|Good luck|Sure|Thank)\b",
-    re.IGNORECASE,
-)
 _OPTIONS = r"(?:given |provided |available |answer )?(?:options|choices|answers)"
 GUESSED = Phrases(
     "guess choos pick select random safe impossible not n't insufficient without can unable do did none error "
@@ -188,11 +179,6 @@ CALLED = re.compile(
     re.IGNORECASE,
 )
 HYPOTHESIS = re.compile(r"\?$|\b(?:suppose|assume|if|whether|let's say|imagine|were)\b|如果|假设|若", re.IGNORECASE)
-# What only takes something up: nothing is concluded by it.
-LOOKS_AT = re.compile(
-    r"(?:Suppose|Assume|Imagine|Consider|Looking at|If we (?:look at|consider|take)|Let us (?:consider|look at|take)"
-    r"|Let's (?:consider|look at|take))\b|假设|考虑"
-)
 # One of several is set against the others.
 COMPARES = re.compile(
     r"\b(?:than|unlike|rather|instead|not|only|but|while|whereas|both|most|best|least|\w+est|because|since|so|thus|therefore"
