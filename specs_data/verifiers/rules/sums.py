@@ -41,7 +41,7 @@ _RUN = re.compile(rf"[{re.escape(''.join(_SIGNS))}]*")
 _NUMBER = re.compile(r"[\dπ]")
 _APART = re.compile(r"[,;.](?=\s|$)|;|(?<=[^\s(+\-*/^=≈])\s+(?=\()(?=\([^()]*=)")
 _SIDE = re.compile(r"([=≈])")
-_ATTACHED = re.compile(r"[A-Za-zα-ορ-ωΑ-Ω]$")
+_ATTACHED = re.compile(r"(?:[A-Za-zα-ορ-ωΑ-Ω]|\d:)$")
 _OPERATED = re.compile(r"[\d)⟩π%°]\s*[-+*/^]\s*[\d(⟨√π-]|√|π|\)\s*\(|\d\(")
 _UNCLEAN_BEFORE = re.compile(
     r"(?:[_!|\[\]{}\\<>≤≥∠△…]|\.\.|\\[a-z]+|\b(?:of|sin|cos|tan|log|ln|mod|root|than|and a))\s*$"
@@ -265,6 +265,8 @@ def _near(exact: Fraction, shown: Fraction, written: str, expression: str, about
 
 def _mixes_units(written: str) -> bool:
     """Units that are converted on the way are not followed."""
+    if "°" in written and "π" in written:
+        return True
     units = {
         unit[1].lower().rstrip("s")
         for unit in re.finditer(rf"[\d)]\s?({_WORD})", written)
@@ -323,7 +325,7 @@ def _clean_after(text: str, end: int) -> bool:
         if is_known(word) or _CONVERTED.fullmatch(word):
             return True
         return bool(found[1]) and len(word) > 1 and (word.islower() or word[1:].islower())
-    return not re.match(r"\s*[\\^!_{√∠△]|\s*[*/+]\s*[\w\\(]|\s+-\s+[\w\\(]|\s*[<>≤≥≡]", after)
+    return not re.match(r"\s*[\\^!_{√∠△]|\s*[*/+]\s*[\w\\(]|\s+-\s+[\w\\(]|\s*[<>≤≥≡]|\s?:\s?\d", after)
 
 
 def _unit_after(text: str, end: int) -> str:

@@ -37,9 +37,9 @@ class Wanted:
         self.content = re.sub(r"^\(?[A-J][).:]\s+", "", "".join(chosen))
         self.folded = fold(self.content)
         self.quantity = None if self.kind == "text" else value_in(self.content)
-        self.items = _items(self.content) if self.quantity is None else ()
-        self.is_yes_no = self.folded in YES_NO
         self.cleaned = clean(self.content).strip(" .")
+        self.items = _items(self.cleaned) if self.quantity is None else ()
+        self.is_yes_no = self.folded in YES_NO
 
     @cached_property
     def folded_answer(self) -> str:
