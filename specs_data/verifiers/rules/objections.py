@@ -12,7 +12,7 @@ from specs_data.judges.numbers import Quantity
 from specs_data.verifiers.rules.choices import other_choice
 from specs_data.verifiers.rules.conclusion import TWO_CONCLUSIONS, Conclusion, Thought
 from specs_data.verifiers.rules.prose import Sentence
-from specs_data.verifiers.rules.sums import Term, Wrong, close, factors, is_about, is_number, is_scaled
+from specs_data.verifiers.rules.sums import Term, Wrong, close, is_about, is_number, is_scaled
 from specs_data.verifiers.rules.wanted import stems, value_in
 from specs_data.verifiers.rules.words import (
     ANNOUNCES,
@@ -176,7 +176,12 @@ def _other_value(thought: Thought, conclusion: Conclusion) -> str:
     derived = [term for term in before if term.result or (term.computed and not term.operand)]
     here = thought.sentence_of(conclusion.at)
     near = [term for term in derived if term.start >= thought.sentences[max(0, here - FARTHEST_VALUE)].start]
-    if not wanted.is_choice and conclusion.stated and (other := _concluded_before(thought, here, conclusion)):
+    is_new = not any(wanted.is_term(term, False) for term in before)
+    if (
+        not wanted.is_choice
+        and (conclusion.stated or is_new)
+        and (other := _concluded_before(thought, here, conclusion))
+    ):
         return other
     if wanted.is_choice and conclusion.stated:
         other = _other_named(thought, here, derived, conclusion)
@@ -265,7 +270,7 @@ def _combines(thought: Thought, derived: Sequence[Term], last: Term, conclusion:
     if wanted is None or len(content_words(said)) < 2:
         return False
     between = (term for term in thought.sums.terms if last.end <= term.start and term.end <= until)
-    new = [term.value for term in between if not thought.wanted.is_term(term, False)] + factors(said)
+    new = [term.value for term in between if not thought.wanted.is_term(term, False)]
     pairs = [(last.value, value) for value in new]
     if here.start >= last.end:
         pairs += combinations([term.value for term in derived[-4:]], 2)

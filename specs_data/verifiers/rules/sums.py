@@ -64,8 +64,6 @@ _NUMBER_WORDS = (
 )
 _NUMBER_NAMES = frozenset(_NUMBER_WORDS.split())
 _SPOKEN = re.compile(rf"\b(?:{'|'.join(_NUMBER_WORDS.split())})(?:[- ](?:{'|'.join(_NUMBER_WORDS.split())}))*\b", re.I)
-_FACTORS = {"twice": 2, "double": 2, "doubled": 2, "doubling": 2, "thrice": 3, "triple": 3, "third": 3, "quarter": 4}
-_FACTOR = re.compile(rf"\b(?:{'|'.join(_FACTORS)})\b", re.IGNORECASE)
 _CHINESE = {mark: value for value, mark in enumerate("零一二三四五六七八九十")} | {"两": 2}
 _COUNTED = re.compile(r"([零一二两三四五六七八九十])(?=[个条只件块本位名种次项倍])")
 
@@ -357,8 +355,3 @@ def _spoken(text: str) -> list[Term]:
             end = spoken.end()
     found += [Term(one.start(), one.end(), one[1], Fraction(_CHINESE[one[1]])) for one in _COUNTED.finditer(text)]
     return found
-
-
-def factors(text: str) -> list[Fraction]:
-    """What words multiply or divide by: twice, a third."""
-    return [Fraction(_FACTORS[word.group().lower()]) for word in _FACTOR.finditer(text)]

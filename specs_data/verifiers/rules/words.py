@@ -215,7 +215,8 @@ BOILERPLATE = frozenset(
     shows show above below following asked asks ask asking which what where who how many much when comes come final
     result value number here there okay ok alright well hmm sure yes no know us get go going select choose pick
     letter one some something any them they able after before all each other make made visual text context data
-    details evaluate compute calculate apply rules rule function
+    details evaluate compute calculate apply rules rule function object objects total lines several exact formula
+    relevant information required determined observe observing
     """.split()  # noqa: SIM905
 )
 WORD_OR_MARK = re.compile(r"[A-Za-z]+(?:'[a-z]+)?|[\u4e00-\u9fff]|\d+(?:\.\d+)?|[=+√π^]")
