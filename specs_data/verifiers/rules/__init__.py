@@ -79,7 +79,7 @@ class RulesVerifier:
     calibration = Calibration(recall=0.90, caught=0.75)  # on prose that it was not made with, see the results
 
     def __init__(self, fmt: ResponseFormat = THINK_ANSWER) -> None:
-        self.settings: Mapping[str, str] = {"verifier": "rules", "version": "4", "format": fmt.model_dump_json()}
+        self.settings: Mapping[str, str] = {"verifier": "rules", "version": "5", "format": fmt.model_dump_json()}
         self._fmt = fmt
 
     async def verify(self, judged: Judged, images: Sequence[bytes]) -> Verdict:
@@ -113,7 +113,8 @@ def verify_thought(thought: str, answer: str, problem: Problem) -> Verdict:
     said = conclusion.text[:LONGEST_SAID]
     if conclusion.right is False:
         return Verdict(False, conclusion.reason or OTHER_CONCLUSION, said)
-    if not (conclusion.stated or conclusion.derived or ends):
+    is_last = conclusion.to >= found.sentences[-1].start
+    if not (ends or (is_last and (conclusion.stated or conclusion.derived))):
         return Verdict(False, BREAKS_OFF, said)
     if against := objection(found, conclusion):
         return Verdict(False, against[0], against[1][:LONGEST_SAID] or said)

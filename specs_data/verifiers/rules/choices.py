@@ -6,7 +6,7 @@ import re
 
 from specs_data.verifiers.rules.conclusion import Conclusion, Thought
 from specs_data.verifiers.rules.prose import Sentence
-from specs_data.verifiers.rules.wanted import Wanted, named_choices, option_letters, stems
+from specs_data.verifiers.rules.wanted import MOST_OWN_WORDS, Wanted, named_choices, option_letters, stems
 from specs_data.verifiers.rules.words import (
     AGAINST,
     CALLED,
@@ -18,7 +18,6 @@ from specs_data.verifiers.rules.words import (
     SUGGESTS,
 )  # fmt: skip
 
-MOST_OWN_WORDS = 0.6
 MOST_OF_THE_END = 3  # sentences before the conclusion whose words tell which choice they speak of
 _ENDS_IN_LETTER = re.compile(r"\([A-J]\)\W*$")
 
@@ -101,8 +100,7 @@ def _odd_one(thought: Thought) -> str:
 def _other_words(thought: Thought, conclusion: Conclusion) -> str:
     """The one choice whose own words the end of the thought uses, where it uses none of the chosen one's."""
     wanted = thought.wanted
-    words = [frozenset(stems(choice)) for choice in wanted.choices]
-    own = [mine.difference(*(words[:at] + words[at + 1 :])) for at, mine in enumerate(words)]
+    own = wanted.own_stems
     chosen = ord(wanted.letter) - ord("A")
     before = [one.text for one in thought.sentences if one.end <= conclusion.at]
     end = " ".join(before[-MOST_OF_THE_END:])

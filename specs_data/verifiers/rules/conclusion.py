@@ -8,33 +8,42 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from specs_data.format import boxes
 from specs_data.verifiers.rules.prose import Sentence, sentences
-from specs_data.verifiers.rules.sums import Sums, Term, is_about, read_sums
+from specs_data.verifiers.rules.sums import Sums, Term, is_about, is_scaled, read_sums
 from specs_data.verifiers.rules.wanted import Wanted, named_choices, option_letters, says_yes
 from specs_data.verifiers.rules.words import (
+    ASIDE,
+    ASKS,
     BUT,
     CHECK,
+    CHECKS_FROM_HERE,
+    COMES_TO,
+    COMPARES,
     CONCLUDES,
     CORRECTION,
     DENIAL,
     HEDGE,
     HYPOTHESIS,
-    IS_CORRECT,
     LABEL,
     NOT,
     OPTION,
     OR,
-    POLITE,
+    SO,
     STOP,
+    SUPPOSED,
+    TABLE_ROW,
+    TAKEN_BACK,
 )  # fmt: skip
 
 MOST_STATED = 50
 LONGEST_STATED = 400
+FARTHEST_EQUAL = 16  # characters between two sides of an equation, unit included
 FARTHEST = 8  # sentences from the end in which a conclusion is looked for where none is stated
 
 TWO_CONCLUSIONS = "two conclusions"
@@ -66,6 +75,19 @@ class Thought:
         self.sentences = sentences(text)
         self.stated = list(_stated(text, wanted))
 
+    @cached_property
+    def aside_from(self) -> int:
+        """Where it begins to check the answer that it has come to, up to its end. Before a last sentence that only says
+        what is asked for, anything may be an aside."""
+        if self.sentences and ASKS.search(self.sentences[-1].text) and not self.terms_in(self.sentences[-1]):
+            return 0
+        for opening in CHECKS_FROM_HERE.finditer(self.text):
+            before = [term for term in self.sums.terms if term.end <= opening.start() and not term.operand]
+            is_reached = before and self.wanted.is_term(before[-1], is_about(self.text[: opening.start()][-80:]))
+            if is_reached and not TAKEN_BACK.search(self.text, opening.end()):
+                return opening.start()
+        return len(self.text)
+
     def terms_in(self, sentence: Sentence) -> list[Term]:
         """The values that a sentence, or a part of one, names."""
         return [term for term in self.sums.terms if sentence.start <= term.start < sentence.end]
@@ -87,28 +109,41 @@ def conclude(thought: Thought) -> Conclusion | None:
     concluded before it may outweigh that."""
     doubt: Conclusion | None = None
     for number, sentence in enumerate(reversed(thought.sentences)):
-        found = None if POLITE.search(sentence.text) else _concluded(thought, sentence)
-        if found is None:
+        found = None if ASIDE.match(sentence.text) else _concluded(thought, sentence)
+        is_meant = bool(found and (found.right or found.stated or (number == 0 and CONCLUDES.search(sentence.text))))
+        if found is None or (not is_meant and sentence.start >= thought.aside_from):
             if number > FARTHEST and not thought.stated:
                 break
         elif found.stated or found.right is not False:
-            return _weighed(found, doubt)
+            return _weighed(thought, found, doubt)
         elif doubt is None and not _in_passing(thought, sentence, found):
-            if found.derived and _is_settled(thought, found):
-                return replace(found, reason=TWO_CONCLUSIONS)
             is_last = number == 0 or CONCLUDES.search(sentence.text)
             if found.derived or (is_last and not _derived_before(thought, sentence)):
                 return found
-            doubt = found
+            is_end = _chooses(thought, sentence) or (number == 0 and COMES_TO.search(sentence.text))
+            doubt = replace(found, right=None) if is_end else found
     return doubt
 
 
-def _weighed(found: Conclusion, doubt: Conclusion | None) -> Conclusion:
+def _chooses(thought: Thought, sentence: Sentence) -> bool:
+    """Does a sentence say of one choice, by its letter, that it is the one?"""
+    is_other = DENIAL.search(sentence.text) or CHECK.search(sentence.text) or SUPPOSED.search(sentence.text)
+    return len(option_letters(sentence.text, thought.wanted.choices)) == 1 and not is_other
+
+
+def _weighed(thought: Thought, found: Conclusion, doubt: Conclusion | None) -> Conclusion:
     if doubt is None or not found.right:
         return found
-    if doubt.reason:
+    if doubt.reason or doubt.right is None:
         return doubt
-    return replace(doubt, right=None) if CONCLUDES.search(doubt.text) else found
+    concludes = CONCLUDES.search(doubt.text)
+    if concludes is None or (thought.wanted.quantity and not _names_after(thought, doubt, concludes.end())):
+        return found
+    return replace(doubt, right=None)
+
+
+def _names_after(thought: Thought, doubt: Conclusion, place: int) -> bool:
+    return any(doubt.at + place <= term.start < doubt.to for term in thought.sums.terms)
 
 
 def _in_passing(thought: Thought, sentence: Sentence, found: Conclusion) -> bool:
@@ -118,12 +153,6 @@ def _in_passing(thought: Thought, sentence: Sentence, found: Conclusion) -> bool
         return bool(CHECK.search(sentence.text)) or any(thought.wanted.is_term(term, False) for term in values)
     is_after = any(one.at < sentence.start for one in thought.stated)
     return is_after and not CONCLUDES.search(sentence.text) and not CORRECTION.search(sentence.text)
-
-
-def _is_settled(thought: Thought, found: Conclusion) -> bool:
-    """Is the answer stated before, and not taken back since?"""
-    earlier = [one for one in thought.stated if one.at < found.at]
-    return bool(earlier and earlier[-1].right and not CORRECTION.search(thought.text, earlier[-1].to, found.to))
 
 
 def _derived_before(thought: Thought, sentence: Sentence) -> bool:
@@ -161,17 +190,24 @@ def _chosen(thought: Thought, sentence: Sentence) -> Conclusion | None:
     if results and (chosen := wanted.choice_of(results[-1], is_about(text))):
         right = chosen == wanted.letter
         return Conclusion(right, text, sentence.start, sentence.end, derived=True)
-    named = named_choices(text, wanted.choices)
+    is_weighty = sentence.end == thought.sentences[-1].end or CONCLUDES.search(text)
+    named = named_choices(text, wanted.choices) or (wanted.meant_by(text) if is_weighty else frozenset())
     if named and not (DENIAL.search(text) and wanted.letter not in named):
         return _named(thought, sentence, named)
     return None
 
 
-def _named(thought: Thought, sentence: Sentence, letters: frozenset[str]) -> Conclusion:
-    """What a sentence that names choices says of the answer: with others, it may be compared with them."""
+def _named(thought: Thought, sentence: Sentence, letters: frozenset[str]) -> Conclusion | None:
+    """What a sentence that names choices says of the answer: with others, it may be compared with them. One that only
+    lists them says nothing."""
     wanted, text = thought.wanted, sentence.text
-    is_compared = wanted.letter in letters and not (OR.search(text) or HEDGE.search(text) or OPTION.search(text))
-    return Conclusion(letters == wanted.letters or is_compared, text, sentence.start, sentence.end)
+    if len(letters) > 1 and wanted.letters and letters.isdisjoint(wanted.letters) and not OR.search(text):
+        return None
+    if wanted.letter not in letters or letters == wanted.letters:
+        return Conclusion(letters == wanted.letters, text, sentence.start, sentence.end)
+    if OR.search(text) or HEDGE.search(text) or OPTION.search(text):
+        return Conclusion(False, text, sentence.start, sentence.end)
+    return Conclusion(True, text, sentence.start, sentence.end) if COMPARES.search(text) else None
 
 
 def _valued(thought: Thought, sentence: Sentence) -> Conclusion | None:
@@ -179,13 +215,18 @@ def _valued(thought: Thought, sentence: Sentence) -> Conclusion | None:
     wanted, text, about = thought.wanted, sentence.text, is_about(sentence.text)
     terms = thought.terms_in(sentence)
     if wanted.quantity is None or not terms:
-        if wanted.in_words(text):
+        if (not wanted.is_choice or len(wanted.folded) == 1) and wanted.in_words(text):
             return Conclusion(True, text, sentence.start, sentence.end)
         return None
     results = [term for term in terms if term.result or (term.computed and not term.operand)]
     after = results[-1].end if results else 0
     candidates = [*results, *(term for term in terms if term.start >= after and not (term.operand or term in results))]
+    so = list(SO.finditer(text))
+    if so and not wanted.is_choice:
+        concluded = [term for term in candidates if term.start >= sentence.start + so[-1].end()]
+        candidates = concluded or candidates
     right = [term for term in candidates if wanted.is_term(term, about)]
+    right = right or [term for term in terms if _is_in_another_unit(term, results[-1:], wanted)]
     others = [term for term in candidates if term not in right]
     if not candidates or (not right and (HYPOTHESIS.search(text) or (wanted.is_choice and not results))):
         return None
@@ -195,13 +236,19 @@ def _valued(thought: Thought, sentence: Sentence) -> Conclusion | None:
     return Conclusion(bool(right), said, sentence.start, sentence.end, derived=bool(results))
 
 
+def _is_in_another_unit(term: Term, result: Sequence[Term], wanted: Wanted) -> bool:
+    """Is it the answer, and equated with the result: 42000 J = 42 kJ?"""
+    is_bare = term.operand and not term.computed and wanted.is_term(term, False)
+    return bool(is_bare and any(0 < one.start - term.end < FARTHEST_EQUAL and is_scaled(term, one) for one in result))
+
+
 def _worded(thought: Thought, sentence: Sentence) -> Conclusion | None:
     """The words, or the formula, of the answer in a sentence."""
     wanted, text = thought.wanted, sentence.text
     if wanted.is_yes_no:
         said = says_yes(text, wanted)
         return None if said is None else Conclusion(said, text, sentence.start, sentence.end)
-    if wanted.in_words(text):
+    if wanted.in_words(text) and not TABLE_ROW.search(text):
         if OR.search(text) and HEDGE.search(text):
             return Conclusion(False, text, sentence.start, sentence.end, reason=SEVERAL_ANSWERS)
         return Conclusion(True, text, sentence.start, sentence.end)
@@ -220,10 +267,6 @@ def _stated(text: str, wanted: Wanted) -> Iterator[Conclusion]:
     """What labels and boxes state, in order."""
     boxed = boxes(text)
     found = list(_labelled(text, wanted, boxed))
-    if wanted.is_choice:
-        for said in list(IS_CORRECT.finditer(text))[-MOST_STATED:]:
-            if not DENIAL.search(said.group()):
-                found.append(Conclusion(frozenset(said[1]) == wanted.letters, said.group(), *said.span(), stated=True))
     for start, end, content in boxed[-MOST_STATED:]:
         if content := content.strip():
             found.append(Conclusion(_agrees(content, wanted), content, start, end, stated=True))

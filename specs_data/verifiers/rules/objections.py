@@ -6,12 +6,14 @@ import re
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from itertools import combinations
+from math import ceil, floor
 
 from specs_data.judges.numbers import Quantity
 from specs_data.verifiers.rules.choices import other_choice
-from specs_data.verifiers.rules.conclusion import SEVERAL_ANSWERS, TWO_CONCLUSIONS, Conclusion, Thought
-from specs_data.verifiers.rules.sums import Term, Wrong, close, factors, is_about, is_number
-from specs_data.verifiers.rules.wanted import letters_of, stems, value_in
+from specs_data.verifiers.rules.conclusion import TWO_CONCLUSIONS, Conclusion, Thought
+from specs_data.verifiers.rules.prose import Sentence
+from specs_data.verifiers.rules.sums import Term, Wrong, close, is_about, is_number, is_scaled
+from specs_data.verifiers.rules.wanted import stems, value_in
 from specs_data.verifiers.rules.words import (
     ANNOUNCES,
     BOILERPLATE,
@@ -22,7 +24,6 @@ from specs_data.verifiers.rules.words import (
     GUESSED,
     HYPOTHETICAL,
     IMAGINARY,
-    OR,
     TAKEN_BACK,
     WORD_OR_MARK,
     content_words,
@@ -30,9 +31,13 @@ from specs_data.verifiers.rules.words import (
 
 ENOUGH_CONTENT = 3  # a number or two words besides the statement of the answer
 MOST_WORDS = 8  # of a sentence that only concludes
+MOST_COUNTED = 20
+MOST_ROUNDED = 3  # results that may be rounded, up or down
 FARTHEST_VALUE = 2  # sentences before the conclusion in which a value may contradict it
 _NO_CONTENT = re.compile(r"\\boxed\s*\{[^{}]*\}|\bimage \d|<[^<>]*>")
-_A_VALUE = re.compile(r"\d|[=√π∠]|[a-z]\s*[-+*/^]\s*[a-z]")
+_A_NUMBER = re.compile(r"[\d=√π∠]")
+_AN_OPERATOR = re.compile(r"[-+*/^]")
+_AN_EXPRESSION = re.compile(r"[a-z]\s*[-+*/^]\s*[a-z]")
 
 NO_REASONING = "no reasoning"
 WRONG_ARITHMETIC = "wrong arithmetic"
@@ -52,18 +57,16 @@ def wrong_step(thought: Thought) -> tuple[str, str] | None:
 
 def objection(thought: Thought, conclusion: Conclusion) -> tuple[str, str] | None:
     """Why the thought does not hold though it ends in the answer: (reason, words), or None."""
-    if open_ := _left_open(thought, conclusion):
-        return SEVERAL_ANSWERS, open_
     if contradiction := _contradiction(thought, conclusion):
         return TWO_CONCLUSIONS, contradiction
     if not _reasons(thought):
         return NO_REASONING, ""
     if guess := _guess(thought, conclusion):
         return GUESS, guess
-    if other := _other_value(thought, conclusion):
-        return OTHER_VALUE, other
     if other := other_choice(thought, conclusion):
         return OTHER_CHOICE, other
+    if other := _other_value(thought, conclusion):
+        return OTHER_VALUE, other
     return None
 
 
@@ -84,19 +87,28 @@ def _standing(thought: Thought, wrong: Sequence[Wrong]) -> Wrong | None:
 
 def _reasons(thought: Thought) -> bool:
     """Is there anything but the statement of the answer?"""
-    wanted = thought.wanted
-    texts = [text for one in thought.sentences if not wanted.is_all_of(text := thought.before_statement(one))]
     content = ENOUGH_CONTENT * ("```" in thought.raw)
-    if not content and wanted.quantity is not None and _values_count(thought) and not any(map(_has_value, texts)):
+    if not content and thought.wanted.quantity is not None and _values_count(thought) and not any(_valued(thought)):
         return False
-    for text in texts:
-        if _only_announces(text):
+    for one in thought.sentences:
+        text = thought.before_statement(one)
+        if _only_announces(text) or thought.wanted.is_all_of(text):
             continue
         for found in WORD_OR_MARK.finditer(_NO_CONTENT.sub("", text)):
             content += _weight(thought, found.group().lower())
             if content >= ENOUGH_CONTENT:
                 return True
     return content >= ENOUGH_CONTENT
+
+
+def _valued(thought: Thought) -> Iterator[Sentence]:
+    """The sentences with a number, or a letter for one, besides the answer."""
+    spoken = [term.start for term in thought.sums.terms if term.text.isalpha()]
+    for one in reversed(thought.sentences):
+        text = thought.before_statement(one)
+        has_value = _has_value(text) or any(one.start <= start < one.start + len(text) for start in spoken)
+        if has_value and not thought.wanted.is_all_of(text):
+            yield one
 
 
 def _weight(thought: Thought, word: str) -> int:
@@ -111,8 +123,8 @@ def _weight(thought: Thought, word: str) -> int:
 
 
 def _has_value(text: str) -> bool:
-    """Is there a number, or a letter for one?"""
-    return _A_VALUE.search(text) is not None or any(map(is_number, re.findall("[a-z]+", text.lower())))
+    is_written = _A_NUMBER.search(text) is not None
+    return is_written or (_AN_OPERATOR.search(text) is not None and _AN_EXPRESSION.search(text) is not None)
 
 
 def _only_announces(text: str) -> bool:
@@ -123,21 +135,6 @@ def _only_announces(text: str) -> bool:
 def _is_answer(thought: Thought, word: str) -> bool:
     value = value_in(word)
     return bool(value and thought.wanted.quantity and close(value, thought.wanted.quantity))
-
-
-def _left_open(thought: Thought, conclusion: Conclusion) -> str:
-    """The answer is one of several that the conclusion names."""
-    if not conclusion.stated or not OR.search(conclusion.text):
-        return ""
-    wanted = thought.wanted
-    if wanted.says(conclusion.text):
-        parts = [part for part in OR.split(conclusion.text) if part.strip()]
-        if wanted.is_choice and len(parts) > 1:
-            letters = [letters_of(part.strip(), wanted.choices) for part in parts]
-            others = {letter for found in letters if found for letter in found}
-            return conclusion.text if len(others) > 1 else ""
-        return ""
-    return conclusion.text
 
 
 def _contradiction(thought: Thought, conclusion: Conclusion) -> str:
@@ -162,7 +159,7 @@ def _is_part(thought: Thought, stated: Conclusion) -> bool:
 
 def _guess(thought: Thought, conclusion: Conclusion) -> str:
     guesses = list(GUESSED.finditer(thought.text))
-    if not guesses or GUESSED.search(thought.wanted.content):
+    if not guesses or any(GUESSED.finditer(thought.wanted.content)):
         return ""
     last = guesses[-1]
     if CORRECTION.search(thought.text, last.end(), max(last.end(), conclusion.at)) and conclusion.at - last.end() > 200:
@@ -178,25 +175,28 @@ def _other_value(thought: Thought, conclusion: Conclusion) -> str:
     before = [term for term in thought.sums.terms if term.end <= conclusion.at]
     derived = [term for term in before if term.result or (term.computed and not term.operand)]
     here = thought.sentence_of(conclusion.at)
-    near = [term for term in derived if term.start >= (thought.sentences[max(0, here - 1)].start)]
-    if not wanted.is_choice and conclusion.stated and (other := _concluded_before(thought, here, conclusion)):
+    near = [term for term in derived if term.start >= thought.sentences[max(0, here - FARTHEST_VALUE)].start]
+    is_new = not any(wanted.is_term(term, False) for term in before)
+    if (
+        not wanted.is_choice
+        and (conclusion.stated or is_new)
+        and (other := _concluded_before(thought, here, conclusion))
+    ):
         return other
     if wanted.is_choice and conclusion.stated:
-        other = _other_result(thought, derived, conclusion) or _other_named(thought, here, derived, conclusion)
+        other = _other_named(thought, here, derived, conclusion)
         if other:
             return other
-    if not conclusion.stated and not (near and _is_of_the_same(thought, near[-1], conclusion)):
-        return ""
-    if not near:
+    if not near or not (conclusion.stated or _is_weighty(thought, near[-1], conclusion)):
         return ""
     about = is_about(thought.text[near[0].start : conclusion.to + 40])
     if any(wanted.is_term(term, about) for term in before):
         return ""
     if wanted.in_words(thought.text[: conclusion.at]):
         return ""
-    if wanted.is_choice and about and _is_nearest(thought, near[-1]):
+    if _combines(thought, derived, near[-1], conclusion) or is_scaled(near[-1], wanted.quantity):
         return ""
-    if _combines(thought, derived, near[-1], conclusion):
+    if any(wanted.quantity.value in (floor(term.value), ceil(term.value)) for term in derived[-MOST_ROUNDED:]):
         return ""
     return near[-1].text
 
@@ -217,29 +217,20 @@ def _concluded_before(thought: Thought, here: int, conclusion: Conclusion) -> st
     return "" if len(said) != 1 or right or len(content_words(before.text)) > MOST_WORDS else before.text
 
 
-def _other_result(thought: Thought, derived: Sequence[Term], conclusion: Conclusion) -> str:
-    """The last value of a choice that is derived, where it is another one's and the chosen one's is nowhere."""
-    wanted = thought.wanted
-    found = [(term, wanted.choice_of(term)) for term in derived if not term.operand]
-    last = next(((term, letter) for term, letter in reversed(found) if letter), None)
-    if last is None or last[1] == wanted.letter:
-        return ""
-    named = (term for term in thought.sums.terms if term.end <= conclusion.at)
-    return "" if any(wanted.is_term(term, True) for term in named) else last[0].text
-
-
 def _other_named(thought: Thought, here: int, derived: Sequence[Term], conclusion: Conclusion) -> str:
     """The value of another choice that the last sentence with values comes to, where nothing leads on from there."""
     wanted = thought.wanted
+    nowhere = not any(wanted.is_term(term, True) for term in thought.sums.terms if term.end <= conclusion.at)
     for sentence in reversed(thought.sentences[max(0, here - FARTHEST_VALUE) : here + 1]):
         until = min(sentence.end, conclusion.at)
         concludes = list(CONCLUDES.finditer(thought.text, sentence.start, until))
         start = concludes[-1].end() if concludes else sentence.start
         terms = [term for term in thought.sums.terms if start <= term.start < until and not term.operand]
+        terms = [term for term in terms if term.text.lower() != "one"]  # which is mostly nobody in particular
         if not terms:
             continue
         letters = {letter for term in terms if (letter := wanted.choice_of(term, is_about(sentence.text)))}
-        comes_to = len(letters) == 1 and (concludes or any(term.result for term in terms))
+        comes_to = len(letters) == 1 and (concludes or any(term.result for term in terms) or nowhere)
         if not comes_to or wanted.letter in letters or DENIAL.search(sentence.text):
             return ""
         return "" if _combines(thought, derived, terms[-1], conclusion) else sentence.text
@@ -254,13 +245,13 @@ def _values_count(thought: Thought) -> bool:
     return bool(values) and sum(value is not None for value in values) >= len(values) - 1
 
 
-def _is_nearest(thought: Thought, term: Term) -> bool:
-    gaps = [abs(value.value - term.value) for value in thought.wanted.values if value]
-    return (
-        bool(gaps)
-        and thought.wanted.quantity is not None
-        and abs(thought.wanted.quantity.value - term.value) == min(gaps)
+def _is_weighty(thought: Thought, term: Term, conclusion: Conclusion) -> bool:
+    """Does a value that is only named stand against the one that is derived? A choice or a count may be of others."""
+    wanted = thought.wanted
+    is_count = (
+        wanted.quantity is not None and wanted.quantity.value.denominator == 1 and wanted.quantity.value <= MOST_COUNTED
     )
+    return not (wanted.is_choice or is_count) or _is_of_the_same(thought, term, conclusion)
 
 
 def _is_of_the_same(thought: Thought, term: Term, conclusion: Conclusion) -> bool:
@@ -279,7 +270,7 @@ def _combines(thought: Thought, derived: Sequence[Term], last: Term, conclusion:
     if wanted is None or len(content_words(said)) < 2:
         return False
     between = (term for term in thought.sums.terms if last.end <= term.start and term.end <= until)
-    new = [term.value for term in between if not thought.wanted.is_term(term, False)] + factors(said)
+    new = [term.value for term in between if not thought.wanted.is_term(term, False)]
     pairs = [(last.value, value) for value in new]
     if here.start >= last.end:
         pairs += combinations([term.value for term in derived[-4:]], 2)

@@ -19,6 +19,7 @@ from specs_data.judges.constants import spelled
 
 _FENCE = re.compile(r"^[ \t]*```[ \t]*(\w*)[^\n]*\n(.*?)(?:^[ \t]*```[ \t]*$|\Z)", re.MULTILINE | re.DOTALL)
 _CODE = re.compile(r"\b(?:def|import|print|return|for|while|function|var|let|const)\b|[{}#;]")
+_NUMBER = re.compile(r"\s*-?\d+(?:\.\d+)?\s*")
 _OUTPUT = ("output", "text", "result", "console", "stdout")
 _WIDE = {
     **{chr(code): chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F)},
@@ -31,12 +32,16 @@ _WIDE = {
 }
 _SIGNS = str.maketrans(_WIDE | dict(zip("₀₁₂₃₄₅₆₇₈₉", "0123456789", strict=True)))
 # How things are set, and what is said by it. Most thoughts have little of it: a pattern is looked for only where one of
-# the signs before it is there.
+# the signs (or words) before it is there.
 _MARKS = tuple(
-    (frozenset(needed), re.compile(pattern, re.MULTILINE), plainly)
+    (tuple(needed), re.compile(pattern, re.MULTILINE), plainly)
     for needed, pattern, plainly in (
         ("\\", r"\\n(?=[A-Z\d(*\s-]|\\n|$)", "\n"),  # a line break that was escaped once too often
-        (".", r"(?i:\b(answer|option|choice)(?: is)?:?) ([A-J])\. (?=BECAUSE|[A-Z][a-z]+ [a-z])", r"\1 is \2.\n"),
+        (
+            ("nswer", "ption", "hoice"),
+            r"(?i:\b(answer|option|choice)(?: is)?:?) ([A-J])\. (?=BECAUSE|[A-Z][a-z]+ [a-z])",
+            r"\1 is \2.\n",
+        ),
         ("<", r"<<[^<>\n]{0,80}>>", ""),  # a calculator's annotation
         (">", r"</?(?:[pbiu]|[A-Za-z]{2,20})\s*/?>|<\|\w{1,20}\|>", "\n"),
         ("】", r"【\s*(?:答案|故选|最终答案)\s*】\s*:?\s*", "\n答案: "),
@@ -55,14 +60,15 @@ _MARKS = tuple(
         ("\\", r"\\begin\{[^{}]{1,20}\}(?:\[\w\])?|\\end\{[^{}]{1,20}\}|\\\\(?:\[\w{1,6}\])?", "\n"),
         ("&", r"(?<!\\)&", " "),
         # A display stands within its sentence.
-        ("\\$", r"\s*(?:\\\[|\$\$)\s*", " "),
-        ("\\", r"\s*\\\](?:\s*\n)?", "\n"),
+        (("$$",), r"\s*\$\$\s*([^$]{1,2000}?)\s*\$\$", r" \1"),
+        (("\\[", "$$"), r"\s*(?:\\\[|\$\$)\s*", " "),
+        (("\\]",), r"\s*\\\](?:\s*\n)?", "\n"),
         ("\\", r"\\[()]", ""),
         ("$", r"\\\$|\$", ""),
         ("\\", r"\\%", "%"),
         (
             "\\",
-            r"\\(?:,|;|:|!|quad|qquad|displaystyle|left|right|big|Big|bigl|bigr|Bigl|Bigr|limits)(?![A-Za-z])",
+            r"\\[ ,;:!]|\\(?:quad|qquad|displaystyle|left|right|big|Big|bigl|bigr|Bigl|Bigr|limits)(?![A-Za-z])",
             " ",
         ),
         ("\\", r"\\[dtc]frac(?![A-Za-z])", r"\\frac"),
@@ -76,16 +82,18 @@ _MARKS = tuple(
             " so ",
         ),
         ("\\", r"\\(?:angle)(?![A-Za-z])", "∠"),
+        ("\\", r"\\equiv(?![A-Za-z])", "≡"),
+        ("\\", r"\\pmod\s*(?:\{([^{}]*)\}|(\d))", r" (mod \1\2)"),
         ("\\", r"\\(?:le|leq)(?![A-Za-z])", "≤"),
         ("\\", r"\\(?:ge|geq)(?![A-Za-z])", "≥"),
-        ("xX", r"(?<=\d)[ ]?[xX](?=[ ]?\d)|(?<=[\d)])[ ][xX](?=[ ][\d(])", " *"),
-        (",", r"(?<=\d),(?=\d{3}(?!\d))|(?<=\d)\{,\}(?=\d)", ""),
+        ("xX", r"([\d)])(?:(?<=\d)[ ]?[xX](?=[ ]?\d)|[ ][xX](?=[ ][\d(]))", r"\1 *"),
+        (",", r"(\d)(?:,(?=\d{3}(?!\d))|\{,\}(?=\d))", r"\1"),
     )
 )
-_UNSPELLED = frozenset("\\{^*√")
+_UNSPELLED = ("\\", "{", "^", "*", "√", "pi", "sqrt")
 _MATRIX = re.compile(r"\\begin\{([bpv]?matrix|array)\}(?:\{[lcr|]+\})?(.{1,200}?)\\end\{\1\}", re.DOTALL)
 _TEXT_MACRO = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mathit|mathsf|operatorname|mbox)\s*\{([^{}]*)\}")
-_END = re.compile(r"[.!?]+[\"')\]]*(?=\s|$)|\n+|[。！？]")
+_END = re.compile(r"[.!?\n](?:(?<=\n)\n*|(?<=[.!?])[.!?]*[\"')\]]*(?=\s|$))")
 SHORT_LINE = 60
 _INITIAL = re.compile(r"(?:\b(?:e\.g|i\.e|vs|approx|resp|cf|Fig|No|Dr|Mr|Mrs|St)|\b[A-Z]|^\s*\(?\w{1,2})\.?$")
 
@@ -123,12 +131,12 @@ def clean(thought: str) -> str:
         text, changed = _TEXT_MACRO.subn(r" \1 ", text)
         if not changed:
             break
-    signs = set(text)
     for needed, pattern, plainly in _MARKS:
-        if not needed.isdisjoint(signs):
+        if any(sign in text for sign in needed):
             text = pattern.sub(plainly, text)
-    needs_spelling = not _UNSPELLED.isdisjoint(signs) or "pi" in text or "sqrt" in text
-    return spelled(text) if needs_spelling else text
+    signs = [sign for sign in _UNSPELLED if sign in text]
+    parts = text.split(". ") if signs else [text]
+    return ". ".join(spelled(part) if any(sign in part for sign in signs) else part for part in parts)
 
 
 def sentences(text: str) -> list[Sentence]:
@@ -158,6 +166,8 @@ def _on_a_line(matrix: re.Match[str]) -> str:
 def _told_by_code(fence: re.Match[str]) -> str:
     language, body = fence.groups()
     is_told = language.lower() in _OUTPUT or (not language and not _CODE.search(body))
+    if _NUMBER.fullmatch(body):  # what a program comes to is a result
+        body = f"output = {body.strip()}"
     return f"\n{body}\n" if is_told else "\n"
 
 

@@ -19,28 +19,35 @@ from collections.abc import Iterator
 from decimal import Decimal
 from fractions import Fraction
 from functools import lru_cache
+from itertools import islice
 
 from msgspec import Struct
 
 from specs_data.judges.constants import read_constant
 from specs_data.judges.numbers import Quantity, read_quantity, same_quantity
 from specs_data.judges.units import is_known
+from specs_data.verifiers.rules.words import starts_of
 
 LONGEST = 160  # characters of one side of an equation
+SCALES = (7, 10, 12, 24, 60, 100, 1000, 3600, 1_000_000)  # between units of one kind, percent among them
 MOST = 2_000  # stretches of mathematics that are read
 
 _WORD = r"[A-Za-zμΩ]{1,14}(?:\^[23])?(?![A-Za-z])"
 _UNIT = re.compile(
     rf"(?<=[\d)⟩π])(?:\s?[%°]|\s?(?P<word>{_WORD}(?:/[A-Za-z]{{1,8}}(?:\^[23])?(?![A-Za-z]))?))(?=\s*(?:[-+*=≈)]|/(?!\s?[A-Za-z])))(?!\s*\()"
 )
-_RUN = re.compile(r"[\d.+\-*/^()⟨⟩√π=≈%°,; ]*[\dπ][\d.+\-*/^()⟨⟩√π=≈%°,; ]*")
+_SIGNS = frozenset("0123456789.+-*/^()⟨⟩√π=≈%°,; ")
+_RUN = re.compile(rf"[{re.escape(''.join(_SIGNS))}]*")
+_NUMBER = re.compile(r"[\dπ]")
 _APART = re.compile(r"[,;.](?=\s|$)|;|(?<=[^\s(+\-*/^=≈])\s+(?=\()(?=\([^()]*=)")
 _SIDE = re.compile(r"([=≈])")
-_ATTACHED = re.compile(r"[A-Za-z]$")
+_ATTACHED = re.compile(r"(?:[A-Za-zα-ορ-ωΑ-Ω]|\d:)$")
 _OPERATED = re.compile(r"[\d)⟩π%°]\s*[-+*/^]\s*[\d(⟨√π-]|√|π|\)\s*\(|\d\(")
 _UNCLEAN_BEFORE = re.compile(
-    r"(?:[_!|\[\]{}\\<>≤≥∠△…]|\.\.|\\[a-z]+|\b(?:(?<!total )(?<!answer )of|sin|cos|tan|log|ln|mod|root|than|and a))\s*$"
+    r"(?:[_!|\[\]{}\\<>≤≥∠△…]|\.\.|\\[a-z]+|\b(?:of|sin|cos|tan|log|ln|mod|root|than|and a))\s*$"
 )
+_PART_OF = re.compile(r"(?:[\d%)⟩]|half|quarter|third|fourth|fifth|percent|out|one|double|twice) of $")
+_ENDS_WORDS = re.compile(r"=[^=.\n]*[A-Za-z]\s*$")  # area = square with side 6 = 36
 _DECIMAL = re.compile(r"\d+\.(\d+)")
 _IMPOSSIBLE = re.compile(r"√\s*(?:(-\s*\d+(?:\.\d+)?)|\(([^()√]{1,60})\))")
 _ABOUT = re.compile(
@@ -57,8 +64,6 @@ _NUMBER_WORDS = (
 )
 _NUMBER_NAMES = frozenset(_NUMBER_WORDS.split())
 _SPOKEN = re.compile(rf"\b(?:{'|'.join(_NUMBER_WORDS.split())})(?:[- ](?:{'|'.join(_NUMBER_WORDS.split())}))*\b", re.I)
-_FACTORS = {"twice": 2, "double": 2, "doubled": 2, "doubling": 2, "thrice": 3, "triple": 3, "third": 3, "quarter": 4}
-_FACTOR = re.compile(rf"\b(?:{'|'.join(_FACTORS)})\b", re.IGNORECASE)
 _CHINESE = {mark: value for value, mark in enumerate("零一二三四五六七八九十")} | {"两": 2}
 _COUNTED = re.compile(r"([零一二两三四五六七八九十])(?=[个条只件块本位名种次项倍])")
 
@@ -106,9 +111,7 @@ def read_sums(text: str) -> Sums:
     terms: list[Term] = []
     wrong: list[Wrong] = []
     without_units = _UNIT.sub(_blank, text)
-    for count, run in enumerate(_RUN.finditer(without_units)):
-        if count == MOST:
-            break
+    for run in islice(_runs(without_units), MOST):
         start = run.start()
         for chain_start, chain in _chains(run.group()):
             _read_chain(text, without_units, start + chain_start, chain, terms, wrong)
@@ -143,6 +146,12 @@ def close(value: Quantity, other: Quantity, about: bool = False) -> bool:
     return False
 
 
+def is_scaled(one: Term | Quantity, other: Term | Quantity) -> bool:
+    """Is it the same in another unit?"""
+    ratios = (one.value / other.value, other.value / one.value) if one.value and other.value else ()
+    return any(ratio in SCALES for ratio in ratios)
+
+
 def is_number(word: str) -> bool:
     """Is it a number in a word?"""
     return word in _NUMBER_NAMES
@@ -161,6 +170,19 @@ def _blank(unit: re.Match[str]) -> str:
         not word or (len(word) > 2 and spaced and word.islower()) or (is_known(word) and (spaced or len(word) > 1))
     )
     return " " * len(unit.group()) if is_unit else unit.group()
+
+
+def _runs(text: str) -> Iterator[re.Match[str]]:
+    """The stretches of mathematical signs with a number among them."""
+    end = 0
+    while number := _NUMBER.search(text, end):
+        start = number.start()
+        while start > end and text[start - 1] in _SIGNS:
+            start -= 1
+        if not (run := _RUN.match(text, start)):
+            return
+        yield run
+        end = max(run.end(), number.end())
 
 
 def _chains(run: str) -> Iterator[tuple[int, str]]:
@@ -183,7 +205,9 @@ def _read_chain(text: str, plain: str, start: int, chain: str, terms: list[Term]
         value = _constant(inner) if inner else None
         clean = value is not None
         if clean and first:
-            clean = _clean_before(plain, place, inner)
+            clean = _clean_before(plain, place, inner, len(sides) == 1)
+        if clean and first and not last and _ENDS_WORDS.search(text[max(0, place - LONGEST) : place]):
+            clean = bool(_OPERATED.search(inner))
         if clean and last:
             clean = _clean_after(text, place + len(inner))
         if value is not None and clean:
@@ -239,6 +263,8 @@ def _near(exact: Fraction, shown: Fraction, written: str, expression: str, about
 
 def _mixes_units(written: str) -> bool:
     """Units that are converted on the way are not followed."""
+    if "°" in written and "π" in written:
+        return True
     units = {
         unit[1].lower().rstrip("s")
         for unit in re.finditer(rf"[\d)]\s?({_WORD})", written)
@@ -262,6 +288,7 @@ def _constant(text: str) -> Fraction | None:
 def _balanced(side: str, first: bool, last: bool) -> str:
     """The side without a bracket that opens before the equation or closes after it."""
     side = side.strip(" ,;").rstrip(".")
+    side = side.rstrip(" (") if last else side
     surplus = side.count("(") - side.count(")")
     if surplus > 0 and first and side.startswith("("):
         return side[1:].strip()
@@ -270,7 +297,7 @@ def _balanced(side: str, first: bool, last: bool) -> str:
     return side
 
 
-def _clean_before(text: str, place: int, side: str) -> bool:
+def _clean_before(text: str, place: int, side: str, alone: bool) -> bool:
     before = text[max(0, place - 12) : place]
     if side[0] in "+*/^":
         return False
@@ -281,6 +308,8 @@ def _clean_before(text: str, place: int, side: str) -> bool:
     stripped = before.rstrip()
     if stripped and stripped[-1] in "+-*/^=√":
         return False
+    if alone and before.endswith(" of "):
+        return not _PART_OF.search(before)
     return not _UNCLEAN_BEFORE.search(before)
 
 
@@ -294,7 +323,7 @@ def _clean_after(text: str, end: int) -> bool:
         if is_known(word) or _CONVERTED.fullmatch(word):
             return True
         return bool(found[1]) and len(word) > 1 and (word.islower() or word[1:].islower())
-    return not re.match(r"\s*[\\^!_{√∠△]|\s*[*/+]\s*[\w\\(]|\s+-\s+[\w\\(]|\s*[<>≤≥]", after)
+    return not re.match(r"\s*[\\^!_{√∠△]|\s*[*/+]\s*[\w\\(]|\s+-\s+[\w\\(]|\s*[<>≤≥≡]|\s?:\s?\d", after)
 
 
 def _unit_after(text: str, end: int) -> str:
@@ -318,14 +347,11 @@ def _is_negative(root: re.Match[str]) -> bool:
 
 def _spoken(text: str) -> list[Term]:
     found = []
-    for spoken in _SPOKEN.finditer(text):
-        quantity = read_quantity(spoken.group().lower())
-        if quantity:
+    end = 0
+    for start in starts_of(sorted(_NUMBER_NAMES), text):
+        spoken = _SPOKEN.match(text, start) if start >= end else None
+        if spoken and (quantity := read_quantity(spoken.group().lower())):
             found.append(Term(spoken.start(), spoken.end(), spoken.group(), quantity.value))
+            end = spoken.end()
     found += [Term(one.start(), one.end(), one[1], Fraction(_CHINESE[one[1]])) for one in _COUNTED.finditer(text)]
     return found
-
-
-def factors(text: str) -> list[Fraction]:
-    """What words multiply or divide by: twice, a third."""
-    return [Fraction(_FACTORS[word.group().lower()]) for word in _FACTOR.finditer(text)]

@@ -13,9 +13,11 @@ from specs_data.judges.values import fold
 from specs_data.records import Problem
 from specs_data.verifiers.rules.prose import clean
 from specs_data.verifiers.rules.sums import Term, close, read_sums, value_of
-from specs_data.verifiers.rules.words import BOILERPLATE, LEADING, OPPOSITE, OPTION, SPACED, YES_NO
+from specs_data.verifiers.rules.words import AFFIRMS, BOILERPLATE, LEADING, OPPOSITE, OPTION, SPACED, YES_NO
 
+MOST_OWN_WORDS = 0.6
 LONGEST_ALONE = 400  # characters of a choice
+_A_LETTER = re.compile(r"[A-Za-z] [A-J](?![A-Za-z])")
 _LETTER_ALONE = re.compile(r"\W*(?:is\s+)?[A-J]\W*")
 _LETTERED = re.compile(r"^\W*[A-J](?:[).:]+|\s-)\s*")
 _WITH_ABBREVIATION = re.compile(r"(?<=\w{3})\s+\([A-Z]\w{0,5}\)$")
@@ -35,9 +37,9 @@ class Wanted:
         self.content = re.sub(r"^\(?[A-J][).:]\s+", "", "".join(chosen))
         self.folded = fold(self.content)
         self.quantity = None if self.kind == "text" else value_in(self.content)
-        self.items = _items(self.content) if self.quantity is None else ()
-        self.is_yes_no = self.folded in YES_NO
         self.cleaned = clean(self.content).strip(" .")
+        self.items = _items(self.cleaned) if self.quantity is None else ()
+        self.is_yes_no = self.folded in YES_NO
 
     @cached_property
     def folded_answer(self) -> str:
@@ -68,7 +70,7 @@ class Wanted:
         """Is `content`, all of it, this answer? None where that cannot be told."""
         content = content.strip(" .,;:*\n")
         if self.is_choice and (letters := letters_of(content, self.choices)):
-            return letters == self.letters
+            return letters == self.letters and self._is_of_its_letter(content)
         if self.folded and (fold(content) == self.folded or content == self.cleaned):
             return True
         if not self.is_choice and same_answer(self.answer, content, self.kind):
@@ -77,6 +79,13 @@ class Wanted:
         if value and self.quantity:
             return close(self.quantity, value, about)
         return None
+
+    def _is_of_its_letter(self, content: str) -> bool:
+        """Is what stands after a letter not another choice?"""
+        letter = LEADING.match(content)
+        said = squeezed(content[letter.end() :].strip(" .:)")) if letter else ""
+        others = (squeezed(one) for one in self.contents if one != self.content)
+        return not (said and said != squeezed(self.content) and said in others)
 
     def is_all_of(self, text: str) -> bool:
         """Is `text` the answer, a letter, or a choice with or without its letter, and no more?"""
@@ -87,6 +96,19 @@ class Wanted:
         if not self.is_choice:
             return False
         return bool(_LETTER_ALONE.fullmatch(text)) or squeezed(_LETTERED.sub("", text)) in self.listed
+
+    @cached_property
+    def own_stems(self) -> list[frozenset[str]]:
+        """The words of each choice that no other one has."""
+        words = [frozenset(stems(choice)) for choice in self.contents]
+        return [mine.difference(*(words[:at] + words[at + 1 :])) for at, mine in enumerate(words)]
+
+    def meant_by(self, text: str) -> frozenset[str]:
+        """The letter of the one choice whose own words `text` uses, in another order or form."""
+        said = frozenset(stems(text))
+        used = [at for at, own in enumerate(self.own_stems) if own & said]
+        found = [at for at in used if len(self.own_stems[at] & said) >= MOST_OWN_WORDS * len(self.own_stems[at])]
+        return frozenset(chr(ord("A") + at) for at in found if used == found and len(found) == 1)
 
     def is_term(self, term: Term, about: bool) -> bool:
         """Is this the answer's value?"""
@@ -136,6 +158,9 @@ def letters_of(content: str, choices: Sequence[str]) -> frozenset[str] | None:
 def option_letters(text: str, choices: Sequence[str]) -> frozenset[str]:
     """The letters that a sentence names as options."""
     most = chr(ord("A") + len(choices) - 1) if choices else "J"
+    for choice in choices:
+        if len(choice) > 1 and _A_LETTER.search(choice):  # vitamin D
+            text = re.sub(re.escape(choice), "", text, flags=re.IGNORECASE)
     found = {next(filter(None, one.groups())) for one in OPTION.finditer(text)}
     return frozenset(letter for letter in found if letter <= most)
 
@@ -145,7 +170,7 @@ def named_choices(text: str, choices: Sequence[str]) -> frozenset[str]:
     found: dict[str, str] = {}
     for number, choice in enumerate(choices):
         content = re.sub(r"^\(?[A-J][).:]\s+", "", choice)
-        is_letter = len(fold(content)) < 2 and content.isalpha()
+        is_letter = len(fold(content)) < 2 and content.isalpha() and content.isascii()
         short = _WITH_ABBREVIATION.sub("", content)
         if is_letter or not content:
             continue
@@ -164,7 +189,8 @@ def names(text: str, content: str, cleaned: str) -> bool:
         edge = r"(?<![\w.])" if words[0].isalnum() and words[0].isascii() else ""
         until = r"(?![A-Za-z0-9_]|\.\d)" if words[-1].isalnum() and words[-1].isascii() else ""
         plural = "(?:e?s)?" if words[-1:].isalpha() and words.isascii() and len(words) > 2 else ""
-        if re.search(edge + re.escape(words) + plural + until, text, re.IGNORECASE):
+        is_sign = words.isupper() and len(words) < 4  # OR, AND, IF are no words
+        if re.search(edge + re.escape(words) + plural + until, text, re.NOFLAG if is_sign else re.IGNORECASE):
             return True
     squeezed = _squeezed(cleaned)
     return len(squeezed) > 3 and not squeezed.isalpha() and squeezed in _squeezed(text)
@@ -188,6 +214,8 @@ def says_yes(text: str, wanted: Wanted) -> bool | None:
             pattern = rf"(?:^|答案[是为]?:?\s*){word}(?=[.,]|$)"
         if re.search(pattern, text.strip(), re.IGNORECASE):
             return word == folded
+    if found := AFFIRMS.search(text):
+        return (found["no"] is None) == (folded in ("yes", "true", "是", "对"))
     return None
 
 

@@ -6,6 +6,43 @@ English and Chinese. All match a `clean` text.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Sequence
+
+_CHINESE = re.compile("[\u4e00-\u9fff]")
+
+
+def starts_of(words: Sequence[str], text: str) -> list[int]:
+    """Where one of `words` may start in `text`, in whatever case: far cheaper than a pattern tried everywhere."""
+    folded = text.lower()
+    folded = folded if len(folded) == len(text) else text
+    found = []
+    for word in words:
+        at = folded.find(word)
+        while at >= 0:
+            found.append(at)
+            at = folded.find(word, at + 1)
+    return sorted(found)
+
+
+class Phrases:
+    """A pattern whose matches start with one of a few words, but for Chinese ones: it is tried at those alone."""
+
+    def __init__(self, starts: str, pattern: str) -> None:
+        self._starts = starts.split()
+        self._pattern = re.compile(pattern, re.IGNORECASE | re.MULTILINE)
+        self.match = self._pattern.match
+
+    def finditer(self, text: str) -> Iterator[re.Match[str]]:
+        """All of them in `text`, in order."""
+        if _CHINESE.search(text):
+            yield from self._pattern.finditer(text)
+            return
+        end = 0
+        for start in starts_of(self._starts, text):
+            if start >= end and (found := self._pattern.match(text, start)):
+                end = found.end()
+                yield found
+
 
 # What stands between "answer" and the answer: "to the question is therefore most likely".
 STATES = r"(?:is|are|be|equals|should be|must be|would be|will be|has to be|:|=|为|是|选|应为|应是|应选|就是)"
@@ -15,27 +52,22 @@ ADVERB = (
 )
 _BEST = r"(?:correct|right|best|proper|final|appropriate)\s+(?:option|choice|letter|statement|one|match|result|value)"
 _OF = r"\s+(?:to|for|of|from|among|in)\s[^.,:;\n]{1,80}?|\s+(?:choice|option|letter|here)"
-LABEL = re.compile(
-    rf"\b(?:answers?|solution|{_BEST})\b(?:{_OF})?{ADVERB}\s*{STATES}{ADVERB}\s*:?\s*"
+LABEL = Phrases(
+    "answer solution conclusion correct right best proper final appropriate",
+    rf"\b(?:answers?|solution|conclusion(?=:)|{_BEST})\b(?:{_OF})?{ADVERB}\s*{STATES}{ADVERB}\s*:?\s*"
     rf"|(?:答案|正确选项|正确的选项|正确答案|最终结果|结论)[^.,:;\n是为选]{{0,8}}(?:应该|应当)?{STATES}\s*:?\s*(?:选项)?"
     r"|(?:故|因此|所以|应|可|应该|综上|则|于是|正确)?,?\s*(?:本题|此题|这题)?(?:应)?选择?\s*:?\s*(?=\(?[A-J](?![A-Za-z]))"
-    r"|^\s*(?:答|解得|最终答案|答案)\s*:\s*",
-    re.IGNORECASE | re.MULTILINE,
+    r"|(?<=[.!?\n])\s*(?:答|解得|最终答案|答案)\s*:\s*",
 )
 OPTION = re.compile(
     r"(?:\b[Oo]ption|\b[Cc]hoice|\b[Ll]etter|\b[Aa]nswer|选项|\b(?:choose|select|pick|go with|marked|labell?ed|as))"
     r"\s*(?:is\s+)?[\"'(\[]?([A-J])(?![A-Za-z])[)\]\"']?"
     r"|(?<![A-Za-z0-9])\(([A-J])\)|(?<=[选 ])\b([A-J])(?=\s*(?:\.|$))|\b([A-J])\s+is\s+(?:the\s+)?(?:correct|right)"
 )
-IS_CORRECT = re.compile(
-    r"(?<![A-Za-z])\(?([A-J])\)?\"? (?:is|must be|seems) "
-    r"(?:(?:the|indeed|therefore|thus|only|most|clearly|obviously|a|an) ){0,4}"
-    r"(?:correct|right|best|answer|appropriate)\b(?! if)(?! order)"
-)
 # A letter at the start of a statement. A before a small letter is the article.
 LEADING = re.compile(
     r"^[\"'(\[{ ]*([A-J])(?![A-Za-z'\d])\s*"
-    r"(?:[)\]}\"'.:,;]|$|-|\s(?=[(\"'A-Z\d]|is\b|because|since|as\b|which|with))"
+    r"(?:[)\]}\"'.:,;]|$|-|\s(?=[(\"'A-Z\d]|is\b|because|since|as\b|which|with)|选?项)"
 )
 NOT = re.compile(r"^\s*(?:not|n't|never|neither|unclear|unknown)\b|^不", re.IGNORECASE)
 STOP = re.compile(r"[.!?](?=\s|$)|\n")
@@ -57,19 +89,46 @@ RULED_OUT = re.compile(
     r"|选项\s*([A-J])(?:也|都|的?说法)?(?:是)?(?:错误|不正确)|排除\s*选?项?\s*([A-J])"
 )
 CORRECTION = re.compile(
-    r"\b(?:wait|no|actually|check|recheck|recount|correct|correction|mistake|wrong|instead|but|hmm|again|rather|sorry"
+    r"\b(?:wait|no|actually|check|recheck|recount|correct(?! (?:answer|choice|option|one|statement))|correction|mistake"
+    r"|wrong|instead|but|hmm|again|rather|sorry"
     r"|however|alternatively|let me|reconsider|re-?examine|at first|initially|first guess|oops|error)\b"
     r"|等等|不对|重新|错了|但是|然而",
     re.IGNORECASE,
 )
 CHECK = re.compile(
     r"\b(?:check|checking|verif\w+|double-check|confirm\w*|indeed|as required|as expected|consistent|agrees|matches"
-    r"|remember|note|also|alternatively|similarly|for comparison|otherwise|if)\b|✓|✔|验证|检验|检查|经检验",
+    r"|remember|note|also|alternatively|similarly|for comparison|otherwise|if|by the way|incidentally|not asked)\b"
+    r"|n't asked|✓|✔|验证|检验|检查|经检验|顺便",
     re.IGNORECASE,
+)
+ASIDE = re.compile(r"\([A-Za-z]{2}.*\)\W*$")
+ASKS = re.compile(
+    r"\b(?:question|problem|task)\b[^.?!]{0,20}\b(?:asks?|asked|refers?|wants?)\b|\basked (?:for|about|only)\b"
+    r"|题目?(?:要求|问)的?是",
+    re.IGNORECASE,
+)
+TABLE_ROW = re.compile(r" ; .* ; ")
+CHECKS_FROM_HERE = re.compile(
+    r"^\W*(?:(?:now|and),? )?(?:(?:let me|let's|let us|we|I|to|I'll|we can) (?:now |also |quickly |can )?"
+    r"(?:double[- ]?check|verify|check|test|confirm)|verif(?:y|ication)|(?:double[- ]?)?check(?:ing)?"
+    r"|(?:for|as) a (?:quick )?check)\b"
+    r"|(?<=[.!?] )(?:let me|let's|let us|I'll|we can|to) (?:now |also |quickly )?"
+    r"(?:double[- ]?check|verify|check|test|confirm)\b"
+    r"|(?:验证|检验|验算)",
+    re.IGNORECASE | re.MULTILINE,
 )
 CONCLUDES = re.compile(
     r"\b(?:so|thus|therefore|hence|consequently|altogether|in total|total|makes|leaves|gives|means|conclude|conclusion"
-    r"|finally|overall,|must be|we get|we have|we find|we need|we want)\b|因此|所以|故|综上|总共|一共|得到|可得|则",
+    r"|finally|overall,|in summary|to sum up|must be|we get|we have|we find|we need|we want)\b"
+    r"|因此|所以|故|综上|总共|一共|得到|可得|则|那么",
+    re.IGNORECASE,
+)
+SO = re.compile(r"\b(?:so|thus|therefore|hence)\b|因此|所以|故|那么", re.IGNORECASE)
+# A sentence that ends in a value as what something is.
+COMES_TO = re.compile(
+    r"(?:\b(?:is|are|equals?|has|have|was|were|(?<!would )be|contains?|totals|(?:amounts?|comes?) to"
+    r"|comes out (?:as|at))|[=:为是有])"
+    r"\s*(?:(?:about|approximately|around|exactly|only)\s+)?-?[\d.][\d./]*\s*[%°]?\s*[^\W\d]*\W*$",
     re.IGNORECASE,
 )
 SUGGESTS = re.compile(
@@ -78,14 +137,19 @@ SUGGESTS = re.compile(
     r"|因此|所以|故|应为|符合|属于",
     re.IGNORECASE,
 )
-POLITE = re.compile(
-    r"^(?:I hope|Hope|Let me know|Is there anything|Feel free|If you have|Please let|Great|Good luck|Sure|Thank)\b",
-    re.IGNORECASE,
-)
 _OPTIONS = r"(?:given |provided |available |answer )?(?:options|choices|answers)"
-GUESSED = re.compile(
-    r"\b(?:(?<!initial )(?<!first )(?<!next )guess(?:ing)?(?! and (?:check|test))(?![^.\n]{0,20}=)"
+GUESSED = Phrases(
+    "guess choos pick select random safe impossible not n't insufficient without can unable do did none error "
+    "mistake typo no assum seem appear may might must discrepanc",
+    r"(?:(?<![A-Za-z])|(?=n't))"
+    r"(?:(?<!initial )(?<!first )(?<!next )guess(?:ing)?(?! and (?:check|test))(?![^.\n]{0,20}=)"
     r"|(?:choose|pick|select)\w* (?:one )?(?:at random|randomly)|randomly (?:ch|pick|select)\w+"
+    r"|safe(?:st)? (?:bet|choice)|(?:n't|not) (?:recall|remember)\b"
+    r"|no (?:image|picture|figure|diagram|graph|chart) (?:is|was|has been|available|provided|given)\b"
+    r"|without (?:seeing|viewing|looking at|access to) (?:the|an?) |discrepanc"
+    r"|assum(?:e|ing) [^.\n]{0,60}\b(?:calculations?|correct)\b"
+    r"|(?:seem|appear)s? to be (?:an? |some )?(?:mistake|error|inconsisten|typo|misprint)"
+    r"|(?:may|might|must) be (?:an? )(?:mistake|error|inconsisten|typo|misprint) in"
     r"|impossible to (?:determine|tell|say|know)"
     r"|(?:not|n't) (?:give|have|provide|contain)\s(?:us )?(?:enough|sufficient)"
     r"|not enough information|insufficient information|without (?:more|further|additional) information"
@@ -97,8 +161,7 @@ GUESSED = re.compile(
     rf"|none of the {_OPTIONS}\b[^.\n]{{0,30}}\b(?:match|is|are|fit|equal|correspond)"
     rf"|(?:not|n't) (?:given )?(?:among|one of|in|listed (?:in|among)|any of) the {_OPTIONS}"
     r"|(?:error|mistake|typo) in the (?:problem|question|options|choices|given|answer|provided))"
-    r"|猜测|无法确定|不能确定|无法判断|没有正确|选项有误|题目有误",
-    re.IGNORECASE,
+    r"|猜测|无法确定|不能确定|无法判断|没有正确|没有(?:提供|给出)图|看不到图|选项有误|题目有误",
 )
 HEDGE = re.compile(r"\b(?:either|could|might|may|perhaps|possibly|maybe|depending|both)\b|或者|可能", re.IGNORECASE)
 OR = re.compile(r"\bor\b|或", re.IGNORECASE)
@@ -116,6 +179,13 @@ CALLED = re.compile(
     re.IGNORECASE,
 )
 HYPOTHESIS = re.compile(r"\?$|\b(?:suppose|assume|if|whether|let's say|imagine|were)\b|如果|假设|若", re.IGNORECASE)
+# One of several is set against the others.
+COMPARES = re.compile(
+    r"\b(?:than|unlike|rather|instead|not|only|but|while|whereas|both|most|best|least|\w+est|because|since|so|thus|therefore"
+    r"|hence)\b|n't\b|比|不|只有|最|而|因此|所以|故",
+    re.IGNORECASE,
+)
+SUPPOSED = re.compile(r"\b(?:would|could|might|if|trap|distract\w+|tempt\w+)\b|如果|会", re.IGNORECASE)
 BUT = re.compile(r"(?:,|;)?\s+(?:but|however|yet)\s|但是?|而要?求", re.IGNORECASE)
 IMAGINARY = re.compile(r"imaginary|complex|no real|undefined|\bi\b", re.IGNORECASE)
 HYPOTHETICAL = re.compile(r"\b(?:if|suppose|try|guess)\b|≠|\\ne", re.IGNORECASE)
@@ -126,6 +196,12 @@ TAKEN_BACK = re.compile(
 )
 SPACED = re.compile(r"(?<![\w/])(\d+)/(\d+)\s+([π√])")
 OPPOSITE = {"yes": "no", "no": "yes", "true": "false", "false": "true", "是": "否", "否": "是", "对": "错", "错": "对"}
+AFFIRMS = re.compile(
+    r"\b(?:that's|that is|this is|which is) (?:true|correct|the case|(?P<no>false|wrong|not (?:true|correct|the case)))"
+    r"\s*\.?$"
+    r"|\bindeed it (?:does|is|has|can)\b",
+    re.IGNORECASE,
+)
 YES_NO = frozenset(OPPOSITE)
 # Words that every statement of a task is made of: they carry no reasoning.
 BOILERPLATE = frozenset(
@@ -139,7 +215,8 @@ BOILERPLATE = frozenset(
     shows show above below following asked asks ask asking which what where who how many much when comes come final
     result value number here there okay ok alright well hmm sure yes no know us get go going select choose pick
     letter one some something any them they able after before all each other make made visual text context data
-    details evaluate compute calculate apply rules rule function
+    details evaluate compute calculate apply rules rule function object objects total lines several exact formula
+    relevant information required determined observe observing
     """.split()  # noqa: SIM905
 )
 WORD_OR_MARK = re.compile(r"[A-Za-z]+(?:'[a-z]+)?|[\u4e00-\u9fff]|\d+(?:\.\d+)?|[=+√π^]")
