@@ -24,6 +24,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from traceback import clear_frames
 from typing import Any, NewType, NoReturn, Self
 from weakref import WeakSet
 
@@ -93,6 +94,7 @@ class Store:
             elif not is_current(self._db):
                 raise UserError(f"{path} is of another version of specs-data; copy the run to where it can be written")
         except (sqlite3.DatabaseError, Damaged) as error:
+            clear_frames(error.__traceback__)  # a query of theirs would keep the file locked
             self._db.close()
             if frozen:
                 raise UserError(f"cannot read {path}: {error}") from None

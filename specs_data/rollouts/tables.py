@@ -160,7 +160,7 @@ def migrate(db: sqlite3.Connection) -> None:
         db.execute(statement)
     for table in kept:
         if table in there:
-            rows = ((*_looked_at(table, row), sum_of(table, row)) for row in db.execute(f"SELECT * FROM old_{table}"))
+            rows = ((*look_at(table, row), sum_of(table, row)) for row in db.execute(f"SELECT * FROM old_{table}"))
             first = next(rows, None)
             if first is not None:
                 put = f"INSERT INTO {table} VALUES ({', '.join('?' * len(first))})"
@@ -171,8 +171,8 @@ def migrate(db: sqlite3.Connection) -> None:
         db.executemany(NUMBER, [numbered(kind, *row) for row in numbers])
 
 
-def _looked_at(table: str, row: tuple[Any, ...]) -> tuple[Any, ...]:
-    """A row of version 1, whose record must be JSON, and have the digest that it goes by."""
+def look_at(table: str, row: tuple[Any, ...]) -> tuple[Any, ...]:
+    """A row of version 1, whose record must be JSON, and have the digest that it goes by. Raises Damaged."""
     try:
         content = None if table == "payments" else msgspec.json.decode(row[-1])
     except (msgspec.DecodeError, UnicodeDecodeError, TypeError):
