@@ -94,7 +94,8 @@ def _run() -> int:
     except BrokenPipeError:
         return _leave_quietly(_CLOSED_PIPE)
     except OSError as error:
-        _tell(f"error: cannot use {error.filename}: {error.strerror}" if error.filename else f"error: {error}")
+        said = error.strerror or str(error)
+        _tell(f"error: cannot use {error.filename}: {said}" if error.filename else f"error: {error}")
         return 2 if error.filename else _leave_quietly(2)
     except KeyboardInterrupt:
         return _INTERRUPTED

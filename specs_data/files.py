@@ -14,11 +14,14 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain, islice, repeat
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import msgspec
 
 from specs_data.errors import FileRefused, UserError, first_line
+
+if TYPE_CHECKING:
+    from polars import DataFrame
 
 SUFFIXES = (".jsonl", ".parquet")
 _decode = msgspec.json.Decoder().decode
@@ -114,12 +117,23 @@ def write_whole(file: Path, content: bytes) -> None:
 
 
 @contextmanager
+def writing(place: Path) -> Iterator[None]:
+    """An error in this block that names no file is one of `place`: a disk that is full does not say which it is."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(place)
+        raise
+
+
+@contextmanager
 def whole_file(file: Path) -> Iterator[BinaryIO]:
     """A file to write to, that takes the place of `file` in one step when the block ends; after an error there is
     none of it."""
     part = file.with_name(f"{file.name}.part")
     try:
-        with part.open("wb") as target:
+        with writing(file), part.open("wb") as target:
             yield target
         put_in_place(part, file)
     except BaseException:
@@ -127,20 +141,32 @@ def whole_file(file: Path) -> Iterator[BinaryIO]:
         raise
 
 
+def write_frame(frame: DataFrame, file: Path, metadata: dict[str, str] | None = None) -> None:
+    """Write a polars frame as Parquet. Raises OSError, with the file's name, where that fails."""
+    from polars.exceptions import PolarsError
+
+    try:
+        with writing(file):
+            frame.write_parquet(file, metadata=metadata)
+    except PolarsError as error:  # some of its words for a full disk
+        raise OSError(errno.EIO, f"{os.strerror(errno.EIO)} ({first_line(error)})", str(file)) from None
+
+
 def put_in_place(part: Path, place: Path) -> None:
     """Give `part`, a finished file or folder, the name `place`, in place of a file or folder that has it. What stands
     under that name is whole at any moment, and after a power failure: all of it is on the disk before it is named."""
-    for file in [part, *part.rglob("*")]:
-        _sync(file)
-    if part.is_dir() and place.is_dir():  # no folder takes the place of another in one step
-        old = place.with_name(f"{place.name}.old")
-        shutil.rmtree(old, ignore_errors=True)
-        place.rename(old)
-        part.rename(place)
-        shutil.rmtree(old, ignore_errors=True)
-    else:
-        part.replace(place)
-    _sync(place.parent)
+    with writing(place):
+        for file in [part, *part.rglob("*")]:
+            _sync(file)
+        if part.is_dir() and place.is_dir():  # no folder takes the place of another in one step
+            old = place.with_name(f"{place.name}.old")
+            shutil.rmtree(old, ignore_errors=True)
+            place.rename(old)
+            part.rename(place)
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            part.replace(place)
+        _sync(place.parent)
 
 
 @contextmanager
@@ -155,7 +181,8 @@ def staged(place: Path) -> Iterator[Path]:
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     try:
-        yield part
+        with writing(place):
+            yield part
         if fresh:
             put_in_place(part, place)
         else:

@@ -7,12 +7,14 @@ block of `running` is interrupted at once.
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import signal
 import threading
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar, copy_context
+from functools import partial
 from types import FrameType
 from typing import Any, TypeVar
 
@@ -23,6 +25,7 @@ try:
 except ImportError:  # there is none for Windows
     from asyncio import run as _run  # type: ignore[assignment]
 
+GRACE = 5.0  # seconds for what waits on after it was cancelled
 T = TypeVar("T")
 _INTERRUPT = threading.Event()  # has there been one since `run` began?
 _RUNNING: ContextVar[bool] = ContextVar("running", default=False)  # whose task is it that the loop is at?
@@ -61,12 +64,56 @@ def is_cancelled() -> bool:
 async def asked_for(call: Awaitable[T], who: str) -> T:
     """What `call` gives. Raises PluginFailed where `who` ends it by a CancelledError that nobody asked for:
     its task would end as if all was well."""
+    if not isinstance(call, Awaitable):
+        raise PluginFailed(f"{who} gave {type(call).__name__}, which cannot be waited for: it should be a coroutine")
     try:
-        return await call
+        return await _Left(call)
     except asyncio.CancelledError:
         if is_cancelled():
             raise
         raise PluginFailed(f"{who} gave up a call that nobody had cancelled") from None
+
+
+class _Left(Awaitable[T]):
+    """What `call` gives. One that waits on for GRACE seconds after it was cancelled is left there: whoever swallows a
+    cancellation would hold up the end of all for ever."""
+
+    def __init__(self, call: Awaitable[T]) -> None:
+        self._call = call
+
+    def __await__(self) -> Generator[Any, Any, T]:
+        steps = self._call.__await__()
+        step, late, cancelled = partial(next, steps), None, 0
+        try:
+            while True:
+                waits = step()
+                if cancelled > 1:
+                    _never_collect(steps)
+                    raise asyncio.CancelledError
+                try:
+                    yield waits
+                    step = partial(next, steps)
+                except asyncio.CancelledError as error:
+                    cancelled += 1
+                    late = late or asyncio.get_running_loop().call_later(GRACE, _current().cancel)
+                    step = partial(steps.throw, error)
+        except StopIteration as done:
+            result: T = done.value
+            return result
+        finally:
+            if late is not None:
+                late.cancel()
+
+
+def _never_collect(left: object) -> None:
+    """What is collected is closed, and what swallows that as well would hold up the end of the process."""
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(left))
+
+
+def _current() -> asyncio.Task[Any]:
+    task = asyncio.current_task()
+    assert task is not None  # noqa: S101 - this is one
+    return task
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:
@@ -79,9 +126,7 @@ def run(work: Coroutine[Any, Any, T]) -> T:
     started: Future[tuple[asyncio.AbstractEventLoop, asyncio.Task[T]]] = Future()
 
     async def told() -> T:
-        task = asyncio.current_task()
-        assert task is not None  # noqa: S101 - this is one
-        started.set_result((asyncio.get_running_loop(), task))
+        started.set_result((asyncio.get_running_loop(), _current()))
         return await work
 
     with ThreadPoolExecutor(1, "specs-data") as thread:

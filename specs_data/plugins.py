@@ -31,7 +31,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -44,11 +44,12 @@ from msgspec import Struct
 from specs_data.errors import PluginFailed, SpecsDataError, UserError, unknown_name
 from specs_data.format import ResponseFormat
 from specs_data.inert import one_line
-from specs_data.loop import Interrupted, asked_for, is_cancelled, running
+from specs_data.loop import GRACE, Interrupted, asked_for, is_cancelled, is_interrupted, running
 from specs_data.records import Judged, Likelihood, Request, Response, Sampling, Verdict
 
 SECONDS = 10.0
 PATIENCE = 600.0
+_SLOW = "%s has not answered for %g seconds"
 _LONGEST_ERROR = 300  # characters of what a plug-in's error says
 
 # An operator gets a response, its format and a seeded random generator, the only one that it may use, and returns
@@ -475,23 +476,36 @@ class _Owned:
     def __init__(self, made: Any, plugin: Plugin) -> None:
         self._made = made
         self._plugin = plugin
+        self._named = False
 
     @property
     def concurrency(self) -> int:
         return _checked(self._plugin, "concurrency", self._made.concurrency, int)
 
     async def close(self) -> None:
-        await self._waited(self._made.close)
+        with suppress(TimeoutError):  # nobody waits for long where all is to end
+            async with asyncio.timeout(GRACE if is_interrupted() else None):
+                await self._waited(self._made.close)
 
     async def _waited(self, call: Callable[..., Awaitable[T]], *arguments: object) -> T:
-        slow = asyncio.get_running_loop().call_later(
-            PATIENCE, logger.warning, "%s has not answered for %g seconds", self._plugin, PATIENCE
-        )
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
+        slow = loop.call_later(PATIENCE, logger.warning, _SLOW, self._plugin, PATIENCE)
         try:
             with self._plugin.named("failed"):
-                return await asked_for(call(*arguments), str(self._plugin))
+                try:
+                    return await asked_for(call(*arguments), str(self._plugin))
+                except asyncio.CancelledError:
+                    self._name(loop.time() - begun)
+                    raise
         finally:
             slow.cancel()
+
+    def _name(self, seconds: float) -> None:
+        """Say once that an interrupt ends what this plug-in has not answered: it may be what the run hangs in."""
+        if is_interrupted() and not self._named:
+            self._named = True
+            logger.warning(f"interrupted in {_SLOW}", self._plugin, round(seconds, 1))
 
 
 class _OwnedEngine(_Owned):

@@ -25,6 +25,7 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 
 from specs_data.errors import UserError, unknown_name
+from specs_data.files import write_whole
 
 DEFAULT_RECIPE = Path("specs-data.toml")
 _SHIPPED = "specs_data.recipes"
@@ -576,11 +577,9 @@ def write_default_recipe(folder: Path = Path()) -> Path:
     """Write a specs-data.toml with every setting, commented out, into `folder`. Raises UserError if there is one
     already."""
     file = folder / DEFAULT_RECIPE
-    try:
-        with file.open("x", encoding="utf-8") as target:
-            target.write(default_recipe())
-    except FileExistsError:
-        raise UserError(f"{file} exists already; edit it, or remove it first") from None
+    if file.exists():
+        raise UserError(f"{file} exists already; edit it, or remove it first")
+    write_whole(file, default_recipe().encode())
     return file
 
 

@@ -35,8 +35,9 @@ def new_processor(texts: Iterable[str], vocabulary: int = 800) -> Qwen2_5_VLProc
     Numbers, names, tags and punctuation are always tokens of their own; all else may merge across
     words, so that the long instructions take few tokens.
     """
+    import transformers
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast, Qwen2_5_VLProcessor, Qwen2VLImageProcessorPil
+    from transformers import PreTrainedTokenizerFast, Qwen2_5_VLProcessor
 
     names = "|".join((*COLOURS, *(f"{shape}s?" for shape in (*SHAPES, "shape")), "yes", "no"))
     alone = rf" ?\d|</?\w+>|\\boxed|[{{}}()\[\]\".,:?\n]| ?\b(?:{names})| ?\b[A-Z]\b"
@@ -61,7 +62,9 @@ def new_processor(texts: Iterable[str], vocabulary: int = 800) -> Qwen2_5_VLProc
         clean_up_tokenization_spaces=False,
     )
     pixels = CELL * COLUMNS * CELL * ROWS
-    images = Qwen2VLImageProcessorPil(min_pixels=pixels, max_pixels=4 * pixels)
+    # The one that needs no torchvision: transformers 5.0 has it under the other name.
+    kind = getattr(transformers, "Qwen2VLImageProcessorPil", transformers.Qwen2VLImageProcessor)
+    images = kind(min_pixels=pixels, max_pixels=4 * pixels)
     leave_out_video()
     return with_video_block(Qwen2_5_VLProcessor(images, fast, chat_template=CHAT_TEMPLATE))
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Self
 
@@ -16,7 +17,7 @@ import msgspec
 from msgspec import Struct
 
 import specs_data
-from specs_data.files import put_in_place, sha256_of
+from specs_data.files import put_in_place, sha256_of, writing
 from specs_data.pairs.shard import SHARD
 from specs_data.presets import load_preset
 from specs_data.problems import source_files, sources_of
@@ -67,9 +68,10 @@ class Pictures:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._lines is not None:
-            self._lines.close()
-        self._part.unlink(missing_ok=True)
+        with suppress(OSError):  # nobody needs it any more
+            if self._lines is not None:
+                self._lines.close()
+            self._part.unlink(missing_ok=True)
 
     def note(self, picture: Path) -> None:
         """A file that is about to be read."""
@@ -77,9 +79,10 @@ class Pictures:
 
     def write(self, record: Struct) -> None:
         """One line more."""
-        if self._lines is None:
-            self._lines = self._part.open("wb")
-        self._lines.write(_encode(record) + b"\n")
+        with writing(self._part):
+            if self._lines is None:
+                self._lines = self._part.open("wb")
+            self._lines.write(_encode(record) + b"\n")
 
     def put(self, place: Path) -> None:
         """The file is whole, and goes to its place."""

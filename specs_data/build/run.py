@@ -33,7 +33,7 @@ from specs_data.build.opening import Given, Manner, Run, opened, spend
 from specs_data.build.tally import most_frequent
 from specs_data.engines import Engine
 from specs_data.errors import InVain, UserError
-from specs_data.files import put_in_place, write_whole
+from specs_data.files import put_in_place, write_whole, writing
 from specs_data.loop import run
 from specs_data.pairs.card import write_card
 from specs_data.pairs.manifest import Counts, Manifest, write_manifest
@@ -195,8 +195,9 @@ async def _build(recipe: Recipe, out: Path, given: Given, manner: Manner) -> Bui
             say(f"nothing has changed since {out} was finished: {built.count} pairs")
         else:
             await _searched(run)
-            built = _finish(run, manner.overwrite)
-            again.keep(run, state)
+            with writing(out):
+                built = _finish(run, manner.overwrite)
+                again.keep(run, state)
     if built.count < (recipe.wanted or 0):
         say(f"{built.count} of {recipe.wanted} pairs: no problem is left to ask about")
     say(done_line(built.manifest))

@@ -198,6 +198,9 @@ def _bound_images(
         raise UserError(f"{checkpoint} takes images of a fixed size; leave --min-pixels and --max-pixels out")
     bounds = {"shortest_edge": min_pixels or size["shortest_edge"], "longest_edge": max_pixels or size["longest_edge"]}
     images.size = type(images.size)(**bounds)
+    for name, bound in zip(("min_pixels", "max_pixels"), bounds.values(), strict=True):
+        if getattr(images, name, None) is not None:  # where the first releases of transformers 5 look
+            setattr(images, name, bound)
 
 
 def _unloadable(checkpoint: str | Path, error: Exception) -> UserError:

@@ -15,6 +15,7 @@ import gzip
 import hashlib
 import io
 import json
+import logging
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -33,10 +34,12 @@ from specs_data.pairs.manifest import Counts, Lengths, Manifest, Sides, Yield, Y
 from specs_data.pairs.rows import Dataset, count_rows, open_dataset, rows
 from specs_data.pairs.sides import SidesTally, format_of, what_it_is
 from specs_data.records import Pair
-from specs_data.rollouts.frames import FATES, read_fates
-from specs_data.rollouts.leftout import left_out
+from specs_data.rollouts.frames import FATES, read_fates, store_of
+from specs_data.rollouts.leftout import NothingLeftOut, left_out
 from specs_data.rollouts.plan import pair_id, read_struck
 from specs_data.texts import load_card
+
+logger = logging.getLogger(__name__)
 
 _PAIRS = 200  # pairs that stand in the page as elements, however large the dataset
 _MOST = 20_000  # pairs of which the others are packed in it
@@ -289,11 +292,14 @@ class _Left(Struct, frozen=True):
 
 
 def _left_out(run: Path) -> Iterator[_Left]:
-    if not (run / FATES).is_file():
+    if not (run / FATES).is_file() or not store_of(run).is_file():
         return
     try:
         found = list(left_out(run, _LEFT))
-    except UserError:  # nothing was left out, or the store is not here
+    except NothingLeftOut:
+        return
+    except UserError as error:
+        logger.warning("the page has none of the responses that were left out: %s", error)
         return
     for one in found:
         pictures = tuple(filter(None, (_thumbnail(image, _PIXELS) for image in one.images[:1])))

@@ -9,6 +9,8 @@ import msgspec
 import polars as pl
 from msgspec import Struct
 
+from specs_data.files import write_frame
+
 SHARD = "shard.parquet"
 _SCHEMA = {
     "id": pl.String(),
@@ -35,7 +37,7 @@ class Place(Struct, frozen=True):
 def write_places(places: Iterable[Place], file: Path) -> None:
     """Write the places of a shard's pairs."""
     rows = list(map(msgspec.structs.astuple, places))
-    pl.DataFrame(rows, schema=_SCHEMA, orient="row").write_parquet(file)
+    write_frame(pl.DataFrame(rows, schema=_SCHEMA, orient="row"), file)
 
 
 def read_places(file: Path) -> list[Place]:

@@ -15,6 +15,7 @@ import polars as pl
 from polars import DataFrame, col
 
 from specs_data.errors import UserError
+from specs_data.files import write_frame
 from specs_data.rollouts.store import Store
 from specs_data.rollouts.tables import Stage
 
@@ -53,7 +54,7 @@ def to_frame(rows: Iterator[tuple[Any, ...]], schema: Mapping[str, pl.DataType])
 
 def write_fates(responses: DataFrame, settings: Mapping[str, Mapping[Stage, int]], file: Path) -> None:
     """Keep what became of the responses, with the numbers in the store under which each role's texts are logged."""
-    responses.write_parquet(file, metadata={_SETTINGS: msgspec.json.encode(settings).decode()})
+    write_frame(responses, file, {_SETTINGS: msgspec.json.encode(settings).decode()})
 
 
 def read_frame(out: Path, name: FrameName) -> DataFrame:
@@ -101,7 +102,7 @@ def read_fates(out: Path) -> tuple[DataFrame, dict[str, dict[Stage, int]]]:
 
 def _read_responses(out: Path) -> DataFrame:
     fates, settings = read_fates(out)
-    with Store(store_of(place_of(out))) as store:
+    with Store.to_read(store_of(place_of(out))) as store:
         parts = [
             _with_texts(store, fates.filter(col("role") == role), settings[role])
             for role in fates["role"].unique(maintain_order=True).cast(pl.String)

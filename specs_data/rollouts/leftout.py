@@ -22,6 +22,10 @@ _judgement = msgspec.json.Decoder(Judgement).decode
 _verdict = msgspec.json.Decoder(Verdict).decode
 
 
+class NothingLeftOut(UserError):
+    """No response was left out, or none as it is asked for."""
+
+
 class LeftOut(Struct, frozen=True):
     """A response that is in no pair: where it ended, why, and what decided (`detail`). `malformed` says why a wrong one
     breaks the format as well; `judgement` and `verdict` are None where it did not come so far."""
@@ -54,7 +58,8 @@ class LeftOut(Struct, frozen=True):
 
 def left_out(out: Path, count: int, *, stage: str | None = None, reason: str | None = None) -> Iterator[LeftOut]:
     """`count` responses that the run in the folder `out` left out, of different reasons as far as there are; only those
-    of `stage`, and those whose reason holds the words of `reason`. Raises UserError where there are none."""
+    of `stage`, and those whose reason holds the words of `reason`. Raises NothingLeftOut where there are none, and
+    UserError where they cannot be read."""
     fates, settings = read_fates(out)
     fates = fates.filter(col("reason").is_not_null(), col("completion_tokens").is_not_null())
     fates = fates.filter(col("reason").cast(pl.String) != "not needed")
@@ -66,9 +71,9 @@ def left_out(out: Path, count: int, *, stage: str | None = None, reason: str | N
     if fates.is_empty():
         listed = "; ".join(f"{where}: {why} ({number:,})" for where, why, number in there.head(_REASONS).iter_rows())
         what = " of this stage and reason" if listed else ""
-        raise UserError(f"{out} left out no response{what}" + (f"; it has {listed}" if listed else ""))
+        raise NothingLeftOut(f"{out} left out no response{what}" + (f"; it has {listed}" if listed else ""))
     turn = col("index").cum_count().over("stage", "reason")
-    with Store(store_of(place_of(out))) as store:
+    with Store.to_read(store_of(place_of(out))) as store:
         for row in fates.with_columns(turn=turn).sort("turn", "stage", maintain_order=True).head(count).to_dicts():
             yield _read(store, settings[row["role"]], row)
 

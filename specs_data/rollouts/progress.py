@@ -81,6 +81,10 @@ class _File(logging.FileHandler):
     def handleError(self, record: logging.LogRecord) -> None:
         """As if it had been written."""
 
+    def close(self) -> None:
+        with suppress(OSError):
+            super().close()
+
 
 class _Console(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:

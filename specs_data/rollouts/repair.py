@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, cast
 
 from specs_data.errors import UserError
 from specs_data.files import put_in_place
-from specs_data.rollouts.salvage import Salvaged, salvage
+from specs_data.rollouts.salvage import Salvaged, paid_key, salvage
 from specs_data.rollouts.tables import (
     IN_ORDER,
     NUMBER,
@@ -19,8 +21,10 @@ from specs_data.rollouts.tables import (
     SCHEMA,
     STAGES,
     VERSION,
+    Damaged,
     Stage,
     is_in_order,
+    look_at,
     numbered,
     sum_of,
 )
@@ -32,11 +36,9 @@ def repaired(path: Path, damage: str) -> UserError:
     """Put all that is sound in the damaged store at `path` into a new one in its place, and say what is lost. The
     damaged file stays beside it."""
     sound = salvage(path, STAGES)
-    if not sound and _is_old(path):
-        return UserError(
-            f"{path} is damaged ({damage}), and of a release that kept no checksums by which to tell what of it is "
-            "sound: put a copy from before in its place, or take it away, and everything is asked for again"
-        )
+    old = not sound and _is_old(path)
+    if old:
+        sound = _salvage_old(path)
     if not sound:
         return UserError(f"{path} is not a store of specs-data: {damage}")
     counted = _rows_before(path)
@@ -55,11 +57,12 @@ def repaired(path: Path, damage: str) -> UserError:
         db.execute("COMMIT")
     put_in_place(fresh, Path(f"{path}{REPAIRED}"))
     finish_repair(path)
+    told = "; that release kept no checksums: what can still be read is kept as it is" if old else ""
     lost = [f"{total[stage] - kept[stage]:,} {stage}" for stage in STAGES if total[stage] > kept[stage]]
     return UserError(
         f"{path} is damaged ({damage}): {' and '.join(lost) or 'no response'} of {sum(total.values()):,} records "
-        f"on record are lost, all others are kept, and the damaged file is {path.name}.damaged; run the same command "
-        "again to go on: it asks for what is lost, and reads the pictures anew"
+        f"on record are lost, all others are kept, and the damaged file is {path.name}.damaged{told}; run the same "
+        "command again to go on: it asks for what is lost, and reads the pictures anew"
     )
 
 
@@ -68,6 +71,62 @@ def _is_old(path: Path) -> bool:
     with path.open("rb") as file:
         head = file.read(100)
     return head.startswith(b"SQLite format 3") and int.from_bytes(head[60:64]) == 1
+
+
+# By table of version 1: how many columns are its key, and which hold text.
+_OLD: dict[str, tuple[int, tuple[int, ...]]] = {
+    "settings": (1, (1,)),
+    "problems": (1, ()),
+    **dict.fromkeys(STAGES, (3, (3,))),
+}
+
+
+def _salvage_old(path: Path) -> Salvaged:
+    """What of a store of version 1 can be reached from either end of each table, and is no nonsense: its keys ascend,
+    its record is JSON and has the digest that it goes by. There are no checksums that would tell more."""
+    found = Salvaged({stage: {} for stage in STAGES}, {}, {}, {}, {}, {})
+    with TemporaryDirectory(dir=path.parent) as folder, closing(sqlite3.connect(_at_full_length(path, folder))) as db:
+        db.text_factory = bytes  # a text that is damaged would end the reading
+        found.settings.update({row[0]: row for row in _reached(db, "settings")})
+        found.problems.update({row[0]: row for row in _reached(db, "problems")})
+        for stage in STAGES:
+            found.logs[stage].update({row[:3]: row for row in _reached(db, stage)})
+        with suppress(sqlite3.Error, TypeError, ValueError):
+            for number, row in enumerate(db.execute("SELECT * FROM payments")):
+                found.payments[number] = paid_key((*map(_text, row[:3]), *row[3:]))
+    return found
+
+
+def _at_full_length(path: Path, folder: str) -> Path:
+    """A copy of a store in `folder`, as long as its head says: SQLite reads none that is shorter."""
+    for file in (path, Path(f"{path}-wal")):
+        if file.exists():
+            shutil.copy(file, folder)
+    copy = Path(folder, path.name)
+    with copy.open("r+b") as content:
+        head = content.read(100)
+        whole = int.from_bytes(head[16:18]) * int.from_bytes(head[28:32])
+        if copy.stat().st_size < whole <= 2 * path.stat().st_size:
+            content.truncate(whole)
+    return copy
+
+
+def _reached(db: sqlite3.Connection, table: str) -> Iterator[tuple[Any, ...]]:
+    keys, texts = _OLD[table]
+    for order in ("ASC", "DESC"):
+        rows: list[tuple[Any, ...]] = []
+        with suppress(sqlite3.Error):  # what it comes by until there stays
+            by = ", ".join(f"{number + 1} {order}" for number in range(keys))
+            rows.extend(db.execute(f"SELECT * FROM {table} ORDER BY {by}"))
+        rows = rows if order == "ASC" else rows[::-1]
+        for before, row, after in zip([None, *rows], rows, [*rows[1:], None], strict=False):
+            with suppress(Damaged, TypeError, AttributeError, UnicodeDecodeError):
+                if all(one[:keys] < other[:keys] for one, other in ((before, row), (row, after)) if one and other):
+                    yield look_at(table, tuple(_text(value) if n in texts else value for n, value in enumerate(row)))
+
+
+def _text(value: bytes | None) -> str | None:
+    return None if value is None else value.decode()
 
 
 def finish_repair(path: Path) -> None:

@@ -24,6 +24,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from traceback import clear_frames
 from typing import Any, NewType, NoReturn, Self
 from weakref import WeakSet
 
@@ -51,9 +52,12 @@ from specs_data.rollouts.tables import (
     encode,
     hash_of,
     is_as_left,
+    is_busy,
+    is_current,
     is_damage,
     is_in_order,
     is_old,
+    is_writable,
     migrate,
     note_as_left,
     numbered,
@@ -76,19 +80,28 @@ _decode_problem = msgspec.json.Decoder(Problem).decode
 class Store:
     """The open store of one run. Only one process can hold it; a second one gets a UserError."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, frozen: bool = False) -> None:
         self._path = path
         self._wal = Path(f"{path}-wal")
+        self._frozen = frozen
         self._failure: UserError | None = None
-        finish_repair(path)
-        self._db = connect(path, timeout=0)
+        if not frozen:
+            finish_repair(path)
+        self._db = connect(path, timeout=0, frozen=frozen)
         try:
-            self._prepare()
+            if not frozen:
+                self._prepare()
+            elif not is_current(self._db):
+                raise UserError(f"{path} is of another version of specs-data; copy the run to where it can be written")
         except (sqlite3.DatabaseError, Damaged) as error:
+            clear_frames(error.__traceback__)  # a query of theirs would keep the file locked
             self._db.close()
+            if frozen:
+                raise UserError(f"cannot read {path}: {error}") from None
             if is_damage(error):
                 raise repaired(path, one_line(str(error), 100)) from None
-            raise UserError(f"cannot open {path}: {error}; is another build running there?") from None
+            why = "is another build running there?" if is_busy(error) else "use a folder that can be written"
+            raise UserError(f"cannot open {path}: {error}; {why}") from None
         except BaseException:
             self._db.close()
             raise
@@ -100,6 +113,14 @@ class Store:
         self._recent: dict[str, bytes] = {}  # pictures, and their bytes together
         self._recent_bytes = 0
         self._cursors: WeakSet[sqlite3.Cursor] = WeakSet()
+
+    @classmethod
+    def to_read(cls, path: Path) -> Self:
+        """The store of a finished run, of which only is read: also where nothing may be written. Raises UserError
+        where there is none."""
+        if not path.is_file():
+            raise UserError(f"there is no {path}, in which the run's responses are")
+        return cls(path, frozen=not is_writable(path))
 
     def _prepare(self) -> None:
         """Lock the file, bring it to this version, and look whether it is sound."""
@@ -170,7 +191,10 @@ class Store:
             self._fail(error)
 
     def close(self) -> None:
-        """Commit and close; a store that failed is only closed."""
+        """Commit and close; a store that failed, or is only read, is only closed."""
+        if self._frozen:
+            self._db.close()
+            return
         if self._failure is None:
             self.commit()
         with suppress(sqlite3.Error):  # a query that an error cut short still reads
@@ -430,7 +454,9 @@ class Store:
 
     def _fail(self, error: Exception) -> NoReturn:
         """Nothing is written any more, and whoever tries learns why. A store that shows to be damaged is mended."""
-        if self._failure is None and is_damage(error):
+        if self._failure is None and self._frozen:
+            self._failure = UserError(f"cannot read {self._path}: {error}")
+        elif self._failure is None and is_damage(error):
             for cursor in [*self._cursors]:  # what still reads would keep the file open, and its lock
                 cursor.close()
             self._db.close()

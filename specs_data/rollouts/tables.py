@@ -7,6 +7,7 @@ look at each record where it is, byte for byte, what the last one to use it left
 from __future__ import annotations
 
 import hashlib
+import os
 import sqlite3
 import zlib
 from collections.abc import Sequence
@@ -80,6 +81,25 @@ def is_damage(error: Exception) -> bool:
     return exact or "Could not decode" in str(error)
 
 
+def is_busy(error: Exception) -> bool:
+    """Has another process the file?"""
+    return getattr(error, "sqlite_errorname", "").startswith("SQLITE_BUSY")
+
+
+def is_current(db: sqlite3.Connection) -> bool:
+    """Is the file of this version?"""
+    return int(db.execute("PRAGMA user_version").fetchone()[0]) == VERSION
+
+
+def is_writable(path: Path) -> bool:
+    """May this process write the file, and others beside it?"""
+    try:
+        os.close(os.open(path, os.O_RDWR))
+    except OSError:
+        return False
+    return os.access(path.parent, os.W_OK)
+
+
 def numbered(kind: str, number: int, key: bytes) -> tuple[str, int, bytes, int]:
     """The row that says once more what a number of settings or of a problem stands for."""
     return kind, number, key, checksum("numbers", (kind, number, key))
@@ -140,7 +160,7 @@ def migrate(db: sqlite3.Connection) -> None:
         db.execute(statement)
     for table in kept:
         if table in there:
-            rows = ((*_looked_at(table, row), sum_of(table, row)) for row in db.execute(f"SELECT * FROM old_{table}"))
+            rows = ((*look_at(table, row), sum_of(table, row)) for row in db.execute(f"SELECT * FROM old_{table}"))
             first = next(rows, None)
             if first is not None:
                 put = f"INSERT INTO {table} VALUES ({', '.join('?' * len(first))})"
@@ -151,8 +171,8 @@ def migrate(db: sqlite3.Connection) -> None:
         db.executemany(NUMBER, [numbered(kind, *row) for row in numbers])
 
 
-def _looked_at(table: str, row: tuple[Any, ...]) -> tuple[Any, ...]:
-    """A row of version 1, whose record must be JSON, and have the digest that it goes by."""
+def look_at(table: str, row: tuple[Any, ...]) -> tuple[Any, ...]:
+    """A row of version 1, whose record must be JSON, and have the digest that it goes by. Raises Damaged."""
     try:
         content = None if table == "payments" else msgspec.json.decode(row[-1])
     except (msgspec.DecodeError, UnicodeDecodeError, TypeError):
@@ -208,9 +228,12 @@ def _left(path: Path) -> _Left:
     return _Left(size, found)
 
 
-def connect(path: Path, timeout: int) -> sqlite3.Connection:
-    """A connection to the file at `path`, made where there is none. Raises UserError."""
+def connect(path: Path, timeout: int, frozen: bool = False) -> sqlite3.Connection:
+    """A connection to the file at `path`, made where there is none. One to a `frozen` file writes nothing, and takes
+    it that nobody else does. Raises UserError."""
     try:
+        if frozen:
+            return sqlite3.connect(f"{path.absolute().as_uri()}?immutable=1", uri=True)
         path.parent.mkdir(parents=True, exist_ok=True)
         return sqlite3.connect(path, isolation_level=None, timeout=timeout)
     except (OSError, sqlite3.OperationalError) as error:

@@ -51,13 +51,15 @@ _FREE = {"out", "save_every", "save_minutes", "save_dtype", "keep_checkpoints", 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without transformers' own progress bars and the deprecations that TRL trips over in it."""
+    """Without transformers' own progress bars, and what it warns of that concerns no user."""
     logs = require("transformers.utils.logging", "train")
     shown, trainer = logs.is_progress_bar_enabled(), logs.get_logger("transformers.trainer")
     logs.disable_progress_bar()
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".* is deprecated and will be removed in v6", FutureWarning)
+            # transformers 5.0 compares its checkpoints' times; their numbers, by which it goes then, are right.
+            warnings.filterwarnings("ignore", "mtime may not be reliable", UserWarning)
             trainer.addFilter(_is_news)
             yield
     finally:
