@@ -41,9 +41,11 @@ class OnDemand:
         self._asked += 1
         try:
             async with running.slots:
-                return await asked_for(running.engine.generate(request), "the engine")
+                response = await asked_for(running.engine.generate(request), "the engine")
         finally:
             self._asked -= 1
+        await asyncio.sleep(0)  # whoever waits for the slot asks before this one is looked at
+        return response
 
     async def likelihood(self, request: Request, text: str) -> Likelihood | None:
         """As the engine behind it; None where that has no log-probabilities."""
