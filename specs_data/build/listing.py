@@ -26,10 +26,10 @@ from specs_data.services import MAX_IMAGE_BYTES
 if TYPE_CHECKING:
     from specs_data.build.leakage import Leakage
 
-# The source is read ahead by so many problems, or by so many bytes of pictures; at first by a few, for the
-# model to begin with.
+# The source is read ahead by so many problems, or by so many bytes of pictures; at first by fewer, for the model to
+# begin with. While the store takes them in the loop stands still, and whoever waits for the next request with it.
 _READ_FIRST = 64
-_READ_AHEAD = 1024
+_READ_AHEAD = 128
 _READ_AHEAD_BYTES = 8_000_000
 
 
