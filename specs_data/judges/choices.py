@@ -91,7 +91,8 @@ _CLAIM = re.compile(
     r"(?:(?:answer|option|choice|letter)s?(?: letter)?(?: is| are|:)?"
     r"|\b(?i:it is|it's|rather|but|no,?|wait,?|actually,?|choose|select|pick|or))\s*[(\[]?([A-Z])(?![\w'])"
 )
-_NOT_OTHER = re.compile(r",?\s+\(?(?:not|rather than|instead of)\s+.*", re.DOTALL | re.IGNORECASE)
+_BECAUSE = re.compile(r"[\s(,]*(?:(?:because|since|as)\b|$)", re.IGNORECASE)
+_NOT_OTHER = re.compile(r",?\s+\(?(?:and )?(?:not|rather than|instead of)\s+.*", re.DOTALL | re.IGNORECASE)
 _WHICH = re.compile(
     r"(?:(?:which|that|it)\s+(?:is|equals)|i\.e\.,?|namely)\s+(.*)|.*[=≈]\s*([^=≈]+)", re.DOTALL | re.IGNORECASE
 )
@@ -183,8 +184,6 @@ def read_choice(answer: str, choices: Sequence[str]) -> Choice:
     text = _plain(answer)
     denied = {letter for found in _DENIED.finditer(text) for letter in re.findall(r"\b[A-Z]\b", found[0])}
     chosen = _read_choice(_DENIED.sub(" ", text).strip(" ,;"), choices)
-    if chosen.letters is None and (concluded := CONCLUSION.search(text)):
-        chosen = read_choice(concluded[1], choices)
     return chosen if not chosen.letters or not chosen.letters <= denied else Choice(None, chosen.said)
 
 
@@ -205,6 +204,12 @@ def _read_choice(text: str, choices: Sequence[str]) -> Choice:
             return Choice(frozenset(content) if same else None, f"{marked[1].upper()}: {marked[2]}")
     if found is None or (choices and not found[0] <= _letters(choices)):
         found = _letter_inside(text, choices)
+    if found is None and (concluded := CONCLUSION.search(text)):
+        chosen = read_choice(concluded[1], choices)
+        by_letter = chosen.letters if re.search(r"\b[A-Z]\b", concluded[1]) else None
+        if by_letter and _is_contradicted(by_letter, text[: concluded.start()], choices):
+            return Choice(None, text)
+        return chosen
     if found is None:
         content = _said_choice(text, choices)
         return Choice(frozenset(content) if content else None, f"{content}: {text}" if content else text)
@@ -246,14 +251,18 @@ def _is_contradicted(letters: frozenset[str], rest: str, choices: Sequence[str])
     last = _LAST.fullmatch(rest)
     if last and (last[2] or last[3] or last[4]) not in letters and not (choices and find_choice(rest, choices)):
         return True
-    if not choices or not rest or len(letters) > 1:
+    if not choices or len(letters) > 1 or _BECAUSE.match(rest):
         return False
     named = [(content, find_choice(content, choices)) for content in _contents_said(rest)]
     if any(letter in letters for _, letter in named):
         return False
     if any(_nearly_says(rest, _contents(tuple(choices)).get(letter, "")) for letter in letters):
         return True
-    return any(letter for _, letter in named) or any(_is_value(content, choices) for content, _ in named)
+    said_of = {type(_values(tuple(choices))[letter]) for letter in letters}
+    kinds = set(map(type, _values(tuple(choices)).values()))
+    return any(letter for _, letter in named) or any(
+        _is_value(content, kinds, said_of & {Words, Meaning}) for content, _ in named
+    )
 
 
 def _nearly_says(rest: str, content: str) -> bool:
@@ -268,19 +277,19 @@ def _contents_said(rest: str) -> Iterator[str]:
     inner = rest.strip()
     if inner[:1] == "(" and inner[-1:] == ")":
         yield inner[1:-1]
+    yield _NOT_OTHER.sub("", inner)
     if which := _WHICH.fullmatch(inner):
         yield which[1] or which[2]
     if stated := said(inner):
         yield stated
 
 
-def _is_value(content: str, choices: Sequence[str]) -> bool:
-    """Is this a value of the choices' kind, or a formula as they are, so that it must be one of them?"""
+def _is_value(content: str, kinds: set[type], worded: set[type]) -> bool:
+    """Is this a value, so that it must be one of the choices, whose `kinds` it has or which are not `worded`?"""
     value = read_value(content, True)
-    kinds = set(map(type, _values(tuple(choices)).values()))
-    if isinstance(value, Words | Meaning):
+    if isinstance(value, Words | Meaning) or not content.strip():
         return False
-    return type(value) in kinds and (
+    return (type(value) in kinds or not worded) and (
         is_structured(value) or not re.search(r"[A-Za-z]{3}", re.sub(r"\\[A-Za-z]+", "", content))
     )
 
