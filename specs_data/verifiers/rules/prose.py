@@ -75,7 +75,7 @@ _MARKS = tuple(
         ("^\\", r"\^\s*(?:\\circ|\{\s*\\circ\s*\})|\\degree(?![A-Za-z])", "°"),
         ("\\", r"\\(?:times|cdot|ast)(?![A-Za-z])", "*"),
         ("\\", r"\\div(?![A-Za-z])", "/"),
-        ("\\≃≅", r"\\(?:approx|simeq|sim)(?![A-Za-z])|≃|≅", "≈"),
+        ("\\≃≅", r"\\(?:approx|simeq|sim|cong)(?![A-Za-z])|≃|≅", "≈"),
         (
             "\\>⟶→",
             r"\\(?:therefore|implies|Rightarrow|Longrightarrow|rightarrow|to)(?![A-Za-z])|=>|⟶|→",

@@ -42,6 +42,7 @@ _NUMBER = re.compile(r"[\dπ]")
 _APART = re.compile(r"[,;.](?=\s|$)|;|(?<=[^\s(+\-*/^=≈])\s+(?=\()(?=\([^()]*=)")
 _SIDE = re.compile(r"([=≈])")
 _ATTACHED = re.compile(r"(?:[A-Za-zα-ορ-ωΑ-Ω]|\d:)$")
+_MEASURED = re.compile(r"\d\s?([A-Za-z]{1,3})\s?$")  # 3 m (2 + 1)
 _OPERATED = re.compile(r"[\d)⟩π%°]\s*[-+*/^]\s*[\d(⟨√π-]|√|π|\)\s*\(|\d\(")
 _UNCLEAN_BEFORE = re.compile(
     r"(?:[_!|\[\]{}\\<>≤≥∠△…]|\.\.|\\[a-z]+|\b(?:of|sin|cos|tan|log|ln|mod|root|than|and a))\s*$"
@@ -303,7 +304,8 @@ def _clean_before(text: str, place: int, side: str, alone: bool) -> bool:
         return False
     if side[0] == "-" and re.search(r"[\w)\]}]\s*$", before):
         return False
-    if _ATTACHED.search(before):
+    measured = _MEASURED.search(before) if side[0] == "(" else None
+    if _ATTACHED.search(before) or (measured and is_known(measured[1])):
         return False
     stripped = before.rstrip()
     if stripped and stripped[-1] in "+-*/^=√":

@@ -51,7 +51,7 @@ ADVERB = (
     r"|option|choice|应该)\b,?)*"
 )
 _BEST = r"(?:correct|right|best|proper|final|appropriate)\s+(?:option|choice|letter|statement|one|match|result|value)"
-_OF = r"\s+(?:to|for|of|from|among|in)\s[^.,:;\n]{1,80}?|\s+(?:choice|option|letter|here)"
+_OF = r"\s+(?:to|for|of|from|among|in)\s[^.,:;=\n]{1,80}?(?!\s*=)|\s+(?:choice|option|letter|here)"
 LABEL = Phrases(
     "answer solution conclusion correct right best proper final appropriate",
     rf"\b(?:answers?|solution|conclusion(?=:)|{_BEST})\b(?:{_OF})?{ADVERB}\s*{STATES}{ADVERB}\s*:?\s*"
@@ -101,7 +101,7 @@ CHECK = re.compile(
     r"|n't asked|✓|✔|验证|检验|检查|经检验|顺便",
     re.IGNORECASE,
 )
-ASIDE = re.compile(r"\([A-Za-z]{2}.*\)\W*$")
+ASIDE = re.compile(r"\([A-Za-z]{2}.*\)\W*$|where\b")
 ASKS = re.compile(
     r"\b(?:question|problem|task)\b[^.?!]{0,20}\b(?:asks?|asked|refers?|wants?)\b|\basked (?:for|about|only)\b"
     r"|题目?(?:要求|问)的?是",
