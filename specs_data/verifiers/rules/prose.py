@@ -34,7 +34,7 @@ _SIGNS = str.maketrans(_WIDE | dict(zip("₀₁₂₃₄₅₆₇₈₉", "01234
 # How things are set, and what is said by it. Most thoughts have little of it: a pattern is looked for only where one of
 # the signs (or words) before it is there.
 _MARKS = tuple(
-    (tuple(needed), re.compile(pattern, re.MULTILINE), plainly)
+    (frozenset(sign[0] for sign in needed), tuple(needed), re.compile(pattern, re.MULTILINE), plainly)
     for needed, pattern, plainly in (
         ("\\", r"\\n(?=[A-Z\d(*\s-]|\\n|$)", "\n"),  # a line break that was escaped once too often
         (
@@ -131,8 +131,9 @@ def clean(thought: str) -> str:
         text, changed = _TEXT_MACRO.subn(r" \1 ", text)
         if not changed:
             break
-    for needed, pattern, plainly in _MARKS:
-        if any(sign in text for sign in needed):
+    letters = set(text)
+    for starts, needed, pattern, plainly in _MARKS:
+        if not starts.isdisjoint(letters) and any(sign in text for sign in needed):
             text = pattern.sub(plainly, text)
     signs = [sign for sign in _UNSPELLED if sign in text]
     parts = text.split(". ") if signs else [text]

@@ -37,7 +37,7 @@ class Wanted:
         self.content = re.sub(r"^\(?[A-J][).:]\s+", "", "".join(chosen))
         self.folded = fold(self.content)
         self.quantity = None if self.kind == "text" else value_in(self.content)
-        self.cleaned = clean(self.content).strip(" .")
+        self.cleaned = cleaned(self.content).strip(" .")
         self.items = _items(self.cleaned) if self.quantity is None else ()
         self.is_yes_no = self.folded in YES_NO
 
@@ -133,6 +133,9 @@ class Wanted:
         return names(text, self.content, self.cleaned)
 
 
+cleaned = lru_cache(4096)(clean)  # for choices, which each sentence is compared with
+
+
 @lru_cache(4096)
 def squeezed(text: str) -> str:
     """`text` as the judge folds it, without blanks."""
@@ -174,7 +177,7 @@ def named_choices(text: str, choices: Sequence[str]) -> frozenset[str]:
         short = _WITH_ABBREVIATION.sub("", content)
         if is_letter or not content:
             continue
-        if names(text, content, clean(content).strip(" .")) or (short != content and names(text, short, short)):
+        if names(text, content, cleaned(content).strip(" .")) or (short != content and names(text, short, short)):
             found[chr(ord("A") + number)] = fold(content)
     return frozenset(
         letter for letter, said in found.items() if not any(said != other and said in other for other in found.values())
