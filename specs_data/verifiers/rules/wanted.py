@@ -81,11 +81,11 @@ class Wanted:
         return None
 
     def _is_of_its_letter(self, content: str) -> bool:
-        """Is what stands after a letter not another choice?"""
+        """Is what stands after a letter, up to a comma, not another choice?"""
         letter = LEADING.match(content)
-        said = squeezed(content[letter.end() :].strip(" .:)")) if letter else ""
-        others = (squeezed(one) for one in self.contents if one != self.content)
-        return not (said and said != squeezed(self.content) and said in others)
+        rest = content[letter.end() :] if letter else ""
+        said = {squeezed(one.strip(" .:)")) for one in (rest, rest.partition(",")[0])} - {"", squeezed(self.content)}
+        return said.isdisjoint(squeezed(one) for one in self.contents if one != self.content)
 
     def is_all_of(self, text: str) -> bool:
         """Is `text` the answer, a letter, or a choice with or without its letter, and no more?"""
