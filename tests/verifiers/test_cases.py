@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 from typer.testing import CliRunner
 
 from specs_data.cli import app
 from specs_data.errors import UserError
-from specs_data.measure.verifier_score import kappa, read_cases, score_on
+from specs_data.measure.verifier_score import Labelled, kappa, read_cases, score_on
 from specs_data.plugins import Verifier
 from specs_data.records import Judged, Verdict
 from specs_data.verifiers.none import NoVerifier
@@ -21,6 +23,24 @@ from specs_data.verifiers.several import KeepUndecided, SeveralVerifiers
 CASES = Path(__file__).parent.parent / "cases" / "verify.jsonl"
 GIVEN = read_cases(str(CASES))
 SHIPPED = read_cases("prose")
+
+
+def end_on_another(case: Labelled) -> Labelled | None:
+    """The case with the last mention of its answer made another number or letter."""
+    problem, answer = case.judged.sample.problem, case.judged.judgement.answer or ""
+    text = case.judged.sample.response.text
+    thought, opening, rest = text.partition("</think>")
+    mention = re.compile(rf"(?<![\w.,-]){re.escape(answer)}(?![\w]|[.,]\d)")
+    found = list(mention.finditer(thought))
+    is_choice = problem.answer_type == "multiple_choice"
+    if not found or (is_choice and not problem.choices):
+        return None
+    last = len(problem.choices) - 1
+    other = chr(ord("A") + last - (answer == chr(ord("A") + last))) if is_choice else str(int(float(answer)) + 3)
+    thought = thought[: found[-1].start()] + other + thought[found[-1].end() :]
+    response = replace(case.judged.sample.response, text=thought + opening + rest)
+    sample = replace(case.judged.sample, response=response)
+    return replace(case, consistent=False, judged=replace(case.judged, sample=sample))
 
 
 class Says:
@@ -56,6 +76,17 @@ async def test_the_shipped_cases_are_told_in_most_styles() -> None:
         score = await score_on(RulesVerifier(), half)
         assert (score.recall or 0) > 0.9
         assert (score.caught or 0) > 0.9
+
+
+@pytest.mark.parametrize("is_choice", [False, True])
+async def test_a_thought_that_ends_on_another_answer_is_not_kept(is_choice: bool) -> None:
+    """Sound thoughts, with the last mention of their number or letter made another one."""
+    answer = r"[A-E]" if is_choice else r"-?\d+(?:\.\d+)?"
+    sound = [one for one in SHIPPED if one.consistent and re.fullmatch(answer, one.judged.judgement.answer or "")]
+    changed = [one for one in map(end_on_another, sound) if one]
+    assert len(changed) > 50
+    score = await score_on(RulesVerifier(), changed)
+    assert (score.caught or 0) > 0.94
 
 
 @pytest.mark.parametrize("file", ["no", "bad"])
