@@ -26,20 +26,14 @@ SHIPPED = read_cases("prose")
 
 
 def end_on_another(case: Labelled) -> Labelled | None:
-    """The case with the last mention of its answer made another number or letter."""
-    problem, answer = case.judged.sample.problem, case.judged.judgement.answer or ""
-    text = case.judged.sample.response.text
-    thought, opening, rest = text.partition("</think>")
-    mention = re.compile(rf"(?<![\w.,-]){re.escape(answer)}(?![\w]|[.,]\d)")
-    found = list(mention.finditer(thought))
-    is_choice = problem.answer_type == "multiple_choice"
-    if not found or (is_choice and not problem.choices):
+    """The case with the last mention of its answer made another number."""
+    answer, response = case.judged.judgement.answer or "", case.judged.sample.response
+    thought, opening, rest = response.text.partition("</think>")
+    found = list(re.finditer(rf"(?<![\w.,-]){re.escape(answer)}(?![\w]|[.,]\d)", thought))
+    if not found:
         return None
-    last = len(problem.choices) - 1
-    other = chr(ord("A") + last - (answer == chr(ord("A") + last))) if is_choice else str(int(float(answer)) + 3)
-    thought = thought[: found[-1].start()] + other + thought[found[-1].end() :]
-    response = replace(case.judged.sample.response, text=thought + opening + rest)
-    sample = replace(case.judged.sample, response=response)
+    thought = f"{thought[: found[-1].start()]}{int(float(answer)) + 3}{thought[found[-1].end() :]}"
+    sample = replace(case.judged.sample, response=replace(response, text=thought + opening + rest))
     return replace(case, consistent=False, judged=replace(case.judged, sample=sample))
 
 
@@ -78,15 +72,12 @@ async def test_the_shipped_cases_are_told_in_most_styles() -> None:
         assert (score.caught or 0) > 0.9
 
 
-@pytest.mark.parametrize("is_choice", [False, True])
-async def test_a_thought_that_ends_on_another_answer_is_not_kept(is_choice: bool) -> None:
-    """Sound thoughts, with the last mention of their number or letter made another one."""
-    answer = r"[A-E]" if is_choice else r"-?\d+(?:\.\d+)?"
-    sound = [one for one in SHIPPED if one.consistent and re.fullmatch(answer, one.judged.judgement.answer or "")]
-    changed = [one for one in map(end_on_another, sound) if one]
-    assert len(changed) > 50
-    score = await score_on(RulesVerifier(), changed)
-    assert (score.caught or 0) > 0.94
+async def test_a_thought_that_ends_on_another_number_is_not_kept() -> None:
+    """Sound thoughts, with the last mention of the answer made another number."""
+    numbers = [one for one in SHIPPED if re.fullmatch(r"-?\d+(?:\.\d+)?", one.judged.judgement.answer or "")]
+    changed = [changed for one in numbers if one.consistent and (changed := end_on_another(one))]
+    assert len(changed) > 100
+    assert ((await score_on(RulesVerifier(), changed)).caught or 0) > 0.94
 
 
 @pytest.mark.parametrize("file", ["no", "bad"])

@@ -185,7 +185,9 @@ COMPARES = re.compile(
     r"|hence)\b|n't\b|比|不|只有|最|而|因此|所以|故",
     re.IGNORECASE,
 )
-SUPPOSED = re.compile(r"\b(?:would|could|might|if|trap|distract\w+|tempt\w+)\b|如果|会", re.IGNORECASE)
+SUPPOSED = re.compile(
+    r"\b(?:would|could|might|if|note|otherwise|by the way|trap|distract\w+|tempt\w+)\b|如果|会", re.IGNORECASE
+)
 BUT = re.compile(r"(?:,|;)?\s+(?:but|however|yet)\s|但是?|而要?求", re.IGNORECASE)
 IMAGINARY = re.compile(r"imaginary|complex|no real|undefined|\bi\b", re.IGNORECASE)
 HYPOTHETICAL = re.compile(r"\b(?:if|suppose|try|guess)\b|≠|\\ne", re.IGNORECASE)
