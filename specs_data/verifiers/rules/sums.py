@@ -351,9 +351,10 @@ def _spoken(text: str) -> list[Term]:
     found = []
     end = 0
     for start in starts_of(sorted(_NUMBER_NAMES), text):
-        spoken = _SPOKEN.match(text, start) if start >= end else None
-        if spoken and (quantity := read_quantity(spoken.group().lower())):
-            found.append(Term(spoken.start(), spoken.end(), spoken.group(), quantity.value))
-            end = spoken.end()
+        if start < end or not (spoken := _SPOKEN.match(text, start)):
+            continue
+        end = spoken.end()
+        if quantity := read_quantity(spoken.group().lower()):
+            found.append(Term(start, end, spoken.group(), quantity.value))
     found += [Term(one.start(), one.end(), one[1], Fraction(_CHINESE[one[1]])) for one in _COUNTED.finditer(text)]
     return found

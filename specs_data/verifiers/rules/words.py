@@ -109,7 +109,7 @@ ASKS = re.compile(
 )
 TABLE_ROW = re.compile(r" ; .* ; ")
 CHECKS_FROM_HERE = re.compile(
-    r"^\W*(?:(?:now|and),? )?(?:(?:let me|let's|let us|we|I|to|I'll|we can) (?:now |also |quickly |can )?"
+    r"^[^\w\n]{0,9}(?:(?:now|and),? )?(?:(?:let me|let's|let us|we|I|to|I'll|we can) (?:now |also |quickly |can )?"
     r"(?:double[- ]?check|verify|check|test|confirm)|verif(?:y|ication)|(?:double[- ]?)?check(?:ing)?"
     r"|(?:for|as) a (?:quick )?check)\b"
     r"|(?<=[.!?] )(?:let me|let's|let us|I'll|we can|to) (?:now |also |quickly )?"
@@ -188,7 +188,7 @@ COMPARES = re.compile(
 SUPPOSED = re.compile(
     r"\b(?:would|could|might|if|note|otherwise|by the way|trap|distract\w+|tempt\w+)\b|如果|会", re.IGNORECASE
 )
-BUT = re.compile(r"(?:,|;)?\s+(?:but|however|yet)\s|但是?|而要?求", re.IGNORECASE)
+BUT = re.compile(r"[,;]?\s{1,3}(?:but|however|yet)\s|但是?|而要?求", re.IGNORECASE)
 IMAGINARY = re.compile(r"imaginary|complex|no real|undefined|\bi\b", re.IGNORECASE)
 HYPOTHETICAL = re.compile(r"\b(?:if|suppose|try|guess)\b|≠|\\ne", re.IGNORECASE)
 TAKEN_BACK = re.compile(
