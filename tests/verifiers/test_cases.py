@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 from typer.testing import CliRunner
 
 from specs_data.cli import app
 from specs_data.errors import UserError
-from specs_data.measure.verifier_score import kappa, read_cases, score_on
+from specs_data.measure.verifier_score import Labelled, kappa, read_cases, score_on
 from specs_data.plugins import Verifier
 from specs_data.records import Judged, Verdict
 from specs_data.verifiers.none import NoVerifier
@@ -21,6 +23,18 @@ from specs_data.verifiers.several import KeepUndecided, SeveralVerifiers
 CASES = Path(__file__).parent.parent / "cases" / "verify.jsonl"
 GIVEN = read_cases(str(CASES))
 SHIPPED = read_cases("prose")
+
+
+def end_on_another(case: Labelled) -> Labelled | None:
+    """The case with the last mention of its answer made another number."""
+    answer, response = case.judged.judgement.answer or "", case.judged.sample.response
+    thought, opening, rest = response.text.partition("</think>")
+    found = list(re.finditer(rf"(?<![\w.,-]){re.escape(answer)}(?![\w]|[.,]\d)", thought))
+    if not found:
+        return None
+    thought = f"{thought[: found[-1].start()]}{int(float(answer)) + 3}{thought[found[-1].end() :]}"
+    sample = replace(case.judged.sample, response=replace(response, text=thought + opening + rest))
+    return replace(case, consistent=False, judged=replace(case.judged, sample=sample))
 
 
 class Says:
@@ -56,6 +70,14 @@ async def test_the_shipped_cases_are_told_in_most_styles() -> None:
         score = await score_on(RulesVerifier(), half)
         assert (score.recall or 0) > 0.9
         assert (score.caught or 0) > 0.9
+
+
+async def test_a_thought_that_ends_on_another_number_is_not_kept() -> None:
+    """Sound thoughts, with the last mention of the answer made another number."""
+    numbers = [one for one in SHIPPED if re.fullmatch(r"-?\d+(?:\.\d+)?", one.judged.judgement.answer or "")]
+    changed = [changed for one in numbers if one.consistent and (changed := end_on_another(one))]
+    assert len(changed) > 100
+    assert ((await score_on(RulesVerifier(), changed)).caught or 0) > 0.94
 
 
 @pytest.mark.parametrize("file", ["no", "bad"])

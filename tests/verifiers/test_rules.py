@@ -147,7 +147,22 @@ async def test_any_thought_gets_a_verdict(thought: str, answer: str, kind: Answe
 
 
 @pytest.mark.parametrize(
-    "piece", ["1+", "1 + 1 = 2 ", "the answer is 5 ", r"\boxed{5}", "= 5 ", "A. ", "{", " ", "1,1", "no "]
+    "piece",
+    [
+        "1+",
+        "1 + 1 = 2 ",
+        "the answer is 5 ",
+        r"\boxed{5}",
+        "= 5 ",
+        "A. ",
+        "{",
+        " ",
+        "1,1",
+        "no ",
+        "\n(1) ",
+        "$$ ",
+        "seven ",
+    ],
 )
 async def test_a_long_thought_takes_no_second(piece: str) -> None:
     started = time.process_time()

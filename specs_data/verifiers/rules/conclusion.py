@@ -127,7 +127,7 @@ def conclude(thought: Thought) -> Conclusion | None:
 
 def _chooses(thought: Thought, sentence: Sentence) -> bool:
     """Does a sentence say of one choice, by its letter, that it is the one?"""
-    is_other = DENIAL.search(sentence.text) or CHECK.search(sentence.text) or SUPPOSED.search(sentence.text)
+    is_other = DENIAL.search(sentence.text) or SUPPOSED.search(sentence.text)
     return len(option_letters(sentence.text, thought.wanted.choices)) == 1 and not is_other
 
 

@@ -34,7 +34,7 @@ _SIGNS = str.maketrans(_WIDE | dict(zip("₀₁₂₃₄₅₆₇₈₉", "01234
 # How things are set, and what is said by it. Most thoughts have little of it: a pattern is looked for only where one of
 # the signs (or words) before it is there.
 _MARKS = tuple(
-    (tuple(needed), re.compile(pattern, re.MULTILINE), plainly)
+    (frozenset(sign[0] for sign in needed), tuple(needed), re.compile(pattern, re.MULTILINE), plainly)
     for needed, pattern, plainly in (
         ("\\", r"\\n(?=[A-Z\d(*\s-]|\\n|$)", "\n"),  # a line break that was escaped once too often
         (
@@ -60,9 +60,9 @@ _MARKS = tuple(
         ("\\", r"\\begin\{[^{}]{1,20}\}(?:\[\w\])?|\\end\{[^{}]{1,20}\}|\\\\(?:\[\w{1,6}\])?", "\n"),
         ("&", r"(?<!\\)&", " "),
         # A display stands within its sentence.
-        (("$$",), r"\s*\$\$\s*([^$]{1,2000}?)\s*\$\$", r" \1"),
-        (("\\[", "$$"), r"\s*(?:\\\[|\$\$)\s*", " "),
-        (("\\]",), r"\s*\\\](?:\s*\n)?", "\n"),
+        (("$$",), r"\s{0,9}\$\$\s{0,9}([^$]{1,2000}?)\s{0,9}\$\$", r" \1"),
+        (("\\[", "$$"), r"\s{0,9}(?:\\\[|\$\$)\s{0,9}", " "),
+        (("\\]",), r"\s{0,9}\\\](?:\s{0,9}\n)?", "\n"),
         ("\\", r"\\[()]", ""),
         ("$", r"\\\$|\$", ""),
         ("\\", r"\\%", "%"),
@@ -75,7 +75,7 @@ _MARKS = tuple(
         ("^\\", r"\^\s*(?:\\circ|\{\s*\\circ\s*\})|\\degree(?![A-Za-z])", "°"),
         ("\\", r"\\(?:times|cdot|ast)(?![A-Za-z])", "*"),
         ("\\", r"\\div(?![A-Za-z])", "/"),
-        ("\\≃≅", r"\\(?:approx|simeq|sim)(?![A-Za-z])|≃|≅", "≈"),
+        ("\\≃≅", r"\\(?:approx|simeq|sim|cong)(?![A-Za-z])|≃|≅", "≈"),
         (
             "\\>⟶→",
             r"\\(?:therefore|implies|Rightarrow|Longrightarrow|rightarrow|to)(?![A-Za-z])|=>|⟶|→",
@@ -131,8 +131,9 @@ def clean(thought: str) -> str:
         text, changed = _TEXT_MACRO.subn(r" \1 ", text)
         if not changed:
             break
-    for needed, pattern, plainly in _MARKS:
-        if any(sign in text for sign in needed):
+    letters = set(text)
+    for starts, needed, pattern, plainly in _MARKS:
+        if not starts.isdisjoint(letters) and any(sign in text for sign in needed):
             text = pattern.sub(plainly, text)
     signs = [sign for sign in _UNSPELLED if sign in text]
     parts = text.split(". ") if signs else [text]

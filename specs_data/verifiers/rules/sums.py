@@ -42,6 +42,7 @@ _NUMBER = re.compile(r"[\dπ]")
 _APART = re.compile(r"[,;.](?=\s|$)|;|(?<=[^\s(+\-*/^=≈])\s+(?=\()(?=\([^()]*=)")
 _SIDE = re.compile(r"([=≈])")
 _ATTACHED = re.compile(r"(?:[A-Za-zα-ορ-ωΑ-Ω]|\d:)$")
+_MEASURED = re.compile(r"\d\s?([A-Za-z]{1,3})\s?$")  # 3 m (2 + 1)
 _OPERATED = re.compile(r"[\d)⟩π%°]\s*[-+*/^]\s*[\d(⟨√π-]|√|π|\)\s*\(|\d\(")
 _UNCLEAN_BEFORE = re.compile(
     r"(?:[_!|\[\]{}\\<>≤≥∠△…]|\.\.|\\[a-z]+|\b(?:of|sin|cos|tan|log|ln|mod|root|than|and a))\s*$"
@@ -303,7 +304,8 @@ def _clean_before(text: str, place: int, side: str, alone: bool) -> bool:
         return False
     if side[0] == "-" and re.search(r"[\w)\]}]\s*$", before):
         return False
-    if _ATTACHED.search(before):
+    measured = _MEASURED.search(before) if side[0] == "(" else None
+    if _ATTACHED.search(before) or (measured and is_known(measured[1])):
         return False
     stripped = before.rstrip()
     if stripped and stripped[-1] in "+-*/^=√":
@@ -349,9 +351,10 @@ def _spoken(text: str) -> list[Term]:
     found = []
     end = 0
     for start in starts_of(sorted(_NUMBER_NAMES), text):
-        spoken = _SPOKEN.match(text, start) if start >= end else None
-        if spoken and (quantity := read_quantity(spoken.group().lower())):
-            found.append(Term(spoken.start(), spoken.end(), spoken.group(), quantity.value))
-            end = spoken.end()
+        if start < end or not (spoken := _SPOKEN.match(text, start)):
+            continue
+        end = spoken.end()
+        if quantity := read_quantity(spoken.group().lower()):
+            found.append(Term(start, end, spoken.group(), quantity.value))
     found += [Term(one.start(), one.end(), one[1], Fraction(_CHINESE[one[1]])) for one in _COUNTED.finditer(text)]
     return found

@@ -37,7 +37,7 @@ class Wanted:
         self.content = re.sub(r"^\(?[A-J][).:]\s+", "", "".join(chosen))
         self.folded = fold(self.content)
         self.quantity = None if self.kind == "text" else value_in(self.content)
-        self.cleaned = clean(self.content).strip(" .")
+        self.cleaned = cleaned(self.content).strip(" .")
         self.items = _items(self.cleaned) if self.quantity is None else ()
         self.is_yes_no = self.folded in YES_NO
 
@@ -81,11 +81,11 @@ class Wanted:
         return None
 
     def _is_of_its_letter(self, content: str) -> bool:
-        """Is what stands after a letter not another choice?"""
+        """Is what stands after a letter, up to a comma, not another choice?"""
         letter = LEADING.match(content)
-        said = squeezed(content[letter.end() :].strip(" .:)")) if letter else ""
-        others = (squeezed(one) for one in self.contents if one != self.content)
-        return not (said and said != squeezed(self.content) and said in others)
+        rest = content[letter.end() :] if letter else ""
+        said = {squeezed(one.strip(" .:)")) for one in (rest, rest.partition(",")[0])} - {"", squeezed(self.content)}
+        return said.isdisjoint(squeezed(one) for one in self.contents if one != self.content)
 
     def is_all_of(self, text: str) -> bool:
         """Is `text` the answer, a letter, or a choice with or without its letter, and no more?"""
@@ -133,6 +133,9 @@ class Wanted:
         return names(text, self.content, self.cleaned)
 
 
+cleaned = lru_cache(4096)(clean)  # for choices, which each sentence is compared with
+
+
 @lru_cache(4096)
 def squeezed(text: str) -> str:
     """`text` as the judge folds it, without blanks."""
@@ -174,7 +177,7 @@ def named_choices(text: str, choices: Sequence[str]) -> frozenset[str]:
         short = _WITH_ABBREVIATION.sub("", content)
         if is_letter or not content:
             continue
-        if names(text, content, clean(content).strip(" .")) or (short != content and names(text, short, short)):
+        if names(text, content, cleaned(content).strip(" .")) or (short != content and names(text, short, short)):
             found[chr(ord("A") + number)] = fold(content)
     return frozenset(
         letter for letter, said in found.items() if not any(said != other and said in other for other in found.values())

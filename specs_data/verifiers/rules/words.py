@@ -51,7 +51,7 @@ ADVERB = (
     r"|option|choice|应该)\b,?)*"
 )
 _BEST = r"(?:correct|right|best|proper|final|appropriate)\s+(?:option|choice|letter|statement|one|match|result|value)"
-_OF = r"\s+(?:to|for|of|from|among|in)\s[^.,:;\n]{1,80}?|\s+(?:choice|option|letter|here)"
+_OF = r"\s+(?:to|for|of|from|among|in)\s[^.,:;=\n]{1,80}?(?!\s*=)|\s+(?:choice|option|letter|here)"
 LABEL = Phrases(
     "answer solution conclusion correct right best proper final appropriate",
     rf"\b(?:answers?|solution|conclusion(?=:)|{_BEST})\b(?:{_OF})?{ADVERB}\s*{STATES}{ADVERB}\s*:?\s*"
@@ -101,7 +101,7 @@ CHECK = re.compile(
     r"|n't asked|✓|✔|验证|检验|检查|经检验|顺便",
     re.IGNORECASE,
 )
-ASIDE = re.compile(r"\([A-Za-z]{2}.*\)\W*$")
+ASIDE = re.compile(r"\([A-Za-z]{2}.*\)\W*$|where\b")
 ASKS = re.compile(
     r"\b(?:question|problem|task)\b[^.?!]{0,20}\b(?:asks?|asked|refers?|wants?)\b|\basked (?:for|about|only)\b"
     r"|题目?(?:要求|问)的?是",
@@ -109,7 +109,7 @@ ASKS = re.compile(
 )
 TABLE_ROW = re.compile(r" ; .* ; ")
 CHECKS_FROM_HERE = re.compile(
-    r"^\W*(?:(?:now|and),? )?(?:(?:let me|let's|let us|we|I|to|I'll|we can) (?:now |also |quickly |can )?"
+    r"^[^\w\n]{0,9}(?:(?:now|and),? )?(?:(?:let me|let's|let us|we|I|to|I'll|we can) (?:now |also |quickly |can )?"
     r"(?:double[- ]?check|verify|check|test|confirm)|verif(?:y|ication)|(?:double[- ]?)?check(?:ing)?"
     r"|(?:for|as) a (?:quick )?check)\b"
     r"|(?<=[.!?] )(?:let me|let's|let us|I'll|we can|to) (?:now |also |quickly )?"
@@ -185,8 +185,10 @@ COMPARES = re.compile(
     r"|hence)\b|n't\b|比|不|只有|最|而|因此|所以|故",
     re.IGNORECASE,
 )
-SUPPOSED = re.compile(r"\b(?:would|could|might|if|trap|distract\w+|tempt\w+)\b|如果|会", re.IGNORECASE)
-BUT = re.compile(r"(?:,|;)?\s+(?:but|however|yet)\s|但是?|而要?求", re.IGNORECASE)
+SUPPOSED = re.compile(
+    r"\b(?:would|could|might|if|note|otherwise|by the way|trap|distract\w+|tempt\w+)\b|如果|会", re.IGNORECASE
+)
+BUT = re.compile(r"[,;]?\s{1,3}(?:but|however|yet)\s|但是?|而要?求", re.IGNORECASE)
 IMAGINARY = re.compile(r"imaginary|complex|no real|undefined|\bi\b", re.IGNORECASE)
 HYPOTHETICAL = re.compile(r"\b(?:if|suppose|try|guess)\b|≠|\\ne", re.IGNORECASE)
 TAKEN_BACK = re.compile(
