@@ -143,18 +143,8 @@ _ODD = str.maketrans(
         **dict.fromkeys("×·⋅∙", "*"),
         **dict.fromkeys("‘’′", "'"),
         **dict.fromkeys("“”″", '"'),
-        **{
-            "∞": "\\infty ",
-            "÷": "/",
-            "⁄": "/",
-            "µ": "μ",
-            "\u2126": "Ω",
-            "\u212a": "K",
-            "\u212b": "Å",
-            "º": "°",
-            "℃": "°C",
-            "℉": "°F",
-        },
+        **{"∞": "\\infty ", "÷": "/", "⁄": "/", "µ": "μ", "\u2126": "Ω", "\u212a": "K", "\u212b": "Å"},
+        **{"º": "°", "℃": "°C", "℉": "°F"},
         **{"。": ".", "、": ",", "∶": ":", "或": " or ", "和": " and "},
         **{"½": " 1/2", "⅓": " 1/3", "⅔": " 2/3", "¼": " 1/4", "¾": " 3/4", "⅛": " 1/8"},
         **_WIDE,
@@ -313,11 +303,7 @@ def _plain_latex(text: str) -> str:
 def _stated(part: str) -> str | None:
     """What an answer part states: its last box, what follows its last label, or all of it."""
     part = part[-READ_AT_MOST:]
-    only = _ONLY_BOX.fullmatch(part)
-    if only:
-        return only[1].strip() or None
-    box = _last_box(part)
-    if box:
+    if box := _last_box(part):
         return box[1]
     return _after_label(part) or part.strip() or None
 

@@ -122,8 +122,7 @@ def listed_choices(question: str) -> tuple[str, ...]:
 def read_letters(text: str) -> tuple[frozenset[str], str] | None:
     """The letters that `text` begins with and what it says after them, or None where it chooses none."""
     text = _without_lead(_plain(text))
-    bare = _BARE.fullmatch(text)
-    if bare:
+    if bare := _BARE.fullmatch(text):
         return frozenset(bare[1].upper()), ""
     if _SEVERAL.fullmatch(text):
         return frozenset(re.findall(r"[A-Z]", text)), ""
@@ -143,20 +142,18 @@ def find_choice(text: str, choices: Sequence[str]) -> str | None:
     found = _spelled(text, choices)
     if not found:
         value = read_value(plain(text).removesuffix(" one"), True)
-        found = [letter for letter, content in _values(tuple(choices)).items() if _is_same(content, value)]
+        found = [letter for letter, content in _listed(tuple(choices)).items() if _is_same(content.value, value)]
     return found[0] if len(found) == 1 else None
 
 
 def _spelled(text: str, choices: Sequence[str]) -> list[str]:
     written = spelling(text)
-    return [letter for letter, content in _spellings(tuple(choices)).items() if content == written]
+    return [letter for letter, content in _listed(tuple(choices)).items() if content.spelling == written]
 
 
 def _is_same(content: Value, value: Value) -> bool:
     """Formulas that are spelled alike have been found before; no others can be told here."""
-    if isinstance(content, Formula) or isinstance(value, Formula):
-        return False
-    return bool(same_value(content, value, lambda *_: None))
+    return not isinstance(value, Formula) and bool(same_value(content, value, lambda *_: None))
 
 
 def gold_letters(gold: str, choices: Sequence[str]) -> frozenset[str] | str:
@@ -256,13 +253,11 @@ def _is_contradicted(letters: frozenset[str], rest: str, choices: Sequence[str])
     named = [(content, find_choice(content, choices)) for content in _contents_said(rest)]
     if any(letter in letters for _, letter in named):
         return False
-    if any(_nearly_says(rest, _contents(tuple(choices)).get(letter, "")) for letter in letters):
+    if any(_nearly_says(rest, content_of(letter, choices)) for letter in letters):
         return True
-    said_of = {type(_values(tuple(choices))[letter]) for letter in letters}
-    kinds = set(map(type, _values(tuple(choices)).values()))
-    return any(letter for _, letter in named) or any(
-        _is_value(content, kinds, said_of & {Words, Meaning}) for content, _ in named
-    )
+    kinds = {letter: type(content.value) for letter, content in _listed(tuple(choices)).items()}
+    worded = any(kinds[letter] in (Words, Meaning) for letter in letters)
+    return any(letter or _is_value(content, {*kinds.values()}, worded) for content, letter in named)
 
 
 def _nearly_says(rest: str, content: str) -> bool:
@@ -284,7 +279,7 @@ def _contents_said(rest: str) -> Iterator[str]:
         yield stated
 
 
-def _is_value(content: str, kinds: set[type], worded: set[type]) -> bool:
+def _is_value(content: str, kinds: set[type], worded: bool) -> bool:
     """Is this a value, so that it must be one of the choices, whose `kinds` it has or which are not `worded`?"""
     value = read_value(content, True)
     if isinstance(value, Words | Meaning) or not content.strip():
@@ -311,41 +306,37 @@ def _only_named(text: str, choices: Sequence[str]) -> str | None:
     text = _NOT_OTHER.sub("", text)
     if _DOUBT.search(text):
         return None
-    contents = {letter: fold(said) for letter, said in _contents(tuple(choices)).items() if len(said) > 2}
+    contents = {letter: fold(one.text) for letter, one in _listed(tuple(choices)).items() if len(one.text) > 2}
     sentence = fold(text)
-    named = {
-        letter: content
-        for letter, content in contents.items()
-        if re.search(rf"(?<![a-z\d]){re.escape(content)}(?![a-z\d])", sentence)
-    }
-    longest = [one for one in named if not any(named[one] in other for other in named.values() if other != named[one])]
-    return longest[0] if len(longest) == 1 and isinstance(_values(tuple(choices))[longest[0]], Words) else None
+    named = [one for one in contents.values() if re.search(rf"(?<![a-z\d]){re.escape(one)}(?![a-z\d])", sentence)]
+    longest = [one for one in named if not any(one in other for other in named if other != one)]
+    found = [letter for letter, content in contents.items() if longest == [content]]
+    return found[0] if found and isinstance(_listed(tuple(choices))[found[0]].value, Words) else None
 
 
 def content_of(letter: str, choices: Sequence[str]) -> str:
     """What the choice of this letter says, without its letter; empty for none."""
-    return _contents(tuple(choices)).get(letter, "")
+    return _listed(tuple(choices))[letter].text if letter in _letters(choices) else ""
 
 
 def _letters(choices: Sequence[str]) -> frozenset[str]:
     return _FIRST[min(len(choices), len(ascii_uppercase))]
 
 
+class _Content(Struct, frozen=True):
+    """What a choice says, its spelling and its value."""
+
+    text: str
+    spelling: str
+    value: Value
+
+
 @lru_cache(maxsize=1024)
-def _contents(choices: tuple[str, ...]) -> dict[str, str]:
+def _listed(choices: tuple[str, ...]) -> dict[str, _Content]:
     """The content of each letter; a choice may carry its letter: `(A) red`."""
     prefixes = [_PREFIX.match(choice) for choice in choices]
     letters = [chr(ord("A") + number) for number in range(len(choices))]
     if all(prefix and prefix[1] == letter for prefix, letter in zip(prefixes, letters, strict=True)):
         choices = tuple(choice[prefix.end() :] for choice, prefix in zip(choices, prefixes, strict=True) if prefix)
-    return dict(zip(letters, choices, strict=True))
-
-
-@lru_cache(maxsize=1024)
-def _spellings(choices: tuple[str, ...]) -> dict[str, str]:
-    return {letter: spelling(content) for letter, content in _contents(choices).items()}
-
-
-@lru_cache(maxsize=1024)
-def _values(choices: tuple[str, ...]) -> dict[str, Value]:
-    return {letter: read_value(content, True) for letter, content in _contents(choices).items()}
+    contents = (_Content(text, spelling(text), read_value(text, True)) for text in choices)
+    return dict(zip(letters, contents, strict=True))

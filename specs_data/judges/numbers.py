@@ -81,25 +81,21 @@ _CONSTANT_ENDS = re.compile(r"\s*(?:[A-Za-zμΩ°%$€£]|$)")
 _RAISED = re.compile(r"\^\((\d)\)")
 _ALGEBRA = re.compile(r"\s*[A-Za-ln-zΩ](?![A-Za-z]).*")  # also of 2π h, where h may well be a height
 
+_SCALES_DOWN = sorted(_SCALES.items(), key=lambda scale: -scale[1])
 _ONES = (
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
     "eighteen nineteen"
 )
 _TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
-_WORDS = {word: value for value, word in enumerate(_ONES.split())} | {
-    word: 10 * tens for tens, word in enumerate(_TENS.split(), start=2)
+_WORDS = dict(zip(_ONES.split(), range(20), strict=True)) | dict(zip(_TENS.split(), range(20, 100, 10), strict=True))
+_NTHS = "third fourth fifth sixth seventh eighth ninth tenth"
+_ORDINALS = dict(zip(_NTHS.split(), range(3, 11), strict=True)) | {
+    "quarter": 4,
+    "twelfth": 12,
+    "hundredth": 100,
+    "thousandth": 1000,
 }
-_ORDINALS = "third fourth fifth sixth seventh eighth ninth tenth"
-_PARTS = {"half": 2, "halves": 2, "quarter": 4, "quarters": 4} | {
-    part + plural: value
-    for value, part in (
-        *enumerate(_ORDINALS.split(), start=3),
-        (12, "twelfth"),
-        (100, "hundredth"),
-        (1000, "thousandth"),
-    )
-    for plural in ("", "s")
-}
+_PARTS = {"half": 2, "halves": 2} | _ORDINALS | {f"{part}s": value for part, value in _ORDINALS.items()}
 _SPOKEN = frozenset((*_WORDS, *_SCALES, *_PARTS, "and", "a", "an", "point"))
 _PART = re.compile(rf"\s+({'|'.join(_PARTS)})(?![A-Za-z])", re.IGNORECASE)
 
@@ -336,11 +332,7 @@ def _without_percent(number: Quantity) -> Quantity:
 
 
 def _terminates(value: Fraction) -> bool:
-    rest = value.denominator
-    for prime in (2, 5):
-        while rest % prime == 0:
-            rest //= prime
-    return rest == 1
+    return pow(10, value.denominator.bit_length(), value.denominator) == 0
 
 
 def _read_words(text: str) -> Quantity | None:
@@ -350,7 +342,7 @@ def _read_words(text: str) -> Quantity | None:
     words = text.replace("-", " ").split()
     spoken = [word.lower() for word in takewhile(lambda word: word.lower() in _SPOKEN, words)]
     value = _spoken(spoken) if spoken else None
-    unit = None if value is None else read_unit(" " + " ".join(words[len(spoken) :]))
+    unit = read_unit(" " + " ".join(words[len(spoken) :]))
     return None if value is None or unit is None else Quantity(value, unit=unit)
 
 
@@ -387,29 +379,16 @@ def _decimal(words: list[str]) -> Fraction | None:
 
 def _cardinal(words: list[str]) -> Fraction | None:
     """The whole number that the words say, None where they say none: "two three" is not five."""
-    total, group, last = 0, 0, "and"
-    for word in words:
-        if word == "and":
-            if last == "and":
-                return None
-        elif word in ("a", "an"):
-            if len(words) == 1 or last != "and" or total or group:
-                return None
-            group = 1
-        elif word in _WORDS:
-            number = _WORDS[word]
-            low = group % 100
-            if low and (number >= 10 or low < 20 or low % 10):
-                return None
-            group += number
-        elif word == "hundred":
-            group *= 100
-        elif word in _SCALES:
-            total, group = total + group * _SCALES[word], 0
-        else:
-            return None
-        last = word
-    return None if last == "and" else Fraction(total + group)
+    for scale, size in _SCALES_DOWN:
+        if scale in words:
+            at = words.index(scale)
+            before, after = words[:at], words[at + 1 :]
+            count = Fraction(1) if before in (["a"], ["an"]) else _cardinal(before)
+            rest = _cardinal(after[after[0] == "and" :]) if after else Fraction(0)
+            return count * size + rest if count and rest is not None and rest < size else None
+    numbers = [_WORDS.get(word, -1) for word in words]
+    tens = len(numbers) == 2 and numbers[0] >= 20 and 0 < numbers[1] < 10
+    return Fraction(sum(numbers)) if tens or (len(numbers) == 1 and numbers[0] >= 0) else None
 
 
 def _read_constant(text: str, letters: bool) -> Quantity | None:

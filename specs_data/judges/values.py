@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable, Sequence
 from decimal import Decimal
 from fractions import Fraction
 from functools import lru_cache
+from itertools import accumulate
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -115,21 +116,18 @@ _NONE = (
     r"|(?:the )?empty set|does not exist|DNE|\\(?:emptyset|varnothing)|∅"
     r"|(?:原|该|此)?(?:方程组?|不等式组?)?(?:无|没有)(?:实数)?[解根]|空集|\\?\{\s*\\?\}"
 )
+_REALS = (
+    r"(?:the set of )?all real numbers|all reals?|the real numbers"
+    r"|(?:[a-z]\s*(?:\\in|∈)\s*)?(?:\\(?:mathbb|mathbf|Bbb)\s*\{?\s*R\s*\}?|ℝ)"
+)
 _ARTICLE = re.compile(r"(?:the|an|a)\s+(?=\S)")
 _MEANINGS = tuple(
     (re.compile(pattern, re.IGNORECASE), meaning)
     for meaning, pattern in (
         ("none", _NONE),
-        (
-            "reals",
-            r"(?:the set of )?all real numbers|all reals?|the real numbers"
-            r"|(?:[a-z]\s*(?:\\in|∈)\s*)?(?:\\(?:mathbb|mathbf|Bbb)\s*\{?\s*R\s*\}?|ℝ)",
-        ),
+        ("reals", _REALS),
         ("none of these", r"none of (?:the )?(?:above|these|them|others?|(?:given |other )?(?:options|choices))"),
-        ("yes", "yes"),
-        ("no", "no"),
-        ("true", "true"),
-        ("false", "false"),
+        *((said, said) for said in ("yes", "no", "true", "false")),
     )
 )
 _REASONED = re.compile(r"(yes|no|true|false)\s*[,.;:-]\s*(.*)", re.IGNORECASE | re.DOTALL)
@@ -197,8 +195,7 @@ _SIMPLE = (
     ),
     (re.compile(r"\\frac\s*(\d)\s*(\d)"), r"\\frac{\1}{\2}"),
     (re.compile(r"\\pi(?![A-Za-z])|(?<![A-Za-z\\])pi(?![A-Za-z])"), "π"),
-    (re.compile(r"\\(?:leqslant|leq|le)(?![A-Za-z])|<="), "≤"),
-    (re.compile(r"\\(?:geqslant|geq|ge)(?![A-Za-z])|>="), "≥"),
+    *_RELATIONS[:2],
     (re.compile(r"(?<=[_^])\{\s*(\w)\s*\}(?!\d)"), r"\1"),
     (re.compile(r"(?<=\d)\s+(?=\d)"), ","),
     (re.compile(r"(?<!\d)\s*\*|\*\s*(?!\d|\s)|\s"), ""),
@@ -224,8 +221,6 @@ def fold(text: str) -> str:
 def spelling(text: str) -> str:
     """A formula or a phrase in one spelling; letters keep their case, but for those of a phrase."""
     text = without_indices(plain(text))
-    if text.isdigit():
-        return text
     if _SIGN.search(text):
         text = _WORD.sub(lambda word: word[0].casefold(), text)
     elif _PROSE.search(text):
@@ -280,11 +275,8 @@ def shown(value: Value) -> str:
         case Range():
             return f"from {shown(value.low)} to {shown(value.high)}"
         case Digits():
-            return (
-                f"{value.kind} "
-                + ("-" if value.kind == "date" else ":").join(f"{n:02}" for n in value.numbers)
-                + f" {value.half}".rstrip()
-            )
+            sign = "-" if value.kind == "date" else ":"
+            return f"{value.kind} {sign.join(f'{n:02}' for n in value.numbers)} {value.half}".rstrip()
         case Ratio():
             return " : ".join(map(str, value.terms))
         case Meaning():
@@ -314,14 +306,10 @@ def same_value(gold: Value, answer: Value, agree: FormulasAgree) -> bool | None:
             return _same_items(gold, answer, agree)
         case (Items(), Quantity()) if "," in answer.text and (found := _read_items(answer.text)):
             return same_value(gold, found, agree)  # of a list of values, 55,104 is two
-        case (Items(), Quantity()) | (Quantity(), Items()):
-            return _is_one_value(gold, answer)
-        case (Interval(), Interval()):
-            return _same_interval(gold, answer, agree)
-        case (Items(), Interval()) | (Interval(), Items()):
-            wanted, line = _as_interval(gold), _as_interval(answer)
-            return _same_interval(wanted, line, agree) if wanted and line else False
-        case (Union(), Union() | Interval() | Items()) | (Interval() | Items(), Union()):
+        case (Items(brackets="" | "{}"), Quantity()) | (Quantity(), Items(brackets="" | "{}")):
+            golds, answers = (one.values if isinstance(one, Items) else (one,) for one in (gold, answer))
+            return bool(_same_set(golds, answers, agree))  # 4 or 4
+        case (Union() | Interval(), Union() | Interval() | Items()) | (Items(), Union() | Interval()):
             return _same_union(_parts(gold), _parts(answer), agree)
         case (Meaning("reals"), Interval()) | (Interval(), Meaning("reals")):
             return all(_is_infinite(end) for part in (*_parts(gold), *_parts(answer)) for end in (part.low, part.high))
@@ -329,9 +317,10 @@ def same_value(gold: Value, answer: Value, agree: FormulasAgree) -> bool | None:
             return len(gold.terms) == len(answer.terms) and _in_lowest(gold) == _in_lowest(answer)
         case (Ratio(), Range(said=True)):
             return gold.terms == (answer.low.value, answer.high.value) and not answer.high.unit
-        case (Ratio(), Quantity()) | (Quantity(), Ratio()):
-            ratio, number = (gold, answer) if isinstance(gold, Ratio) else (answer, gold)
-            return _is_fraction(ratio, number)
+        case (Ratio(), Quantity()):
+            return _is_fraction(gold, answer)
+        case (Quantity(), Ratio()):
+            return _is_fraction(answer, gold)
         case (Ratio(), Digits()):
             return not answer.half and gold.terms == answer.numbers
         case (Digits(), Digits()):
@@ -374,23 +363,16 @@ def _read_date(text: str) -> Digits | None:
         return Digits("date", tuple(map(int, date.groups())))
     if date := _NAMED_DATE.fullmatch(text):
         month = (date[2] or date[3]).lower()[:3]
-        return (
-            Digits("date", (int(date[5]), _MONTHS.index(month) + 1, int(date[1] or date[4])))
-            if month in _MONTHS
-            else None
-        )
+        if month in _MONTHS:
+            return Digits("date", (int(date[5]), _MONTHS.index(month) + 1, int(date[1] or date[4])))
     return None
 
 
 def _read_digits(text: str) -> Digits | Ratio | None:
-    if named := _NAMED_RATIO.match(text):
-        text = text[named.end() :]
-        return Ratio(tuple(map(Fraction, text.split(":")))) if _RATIO.fullmatch(text) else None
     if clock := _CLOCK.fullmatch(text):
         return Digits("clock", tuple(int(part) for part in clock.groups()[:3] if part), (clock[4] or "").lower())
-    if _RATIO.fullmatch(text):
-        return Ratio(tuple(Fraction(term) for term in text.split(":")))
-    return None
+    terms = text[named.end() :] if (named := _NAMED_RATIO.match(text)) else text
+    return Ratio(tuple(map(Fraction, terms.split(":")))) if _RATIO.fullmatch(terms) else None
 
 
 def _read_range(text: str) -> Range | None:
@@ -475,19 +457,9 @@ def _split(text: str) -> list[str] | None:
     """The values between commas, semicolons, `and` and `or` outside brackets; None for too many."""
     if _APART.search(text):
         text = _THOUSANDS.sub(lambda number: number.group().replace(",", ""), text)
-    cuts = []
-    depth = 0
-    breaks = {match.start(): match.end() for match in _BETWEEN.finditer(text)}
-    position = 0
-    while position < len(text):
-        mark = text[position]
-        if depth == 0 and position in breaks:
-            cuts.append((position, breaks[position]))
-            position = breaks[position]
-            continue
-        depth += (mark in _OPEN) - (mark in _CLOSE)
-        position += 1
-    if len(cuts) >= MOST_ITEMS or depth:
+    depths = _depths(text)
+    cuts = [cut.span() for cut in _BETWEEN.finditer(text) if not depths[cut.start()]]
+    if len(cuts) >= MOST_ITEMS or any(depths[-1:]):
         return None
     edges = [0, *(edge for cut in cuts for edge in cut), len(text)]
     values = [text[start:end].strip() for start, end in zip(edges[::2], edges[1::2], strict=True)]
@@ -502,12 +474,13 @@ def _outer_brackets(text: str) -> str:
     """The pair of brackets around all of `text`, or nothing. Half-open intervals are pairs, too."""
     if len(text) < 2 or text[0] not in _OPEN or text[-1] not in _CLOSE:
         return ""
-    depth = 0
-    for position, mark in enumerate(text):
-        depth += (mark in _OPEN) - (mark in _CLOSE)
-        if depth == 0:
-            return text[0] + text[-1] if position == len(text) - 1 else ""
-    return ""
+    *within, last = _depths(text)
+    return text[0] + text[-1] if all(within) and not last else ""
+
+
+def _depths(text: str) -> list[int]:
+    """How many brackets are open after each sign of `text`."""
+    return list(accumulate((mark in _OPEN) - (mark in _CLOSE) for mark in text))
 
 
 def _read_except(text: str) -> Union | None:
@@ -546,12 +519,9 @@ def _read_inequality(text: str) -> Interval | None:
 def _interval_of(brackets: str, ends: Sequence[str], name: str = "") -> Interval | None:
     if len(ends) != 2:
         return None
-    low, high = (_formula(_infinite(end)) if _INFINITE.fullmatch(end) else read_value(end) for end in ends)
+    usual = ("-" * ("-" in end) + "\\infty" if _INFINITE.fullmatch(end) else end for end in ends)
+    low, high = map(read_value, usual)
     return Interval(brackets, low, high, name)
-
-
-def _infinite(end: str) -> str:
-    return "-\\infty" if "-" in end else "\\infty"
 
 
 def _read_between(text: str) -> Interval | None:
@@ -583,10 +553,8 @@ def _read_union(text: str) -> Union | None:
 
 
 def _read_part(text: str) -> Interval | None:
-    text = text.strip()
-    brackets = _outer_brackets(text)
-    values = _split(text[1:-1]) if brackets in ("()", "[]", "(]", "[)") else None
-    return _interval_of(brackets, values) if values else None
+    found = _read_items(text)
+    return _as_interval(found) if found else None
 
 
 # Comparing
@@ -599,8 +567,7 @@ def _same_formula(gold: Formula, answer: Formula, agree: FormulasAgree) -> bool 
         return number == other
     if gold.spelling == answer.spelling and not (gold.unit and answer.unit and gold.unit != answer.unit):
         return True
-    sizes = (_tower(gold), _tower(answer)) if gold.text[:1].isdigit() and answer.text[:1].isdigit() else (None, None)
-    if sizes[0] and sizes[1] and sizes[0] != sizes[1]:
+    if len({_tower(gold), _tower(answer)} - {None}) == 2:
         return False
     if _unseen(gold.text, answer.text) != _unseen(answer.text, gold.text):
         return False
@@ -647,8 +614,7 @@ def _in_hours(time: Digits) -> tuple[int, ...]:
 
 def _signs(text: str) -> list[str]:
     """The relation signs of a text, in order, each with what it turns into when its sides are swapped."""
-    strict = [("<" if sign in "<>" or "t" in sign else "≤") for sign in _INEQUALITY.findall(text)]
-    return sorted(strict)
+    return sorted("<" if sign in "<>" or "t" in sign else "≤" for sign in _INEQUALITY.findall(text))
 
 
 def _same_items(gold: Items, answer: Items, agree: FormulasAgree) -> bool | None:
@@ -662,23 +628,14 @@ def _same_items(gold: Items, answer: Items, agree: FormulasAgree) -> bool | None
     if not gold.brackets and not answer.brackets and {len(gold.names), len(answer.names)} == {1, len(gold.values)}:
         return False  # x = 3, y = 4 are no two values of x
     ordered = gold.joint == ";" and all(isinstance(value, Quantity) for value in gold.values)
-    if (
-        not ordered
-        and gold.brackets in ("", "{}")
-        and answer.brackets in ("", "{}")
-        and len(gold.names) < 2
-        and len(answer.names) < 2
-    ):
-        if _is_bare(gold) and _is_bare(answer) and len(gold.values) != len(answer.values):
-            return False  # 3, 3, 4 is not 3, 4: only sets and roots have each value once
-        return _same_set(gold.values, answer.values, lambda one, other: same_value(one, other, agree))
-    if len(gold.values) != len(answer.values):
-        return False
+    sides = (gold, answer)
+    loose = not ordered and all(side.brackets in ("", "{}") and len(side.names) < 2 for side in sides)
+    bare = all(not side.brackets and not side.names for side in sides)
+    if len(gold.values) != len(answer.values) and (bare or not loose):
+        return False  # 3, 3, 4 is not 3, 4: only sets and roots have each value once
+    if loose:
+        return _same_set(gold.values, answer.values, agree)
     return _all(same_value(one, other, agree) for one, other in zip(gold.values, answer.values, strict=True))
-
-
-def _is_bare(items: Items) -> bool:
-    return not items.brackets and not items.names
 
 
 def _may_be_bare(gold: Items, answer: Items) -> bool:
@@ -705,21 +662,6 @@ def _sorted(items: Items) -> Items:
     return replace(items, names=tuple(name for name, _ in pairs), values=tuple(value for _, value in pairs))
 
 
-def _is_one_value(gold: Value, answer: Value) -> bool:
-    """Several values that are all the same one: `4 or 4`, `{4}`."""
-    items, number = (gold, answer) if isinstance(gold, Items) else (answer, gold)
-    if not isinstance(items, Items) or not isinstance(number, Quantity) or items.brackets not in ("", "{}"):
-        return False
-    pairs = [(value, number) if isinstance(gold, Items) else (number, value) for value in items.values]
-    return all(isinstance(a, Quantity) and isinstance(b, Quantity) and same_quantity(a, b) for a, b in pairs)
-
-
-def _same_interval(gold: Interval, answer: Interval, agree: FormulasAgree) -> bool | None:
-    if gold.brackets != answer.brackets or names_differ(gold.name, answer.name):
-        return False
-    return _all((same_value(gold.low, answer.low, agree), same_value(gold.high, answer.high, agree)))
-
-
 def _as_interval(value: Value) -> Interval | None:
     if isinstance(value, Items) and value.brackets in ("()", "[]") and len(value.values) == 2:
         return Interval(value.brackets, *value.values, name=value.names[0] if len(value.names) == 1 else "")
@@ -734,7 +676,12 @@ def _same_union(golds: Sequence[Interval], answers: Sequence[Interval], agree: F
     """The same parts. Other intervals may have the same union, which math-verify tells."""
     if not golds or not answers:
         return False
-    if _same_set(golds, answers, lambda one, other: same_value(one, other, agree)):
+    if len(golds) == len(answers) == 1:
+        (gold,), (answer,) = golds, answers
+        if gold.brackets != answer.brackets or names_differ(gold.name, answer.name):
+            return False
+        return _all((same_value(gold.low, answer.low, agree), same_value(gold.high, answer.high, agree)))
+    if _same_set(golds, answers, agree):
         return True
     return agree(_formula(_usual(golds)), _formula(_usual(answers)))
 
@@ -767,16 +714,13 @@ def _in_lowest(ratio: Ratio) -> tuple[Fraction, ...]:
     return tuple(term / last for term in ratio.terms) if last else ratio.terms
 
 
-def _is_fraction(ratio: Value, number: Value) -> bool:
-    if not isinstance(ratio, Ratio) or not isinstance(number, Quantity) or len(ratio.terms) != 2 or not ratio.terms[1]:
-        return False
-    return not number.unit and number.value == ratio.terms[0] / ratio.terms[1]
+def _is_fraction(ratio: Ratio, number: Quantity) -> bool:
+    top, *below = ratio.terms
+    return len(below) == 1 and not number.unit and number.value * below[0] == top != 0
 
 
-def _same_set(
-    golds: Sequence[Value], answers: Sequence[Value], same: Callable[[Value, Value], bool | None]
-) -> bool | None:
-    rows = [[same(gold, answer) for answer in answers] for gold in golds]
+def _same_set(golds: Sequence[Value], answers: Sequence[Value], agree: FormulasAgree) -> bool | None:
+    rows = [[same_value(gold, answer, agree) for answer in answers] for gold in golds]
     columns = list(zip(*rows, strict=True))
     if all(True in line for line in (*rows, *columns)):
         return True
