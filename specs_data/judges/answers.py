@@ -29,7 +29,6 @@ _LINK = re.compile(
 )
 _LINKING = re.compile(r"[,;/，；]|\b(?:and|or)\b")
 _PART = re.compile(r"\(\d\)")
-_NAMED_BOX = re.compile(r"(?<![\w\\])[A-Za-z](?:_\w)?\s*=\s*$")
 _FRACTION_OPENS = re.compile(r"\\[dtc]?frac\s*\{\s*\Z")
 # What stands next to a box and belongs to its answer: a sign or a currency before it.
 _SIGN = re.compile(
@@ -343,8 +342,7 @@ def _last_box(text: str) -> tuple[int, str] | None:
         answer = f"\\frac{{{contents[0]}}}{{{contents[1]}}}"
     else:
         links = [text[found[n][1] : found[n + 1][0]].replace("$", "").replace("&", ",") for n in range(first, last)]
-        named = _NAMED_BOX.search(text, max(0, found[first][0] - 20), found[first][0])
-        answer = (named.group() if named and "=" in links[0] else "") + contents[0]
+        answer = contents[0]
         for link, content in zip((_PART.sub("", link) for link in links), contents[1:], strict=True):
             answer += (link if _LINKING.search(link) else ", " + link.strip()) + content
     answer = answer.strip()

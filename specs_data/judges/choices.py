@@ -66,9 +66,6 @@ _LAST = re.compile(
     r"|[故应该所以]*选\s*\(?([A-Z])\)?)\s*",
     re.DOTALL | re.IGNORECASE,
 )
-_INSIDE = re.compile(
-    r"\b(?:option|choice|answer)\s+(?:is\s+)?\(?([A-Z])\b\)?|\b([A-Z]) is (?:the )?(?:correct|right)\b"
-)
 _OPTION = re.compile(r"(?:^|(?<=\s))(?:\(([A-Z])[).:][ \t]*|([A-Z])[).:][ \t]+)", re.MULTILINE)
 _SEVERAL = re.compile(r"[(\[]?[A-Z][)\]]?(?:\s*(?:,|;|/|&|\band\b|\s)\s*(?:and\s+)?[(\[]?[A-Z][)\]]?)+")
 _JOINED = re.compile(r"[A-H]{2,8}")
@@ -226,17 +223,15 @@ def _without_lead(text: str) -> str:
 
 
 def _letter_inside(text: str, choices: Sequence[str]) -> tuple[frozenset[str], str] | None:
-    """The one letter that a sentence names at its end or as an option: 45° (B), `which is option C`."""
+    """The letter that a sentence names at its end: 45° (B), `which is option C`."""
     last = _LAST.fullmatch(text)
-    if last and (letter := last[2] or last[3] or last[4]).isupper():
-        found, rest = {letter}, last[1]
-    else:
-        found, rest = {one or other for one, other in _INSIDE.findall(text)}, ""
-    if len(found) != 1 or (choices and not found <= _letters(choices)):
+    letter = (last[2] or last[3] or last[4]) if last else ""
+    if not last or not letter.isupper() or (choices and letter not in _letters(choices)):
         return None
-    if (_ANOTHER.search(rest) or _DOUBT.search(rest or text)) and not (choices and find_choice(rest, choices)):
+    rest = last[1]
+    if (_ANOTHER.search(rest) or _DOUBT.search(rest)) and not (choices and find_choice(rest, choices)):
         return None
-    return frozenset(found), rest
+    return frozenset(letter), rest
 
 
 def _is_contradicted(letters: frozenset[str], rest: str, choices: Sequence[str]) -> bool:

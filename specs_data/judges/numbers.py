@@ -68,7 +68,6 @@ _NO_NAME = re.compile(
     r"|half|third|double|triple|minus|negative|plus|opposite|reciprocal|(?:square|cube|root|power) of)\b.*)"
 )
 _SIDES = re.compile(r"(=|≈)")
-_FORMULA = re.compile(r"(?:\\(?:frac|sqrt|sin|cos|tan)|[A-Z]{1,3}|(?<![a-z])[a-z](?![a-z])|[\d.+\-*/^(){}\sπ∠])+")
 _MOST_SIDES = 8
 _RANGE = re.compile(r"\d[\d.,]*\s*[%°]?\s*-\s*\d[\d.,]*(?:\s*-\s*\d[\d.,]*)?\s*(?:[%°]|[A-Za-z][A-Za-z ^\d]*)?")
 _ABOUT = re.compile(r"(?:≈|~|=|approximately|approx\.?|about|around|roughly|nearly|exactly|only)\s*", re.IGNORECASE)
@@ -221,11 +220,6 @@ def _read_chain(text: str, letters: bool) -> Quantity | None:
     else:
         name, sides, signs = "", [first, *sides], ["=", *signs]
     values = [_read_value(side.strip(), letters) for side in sides]
-    if name:  # the formula in S = ab/2 = 12 says nothing that could be wrong
-        known = [
-            at for at, side in enumerate(sides) if values[at] or at == len(sides) - 1 or not _FORMULA.fullmatch(side)
-        ]
-        values, signs = [values[at] for at in known], [signs[at] for at in known]
     value, *others = (read for read in values if read) if all(values) else (None,)
     if value is None or not all(_follows(value, other, sign) for other, sign in zip(others, signs[1:], strict=True)):
         return None
