@@ -42,19 +42,21 @@ _ALONE_BEFORE = frozenset(("", " ", "\n", ">", ":"))
 _ALONE_AFTER = frozenset(("", "\n", "<"))
 _LABEL = re.compile(
     r"(?<!\w)[Aa](?:nswers?|NSWERS?)"
-    r"(?:[\s*_]{0,4}:[\s*_}]*|\s+(?:is|are|would be|must be|should be)\b[\s*_]*(?::[\s*_]*)?)"
+    r"(?:[\s*_]{0,4}:[\s*_}]*|\s+(?:is|are|would be|must be|should be)\b[\s*_}]*(?::[\s*_]*)?)"
     r"|[Cc]orrect (?:option|choice)(?:[\s*_]{0,4}:[\s*_]*|\s+is\b[\s*_]*(?::[\s*_]*)?)"
     r"|(?:答案|正解|正确选项|解答)\s*(?:[为是はを]|[:：])[\s*_:：]*"
 )
 _LABEL_STEMS = ("nswer", "NSWER", "orrect option", "orrect choice", "答案", "正解", "正确选项", "解答")
 HESITATION = re.compile(r"\b(?:wait|hmm|actually|sorry|correction|on second thoughts?|instead)\b|\bno, ", re.IGNORECASE)
 _SO = re.compile(
-    r"\A[^\n]*[,;] (?:so|thus|hence|therefore)[ ,]+(?:the )?(?:correct )?(?:answer|option|choice)\b[^\n]*\Z"
+    r"\A(?!.*[.。]\s)[^\n]*[,;] (?:so|thus|hence|therefore)[ ,]+(?:the )?(?:correct )?"
+    r"(?:answer|option|choice)\b[^\n]*\Z"
 )
 _SENTENCE_END = re.compile(r"\n|。|\.(?=\s+[A-Z]|\s*$)")
 _LEAD = re.compile(
     r"(?:(?:so|thus|therefore|hence|then|finally|in conclusion|ans|correct|the|final|answer|total|result|we|i|get|have"
-    r"|find|obtain|count|see|found|it|is|are|costs|a total of|in total|in the year|year|after \w+(?=,))\b[,.:]?"
+    r"|find|obtain|count|see|found|it|is|are|costs|a total of|in total|in the year|year|in(?= \d{4}$)"
+    r"|after \w+(?=,))\b[,.:]?"
     r"|[,:=]|=>|[→⇒∴]|\\(?:Rightarrow|therefore|implies)(?![A-Za-z]))\s*",
     re.IGNORECASE,
 )
@@ -103,7 +105,7 @@ _UNSURE = re.compile(
     re.IGNORECASE,
 )
 _CHINESE_LEAD = re.compile(
-    r"(?=[A-Z∠△]*[\u4e00-\u9fff])(?:[\u4e00-\u9fff,:\s]|[A-Za-z∠△](?=[A-Za-z∠△]*\s*[\u4e00-\u9fff]))+(?=[^\u4e00-\u9fff,:\s])"
+    r"(?=[A-Z∠△]*\s*[\u4e00-\u9fff])(?:[\u4e00-\u9fff,:\s]|[A-Za-z∠△](?=[A-Za-z∠△]*\s*[\u4e00-\u9fff]))+(?=[^\u4e00-\u9fff,:\s])"
 )
 _CHINESE_UNSURE = re.compile("[不没无非约或]|[大小]于|至[少多]|最[多少]|超过|以[上下]")
 _POINT = re.compile(
@@ -119,6 +121,7 @@ _FONT = re.compile(
     r"\\(?:bf|it|rm|sf|large|Large|LARGE|huge|Huge|normalsize|small|limits)(?![A-Za-z])\s*"
     r"|\\(?:text)?color\s*\{[A-Za-z]+\}(?:\s*\{([^{}]*)\})?"
 )
+_NESTED = re.compile(r"(?<![A-Za-z\\])([ckdm])\{\{m\}\^\{(\d)\}\}")  # c{{m}^{2}}
 _OVER = re.compile(r"\{([^{}]*)\\over(?![A-Za-z])([^{}]*)\}")
 _THIN_THOUSANDS = re.compile(r"(?<=\d)(?:,\\!\s*|\{,\}(?:\\!)?|\\,|,\\,)(?=\d{3}(?!\d))")
 _INTEGERS = re.compile(r"[,\s(]*\b[kn]\s*(?:\\in|∈)\s*(?:\\(?:mathbb|mathbf)\s*\{?\s*Z\s*\}?|Z|ℤ)[\s)$]*$")
@@ -285,6 +288,7 @@ def _plain_latex(text: str) -> str:
             break
     if "\\begin" in text:
         text = _SYSTEM.sub(lambda rows: rows[2].strip("\\ ").replace("\\\\", ", ").replace("&", ""), text)
+    text = _NESTED.sub(r"\1m^{\2}", text).replace("{}^", "^")
     text = _OVER.sub(r"\\frac{\1}{\2}", _FONT.sub(r"\1", text))
     text = _INTEGERS.sub("", text)
     text = _THIN_THOUSANDS.sub("", text).replace("\\%", "%").replace("\\$", "$ ")

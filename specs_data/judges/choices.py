@@ -39,7 +39,8 @@ _LEAD = re.compile(
     r"(?:options?|choices?|answers?|\$?letter)\b(?:\s+letter)?(?:\s+to\s+th\w+\s+\w+)?"
     r"(?:\s+(?:is|are|would be|should be|must be)\b)?[\s:→=>-]*"
     r"|(?:•|=>|[→⇒>∴]|\\(?:Rightarrow|therefore)|-\s+(?=\(?[A-Z]\b))\s*"
-    r"|[故因此所以综上本题应【]*(?:正确)?(?:答案|选项)?】?(?:应?选择?|[是为])?\s*[,:]?\s*(?<=[\u4e00-\u9fff,:】 ]))",
+    r"|[故因此所以综上述本题应,【]*(?:正确的?)?"
+    r"(?:答案|选项)?】?(?:应?选择?|[是为])?\s*[,:]?\s*(?<=[\u4e00-\u9fff,:】 ]))",
     re.IGNORECASE,
 )
 _FORM = r"(?:\(\s*([A-Z])\s*\)|\[\s*([A-Z])\s*\]|([A-Z]))"
@@ -54,6 +55,7 @@ _RIGHT = re.compile(
     r"|(?:选项)?(?:是?正确)的?|\s+it is)(.*)",
     re.DOTALL,
 )
+_NAMED_OPTION = re.compile(r"([A-Z])\s*选项")
 _BOLD = re.compile(r"\*\*\(?([A-Z])[).:]?\*\*[).:]?(?=\s+\S)")
 _MARKED = re.compile(
     r"[(\[]?[ \t]*([A-Za-z])(?![A-Za-z])[ \t]*[)\]]?(?:[.:=]|(?<=[ \t])-(?=[ \t])|\bis\b)?[ \t]*([^ \t].*)",
@@ -213,6 +215,7 @@ def _read_choice(text: str, choices: Sequence[str]) -> Choice:
 
 
 def _plain(text: str) -> str:
+    text = _NAMED_OPTION.sub(r"\1", text) if "选" in text else text
     return plain(_BOLD.sub(r"\1)", text) if "**" in text else text).replace("*", "") if "**" in text else plain(text)
 
 

@@ -59,7 +59,7 @@ _HEAD = re.compile(
 )
 _NAME = re.compile(
     r"\s*(?:(?:\\(?:alpha|beta|gamma|delta|theta|(?:var)?phi|lambda|omega|rho)|(?:m\s*)?[∠△]?\s*[A-Za-z]+)"
-    r"'*(?:_\{?[\w△]{1,8}\}?)?(?: [A-Za-z]+){0,3}|[A-Za-z]\([A-Za-z0-9]\)|\|[A-Z]{2}\|"
+    r"'*(?:_\{?[\w△]{1,8}\}?)?(?: [A-Za-z]+){0,3}|[A-Za-z]\(-?[A-Za-z0-9]{1,3}\)|\|[A-Z]{2}\|"
     r"|\\frac\s*\{[A-Z]{2}\}\s*\{[A-Z]{2}\}|[A-Z]{2}\s*/\s*[A-Z]{2}|\\(?:sin|cos|tan)\s*∠?\s*[A-Z]{1,3})\s*"
 )
 _NO_NAME = re.compile(

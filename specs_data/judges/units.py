@@ -102,7 +102,7 @@ _CHINESE = {
 }
 _COUNTERS = "个只人条块岁名辆本张次种件棵页支把位头台双根朵倍"  # 23个 counts 23 of something
 _CHINESE_UNIT = re.compile(
-    rf"(?<=[\dπ}})$^A-Za-z 万亿])(平方|立方)?({'|'.join(_CHINESE)})(?![\u4e00-\u9fff])|(?<=\d)[{_COUNTERS}](?!\w)"
+    rf"(?<=[\dπ}})$^A-Za-z 万亿])(平方|立方)?({'|'.join(_CHINESE)})(?![\u4e00-\u9fff])|(?<=\d) ?[{_COUNTERS}](?!\w)"
 )
 
 
