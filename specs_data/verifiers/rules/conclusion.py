@@ -26,6 +26,7 @@ from specs_data.verifiers.rules.words import (
     COMES_TO,
     COMPARES,
     CONCLUDES,
+    CONDITION,
     CORRECTION,
     DENIAL,
     HEDGE,
@@ -219,6 +220,7 @@ def _valued(thought: Thought, sentence: Sentence) -> Conclusion | None:
             return Conclusion(True, text, sentence.start, sentence.end)
         return None
     results = [term for term in terms if term.result or (term.computed and not term.operand)]
+    results = [term for term in results if not CONDITION.search(text[: term.start - sentence.start][-24:])]
     after = results[-1].end if results else 0
     candidates = [*results, *(term for term in terms if term.start >= after and not (term.operand or term in results))]
     so = list(SO.finditer(text))

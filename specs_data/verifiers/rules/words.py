@@ -101,7 +101,13 @@ CHECK = re.compile(
     r"|n't asked|✓|✔|验证|检验|检查|经检验|顺便",
     re.IGNORECASE,
 )
-ASIDE = re.compile(r"\([A-Za-z]{2}.*\)\W*$|where\b")
+ASIDE = re.compile(
+    r"\([A-Za-z]{2}.*\)\W*$|where\b"
+    r"|(?i:(?:please )?note\b|additional (?:information|notes?)\b|fun fact|as a side note|by the way|incidentally)"
+    r"|备注|注:"
+)
+# What an equation only holds at: -4, which is reached at x = 1.
+CONDITION = re.compile(r"\b(?:at|when|where|for|with|if|given)\s+\w{1,3}\s*=\s*$")
 ASKS = re.compile(
     r"\b(?:question|problem|task)\b[^.?!]{0,20}\b(?:asks?|asked|refers?|wants?)\b|\basked (?:for|about|only)\b"
     r"|题目?(?:要求|问)的?是",
@@ -114,7 +120,7 @@ CHECKS_FROM_HERE = re.compile(
     r"|(?:for|as) a (?:quick )?check)\b"
     r"|(?<=[.!?] )(?:let me|let's|let us|I'll|we can|to) (?:now |also |quickly )?"
     r"(?:double[- ]?check|verify|check|test|confirm)\b"
-    r"|(?:验证|检验|验算)",
+    r"|(?:substitut|plug)\w* (?:\w+ ){0,3}back\b|(?:验证|检验|验算|代回)",
     re.IGNORECASE | re.MULTILINE,
 )
 CONCLUDES = re.compile(
@@ -126,7 +132,7 @@ CONCLUDES = re.compile(
 SO = re.compile(r"\b(?:so|thus|therefore|hence)\b|因此|所以|故|那么", re.IGNORECASE)
 # A sentence that ends in a value as what something is.
 COMES_TO = re.compile(
-    r"(?:\b(?:is|are|equals?|has|have|was|were|(?<!would )be|contains?|totals|(?:amounts?|comes?) to"
+    r"(?:\b(?:is|are|equals?|has|have|was|were|(?<!would )(?<!'d )be|contains?|totals|(?:amounts?|comes?) to"
     r"|comes out (?:as|at))|[=:为是有])"
     r"\s*(?:(?:about|approximately|around|exactly|only)\s+)?-?[\d.][\d./]*\s*[%°]?\s*[^\W\d]*\W*$",
     re.IGNORECASE,
@@ -151,7 +157,7 @@ GUESSED = Phrases(
     r"|(?:seem|appear)s? to be (?:an? |some )?(?:mistake|error|inconsisten|typo|misprint)"
     r"|(?:may|might|must) be (?:an? )(?:mistake|error|inconsisten|typo|misprint) in"
     r"|impossible to (?:determine|tell|say|know)"
-    r"|(?:not|n't) (?:give|have|provide|contain)\s(?:us )?(?:enough|sufficient)"
+    r"|(?:not|n't) (?:give|have|provide|contain)\s(?:us )?(?:enough|sufficient) (?:information|data|detail)"
     r"|not enough information|insufficient information|without (?:more|further|additional) information"
     r"|(?:can(?:not|'t)|not possible to) be (?:determined?|computed?|calculated?|found|solved?|answered)"
     r"|(?:can(?:not|'t)|unable to|not able to|not possible to) "
