@@ -35,11 +35,11 @@ from specs_data.verifiers.rules.words import (
     NOT,
     OPTION,
     OR,
+    RETRACTS,
     SO,
     STOP,
     SUPPOSED,
     TABLE_ROW,
-    TAKEN_BACK,
 )  # fmt: skip
 
 MOST_STATED = 50
@@ -78,16 +78,33 @@ class Thought:
 
     @cached_property
     def aside_from(self) -> int:
-        """Where it begins to check the answer that it has come to, up to its end. Before a last sentence that only says
-        what is asked for, anything may be an aside."""
+        """Where it begins to check the answer that it has come to, or to speak of other things, up to its end. Before a
+        last sentence that only says what is asked for, anything may be an aside."""
         if self.sentences and ASKS.search(self.sentences[-1].text) and not self.terms_in(self.sentences[-1]):
             return 0
         for opening in CHECKS_FROM_HERE.finditer(self.text):
-            before = [term for term in self.sums.terms if term.end <= opening.start() and not term.operand]
-            is_reached = before and self.wanted.is_term(before[-1], is_about(self.text[: opening.start()][-80:]))
-            if is_reached and not TAKEN_BACK.search(self.text, opening.end()):
+            if self._is_reached(opening.start()) and not RETRACTS.search(self.text, opening.end()):
                 return opening.start()
         return len(self.text)
+
+    def _is_reached(self, place: int) -> bool:
+        """Does one of the two sentences before `place` come to the answer?"""
+        before = [one for one in self.sentences if one.end <= place][-2:]
+        return any(found.right for one in before if (found := _concluded(self, one)))
+
+    @cached_property
+    def settled_from(self) -> int:
+        """The end of the last sentence that concludes anything in so many words, where that is the answer and is not
+        taken back later. What is only named or computed after it is a remark."""
+        for one in reversed(self.sentences):
+            if CONCLUDES.search(one.text) and not SUPPOSED.search(one.text) and (found := _concluded(self, one)):
+                is_kept = found.right and not RETRACTS.search(self.text, one.end)
+                return one.end if is_kept else len(self.text)
+        return len(self.text)
+
+    def goes_on(self, sentence: Sentence) -> bool:
+        """Does a sentence compute with the answer?"""
+        return any(term.operand and self.wanted.is_term(term, False) for term in self.terms_in(sentence))
 
     def terms_in(self, sentence: Sentence) -> list[Term]:
         """The values that a sentence, or a part of one, names."""
@@ -119,7 +136,10 @@ def conclude(thought: Thought) -> Conclusion | None:
             return _weighed(thought, found, doubt)
         elif doubt is None and not _in_passing(thought, sentence, found):
             is_last = number == 0 or CONCLUDES.search(sentence.text)
-            if found.derived or (is_last and not _derived_before(thought, sentence)):
+            is_remark = sentence.start >= thought.settled_from
+            if found.derived and is_remark and not thought.goes_on(sentence):
+                continue
+            if found.derived or (is_last and not (is_remark or _derived_before(thought, sentence))):
                 return found
             is_end = _chooses(thought, sentence) or (number == 0 and COMES_TO.search(sentence.text))
             doubt = replace(found, right=None) if is_end else found
@@ -331,6 +351,6 @@ def _left_open(text: str, right: Sequence[Term], others: Sequence[Term], sentenc
         for other in others:
             low, high = sorted((term, other), key=lambda one: one.start)
             between = text[low.end - sentence.start : high.start - sentence.start]
-            if OR.search(between) and len(between) < 60:
+            if OR.search(between) and len(between) < 60 and not is_about(between):
                 return True
     return False

@@ -120,8 +120,16 @@ CHECKS_FROM_HERE = re.compile(
     r"|(?:for|as) a (?:quick )?check)\b"
     r"|(?<=[.!?] )(?:let me|let's|let us|I'll|we can|to) (?:now |also |quickly )?"
     r"(?:double[- ]?check|verify|check|test|confirm)\b"
-    r"|(?:substitut|plug)\w* (?:\w+ ){0,3}back\b|(?:验证|检验|验算|代回)",
+    r"|(?:substitut|plug)\w* (?:\w+ ){0,3}back\b"
+    r"|^[^\w\n]{0,9}(?:remarks?|note|why the other|(?:let's|let me) (?:see|look) (?:about|at|whether)"
+    r"|going through the rest|the other (?:options|choices)|is it plausible)\b"
+    r"|(?:验证|检验|验算|代回|补充说明|拓展|易错|说明:|另外)",
     re.IGNORECASE | re.MULTILINE,
+)
+RETRACTS = re.compile(
+    r"\b(?:wait|oops|mistake|wrong|sorry|incorrect|contradict\w*|recount|recheck)\b"
+    r"|(?:not|n't) (?:match|fit|agree|work)\b|不对|矛盾|重新|算错",
+    re.IGNORECASE,
 )
 CONCLUDES = re.compile(
     r"\b(?:so|thus|therefore|hence|consequently|altogether|in total|total|makes|leaves|gives|means|conclude|conclusion"
