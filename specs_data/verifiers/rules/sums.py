@@ -216,7 +216,7 @@ def _read_chain(text: str, plain: str, start: int, chain: str, terms: list[Term]
             operated = bool(_OPERATED.search(inner))
             ends = last and not first
             unit = _unit_after(text, place + len(inner))
-            if unit == "%" or "%" in text[place : place + len(inner) + 2][-2:]:
+            if inner.endswith("%") or "%" in text[place : place + len(inner) + 2][-2:]:
                 unit = "%"
             terms.append(
                 Term(place, place + len(inner), inner, value, _places(inner), unit,

@@ -112,7 +112,10 @@ class Wanted:
 
     def is_term(self, term: Term, about: bool) -> bool:
         """Is this the answer's value?"""
-        return self.quantity is not None and close(self.quantity, term.quantity, about)
+        if self.quantity is None:
+            return False
+        share = Quantity(term.value / 100) if term.unit == "%" and not self.quantity.unit else None
+        return close(self.quantity, term.quantity, about) or bool(share and close(self.quantity, share))
 
     def choice_of(self, term: Term, about: bool = False) -> str:
         """The letter of the one choice whose value this is."""
