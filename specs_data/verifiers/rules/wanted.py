@@ -13,7 +13,7 @@ from specs_data.judges.values import fold
 from specs_data.records import Problem
 from specs_data.verifiers.rules.prose import clean
 from specs_data.verifiers.rules.sums import Term, close, read_sums, value_of
-from specs_data.verifiers.rules.words import AFFIRMS, BOILERPLATE, LEADING, OPPOSITE, OPTION, SPACED, YES_NO
+from specs_data.verifiers.rules.words import AFFIRMS, BOILERPLATE, LEADING, OPPOSITE, OPTION, SO_NOT, SPACED, YES_NO
 
 MOST_OWN_WORDS = 0.6
 LONGEST_ALONE = 400  # characters of a choice
@@ -220,9 +220,10 @@ def says_yes(text: str, wanted: Wanted) -> bool | None:
             pattern = rf"(?:^|答案[是为]?:?\s*){word}(?=[.,]|$)"
         if re.search(pattern, text.strip(), re.IGNORECASE):
             return word == folded
+    is_yes = folded in ("yes", "true", "是", "对")
     if found := AFFIRMS.search(text):
-        return (found["no"] is None) == (folded in ("yes", "true", "是", "对"))
-    return None
+        return (found["no"] is None) == is_yes
+    return not is_yes if SO_NOT.search(text) else None
 
 
 def stems(text: str) -> list[str]:

@@ -223,6 +223,11 @@ AFFIRMS = re.compile(
     r"|\bindeed it (?:does|is|has|can)\b",
     re.IGNORECASE,
 )
+SO_NOT = re.compile(
+    r"\b(?:so|thus|therefore|hence)\b[^.!?]{0,80}(?:n't|\bnot|\bcannot)\b(?! (?:only|clear|sure|enough))"
+    r"|(?:所以|因此|故)[^.!?]{0,40}不",
+    re.IGNORECASE,
+)
 YES_NO = frozenset(OPPOSITE)
 # Words that every statement of a task is made of: they carry no reasoning.
 BOILERPLATE = frozenset(
