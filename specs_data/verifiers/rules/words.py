@@ -194,7 +194,9 @@ CALLED = re.compile(
     r"((?<!不)正确|不正确|错误|不符合|(?<![不否])符合|\b(?:not )?(?:true|correct)\b|\bfalse\b|\bincorrect\b|\bwrong\b)",
     re.IGNORECASE,
 )
-HYPOTHESIS = re.compile(r"\?$|\b(?:suppose|assume|if|whether|let's say|imagine|were)\b|如果|假设|若", re.IGNORECASE)
+HYPOTHESIS = re.compile(
+    r"\?$|\b(?:suppose|assume|if|whether|let's say|imagine|were (?:to|it|they|we))\b|如果|假设|若", re.IGNORECASE
+)
 # One of several is set against the others.
 COMPARES = re.compile(
     r"\b(?:than|unlike|rather|instead|not|only|but|while|whereas|both|most|best|least|\w+est|because|since|so|thus|therefore"
