@@ -26,19 +26,24 @@ from specs_data.verifiers.rules.words import (
     COMES_TO,
     COMPARES,
     CONCLUDES,
+    CONDITION,
     CORRECTION,
+    COUNTERFACTUAL,
+    CROSSED,
     DENIAL,
+    EXCLUDES,
     HEDGE,
     HYPOTHESIS,
     LABEL,
     NOT,
     OPTION,
+    OPTION_LINE,
     OR,
+    RETRACTS,
     SO,
     STOP,
     SUPPOSED,
     TABLE_ROW,
-    TAKEN_BACK,
 )  # fmt: skip
 
 MOST_STATED = 50
@@ -77,16 +82,33 @@ class Thought:
 
     @cached_property
     def aside_from(self) -> int:
-        """Where it begins to check the answer that it has come to, up to its end. Before a last sentence that only says
-        what is asked for, anything may be an aside."""
+        """Where it begins to check the answer that it has come to, or to speak of other things, up to its end. Before a
+        last sentence that only says what is asked for, anything may be an aside."""
         if self.sentences and ASKS.search(self.sentences[-1].text) and not self.terms_in(self.sentences[-1]):
             return 0
         for opening in CHECKS_FROM_HERE.finditer(self.text):
-            before = [term for term in self.sums.terms if term.end <= opening.start() and not term.operand]
-            is_reached = before and self.wanted.is_term(before[-1], is_about(self.text[: opening.start()][-80:]))
-            if is_reached and not TAKEN_BACK.search(self.text, opening.end()):
+            if self._is_reached(opening.start()) and not RETRACTS.search(self.text, opening.end()):
                 return opening.start()
         return len(self.text)
+
+    def _is_reached(self, place: int) -> bool:
+        """Does one of the sentences before `place` come to the answer?"""
+        before = [one for one in self.sentences if one.end <= place][-FARTHEST:]
+        return any(found.right for one in before if (found := _concluded(self, one)))
+
+    @cached_property
+    def settled_from(self) -> int:
+        """The end of the last sentence that concludes anything in so many words, where that is the answer and is not
+        taken back later. What is only named or computed after it is a remark."""
+        for one in reversed(self.sentences):
+            if CONCLUDES.search(one.text) and not SUPPOSED.search(one.text) and (found := _concluded(self, one)):
+                is_kept = found.right and not RETRACTS.search(self.text, one.end)
+                return one.end if is_kept else len(self.text)
+        return len(self.text)
+
+    def goes_on(self, sentence: Sentence) -> bool:
+        """Does a sentence compute with the answer?"""
+        return any(term.operand and self.wanted.is_term(term, False) for term in self.terms_in(sentence))
 
     def terms_in(self, sentence: Sentence) -> list[Term]:
         """The values that a sentence, or a part of one, names."""
@@ -109,19 +131,27 @@ def conclude(thought: Thought) -> Conclusion | None:
     concluded before it may outweigh that."""
     doubt: Conclusion | None = None
     for number, sentence in enumerate(reversed(thought.sentences)):
-        found = None if ASIDE.match(sentence.text) else _concluded(thought, sentence)
+        is_aside = ASIDE.match(sentence.text) or CROSSED.search(sentence.text)
+        found = None if is_aside else _concluded(thought, sentence)
         is_meant = bool(found and (found.right or found.stated or (number == 0 and CONCLUDES.search(sentence.text))))
         if found is None or (not is_meant and sentence.start >= thought.aside_from):
             if number > FARTHEST and not thought.stated:
                 break
         elif found.stated or found.right is not False:
             return _weighed(thought, found, doubt)
-        elif doubt is None and not _in_passing(thought, sentence, found):
+        elif _in_passing(thought, sentence, found):
+            continue
+        elif doubt is None:
             is_last = number == 0 or CONCLUDES.search(sentence.text)
-            if found.derived or (is_last and not _derived_before(thought, sentence)):
+            is_remark = sentence.start >= thought.settled_from
+            if found.derived and is_remark and not thought.goes_on(sentence):
+                continue
+            if found.derived or (is_last and not (is_remark or _derived_before(thought, sentence))):
                 return found
             is_end = _chooses(thought, sentence) or (number == 0 and COMES_TO.search(sentence.text))
             doubt = replace(found, right=None) if is_end else found
+        elif doubt.right is False and SO.search(sentence.text):
+            doubt = found
     return doubt
 
 
@@ -148,6 +178,8 @@ def _names_after(thought: Thought, doubt: Conclusion, place: int) -> bool:
 
 def _in_passing(thought: Thought, sentence: Sentence, found: Conclusion) -> bool:
     """Does a sentence name another value without taking back what is stated before it?"""
+    if COUNTERFACTUAL.search(sentence.text) and not CONCLUDES.search(sentence.text):
+        return True
     if found.derived:
         values = (term for term in thought.terms_in(sentence) if not term.operand)
         return bool(CHECK.search(sentence.text)) or any(thought.wanted.is_term(term, False) for term in values)
@@ -192,7 +224,8 @@ def _chosen(thought: Thought, sentence: Sentence) -> Conclusion | None:
         return Conclusion(right, text, sentence.start, sentence.end, derived=True)
     is_weighty = sentence.end == thought.sentences[-1].end or CONCLUDES.search(text)
     named = named_choices(text, wanted.choices) or (wanted.meant_by(text) if is_weighty else frozenset())
-    if named and not (DENIAL.search(text) and wanted.letter not in named):
+    is_denied = DENIAL.search(text) and (wanted.letter not in named or OPTION_LINE.match(text))
+    if named and not is_denied:
         return _named(thought, sentence, named)
     return None
 
@@ -219,6 +252,7 @@ def _valued(thought: Thought, sentence: Sentence) -> Conclusion | None:
             return Conclusion(True, text, sentence.start, sentence.end)
         return None
     results = [term for term in terms if term.result or (term.computed and not term.operand)]
+    results = [term for term in results if not CONDITION.search(text[: term.start - sentence.start][-24:])]
     after = results[-1].end if results else 0
     candidates = [*results, *(term for term in terms if term.start >= after and not (term.operand or term in results))]
     so = list(SO.finditer(text))
@@ -248,7 +282,7 @@ def _worded(thought: Thought, sentence: Sentence) -> Conclusion | None:
     if wanted.is_yes_no:
         said = says_yes(text, wanted)
         return None if said is None else Conclusion(said, text, sentence.start, sentence.end)
-    if wanted.in_words(text) and not TABLE_ROW.search(text):
+    if wanted.in_words(text) and not (TABLE_ROW.search(text) or EXCLUDES.search(text)):
         if OR.search(text) and HEDGE.search(text):
             return Conclusion(False, text, sentence.start, sentence.end, reason=SEVERAL_ANSWERS)
         return Conclusion(True, text, sentence.start, sentence.end)
@@ -329,6 +363,7 @@ def _left_open(text: str, right: Sequence[Term], others: Sequence[Term], sentenc
         for other in others:
             low, high = sorted((term, other), key=lambda one: one.start)
             between = text[low.end - sentence.start : high.start - sentence.start]
-            if OR.search(between) and len(between) < 60:
+            is_same = is_about(between) or is_scaled(term, other)
+            if OR.search(between) and not (len(between) > 60 or is_same or any(map(str.isdigit, between))):
                 return True
     return False

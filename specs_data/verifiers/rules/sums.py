@@ -42,6 +42,7 @@ _NUMBER = re.compile(r"[\dπ]")
 _APART = re.compile(r"[,;.](?=\s|$)|;|(?<=[^\s(+\-*/^=≈])\s+(?=\()(?=\([^()]*=)")
 _SIDE = re.compile(r"([=≈])")
 _ATTACHED = re.compile(r"(?:[A-Za-zα-ορ-ωΑ-Ω]|\d:)$")
+_NEGATIVE = re.compile(r"[a-z]{2} -[\d.]+$")  # "the minimum is -4", but not "x -4"
 _MEASURED = re.compile(r"\d\s?([A-Za-z]{1,3})\s?$")  # 3 m (2 + 1)
 _OPERATED = re.compile(r"[\d)⟩π%°]\s*[-+*/^]\s*[\d(⟨√π-]|√|π|\)\s*\(|\d\(")
 _UNCLEAN_BEFORE = re.compile(
@@ -215,7 +216,7 @@ def _read_chain(text: str, plain: str, start: int, chain: str, terms: list[Term]
             operated = bool(_OPERATED.search(inner))
             ends = last and not first
             unit = _unit_after(text, place + len(inner))
-            if unit == "%" or "%" in text[place : place + len(inner) + 2][-2:]:
+            if inner.endswith("%") or "%" in text[place : place + len(inner) + 2][-2:]:
                 unit = "%"
             terms.append(
                 Term(place, place + len(inner), inner, value, _places(inner), unit,
@@ -303,7 +304,7 @@ def _clean_before(text: str, place: int, side: str, alone: bool) -> bool:
     if side[0] in "+*/^":
         return False
     if side[0] == "-" and re.search(r"[\w)\]}]\s*$", before):
-        return False
+        return _NEGATIVE.search(before + side) is not None
     measured = _MEASURED.search(before) if side[0] == "(" else None
     if _ATTACHED.search(before) or (measured and is_known(measured[1])):
         return False

@@ -13,7 +13,7 @@ from specs_data.judges.values import fold
 from specs_data.records import Problem
 from specs_data.verifiers.rules.prose import clean
 from specs_data.verifiers.rules.sums import Term, close, read_sums, value_of
-from specs_data.verifiers.rules.words import AFFIRMS, BOILERPLATE, LEADING, OPPOSITE, OPTION, SPACED, YES_NO
+from specs_data.verifiers.rules.words import AFFIRMS, BOILERPLATE, LEADING, OPPOSITE, OPTION, SO_NOT, SPACED, YES_NO
 
 MOST_OWN_WORDS = 0.6
 LONGEST_ALONE = 400  # characters of a choice
@@ -112,7 +112,10 @@ class Wanted:
 
     def is_term(self, term: Term, about: bool) -> bool:
         """Is this the answer's value?"""
-        return self.quantity is not None and close(self.quantity, term.quantity, about)
+        if self.quantity is None:
+            return False
+        share = Quantity(term.value / 100) if term.unit == "%" and not self.quantity.unit else None
+        return close(self.quantity, term.quantity, about) or bool(share and close(self.quantity, share))
 
     def choice_of(self, term: Term, about: bool = False) -> str:
         """The letter of the one choice whose value this is."""
@@ -217,9 +220,10 @@ def says_yes(text: str, wanted: Wanted) -> bool | None:
             pattern = rf"(?:^|答案[是为]?:?\s*){word}(?=[.,]|$)"
         if re.search(pattern, text.strip(), re.IGNORECASE):
             return word == folded
+    is_yes = folded in ("yes", "true", "是", "对")
     if found := AFFIRMS.search(text):
-        return (found["no"] is None) == (folded in ("yes", "true", "是", "对"))
-    return None
+        return (found["no"] is None) == is_yes
+    return not is_yes if SO_NOT.search(text) else None
 
 
 def stems(text: str) -> list[str]:

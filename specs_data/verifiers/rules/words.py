@@ -101,7 +101,13 @@ CHECK = re.compile(
     r"|n't asked|✓|✔|验证|检验|检查|经检验|顺便",
     re.IGNORECASE,
 )
-ASIDE = re.compile(r"\([A-Za-z]{2}.*\)\W*$|where\b")
+ASIDE = re.compile(
+    r"\([A-Za-z]{2}.*\)\W*$|where\b"
+    r"|(?i:(?:please )?note\b|additional (?:information|notes?)\b|fun fact|as a side note|by the way|incidentally)"
+    r"|备注|注:"
+)
+# What an equation only holds at: -4, which is reached at x = 1.
+CONDITION = re.compile(r"(?:\b(?:at|when|where|for|with|if|given)\s+|[当在]\s*)\w{1,3}\s*=\s*$")
 ASKS = re.compile(
     r"\b(?:question|problem|task)\b[^.?!]{0,20}\b(?:asks?|asked|refers?|wants?)\b|\basked (?:for|about|only)\b"
     r"|题目?(?:要求|问)的?是",
@@ -110,23 +116,32 @@ ASKS = re.compile(
 TABLE_ROW = re.compile(r" ; .* ; ")
 CHECKS_FROM_HERE = re.compile(
     r"^[^\w\n]{0,9}(?:(?:now|and),? )?(?:(?:let me|let's|let us|we|I|to|I'll|we can) (?:now |also |quickly |can )?"
-    r"(?:double[- ]?check|verify|check|test|confirm)|verif(?:y|ication)|(?:double[- ]?)?check(?:ing)?"
+    r"(?:double[- ]?check|verify|check|test|confirm)|verif(?:y|ication)|(?:(?:double|sanity)[- ]?)?check(?:ing)?"
     r"|(?:for|as) a (?:quick )?check)\b"
     r"|(?<=[.!?] )(?:let me|let's|let us|I'll|we can|to) (?:now |also |quickly )?"
     r"(?:double[- ]?check|verify|check|test|confirm)\b"
-    r"|(?:验证|检验|验算)",
+    r"|(?:substitut|plug)\w* (?:\w+ ){0,3}back\b"
+    r"|^[^\w\n]{0,9}(?:remarks?|note|why the other|(?:let's|let me) (?:see|look) (?:about|at|whether)"
+    r"|going through the rest|the other (?:options|choices)|is it plausible|common mistakes)\b"
+    r"|(?:验证|检验|验算|代回|补充说明|拓展|易错|说明:|另外)",
     re.IGNORECASE | re.MULTILINE,
 )
+RETRACTS = re.compile(
+    r"\b(?:wait|oops|mistake|wrong|sorry|incorrect|contradict\w*|recount|recheck)\b"
+    r"|(?:not|n't) (?:match|fit|agree|work)\b|不对|矛盾|重新|算错",
+    re.IGNORECASE,
+)
+_SO = r"so(?! (?:many|much|far|that|long|large|small))"
 CONCLUDES = re.compile(
-    r"\b(?:so|thus|therefore|hence|consequently|altogether|in total|total|makes|leaves|gives|means|conclude|conclusion"
-    r"|finally|overall,|in summary|to sum up|must be|we get|we have|we find|we need|we want)\b"
+    rf"\b(?:{_SO}|thus|therefore|hence|consequently|altogether|in total|total|makes|leaves|gives|means|conclude"
+    r"|conclusion|finally|overall,|in summary|to sum up|must be|we get|we have|we find|we need|we want)\b"
     r"|因此|所以|故|综上|总共|一共|得到|可得|则|那么",
     re.IGNORECASE,
 )
-SO = re.compile(r"\b(?:so|thus|therefore|hence)\b|因此|所以|故|那么", re.IGNORECASE)
+SO = re.compile(rf"\b(?:{_SO}|thus|therefore|hence)\b|因此|所以|故|那么", re.IGNORECASE)
 # A sentence that ends in a value as what something is.
 COMES_TO = re.compile(
-    r"(?:\b(?:is|are|equals?|has|have|was|were|(?<!would )be|contains?|totals|(?:amounts?|comes?) to"
+    r"(?:\b(?:is|are|equals?|has|have|was|were|(?<!would )(?<!'d )be|contains?|totals|(?:amounts?|comes?) to"
     r"|comes out (?:as|at))|[=:为是有])"
     r"\s*(?:(?:about|approximately|around|exactly|only)\s+)?-?[\d.][\d./]*\s*[%°]?\s*[^\W\d]*\W*$",
     re.IGNORECASE,
@@ -150,8 +165,9 @@ GUESSED = Phrases(
     r"|assum(?:e|ing) [^.\n]{0,60}\b(?:calculations?|correct)\b"
     r"|(?:seem|appear)s? to be (?:an? |some )?(?:mistake|error|inconsisten|typo|misprint)"
     r"|(?:may|might|must) be (?:an? )(?:mistake|error|inconsisten|typo|misprint) in"
+    r"|without being (?:sure|certain)|no way (?:of telling|to tell|of knowing|to know)"
     r"|impossible to (?:determine|tell|say|know)"
-    r"|(?:not|n't) (?:give|have|provide|contain)\s(?:us )?(?:enough|sufficient)"
+    r"|(?:not|n't) (?:give|have|provide|contain)\s(?:us )?(?:enough|sufficient) (?:information|data|detail)"
     r"|not enough information|insufficient information|without (?:more|further|additional) information"
     r"|(?:can(?:not|'t)|not possible to) be (?:determined?|computed?|calculated?|found|solved?|answered)"
     r"|(?:can(?:not|'t)|unable to|not able to|not possible to) "
@@ -161,7 +177,7 @@ GUESSED = Phrases(
     rf"|none of the {_OPTIONS}\b[^.\n]{{0,30}}\b(?:match|is|are|fit|equal|correspond)"
     rf"|(?:not|n't) (?:given )?(?:among|one of|in|listed (?:in|among)|any of) the {_OPTIONS}"
     r"|(?:error|mistake|typo) in the (?:problem|question|options|choices|given|answer|provided))"
-    r"|猜测|无法确定|不能确定|无法判断|没有正确|没有(?:提供|给出)图|看不到图|选项有误|题目有误",
+    r"|猜测|无法确定|不能确定|无法判断|没有正确|就选(?:它|这个)吧|没有对应的选项|与选项都不|没有(?:提供|给出)图|看不到图|选项有误|题目有误",
 )
 HEDGE = re.compile(r"\b(?:either|could|might|may|perhaps|possibly|maybe|depending|both)\b|或者|可能", re.IGNORECASE)
 OR = re.compile(r"\bor\b|或", re.IGNORECASE)
@@ -178,13 +194,18 @@ CALLED = re.compile(
     r"((?<!不)正确|不正确|错误|不符合|(?<![不否])符合|\b(?:not )?(?:true|correct)\b|\bfalse\b|\bincorrect\b|\bwrong\b)",
     re.IGNORECASE,
 )
-HYPOTHESIS = re.compile(r"\?$|\b(?:suppose|assume|if|whether|let's say|imagine|were)\b|如果|假设|若", re.IGNORECASE)
+HYPOTHESIS = re.compile(
+    r"\?$|\b(?:suppose|assume|if|whether|let's say|imagine|were (?:to|it|they|we))\b|如果|假设|若", re.IGNORECASE
+)
 # One of several is set against the others.
 COMPARES = re.compile(
     r"\b(?:than|unlike|rather|instead|not|only|but|while|whereas|both|most|best|least|\w+est|because|since|so|thus|therefore"
     r"|hence)\b|n't\b|比|不|只有|最|而|因此|所以|故",
     re.IGNORECASE,
 )
+COUNTERFACTUAL = re.compile(r"\bwould\b|\bhad (?:it|they|he|she|we|the)\b|\bunless\b", re.IGNORECASE)
+EXCLUDES = re.compile(r"\brul(?:es?|ed|ing) out\b|\beliminat|\bexclud|排除", re.IGNORECASE)
+CROSSED = re.compile("[✗✘❌]")
 SUPPOSED = re.compile(
     r"\b(?:would|could|might|if|note|otherwise|by the way|trap|distract\w+|tempt\w+)\b|如果|会", re.IGNORECASE
 )
@@ -202,6 +223,11 @@ AFFIRMS = re.compile(
     r"\b(?:that's|that is|this is|which is) (?:true|correct|the case|(?P<no>false|wrong|not (?:true|correct|the case)))"
     r"\s*\.?$"
     r"|\bindeed it (?:does|is|has|can)\b",
+    re.IGNORECASE,
+)
+SO_NOT = re.compile(
+    r"\b(?:so|thus|therefore|hence)\b[^.!?]{0,80}(?:n't|\bnot|\bcannot)\b(?! (?:only|clear|sure|enough))"
+    r"|(?:所以|因此|故)[^.!?]{0,40}不",
     re.IGNORECASE,
 )
 YES_NO = frozenset(OPPOSITE)
