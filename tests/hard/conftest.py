@@ -3,6 +3,7 @@ found is printed as a table."""
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections import Counter
 from collections.abc import Iterable
 from typing import Any
@@ -36,7 +37,12 @@ def assert_sentence(error: BaseException | str, *words: str) -> None:
 
 
 def assert_no_secret(text: str, secret: str, part: int = 10) -> None:
-    """No part of a secret is in a text, as it is or as JSON, JSON in JSON, or a URL writes it."""
+    """No part of a secret is in a text, as it is or as JSON, JSON in JSON, a URL, hexadecimal digits or Base64 writes
+    it."""
+    for before in range(3):
+        spelt = b64encode(bytes(before) + secret.encode()).decode()[4 * (before > 0) : -4]
+        assert not any(spelt[n : n + part] in text for n in range(len(spelt) - part + 1)), "Base64 of the key is shown"
+    assert secret.encode().hex()[part : 3 * part] not in text
     for _ in range(3):
         found = next(
             (secret[n : n + part] for n in range(len(secret) - part + 1) if secret[n : n + part] in text), None
