@@ -38,9 +38,7 @@ _SIGN = re.compile(
 _UNSIGNED = re.compile(
     r"(?:[^A-Za-z%°$€£¥₹\\]|\\[^A-Za-z%°$€£¥₹]|\\(?:[dtc]?frac|sqrt|pi|times|cdot|left|right)(?![A-Za-z]))*"
 )
-_FACTOR = re.compile(
-    r"\s*(?:\\pi(?![A-Za-z])|π|(?:\\times|×)\s*10\s*\^\s*\{?-?\d+\}?|\^\s*\{?\d+\}?|\\sqrt\s*\{\d+\})"
-)
+_FACTOR = re.compile(r"\s*(?:\\pi(?![A-Za-z])|π|(?:\\times|×)\s*10\s*\^\s*\{?-?\d+\}?|\^\s*\{?\d+\}?|\\sqrt\s*\{\d+\})")
 _ALONE_BEFORE = frozenset(("", " ", "\n", ">", ":"))
 _ALONE_AFTER = frozenset(("", "\n", "<"))
 _LABEL = re.compile(

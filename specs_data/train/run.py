@@ -38,7 +38,7 @@ import tomli_w
 
 from specs_data.engines.checkpoint import best_device, load_model, load_processor
 from specs_data.errors import UserError, require
-from specs_data.files import staged, write_whole
+from specs_data.files import staged, write_whole, writing
 from specs_data.train import report
 from specs_data.train.rows import Rows
 from specs_data.train.settings import TrainSettings
@@ -265,7 +265,7 @@ def finish(method: str, settings: TrainSettings, trainer: Any, rows: Rows) -> Pa
     transformers = require("transformers", "train")
     trainer.remove_callback(transformers.trainer_callback.PrinterCallback)
     started = time.time()
-    with _terminations.caught():
+    with _terminations.caught(), writing(settings.out):
         trainer.train(resume_from_checkpoint=_checkpoint_to_resume(settings, trainer))
     if _terminations.asked:
         raise KeyboardInterrupt
