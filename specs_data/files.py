@@ -122,6 +122,8 @@ def writing(place: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if error.errno is None:  # polars' have words alone
+            raise OSError(errno.EIO, str(error), str(place)) from None
         if error.filename is None:
             error.filename = str(place)
         raise
