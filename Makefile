@@ -4,7 +4,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo demo-full paper test test-slow test-loop test-vllm test-loaders lint format clean
+.PHONY: demo demo-full paper test test-slow test-hard test-hard-vllm test-loop test-vllm test-loaders lint format clean
 
 .venv/pip:
 	$(PYTHON) -m venv .venv
@@ -44,6 +44,11 @@ test-slow: .venv/dev
 test-hard: .venv/dev
 	$(BIN)/python -m pytest tests/hard
 
+# Builds with the real vLLM that are killed, and go on.
+test-hard-vllm: .venv/dev
+	.ci/vllm-env
+	.venv-vllm/bin/python -m pytest -m slow tests/elsewhere/vllm_engine
+
 # The closed loop, which trains for a quarter of an hour.
 test-loop: .venv/dev
 	$(BIN)/python -m pytest tests/test_demo_full.py
@@ -52,7 +57,7 @@ test-loop: .venv/dev
 test-vllm: .venv/dev
 	.ci/vllm-env
 	$(BIN)/python tests/elsewhere/smollm/make.py .cache/smollm2
-	.venv-vllm/bin/python -m pytest tests/elsewhere/vllm_engine
+	.venv-vllm/bin/python -m pytest -m "not slow" tests/elsewhere/vllm_engine
 
 # The real loaders of LLaMA-Factory and ms-swift, in environments of their own.
 test-loaders: .venv/dev

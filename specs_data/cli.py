@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import io
 import os
 import signal
@@ -23,6 +24,7 @@ _TERMINATED = 143  # the shell's after SIGTERM
 _CLOSED_PIPE = 141  # the shell's for a program whose reader, like head, has seen enough
 
 _terminated = False
+_status: int | None = None  # of the command, once it is done
 
 app = typer.Typer(
     name="specs-data",
@@ -62,7 +64,9 @@ def options(
 
 def main() -> None:
     """Run the command line. A user's mistake is one sentence on standard error and exit status 2."""
+    global _status  # noqa: PLW0603 - what ends the process has nowhere else to learn it
     _open_streams()
+    atexit.register(_end)
     signal.signal(signal.SIGTERM, _interrupt)
     for stream in (sys.stdout, sys.stderr):  # an ASCII terminal shows what it lacks as an escape
         if isinstance(stream, io.TextIOWrapper):
@@ -73,7 +77,22 @@ def main() -> None:
         _tell("interrupted; the same command goes on from here")
     for number in (signal.SIGINT, signal.SIGTERM):  # all is said: what threads still do may be cut short
         signal.signal(number, lambda *_: os._exit(status))
+    _status = status
     sys.exit(status)
+
+
+def _end() -> None:
+    """Last of all, when only Python's own end is left: it would put signals' defaults in place of the handlers, and end
+    by SIGINT where an interrupt once met an import."""
+    if _status is None:
+        return
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    if _status in (_INTERRUPTED, _TERMINATED):
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError, AttributeError):  # nobody reads, or it is closed
+                stream.flush()
+        os._exit(_status)
 
 
 def _run() -> int:

@@ -11,7 +11,7 @@ from array import array
 from codecs import BOM_UTF8
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from itertools import chain, islice, repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -122,6 +122,8 @@ def writing(place: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if error.errno is None:  # polars' have words alone
+            raise OSError(errno.EIO, str(error), str(place)) from None
         if error.filename is None:
             error.filename = str(place)
         raise
@@ -130,15 +132,16 @@ def writing(place: Path) -> Iterator[None]:
 @contextmanager
 def whole_file(file: Path) -> Iterator[BinaryIO]:
     """A file to write to, that takes the place of `file` in one step when the block ends; after an error there is
-    none of it."""
+    none of it. Of several processes one comes after the other."""
     part = file.with_name(f"{file.name}.part")
-    try:
-        with writing(file), part.open("wb") as target:
-            yield target
-        put_in_place(part, file)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
+    with _turn(part):
+        try:
+            with writing(file), part.open("wb") as target:
+                yield target
+            put_in_place(part, file)
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
 
 
 def write_frame(frame: DataFrame, file: Path, metadata: dict[str, str] | None = None) -> None:
@@ -178,22 +181,77 @@ def staged(place: Path) -> Iterator[Path]:
     if fresh and place.exists():
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(place))
     part = place.with_name(f".{place.name}.part") if fresh else place / ".part"
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
+    part.mkdir(parents=True, exist_ok=True)
+    with _alone(part, place):
+        try:
+            with writing(place):
+                for left in part.iterdir():  # by one that was killed
+                    shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
+                yield part
+            if fresh:
+                put_in_place(part, place)
+            else:
+                _put_all(part, place)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+
+
+@contextmanager
+def _alone(part: Path, place: Path) -> Iterator[None]:
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(_locked(part, wait=False))
+        except BlockingIOError:
+            raise UserError(f"another process is writing {place}: let it end, or write elsewhere") from None
+        yield
+
+
+@contextmanager
+def _turn(part: Path) -> Iterator[None]:
+    """In this block no other process writes the file `part`."""
+    while True:
+        part.touch()
+        with _locked(part, wait=True) as descriptor:
+            if descriptor is None or _is_at(part, descriptor):  # or whoever had it has given it its name
+                yield
+                return
+
+
+@contextmanager
+def _locked(place: Path, *, wait: bool) -> Iterator[int | None]:
+    """A descriptor of the file or folder at `place`, locked; None where there are no such locks. Raises BlockingIOError
+    where another has it, and is not to be waited for."""
     try:
-        with writing(place):
-            yield part
-        if fresh:
-            put_in_place(part, place)
-        else:
-            _put_all(part, place)
+        import fcntl
+    except ImportError:  # on Windows
+        yield None
+        return
+    descriptor = os.open(place, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except OSError as error:
+            if isinstance(error, BlockingIOError):
+                raise
+            # A file system that knows none.
+        yield descriptor
     finally:
-        shutil.rmtree(part, ignore_errors=True)
+        os.close(descriptor)
+
+
+def _is_at(place: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(place.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
 
 
 def _put_all(part: Path, place: Path) -> None:
     files = [file for file in part.rglob("*") if file.is_file()]
-    for file in sorted(files, key=lambda file: (-len(file.parts), file.stat().st_mtime_ns)):
+    # What says that all is there comes last, whatever the clock said.
+    for file in sorted(
+        files, key=lambda file: (-len(file.parts), file.name == "manifest.json", file.stat().st_mtime_ns)
+    ):
         there = place / file.relative_to(part)
         there.parent.mkdir(parents=True, exist_ok=True)
         put_in_place(file, there)

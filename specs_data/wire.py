@@ -16,6 +16,7 @@ import random
 import re
 import socket
 import time
+from base64 import b64encode
 from collections.abc import Iterator, Mapping
 from email.utils import parsedate_to_datetime
 from enum import Enum, auto
@@ -83,12 +84,24 @@ class Key:
         for _ in range(3):  # JSON in JSON in a URL
             plain = _ESCAPED.sub(_unescaped, plain)
         told = _without(plain, self.text)
-        return _without(said, self.text) if told == plain else told
+        told = _without(said, self.text) if told == plain else told
+        for spelling in _spellings(self.text):
+            told = _without_parts(told, spelling)
+        return told
 
 
 _ESCAPED = re.compile(r"\\u00([0-9a-fA-F]{2})|%([0-9a-fA-F]{2})|\\([\"\\/])")
 _SHORTEST_PART = 6  # characters of a key that are told from a word; fewer beside its masked rest
 _MASKED = re.compile(r"[\w-]*(?:\*{2,}|\.{3,}|…)[\w-]*")
+
+
+def _spellings(key: str) -> Iterator[str]:
+    """The key as hexadecimal digits, and as Base64 writes it wherever in a text it begins."""
+    yield key.encode().hex()
+    for before in range(3):
+        for alphabet in (b"+/", b"-_"):
+            text = b64encode(bytes(before) + key.encode(), alphabet).decode().rstrip("=")
+            yield text[-(-before * 8 // 6) : (before + len(key)) * 8 // 6]
 
 
 def _unescaped(found: re.Match[str]) -> str:
@@ -99,6 +112,10 @@ def _unescaped(found: re.Match[str]) -> str:
 def _without(said: str, key: str) -> str:
     """`said` without the key and any part of it."""
     said = _MASKED.sub(lambda found: "***" if _ends_like(found[0], key) else found[0], said)
+    return _without_parts(said, key)
+
+
+def _without_parts(said: str, key: str) -> str:
     shortest = min(_SHORTEST_PART, len(key))
     parts, place = [], 0
     while place < len(said):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from specs_data.errors import FileRefused
+from specs_data.errors import FileRefused, UserError
 from specs_data.files import put_in_place, read_inside, staged, whole_file, write_whole
 
 MOST = 1000
@@ -121,3 +123,27 @@ def test_what_is_staged_comes_at_its_end_or_not_at_all(tmp_path: Path, there: bo
     found = {path.relative_to(place).as_posix(): path.read_text() for path in place.rglob("*") if path.is_file()}
     assert found == {"index": "all", "deep/file": "deep"} | ({"mine": "mine"} if there else {})
     assert [path.name for path in tmp_path.iterdir()] == ["place"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there are other locks")
+def test_a_place_that_another_writes_is_left_to_it(tmp_path: Path) -> None:
+    with staged(tmp_path / "place") as part:
+        (part / "file").write_text("first")
+        with pytest.raises(UserError, match="another process is writing .*place"), staged(tmp_path / "place"):
+            raise AssertionError
+        assert (part / "file").exists()
+    assert (tmp_path / "place" / "file").read_text() == "first"
+
+
+def test_of_those_that_write_a_file_one_comes_after_the_other(tmp_path: Path) -> None:
+    file, contents = tmp_path / "file", [bytes([number]) * 100_000 for number in range(8)]
+    with ThreadPoolExecutor(8) as threads:
+        for _ in threads.map(write_whole, [file] * 8, contents):
+            assert file.read_bytes() in contents
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_an_error_without_a_name_gets_that_of_the_place(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="full") as caught, whole_file(tmp_path / "file"):
+        raise OSError(errno.ENOSPC, "full")
+    assert caught.value.filename == str(tmp_path / "file")

@@ -7,6 +7,7 @@ a file of rows, if it is not large, while its content is as well.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import suppress
@@ -29,6 +30,7 @@ from specs_data.texts import load_card
 if TYPE_CHECKING:
     from specs_data.build.opening import Run
 
+logger = logging.getLogger(__name__)
 _NAME = "sources.jsonl"
 # Files of rows up to this size are known by their content: that takes a tenth of a second.
 _READ_AT_MOST = 1 << 26
@@ -112,9 +114,13 @@ def is_finished(run: Run, now: State) -> bool:
 
 
 def keep(run: Run, before: State) -> None:
-    """The run is finished: the same command has nothing to do, unless a service left something undecided."""
+    """The run is finished: the same command has nothing to do, unless a service left something undecided, or a file of
+    rows was changed while the run read it."""
     place = run.out / _NAME
     place.unlink(missing_ok=True)
+    if before.rows is not None and _row_stamps(run) != before.rows:
+        logger.warning("the files of problems were changed while they were read: run the same command again")
+        return
     if before.rows is not None and not run.store.has_undecided():
         run.pictures.write(msgspec.structs.replace(before, left=list(map(_look, _left(run.out)))))
         run.pictures.put(place)

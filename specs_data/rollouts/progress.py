@@ -15,6 +15,7 @@ from typing import Protocol, Self
 from msgspec import Struct
 from tqdm import tqdm
 
+from specs_data.files import refuse_irregular
 from specs_data.inert import one_line, visible
 from specs_data.rollouts.store import Position
 
@@ -55,6 +56,9 @@ def told(out: Path, *, quiet: bool, verbose: bool = False) -> Iterator[None]:
     """While the block runs, what is said goes to OUT/run.log, and to the terminal: with `quiet` only warnings, with
     `verbose` what becomes of each response."""
     out.mkdir(parents=True, exist_ok=True)
+    for there in out.iterdir():
+        if not there.is_dir():  # a FIFO would block whoever looks at it
+            refuse_irregular(there)
     level = logging.DEBUG if verbose else logging.INFO
     file, console = _File(out / "run.log", encoding="utf-8", errors="backslashreplace", delay=True), _Console()
     file.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%dT%H:%M:%S%z"))

@@ -18,7 +18,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from specs_data.errors import UserError, require
-from specs_data.files import sha256_of, write_whole
+from specs_data.files import sha256_of, write_whole, writing
 from specs_data.images import Unusable, settle
 from specs_data.pairs import rows as pairs_io
 from specs_data.pairs.parquet import Interleaved, in_text, with_blocks
@@ -231,7 +231,11 @@ def _write(
     count = 0
     file.parent.mkdir(parents=True, exist_ok=True)
     part = file.with_suffix(f".{os.getpid()}")
-    with pa.OSFile(str(part), "wb") as sink, pa.ipc.new_stream(sink, features.arrow_schema) as stream:
+    with (
+        writing(file),
+        pa.OSFile(str(part), "wb") as sink,
+        pa.ipc.new_stream(sink, features.arrow_schema) as stream,
+    ):
         for batch in _batches(kept):
             stream.write_batch(pa.RecordBatch.from_pylist(batch, features.arrow_schema))
             count += len(batch)

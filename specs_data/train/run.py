@@ -38,7 +38,7 @@ import tomli_w
 
 from specs_data.engines.checkpoint import best_device, load_model, load_processor
 from specs_data.errors import UserError, require
-from specs_data.files import staged
+from specs_data.files import staged, write_whole, writing
 from specs_data.train import report
 from specs_data.train.rows import Rows
 from specs_data.train.settings import TrainSettings
@@ -265,8 +265,8 @@ def finish(method: str, settings: TrainSettings, trainer: Any, rows: Rows) -> Pa
     transformers = require("transformers", "train")
     trainer.remove_callback(transformers.trainer_callback.PrinterCallback)
     started = time.time()
-    with _terminations.caught():
-        trainer.train(resume_from_checkpoint=_last_checkpoint(settings.out / "checkpoints"))
+    with _terminations.caught(), writing(settings.out):
+        trainer.train(resume_from_checkpoint=_checkpoint_to_resume(settings, trainer))
     if _terminations.asked:
         raise KeyboardInterrupt
     raw = settings.out / "checkpoints" / "raw"
@@ -284,6 +284,19 @@ def finish(method: str, settings: TrainSettings, trainer: Any, rows: Rows) -> Pa
                 shutil.rmtree(checkpoint)
     trainer.accelerator.wait_for_everyone()
     return settings.out
+
+
+def _checkpoint_to_resume(settings: TrainSettings, trainer: Any) -> str | None:
+    """The newest whole checkpoint, which is told how many rows a device takes at once now: transformers 5.0 would go by
+    what it says of that, and make batches of another size."""
+    last = _last_checkpoint(settings.out / "checkpoints")
+    if last is not None and trainer.is_world_process_zero():
+        file = Path(last) / "trainer_state.json"
+        state, now = json.loads(file.read_text(encoding="utf-8")), {"train_batch_size": trainer.args.train_batch_size}
+        if state | now != state:
+            write_whole(file, json.dumps(state | now, indent=2, sort_keys=True).encode())
+    trainer.accelerator.wait_for_everyone()
+    return last
 
 
 def _save(settings: TrainSettings, processor: Any, raw: Path, out: Path) -> None:

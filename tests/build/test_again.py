@@ -156,3 +156,22 @@ def test_no_build_imports_pandas(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["1", "False"]
+
+
+def test_problems_that_change_while_they_are_read_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    problems = write_sums(tmp_path, 30)
+    engine = policy()
+    script = engine._script
+
+    def changing(request: Any) -> Any:
+        if engine.calls == 10:
+            write_sums(tmp_path, 40)
+        return script(request)
+
+    engine._script = changing
+    build(recipe(problems, **SETTINGS), tmp_path / "run", engine=engine, quiet=True)
+    assert "changed while they were read" in caplog.text
+    caplog.clear()
+    built = build(recipe(problems, **SETTINGS), tmp_path / "run", engine=policy(), quiet=True)
+    assert built.manifest.counts is not None and built.manifest.counts.problems == 40
+    assert "changed" not in caplog.text

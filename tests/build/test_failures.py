@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
 import sqlite3
 import time
@@ -239,3 +240,13 @@ def test_a_prefill_begins_every_response(tmp_path: Path) -> None:
     assert built.count == calls == 5
     assert all(pair.chosen.startswith("<think>") for pair in built.pairs())
     assert within(problems, tmp_path / "run", engine)[1] == 5  # other responses than without
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no FIFOs")
+@pytest.mark.parametrize("name", ["run.log", "manifest.json", "recipe.toml", "sources.jsonl", "store.sqlite"])
+def test_a_fifo_in_the_run_s_folder_is_refused_at_once(tmp_path: Path, name: str) -> None:
+    problems = write_sums(tmp_path, 3)
+    (tmp_path / "run").mkdir()
+    os.mkfifo(tmp_path / "run" / name)
+    with pytest.raises(UserError, match=f"{name} is no regular file"):
+        build(recipe(problems), tmp_path / "run", engine=ScriptedEngine(right), quiet=True)

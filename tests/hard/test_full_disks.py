@@ -100,7 +100,7 @@ def test_an_error_at_any_write(
 
     def broken(self: Store) -> None:
         prepare(self)
-        self._db = Faulty(self._db, number * 7)  # type: ignore[assignment]
+        self._db = Faulty(self._db, number * 7 % 420)  # type: ignore[assignment]
 
     monkeypatch.setattr(Store, "_prepare", broken)
     engine = policy(concurrency=4, delay=0.0005)

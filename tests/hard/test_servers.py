@@ -9,10 +9,12 @@ import logging
 import socket
 import threading
 import time
+from base64 import b64encode
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pyarrow.parquet as pq
 import pytest
@@ -100,6 +102,10 @@ STATES: dict[str, Callable[[socket.socket, threading.Event], None]] = {
     "401s that echo the key": saying(packed(401, refusal(f"wrong key {KEY} {KEY[:12]}*** {json.dumps(KEY)}"))),
     "400s that echo the key": saying(packed(400, refusal(f"odd request, key {json.dumps(json.dumps(KEY))}"))),
     "500s that echo the key": saying(packed(500, refusal(f"Bearer {KEY[3:]}"))),
+    "403s that echo the key otherwise": saying(packed(403, refusal(
+        f"user {b64encode(f'user:{KEY}'.encode()).decode()} {b64encode(KEY.encode()).decode()[:20]} {quote(KEY)} "
+        f"{quote(quote(KEY))} {KEY.encode().hex()[8:]} {KEY[: len(KEY) // 2]}"
+    ))),
     "no content": saying(packed(200, completion(None))),
     "content that is a number": saying(packed(200, completion(5))),
     "no choices": saying(packed(200, b'{"choices": []}')),

@@ -358,3 +358,19 @@ def test_what_a_repair_left_half_done_is_finished(tmp_path: Path) -> None:
         assert store.get("samples", 1, Number(1), Index(0)) is not None
     names = {file.name for file in tmp_path.iterdir() if file.suffix != ".sum"}
     assert names == {"store.sqlite", "store.sqlite.damaged"}
+
+
+def test_a_store_that_may_not_be_written_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "store.sqlite"
+    with Store(path) as store:
+        settings_number, problem = store.settings("samples", {"a": 1}), store.know([make_problem("p")])[0]
+        store.put("samples", settings_number, problem, Index(0), None, Response("text", "stop", 1, 1))
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    monkeypatch.setattr("specs_data.rollouts.store.is_writable", lambda _: False)
+    with Store.to_read(path) as store:
+        assert store.get("samples", settings_number, problem, Index(0)) is not None
+        assert store.problem(problem) == make_problem("p")
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+    with pytest.raises(UserError, match="there is no"):
+        Store.to_read(tmp_path / "none.sqlite")
+    assert not (tmp_path / "none.sqlite").exists()

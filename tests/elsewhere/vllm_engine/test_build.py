@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import shutil
 import sqlite3
 import subprocess
@@ -85,6 +86,34 @@ def test_in_process(checkpoint: str, problems: Path, tmp_path: Path) -> None:
     assert manifest["counts"]["sampled"] > kept
     check = [SPECS_DATA, "check", str(tmp_path / "run" / "dataset")]
     subprocess.run(check, check=True, timeout=120)
+
+
+@pytest.fixture(scope="module")
+def whole(checkpoint: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Sequence[str], Path]:
+    """A build of many problems that nothing happened to, but for its folder."""
+    folder = tmp_path_factory.mktemp("whole")
+    build = command(
+        write_problems(folder, 300, seed=77), folder / "run", "--engine", "vllm", "--policy", checkpoint,
+        "--max-model-len", "512", "--dtype", "float32",
+    )  # fmt: skip
+    subprocess.run(build, check=True, timeout=600)
+    return build, folder / "run"
+
+
+def rows_of(run: Path) -> dict[str, bytes]:
+    """The files of rows. The card also counts what was asked ahead, which depends on the clock."""
+    return {file.name: file.read_bytes() for file in sorted((run / "dataset" / "data").iterdir())}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", range(8))
+def test_a_killed_build_gives_the_same_pairs(whole: tuple[Sequence[str], Path], tmp_path: Path, number: int) -> None:
+    build, run = whole
+    again = [*build, "--out", str(tmp_path / "run")]
+    kept = kill_on_the_way(again, tmp_path / "run", random.Random(number).randrange(1, len(samples(run))))
+    subprocess.run(again, check=True, timeout=600)
+    assert rows_of(tmp_path / "run") == rows_of(run)
+    assert kept <= len(samples(tmp_path / "run"))
 
 
 def test_as_a_server(server: str, problems: Path, tmp_path: Path) -> None:
