@@ -17,6 +17,7 @@ from specs_data.verifiers.rules.words import AFFIRMS, BOILERPLATE, LEADING, OPPO
 
 MOST_OWN_WORDS = 0.6
 LONGEST_ALONE = 400  # characters of a choice
+_CIRCLED = re.compile(r"[①-⑳](?:(?:, |[和与及、 ])?[①-⑳])*")  # statements by their numbers: ② and ③
 _A_LETTER = re.compile(r"[A-Za-z] [A-J](?![A-Za-z])")
 _LETTER_ALONE = re.compile(r"\W*(?:is\s+)?[A-J]\W*")
 _LETTERED = re.compile(r"^\W*[A-J](?:[).:]+|\s-)\s*")
@@ -174,6 +175,8 @@ def option_letters(text: str, choices: Sequence[str]) -> frozenset[str]:
 def named_choices(text: str, choices: Sequence[str]) -> frozenset[str]:
     """The letters of the choices whose content is spoken of in `text`; of two, one within the other, the longer."""
     found: dict[str, str] = {}
+    if any(map(_CIRCLED.fullmatch, choices)):
+        text = _CIRCLED.sub(lambda run: "".join(one for one in run.group() if "①" <= one <= "⑳"), text)
     for number, choice in enumerate(choices):
         content = re.sub(r"^\(?[A-J][).:]\s+", "", choice)
         is_letter = len(fold(content)) < 2 and content.isalpha() and content.isascii()
