@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from specs_data.format import boxes
 from specs_data.verifiers.rules.prose import Sentence, sentences
-from specs_data.verifiers.rules.sums import Sums, Term, is_about, is_scaled, read_sums
+from specs_data.verifiers.rules.sums import Sums, Term, close, is_about, is_scaled, read_sums, value_of
 from specs_data.verifiers.rules.wanted import Wanted, named_choices, option_letters, says_yes
 from specs_data.verifiers.rules.words import (
     ASIDE,
@@ -34,8 +34,10 @@ from specs_data.verifiers.rules.words import (
     EXCLUDES,
     HEDGE,
     HYPOTHESIS,
+    IS,
     LABEL,
     NOT,
+    NUMBERS,
     OPTION,
     OPTION_LINE,
     OR,
@@ -108,7 +110,9 @@ class Thought:
 
     def goes_on(self, sentence: Sentence) -> bool:
         """Does a sentence compute with the answer?"""
-        return any(term.operand and self.wanted.is_term(term, False) for term in self.terms_in(sentence))
+        operands = (term.text for term in self.terms_in(sentence) if term.operand)
+        numbers = (value_of(number) for operand in operands for number in NUMBERS.findall(operand))
+        return any(self.wanted.quantity and number and close(self.wanted.quantity, number) for number in numbers)
 
     def terms_in(self, sentence: Sentence) -> list[Term]:
         """The values that a sentence, or a part of one, names."""
@@ -143,16 +147,23 @@ def conclude(thought: Thought) -> Conclusion | None:
             continue
         elif doubt is None:
             is_last = number == 0 or CONCLUDES.search(sentence.text)
-            is_remark = sentence.start >= thought.settled_from
+            is_remark = sentence.start >= thought.settled_from and not (number == 0 and found.derived)
             if found.derived and is_remark and not thought.goes_on(sentence):
                 continue
             if found.derived or (is_last and not (is_remark or _derived_before(thought, sentence))):
                 return found
-            is_end = _chooses(thought, sentence) or (number == 0 and COMES_TO.search(sentence.text))
+            is_end = _chooses(thought, sentence) or (number == 0 and _comes_to(thought, sentence))
             doubt = replace(found, right=None) if is_end else found
         elif doubt.right is False and SO.search(sentence.text):
             doubt = found
     return doubt
+
+
+def _comes_to(thought: Thought, sentence: Sentence) -> bool:
+    """Does a sentence end in what something is, a value or a choice?"""
+    said = sentence.text.rstrip(" .!。").lower()
+    ending = next((one for one in thought.wanted.short if said.endswith(one)), "")
+    return bool(COMES_TO.search(sentence.text) or (ending and IS.search(said.removesuffix(ending))))
 
 
 def _chooses(thought: Thought, sentence: Sentence) -> bool:

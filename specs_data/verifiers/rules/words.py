@@ -142,10 +142,12 @@ SO = re.compile(rf"\b(?:{_SO}|thus|therefore|hence)\b|因此|所以|故|那么",
 # A sentence that ends in a value as what something is.
 COMES_TO = re.compile(
     r"(?:\b(?:is|are|equals?|has|have|was|were|(?<!would )(?<!'d )be|contains?|totals|(?:amounts?|comes?) to"
-    r"|comes out (?:as|at))|[=:为是有])"
+    r"|comes out (?:as|at))|\b(?:it|that)'s|[=:为是有剩])"
     r"\s*(?:(?:about|approximately|around|exactly|only)\s+)?-?[\d.][\d./]*\s*[%°]?\s*[^\W\d]*\W*$",
     re.IGNORECASE,
 )
+IS = re.compile(r"(?:\b(?:is|are|was)|'s|[是为])\s*(?:an? |the )?$", re.IGNORECASE)
+NUMBERS = re.compile(r"\d+(?:\.\d+)?")
 SUGGESTS = re.compile(
     r"\b(?:indicat\w+|suggest\w*|characteristic|typical\w*|matches|corresponds?|consistent with|describes?|refers?"
     r"|represents?|known as|called|identified|most likely|closest|best|only|has the|so|thus|therefore|hence|means)\b"
