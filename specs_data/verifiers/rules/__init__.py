@@ -76,7 +76,7 @@ class RulesVerifier:
 
     concurrency = 1
     paid = False
-    calibration = Calibration(recall=0.88, caught=0.77)  # on prose that it was not made with, see the results
+    calibration = Calibration(recall=0.85, caught=0.80)  # on prose that it was not made with, see the results
 
     def __init__(self, fmt: ResponseFormat = THINK_ANSWER) -> None:
         self.settings: Mapping[str, str] = {"verifier": "rules", "version": "5", "format": fmt.model_dump_json()}
