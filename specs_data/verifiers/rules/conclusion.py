@@ -374,7 +374,7 @@ def _left_open(text: str, right: Sequence[Term], others: Sequence[Term], sentenc
         for other in others:
             low, high = sorted((term, other), key=lambda one: one.start)
             between = text[low.end - sentence.start : high.start - sentence.start]
-            is_same = is_about(between) or is_scaled(term, other)
+            is_same = is_about(between) or is_scaled(term, other) or " or a" in between  # or an hour and a half
             if OR.search(between) and not (len(between) > 60 or is_same or any(map(str.isdigit, between))):
                 return True
     return False

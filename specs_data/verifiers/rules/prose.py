@@ -101,6 +101,7 @@ _INITIAL = re.compile(r"(?:\b(?:e\.g|i\.e|vs|approx|resp|cf|Fig|No|Dr|Mr|Mrs|St)
 _UNFINISHED = re.compile(
     r"(?:[-+*/=,;:(<>&]|\b(?:(?i:and|or|the|an|of|is|are|so|to|with|then|because|therefore|we|that|in|for|but|gives?|by|as"
     r"|from|which|if|when|top|both|has|have|was|be)|a)"
+    r"|需要(?:进一步)?(?:考虑|分析|计算|判断|确定)"
     r"|(?:因为|所以|因此|但是|而且|以及|那么|等于|得到|则|为|(?<!:)(?<!: )是|和|与|的))$"
 )
 _END_MARKS = re.compile(r"(?:\s*<(?:\|\w{1,20}\||eo[a-z]|/s)>)+\s*\Z")

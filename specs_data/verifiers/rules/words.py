@@ -55,7 +55,7 @@ _OF = r"\s+(?:to|for|of|from|among|in)\s[^.,:;=\n]{1,80}?(?!\s*=)|\s+(?:choice|o
 LABEL = Phrases(
     "answer solution conclusion correct right best proper final appropriate",
     rf"\b(?:answers?|solution|conclusion(?=:)|{_BEST})\b(?:{_OF})?{ADVERB}\s*{STATES}{ADVERB}\s*:?\s*"
-    rf"|(?:答案|正确选项|正确的选项|正确答案|最终结果|结论)[^.,:;\n是为选]{{0,8}}(?:应该|应当)?{STATES}\s*:?\s*(?:选项)?"
+    rf"|(?:答案|正确选项|正确的选项|正确答案|最终结果|结论|解集|取值范围)[^.,:;\n是为选]{{0,8}}(?:应该|应当)?{STATES}\s*:?\s*(?:选项)?"
     r"|(?:故|因此|所以|应|可|应该|综上|则|于是|正确)?,?\s*(?:本题|此题|这题)?(?:应)?选择?\s*:?\s*(?=\(?[A-J](?![A-Za-z]))"
     r"|(?<=[.!?\n])\s*(?:答|解得|最终答案|答案)\s*:\s*",
 )
@@ -103,7 +103,8 @@ CHECK = re.compile(
 )
 ASIDE = re.compile(
     r"\([A-Za-z]{2}.*\)\W*$|where\b"
-    r"|(?i:(?:please )?note\b|additional (?:information|notes?)\b|fun fact|as a side note|by the way|incidentally)"
+    r"|(?i:(?:please )?note\b|additional (?:information|notes?)\b|fun fact"
+    r"|(?:for|in) comparison|as a side note|by the way|incidentally)"
     r"|备注|注:"
 )
 # What an equation only holds at: -4, which is reached at x = 1.
@@ -122,7 +123,8 @@ CHECKS_FROM_HERE = re.compile(
     r"(?:double[- ]?check|verify|check|test|confirm)\b"
     r"|(?:substitut|plug)\w* (?:\w+ ){0,3}back\b"
     r"|^[^\w\n]{0,9}(?:remarks?|note|why the other|(?:let's|let me) (?:see|look) (?:about|at|whether)"
-    r"|going through the rest|the other (?:options|choices)|is it plausible|common mistakes)\b"
+    r"|going through the rest|the other (?:options|choices)|is it plausible|common mistakes"
+    r"|(?:hmm,? )?does (?:that|this|it) make sense)\b"
     r"|(?:验证|检验|验算|代回|补充说明|拓展|易错|说明:|另外)",
     re.IGNORECASE | re.MULTILINE,
 )
@@ -143,7 +145,7 @@ SO = re.compile(rf"\b(?:{_SO}|thus|therefore|hence)\b|因此|所以|故|那么",
 COMES_TO = re.compile(
     r"(?:\b(?:is|are|equals?|has|have|was|were|(?<!would )(?<!'d )be|contains?|totals|(?:amounts?|comes?) to"
     r"|comes out (?:as|at))|\b(?:it|that)'s|[=:为是有剩])"
-    r"\s*(?:(?:about|approximately|around|exactly|only)\s+)?-?[\d.][\d./]*\s*[%°]?\s*[^\W\d]*\W*$",
+    r"\s*(?:(?:about|approximately|around|exactly|only)\s+)?-?[\d.][\d./]*\s*[%°]?(?:\s*[^\W\d]+){0,2}\W*$",
     re.IGNORECASE,
 )
 IS = re.compile(r"(?:\b(?:is|are|was)|'s|[是为])\s*(?:an? |the )?$", re.IGNORECASE)
@@ -157,7 +159,8 @@ SUGGESTS = re.compile(
 _OPTIONS = r"(?:given |provided |available |answer )?(?:options|choices|answers)"
 GUESSED = Phrases(
     "guess choos pick select random safe impossible not n't insufficient without can unable do did none error "
-    "mistake typo no assum seem appear may might must discrepanc",
+    "mistake typo no assum seem appear may might must discrepanc have had "
+    "plausible likely good",
     r"(?:(?<![A-Za-z])|(?=n't))"
     r"(?:(?<!initial )(?<!first )(?<!next )guess(?:ing)?(?! and (?:check|test))(?![^.\n]{0,20}=)"
     r"|(?:choose|pick|select)\w* (?:one )?(?:at random|randomly)|randomly (?:ch|pick|select)\w+"
@@ -167,6 +170,7 @@ GUESSED = Phrases(
     r"|assum(?:e|ing) [^.\n]{0,60}\b(?:calculations?|correct)\b"
     r"|(?:seem|appear)s? to be (?:an? |some )?(?:mistake|error|inconsisten|typo|misprint)"
     r"|(?:may|might|must) be (?:an? )(?:mistake|error|inconsisten|typo|misprint) in"
+    r"|(?:have|had) to (?:choose|pick|say) (?:something|one)|(?:plausible|likely|good) as any"
     r"|without being (?:sure|certain)|no way (?:of telling|to tell|of knowing|to know)"
     r"|impossible to (?:determine|tell|say|know)"
     r"|(?:not|n't) (?:give|have|provide|contain)\s(?:us )?(?:enough|sufficient) (?:information|data|detail)"
