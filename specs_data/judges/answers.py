@@ -161,6 +161,7 @@ _TIMES = re.compile(r"(?<=\d) x (?=\d)")
 _SYSTEM = re.compile(r"\\begin\{(cases|aligned|array)\}((?:(?:\{l*\})?\s*[a-z]\s*&?=[^=&\\]+(?:\\\\)?)+)\\end\{\1\}")
 _INDEX = re.compile(r"(?<=[A-Za-z)\]])_\{?(\d+)\}?")
 _EDGES = " \t\r\n`*_#"
+_QUOTED = ("'", '"')
 _BOLD = re.compile(r"(?<![\w)])\*\*(?=\S)([^*]+)(?<=\S)\*\*(?!\w)")
 
 
@@ -209,7 +210,9 @@ def plain(text: str) -> str:
         text = in_latin(_LOWERED.sub(_lowered, _RAISED.sub(_raised, text)).translate(_ODD))
     if "**" in text:
         text = _BOLD.sub(r"\1", text)
-    text = _unquoted(text)
+    text = text.strip(_EDGES)
+    if text[:1] in _QUOTED:
+        text = _unquoted(text)
     if len(text) > 2 and text[0] == text[-1] == "$":
         text = text[1:-1]
     if "\\" in text:
@@ -223,16 +226,17 @@ def plain(text: str) -> str:
         text = _TIMES.sub("*", text)
     if text.count("$") % 2 == 0:
         text = text.replace("$", "")
-    text = _unquoted(text)
+    text = text.strip(_EDGES)
+    if text[:1] in _QUOTED:
+        text = _unquoted(text)
     if text.endswith(".") and not text.endswith(".."):
         text = text[:-1].rstrip(_EDGES)
     return text
 
 
 def _unquoted(text: str) -> str:
-    """`text` without blanks, marks of markdown and a pair of quotes around it; a quote on one side may be a prime."""
-    text = text.strip(_EDGES)
-    while len(text) > 1 and text[0] == text[-1] and text[0] in "\"'":
+    """`text` without the pairs of quotes around it; a quote on one side may be a prime."""
+    while len(text) > 1 and text[0] == text[-1] and text[0] in _QUOTED:
         text = text[1:-1].strip(_EDGES)
     return text
 
@@ -288,9 +292,11 @@ def _plain_latex(text: str) -> str:
             break
     if "\\begin" in text:
         text = _SYSTEM.sub(lambda rows: rows[2].strip("\\ ").replace("\\\\", ", ").replace("&", ""), text)
-    text = _NESTED.sub(r"\1m^{\2}", text).replace("{}^", "^")
+    if "{{" in text or "{}" in text:
+        text = _NESTED.sub(r"\1m^{\2}", text).replace("{}^", "^")
     text = _OVER.sub(r"\\frac{\1}{\2}", _FONT.sub(r"\1", text))
-    text = _INTEGERS.sub("", text)
+    if "Z" in text:
+        text = _INTEGERS.sub("", text)
     text = _THIN_THOUSANDS.sub("", text).replace("\\%", "%").replace("\\$", "$ ")
     text = _MACRO.sub(lambda macro: _SIGNS.get(macro[1], macro[0]), text)
     if "\\circ" in text or "\\degree" in text:
