@@ -18,6 +18,7 @@ from specs_data.judges.units import adjoining_unit, in_latin
 # A malformed response states its answer near its end; reading more would only cost time.
 READ_AT_MOST = 50_000
 LONGEST_BARE = 200
+LONGEST_SAID = 1_000  # of a sentence; where there is more its end counts
 LONGEST_LAST_LINE = 60
 LONGEST_SUM = 100  # of a last line that has a number
 
@@ -259,6 +260,7 @@ def _lowered(run: re.Match[str]) -> str:
 def said(answer: str) -> str | None:
     """What a plain sentence says: what follows its verb or its label, without a lead and a reason.
     None where `answer` is no such sentence, or is not sure."""
+    answer = answer[-LONGEST_SAID:]
     concluded = CONCLUSION.search(answer)
     sentence = concluded[1] if concluded else answer
     sentence = _REMARK.sub("", _REASON.sub("", sentence))
