@@ -53,6 +53,7 @@ _SO = re.compile(
     r"\A(?!.*[.。]\s)[^\n]*[,;] (?:so|thus|hence|therefore)[ ,]+(?:the )?(?:correct )?"
     r"(?:answer|option|choice)\b[^\n]*\Z"
 )
+_SENTENCES = re.compile(r"(?<=[.!])\s+(?=[A-Z$*\\∴\u4e00-\u9fff])|(?<=[\u4e00-\u9fff\d$°])[.。](?=[\u4e00-\u9fff])|\n+")
 _SENTENCE_END = re.compile(r"\n|。|\.(?=\s+[A-Z]|\s*$)")
 _LEAD = re.compile(
     r"(?:(?:so|thus|therefore|hence|then|finally|in conclusion|ans|correct|the|final|answer|total|result|we|i|get|have"
@@ -100,7 +101,8 @@ _REMARK = re.compile(
     re.IGNORECASE,
 )
 _UNSURE = re.compile(
-    r"\b(?:not|no|never|than|least|most|less|more|if|unless|(?<!gap )(?<!difference )(?<!distance )(?<!angle )between"
+    r"\b(?:not|cannot|no|never|"
+    r"than|least|most|less|more|if|unless|(?<!gap )(?<!difference )(?<!distance )(?<!angle )between"
     r"|over|under|either|neither|none|up to|close to|suppose|assum\w+|maybe|wait|actually"
     r"|wrong|incorrect)\b|n't|\?",
     re.IGNORECASE,
@@ -260,9 +262,9 @@ def _lowered(run: re.Match[str]) -> str:
 def said(answer: str) -> str | None:
     """What a plain sentence says: what follows its verb or its label, without a lead and a reason.
     None where `answer` is no such sentence, or is not sure."""
-    answer = answer[-LONGEST_SAID:]
-    concluded = CONCLUSION.search(answer)
-    sentence = concluded[1] if concluded else answer
+    last = last_sentence(answer[-LONGEST_SAID:])
+    concluded = CONCLUSION.search(last)
+    sentence = concluded[1] if concluded else last
     sentence = _REMARK.sub("", _REASON.sub("", sentence))
     if _UNSURE.search(sentence) or not _has_words(answer):
         return None
@@ -281,6 +283,11 @@ def said(answer: str) -> str | None:
         text = number[1]
     text = _POINT.sub("", text.strip(_EDGES))
     return text if text and text != answer else None
+
+
+def last_sentence(text: str) -> str:
+    """The last of several sentences."""
+    return _SENTENCES.split(text.strip())[-1]
 
 
 def _has_words(text: str) -> bool:

@@ -16,7 +16,7 @@ from string import ascii_uppercase
 
 from msgspec import Struct
 
-from specs_data.judges.answers import CONCLUSION, HESITATION, plain, said
+from specs_data.judges.answers import CONCLUSION, HESITATION, last_sentence, plain, said
 from specs_data.judges.values import (
     Formula,
     Meaning,
@@ -180,6 +180,9 @@ def chosen_letters(answer: str, choices: Sequence[str]) -> frozenset[str] | None
 def read_choice(answer: str, choices: Sequence[str]) -> Choice:
     """What an answer chooses, by its letter and its content, which must agree."""
     text = _plain(answer)
+    last = last_sentence(text)
+    if len(last) < len(text) and read_letters(text) is None and reasoned(text) is None:
+        return read_choice(last, choices)
     if not any(stem in text for stem in _NEGATIONS):  # this tells it fast
         return _read_choice(text, choices)
     denied = "".join(found[0] for found in _DENIED.finditer(text))
