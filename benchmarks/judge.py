@@ -33,6 +33,7 @@ from specs_data.records import AnswerType, Judgement
 
 T = TypeVar("T")
 Case = tuple[str, str, tuple[str, ...], bool]  # answer, gold, choices, right
+FILES = ("judge", "answers", "unseen")
 FOLDER = Path(__file__).parent.parent / "tests" / "cases"
 RESPONSE = "<think>There are 2 red and 3 blue shapes, so I add them. 2 + 3 = 5.</think>\n<answer>\\boxed{%s}</answer>"
 
@@ -134,7 +135,7 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--answers", type=int, default=2000)
     arguments.add_argument("--math", type=int, default=300)
-    arguments.add_argument("--cases", type=Path, nargs="*", default=[FOLDER / "judge.jsonl", FOLDER / "answers.jsonl"])
+    arguments.add_argument("--cases", type=Path, nargs="*", default=[FOLDER / f"{name}.jsonl" for name in FILES])
     options = arguments.parse_args()
     logging.disable(logging.WARNING)
     random = Random(0)

@@ -18,6 +18,7 @@ from specs_data.judges.units import adjoining_unit, in_latin
 # A malformed response states its answer near its end; reading more would only cost time.
 READ_AT_MOST = 50_000
 LONGEST_BARE = 200
+LONGEST_SAID = 1_000  # of a sentence; where there is more its end counts
 LONGEST_LAST_LINE = 60
 LONGEST_SUM = 100  # of a last line that has a number
 
@@ -52,6 +53,7 @@ _SO = re.compile(
     r"\A(?!.*[.。]\s)[^\n]*[,;] (?:so|thus|hence|therefore)[ ,]+(?:the )?(?:correct )?"
     r"(?:answer|option|choice)\b[^\n]*\Z"
 )
+_SENTENCES = re.compile(r"(?<=[.!])\s+(?=[A-Z$*\\∴\u4e00-\u9fff])|(?<=[\u4e00-\u9fff\d$°])[.。](?=[\u4e00-\u9fff])|\n+")
 _SENTENCE_END = re.compile(r"\n|。|\.(?=\s+[A-Z]|\s*$)")
 _LEAD = re.compile(
     r"(?:(?:so|thus|therefore|hence|then|finally|in conclusion|ans|correct|the|final|answer|total|result|we|i|get|have"
@@ -99,7 +101,8 @@ _REMARK = re.compile(
     re.IGNORECASE,
 )
 _UNSURE = re.compile(
-    r"\b(?:not|no|never|than|least|most|less|more|if|unless|(?<!gap )(?<!difference )(?<!distance )(?<!angle )between"
+    r"\b(?:not|cannot|no|never|"
+    r"than|least|most|less|more|if|unless|(?<!gap )(?<!difference )(?<!distance )(?<!angle )between"
     r"|over|under|either|neither|none|up to|close to|suppose|assum\w+|maybe|wait|actually"
     r"|wrong|incorrect)\b|n't|\?",
     re.IGNORECASE,
@@ -161,6 +164,7 @@ _TIMES = re.compile(r"(?<=\d) x (?=\d)")
 _SYSTEM = re.compile(r"\\begin\{(cases|aligned|array)\}((?:(?:\{l*\})?\s*[a-z]\s*&?=[^=&\\]+(?:\\\\)?)+)\\end\{\1\}")
 _INDEX = re.compile(r"(?<=[A-Za-z)\]])_\{?(\d+)\}?")
 _EDGES = " \t\r\n`*_#"
+_QUOTED = ("'", '"')
 _BOLD = re.compile(r"(?<![\w)])\*\*(?=\S)([^*]+)(?<=\S)\*\*(?!\w)")
 
 
@@ -209,7 +213,9 @@ def plain(text: str) -> str:
         text = in_latin(_LOWERED.sub(_lowered, _RAISED.sub(_raised, text)).translate(_ODD))
     if "**" in text:
         text = _BOLD.sub(r"\1", text)
-    text = _unquoted(text)
+    text = text.strip(_EDGES)
+    if text[:1] in _QUOTED:
+        text = _unquoted(text)
     if len(text) > 2 and text[0] == text[-1] == "$":
         text = text[1:-1]
     if "\\" in text:
@@ -223,16 +229,17 @@ def plain(text: str) -> str:
         text = _TIMES.sub("*", text)
     if text.count("$") % 2 == 0:
         text = text.replace("$", "")
-    text = _unquoted(text)
+    text = text.strip(_EDGES)
+    if text[:1] in _QUOTED:
+        text = _unquoted(text)
     if text.endswith(".") and not text.endswith(".."):
         text = text[:-1].rstrip(_EDGES)
     return text
 
 
 def _unquoted(text: str) -> str:
-    """`text` without blanks, marks of markdown and a pair of quotes around it; a quote on one side may be a prime."""
-    text = text.strip(_EDGES)
-    while len(text) > 1 and text[0] == text[-1] and text[0] in "\"'":
+    """`text` without the pairs of quotes around it; a quote on one side may be a prime."""
+    while len(text) > 1 and text[0] == text[-1] and text[0] in _QUOTED:
         text = text[1:-1].strip(_EDGES)
     return text
 
@@ -255,8 +262,9 @@ def _lowered(run: re.Match[str]) -> str:
 def said(answer: str) -> str | None:
     """What a plain sentence says: what follows its verb or its label, without a lead and a reason.
     None where `answer` is no such sentence, or is not sure."""
-    concluded = CONCLUSION.search(answer)
-    sentence = concluded[1] if concluded else answer
+    last = last_sentence(answer[-LONGEST_SAID:])
+    concluded = CONCLUSION.search(last)
+    sentence = concluded[1] if concluded else last
     sentence = _REMARK.sub("", _REASON.sub("", sentence))
     if _UNSURE.search(sentence) or not _has_words(answer):
         return None
@@ -277,6 +285,11 @@ def said(answer: str) -> str | None:
     return text if text and text != answer else None
 
 
+def last_sentence(text: str) -> str:
+    """The last of several sentences."""
+    return _SENTENCES.split(text.strip())[-1]
+
+
 def _has_words(text: str) -> bool:
     return any(text[at : at + 2].isalpha() or text[at] in "→⇒∴:" for at in range(len(text) - 1))
 
@@ -288,9 +301,11 @@ def _plain_latex(text: str) -> str:
             break
     if "\\begin" in text:
         text = _SYSTEM.sub(lambda rows: rows[2].strip("\\ ").replace("\\\\", ", ").replace("&", ""), text)
-    text = _NESTED.sub(r"\1m^{\2}", text).replace("{}^", "^")
+    if "{{" in text or "{}" in text:
+        text = _NESTED.sub(r"\1m^{\2}", text).replace("{}^", "^")
     text = _OVER.sub(r"\\frac{\1}{\2}", _FONT.sub(r"\1", text))
-    text = _INTEGERS.sub("", text)
+    if "Z" in text:
+        text = _INTEGERS.sub("", text)
     text = _THIN_THOUSANDS.sub("", text).replace("\\%", "%").replace("\\$", "$ ")
     text = _MACRO.sub(lambda macro: _SIGNS.get(macro[1], macro[0]), text)
     if "\\circ" in text or "\\degree" in text:

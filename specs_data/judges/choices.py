@@ -16,7 +16,7 @@ from string import ascii_uppercase
 
 from msgspec import Struct
 
-from specs_data.judges.answers import CONCLUSION, HESITATION, plain, said
+from specs_data.judges.answers import CONCLUSION, HESITATION, last_sentence, plain, said
 from specs_data.judges.values import (
     Formula,
     Meaning,
@@ -78,11 +78,13 @@ _DENIED = re.compile(
     r"|(?i:because |since |as |and |option |choice )*[(\[]?\b[A-Z][)\]]? (?:is|are)"
     r" (?:incorrect|wrong|false|not (?:correct|right|true))[,;.]?"
 )
+_NEGATIONS = ("ot ", "n't ", "ather than", "nstead of", "wrong", "incorrect", "false", "不选")  # all in _DENIED
 _DOUBT = re.compile(
     r"\b(?:not|no|none|never|neither|nor|except|but|than|unless|wrong|incorrect|cannot|false)\b|n't|[≠¬不非]",
     re.IGNORECASE,
 )
 _TELLING = re.compile(r"-?\w*\d[\w.]*|\b(?:not|no|never|only)\b|n't")
+_WORD = re.compile(r"\w+")
 _AT_END = re.compile(r"[\s(][A-Z]\)?$")
 _OR_ANOTHER = re.compile(r"[(\[]?[A-Z][)\]]?\s+or\s+[(\[]?[A-Z]\b")
 # Another letter that the rest of an answer commits to.
@@ -141,7 +143,7 @@ def find_choice(text: str, choices: Sequence[str]) -> str | None:
     found = _spelled(text, choices)
     if not found:
         value = read_value(plain(text).removesuffix(" one"), True)
-        found = [letter for letter, content in _listed(tuple(choices)).items() if _is_same(content.value, value)]
+        found = [letter for letter, content in _values(tuple(choices)).items() if _is_same(content, value)]
     return found[0] if len(found) == 1 else None
 
 
@@ -178,9 +180,16 @@ def chosen_letters(answer: str, choices: Sequence[str]) -> frozenset[str] | None
 def read_choice(answer: str, choices: Sequence[str]) -> Choice:
     """What an answer chooses, by its letter and its content, which must agree."""
     text = _plain(answer)
-    denied = {letter for found in _DENIED.finditer(text) for letter in re.findall(r"\b[A-Z]\b", found[0])}
+    last = last_sentence(text)
+    if len(last) < len(text) and read_letters(text) is None and reasoned(text) is None:
+        return read_choice(last, choices)
+    if not any(stem in text for stem in _NEGATIONS):  # this tells it fast
+        return _read_choice(text, choices)
+    denied = "".join(found[0] for found in _DENIED.finditer(text))
     chosen = _read_choice(_DENIED.sub(" ", text).strip(" ,;"), choices)
-    return chosen if not chosen.letters or not chosen.letters <= denied else Choice(None, chosen.said)
+    if chosen.letters and chosen.letters <= set(re.findall(r"\b[A-Z]\b", denied)):
+        return Choice(None, chosen.said)
+    return chosen
 
 
 def _read_choice(text: str, choices: Sequence[str]) -> Choice:
@@ -253,7 +262,7 @@ def _is_contradicted(letters: frozenset[str], rest: str, choices: Sequence[str])
         return False
     if any(_nearly_says(rest, content_of(letter, choices)) for letter in letters):
         return True
-    kinds = {letter: type(content.value) for letter, content in _listed(tuple(choices)).items()}
+    kinds = {letter: type(content) for letter, content in _values(tuple(choices)).items()}
     worded = any(kinds[letter] in (Words, Meaning) for letter in letters)
     return any(letter or _is_value(content, {*kinds.values()}, worded) for content, letter in named)
 
@@ -267,7 +276,7 @@ def _nearly_says(rest: str, content: str) -> bool:
 
 def _contents_said(rest: str) -> Iterator[str]:
     yield rest
-    inner = rest.strip()
+    inner = rest.strip().rpartition("\n")[2]
     if inner[:1] == "(" and inner[-1:] == ")":
         yield inner[1:-1]
     yield _NOT_OTHER.sub("", inner)
@@ -304,12 +313,16 @@ def _only_named(text: str, choices: Sequence[str]) -> str | None:
     text = _NOT_OTHER.sub("", text)
     if _DOUBT.search(text):
         return None
-    contents = {letter: fold(one.text) for letter, one in _listed(tuple(choices)).items() if len(one.text) > 2}
-    sentence = fold(text)
-    named = [one for one in contents.values() if re.search(rf"(?<![a-z\d]){re.escape(one)}(?![a-z\d])", sentence)]
+    contents = {letter: _words(one.text) for letter, one in _listed(tuple(choices)).items() if len(one.text) > 2}
+    sentence = _words(text)
+    named = [one for one in contents.values() if (one if one.isascii() else one.strip()) in sentence]
     longest = [one for one in named if not any(one in other for other in named if other != one)]
     found = [letter for letter, content in contents.items() if longest == [content]]
-    return found[0] if found and isinstance(_listed(tuple(choices))[found[0]].value, Words) else None
+    return found[0] if found and isinstance(_values(tuple(choices))[found[0]], Words) else None
+
+
+def _words(text: str) -> str:
+    return f" {' '.join(_WORD.findall(fold(text)))} "
 
 
 def content_of(letter: str, choices: Sequence[str]) -> str:
@@ -322,11 +335,10 @@ def _letters(choices: Sequence[str]) -> frozenset[str]:
 
 
 class _Content(Struct, frozen=True):
-    """What a choice says, its spelling and its value."""
+    """What a choice says, and its spelling."""
 
     text: str
     spelling: str
-    value: Value
 
 
 @lru_cache(maxsize=1024)
@@ -336,5 +348,9 @@ def _listed(choices: tuple[str, ...]) -> dict[str, _Content]:
     letters = [chr(ord("A") + number) for number in range(len(choices))]
     if all(prefix and prefix[1] == letter for prefix, letter in zip(prefixes, letters, strict=True)):
         choices = tuple(choice[prefix.end() :] for choice, prefix in zip(choices, prefixes, strict=True) if prefix)
-    contents = (_Content(text, spelling(text), read_value(text, True)) for text in choices)
-    return dict(zip(letters, contents, strict=True))
+    return {letter: _Content(text, spelling(text)) for letter, text in zip(letters, choices, strict=True)}
+
+
+@lru_cache(maxsize=1024)
+def _values(choices: tuple[str, ...]) -> dict[str, Value]:
+    return {letter: read_value(content.text, True) for letter, content in _listed(choices).items()}

@@ -255,7 +255,7 @@ def _read_value(text: str, letters: bool) -> Quantity | None:
 def _read_twice(text: str, letters: bool) -> Quantity | None:
     """`5 (five) blocks` and `five (5) blocks`: a number in words and in digits."""
     again = _AGAIN.search(text)
-    if again is None:
+    if again is None or not (text[:1].isalpha() or again[1][-1:].isalpha()):
         return None
     first, second = _read_value(text[: again.start()] + text[again.end() :], letters), _read_value(again[1], letters)
     twice = text[:1].isalpha() != again[1][:1].isalpha() or (first and second and first.unit and second.unit)

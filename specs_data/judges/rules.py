@@ -234,9 +234,9 @@ def _compare(
 def _compare_choice(gold: _Gold, answer: str, choices: tuple[str, ...]) -> _Verdict:
     """By letter and content; a formula without a letter may be the content in another form."""
     chosen = read_choice(answer, choices)
-    content = content_of(min(gold.letters), choices) if len(gold.letters) == 1 else ""
+    content = content_of(min(gold.letters), choices) if chosen.letters is None and len(gold.letters) == 1 else ""
     is_formula = content and all(isinstance(read_value(text), Formula) for text in (content, answer))
-    if chosen.letters is None and is_formula and set(_LETTER.findall(answer)) <= set(_LETTER.findall(content)):
+    if is_formula and set(_LETTER.findall(answer)) <= set(_LETTER.findall(content)):
         return _compare(content, answer, "math", ())
     return _Verdict(Reply(chosen.letters == gold.letters, "choice"), ", ".join(sorted(gold.letters)), chosen.said)
 

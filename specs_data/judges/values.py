@@ -166,6 +166,8 @@ _RELATIONS = (
     (re.compile(r">=|\\geqslant|\\geq|\\ge(?![a-z])"), "≥"),
     (re.compile(r"\\lt(?![a-z])"), "<"),
     (re.compile(r"\\gt(?![a-z])"), ">"),
+)
+_RELATIONS_IN_WORDS = (
     (re.compile(r"(?:is )?(?:greater|more|larger) than or equal to|is at least|is (?:not|no) less than"), "≥"),
     (re.compile(r"(?:is )?(?:less|smaller) than or equal to|is at most|is (?:not|no) (?:more|greater) than"), "≤"),
     (re.compile(r"(?:is )?(?:strictly )?(?:greater|more|larger) than"), ">"),
@@ -495,7 +497,7 @@ def _read_except(text: str) -> Union | None:
 
 def _read_inequality(text: str) -> Interval | None:
     """`1 < x <= 2` and `2 >= x > 1` as (1, 2], `x > 1` as (1, ∞)."""
-    for pattern, sign in _RELATIONS:
+    for pattern, sign in (*_RELATIONS, *_RELATIONS_IN_WORDS) if " is " in text or " than " in text else _RELATIONS:
         text = pattern.sub(sign, text)
     parts = [part.strip() for part in _RELATION.split(text, maxsplit=2)]
     if ">" in parts or "≥" in parts:
