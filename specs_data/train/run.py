@@ -27,7 +27,7 @@ import threading
 import time
 import tomllib
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -37,7 +37,7 @@ import msgspec
 import tomli_w
 
 from specs_data.engines.checkpoint import best_device, load_model, load_processor
-from specs_data.errors import UserError, require
+from specs_data.errors import UserError, first_line, require
 from specs_data.files import staged, write_whole, writing
 from specs_data.train import report
 from specs_data.train.rows import Rows
@@ -265,17 +265,19 @@ def finish(method: str, settings: TrainSettings, trainer: Any, rows: Rows) -> Pa
     transformers = require("transformers", "train")
     trainer.remove_callback(transformers.trainer_callback.PrinterCallback)
     started = time.time()
+    save = trainer._save_checkpoint
+    trainer._save_checkpoint = lambda *given: _saved(settings.out, save, *given)
     with _terminations.caught(), writing(settings.out):
         trainer.train(resume_from_checkpoint=_checkpoint_to_resume(settings, trainer))
     if _terminations.asked:
         raise KeyboardInterrupt
     raw = settings.out / "checkpoints" / "raw"
-    trainer.save_model(str(raw))
+    _saved(settings.out, trainer.save_model, str(raw))
     # Or transformers would split what the first process loads below over all processes (DeepSpeed stage 3).
     require("transformers.integrations.deepspeed", "train").unset_hf_deepspeed_config()
     if trainer.is_world_process_zero():
         with staged(settings.out) as part:
-            _save(settings, trainer.processing_class, raw, part)
+            _saved(settings.out, _save, settings, trainer.processing_class, raw, part)
             _papers(method, settings, trainer, rows, started, part)
         shutil.rmtree(raw)
         Path(rows.file).unlink(missing_ok=True)
@@ -284,6 +286,17 @@ def finish(method: str, settings: TrainSettings, trainer: Any, rows: Rows) -> Pa
                 shutil.rmtree(checkpoint)
     trainer.accelerator.wait_for_everyone()
     return settings.out
+
+
+def _saved(out: Path, save: Callable[..., None], *given: Any) -> None:
+    """Save; torch and safetensors have errors of their own for a disk that is full. Raises UserError."""
+    try:
+        save(*given)
+    except (RuntimeError, require("safetensors", "train").SafetensorError) as error:
+        raise UserError(
+            f"cannot write a checkpoint to {out}: {first_line(error)}; what was saved before is kept: make room, and "
+            "run the same command again"
+        ) from error
 
 
 def _checkpoint_to_resume(settings: TrainSettings, trainer: Any) -> str | None:
