@@ -181,7 +181,7 @@ def read_choice(answer: str, choices: Sequence[str]) -> Choice:
     """What an answer chooses, by its letter and its content, which must agree."""
     text = _plain(answer)
     last = last_sentence(text)
-    if len(last) < len(text) and read_letters(text) is None and reasoned(text) is None:
+    if len(last) < len(text) and not (_LETTER.match(_without_lead(text)) or read_letters(text) or reasoned(text)):
         return read_choice(last, choices)
     if not any(stem in text for stem in _NEGATIONS):  # this tells it fast
         return _read_choice(text, choices)
