@@ -34,13 +34,16 @@ class Measured(Struct, frozen=True):
         )
 
 
-JUDGE = Measured("labelled answers (real golds and their variants, all answer types)", 2203, 1390, 1390, 1)
+UNSEEN = "by writers who had not seen the rules, at first sight"
+JUDGE = (
+    Measured("labelled answers (real golds and their variants, all answer types)", 2203, 1390, 1390, 1),
+    Measured(f"answers {UNSEEN}", 993, 439, 439, 51),
+)
 PROSE = "labelled thoughts in prose, half of them sound"
 WORLD = "responses about pictures of the miniature world, half of them sound"
 VERIFIERS = {
-    # The half of the shipped cases that was out of sight while the rules were made; it has been looked at since.
     "rules": (
-        Measured(f"{PROSE}, kept out of sight while the rules were made", 140, 67, 66, 5),
+        Measured(f"labelled thoughts in prose, 314 of them sound, {UNSEEN}", 491, 304, 277, 37),
         Measured(WORLD, 1000, 578, 500, 0),
     ),
     "policy": (
@@ -54,7 +57,7 @@ def describe_measured(manifest: Manifest) -> Iterator[str]:
     """What was measured of whoever judged and verified the dataset, in sentences; not on this dataset."""
     if manifest.recipe is None:
         return
-    yield f"Answers were judged by rule: {JUDGE}."
+    yield f"Answers were judged by rule: {'; '.join(map(str, JUDGE))}."
     if manifest.setting("judge_model"):
         yield "Open-ended answers were judged by a model, whose precision nobody measured here."
     for name in named_verifiers(manifest.setting("verifier") or "none"):
