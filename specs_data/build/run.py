@@ -213,8 +213,9 @@ async def _measure(recipe: Recipe, out: Path, given: Given, manner: Manner, batc
         except InVain as reason:
             vain = str(reason)
         fates = run.fates()
-        (out / PILOT).mkdir(exist_ok=True)
-        _finish(replace(run, out=out / PILOT), overwrite=True)
+        with writing(out / PILOT):
+            (out / PILOT).mkdir(exist_ok=True)
+            _finish(replace(run, out=out / PILOT), overwrite=True)
         why = vain or run.flow.tally.why()
         return measure(run.store, fates, run.before, load_prices(recipe.prices), batch=batch, why=why)
 

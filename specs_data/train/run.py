@@ -289,10 +289,13 @@ def finish(method: str, settings: TrainSettings, trainer: Any, rows: Rows) -> Pa
 
 
 def _saved(out: Path, save: Callable[..., None], *given: Any) -> None:
-    """Save; torch and safetensors have errors of their own for a disk that is full. Raises UserError."""
+    """Save; torch, safetensors and tokenizers have errors of their own for a disk that is full. Raises UserError."""
     try:
         save(*given)
-    except (RuntimeError, require("safetensors", "train").SafetensorError) as error:
+    except Exception as error:
+        known = isinstance(error, RuntimeError | require("safetensors", "train").SafetensorError)
+        if not known and type(error) is not Exception:  # as those of tokenizers are
+            raise
         raise UserError(
             f"cannot write a checkpoint to {out}: {first_line(error)}; what was saved before is kept: make room, and "
             "run the same command again"

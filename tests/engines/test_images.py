@@ -6,7 +6,7 @@ import io
 import random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -33,6 +33,7 @@ def test_a_photo_is_turned_as_its_camera_says() -> None:
     assert open_image(encoded(Image.new("RGB", (40, 20)), "JPEG", exif=exif)).size == (20, 40)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200) | st.binary(max_size=60).map(lambda tail: b"\x89PNG\r\n\x1a\n" + tail))
 def test_no_bytes_do_more_harm_than_a_refusal(data: bytes) -> None:
     try:
@@ -45,6 +46,7 @@ def test_no_bytes_do_more_harm_than_a_refusal(data: bytes) -> None:
 WHOLE = encoded(Image.frombytes("RGB", (32, 32), random.Random(0).randbytes(32 * 32 * 3)), "PNG")
 
 
+@settings(deadline=None)
 @given(st.integers(0, len(WHOLE) // 2))
 def test_a_cut_file_is_refused(length: int) -> None:
     with pytest.raises(PromptRefused, match="an image cannot be read"):

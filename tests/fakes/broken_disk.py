@@ -57,9 +57,8 @@ class Broken:
         return self
 
     def __exit__(self, *_: object) -> None:
-        assert self._server.stdin is not None
-        self._server.stdin.close()
-        self._server.wait(BOUND)
+        with self._server:  # which closes its pipes, and waits
+            pass
 
     def play(
         self,

@@ -31,7 +31,7 @@ class policy:
     def __init__(self, policy, sampling, options):
         pass
     async def generate(self, request):
-        with Path("../asked").open("a") as notes:
+        with (Path.cwd().parent / "asked").open("a") as notes:
             notes.write("x")
         number = int(request.messages[-1].content.split()[2])
         kind = hashlib.sha256(str(request.seed).encode()).digest()[0] % 4
@@ -51,7 +51,7 @@ class check:
     def __init__(self, fmt):
         pass
     async def verify(self, judged, images):
-        with Path("../paid").open("a") as notes:
+        with (Path.cwd().parent / "paid").open("a") as notes:
             notes.write("x")
         return Verdict(True, "mine")
     async def close(self):
