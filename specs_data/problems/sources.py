@@ -206,7 +206,9 @@ def _is_here(name: str) -> bool:
 
 def _hub_rows(name: str) -> Iterator[Row]:
     with _told(name):
-        yield from _hub(name, streaming=True).decode(False)
+        found = _hub(name, streaming=True)
+        # Where the kinds of columns are not known nothing is decoded, and datasets 3 refuses to be told so.
+        yield from found if found.features is None else found.decode(False)
 
 
 def _hub(source: str, *, streaming: bool) -> Any:

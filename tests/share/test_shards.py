@@ -64,6 +64,8 @@ def manifest_of(run: Path) -> Manifest:
 def test_shards_joined_are_the_whole_run(
     tmp_path: Path, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if "exclude" in settings:
+        pytest.importorskip("imagehash")
     problems = write_problems(tmp_path)
     monkeypatch.chdir(tmp_path)
     Path("benchmark.jsonl").write_text('{"question": "What is 30 + 1?"}\n{"question": "What is 41 + 1?"}\n')
