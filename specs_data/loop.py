@@ -93,10 +93,11 @@ class _Left(Awaitable[T]):
                 try:
                     yield waits
                     step = partial(next, steps)
-                except asyncio.CancelledError as error:
-                    cancelled += 1
-                    late = late or asyncio.get_running_loop().call_later(GRACE, _current().cancel)
+                except BaseException as error:  # what it waited for failed, or it is cancelled: it shall know
                     step = partial(steps.throw, error)
+                    if isinstance(error, asyncio.CancelledError):
+                        cancelled += 1
+                        late = late or asyncio.get_running_loop().call_later(GRACE, _current().cancel)
         except StopIteration as done:
             result: T = done.value
             return result

@@ -22,6 +22,7 @@ from specs_data import Recipe, build, plugins
 from specs_data.engines import engine_name, open_engine
 from specs_data.errors import PluginFailed, UserError
 from specs_data.format import THINK_ANSWER
+from specs_data.loop import asked_for, run
 from specs_data.plugins import Corruption
 from specs_data.records import Judged, Judgement, Message, Problem, Request, Response, Sample, Sampling, Verdict
 from specs_data.services.opening import open_budget
@@ -343,3 +344,16 @@ def test_an_interrupt_ends_an_operator_that_hangs(tmp_path: Path) -> None:
         finally:
             running.kill()
     assert running.returncode == 130 and "Traceback" not in errors, errors
+
+
+def test_who_is_asked_learns_that_what_it_waits_for_failed() -> None:
+    async def mends() -> str:
+        fails: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        asyncio.get_running_loop().call_soon(fails.set_exception, ConnectionError("lost"))
+        try:
+            return await fails
+        except ConnectionError:
+            await asyncio.sleep(0)
+            return "mended"
+
+    assert run(asked_for(mends(), "the engine")) == "mended"
