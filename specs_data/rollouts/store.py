@@ -223,12 +223,11 @@ class Store:
 
     def settings_digest(self, number: int) -> bytes:
         """The digest of the settings with this number, which is the same in every store."""
-        row: tuple[bytes] = self._execute("SELECT digest FROM settings WHERE id = ?", (number,)).fetchone()
-        return row[0]
+        return bytes(self._one("SELECT digest FROM settings WHERE id = ?", (number,))[0])
 
     def settings_of(self, stage: str) -> list[tuple[int, Any]]:
         """All settings of a stage: their numbers and their records, as JSON has them."""
-        rows = self._execute("SELECT id, record FROM settings WHERE stage = ? ORDER BY id", (stage,)).fetchall()
+        rows = self.select("SELECT id, record FROM settings WHERE stage = ? ORDER BY id", (stage,))
         return [(number, msgspec.json.decode(record)) for number, record in rows]
 
     def move(self, stage: Stage, old: int, new: int, leaving: Sequence[str] = ()) -> None:
@@ -243,7 +242,7 @@ class Store:
     def limit(self, settings: int, limits: Mapping[str, Any] | None, reasons: Sequence[str]) -> None:
         """Samples with these settings are asked for within `limits`: refusals for one of these `reasons` are forgotten
         where the limits were others, and without any in every case."""
-        row = self._execute("SELECT record FROM limits WHERE settings = ?", (settings,)).fetchone()
+        row = self._read("SELECT record FROM limits WHERE settings = ?", (settings,))
         known = msgspec.json.decode(row[0]) if row else dict.fromkeys(limits or ())
         if limits is None or known != limits:
             marks = ", ".join("?" * len(reasons))
@@ -256,7 +255,7 @@ class Store:
     @property
     def in_order(self) -> bool:
         """Whether an earlier release began it, which asked about problems in the order of their source alone."""
-        return self._execute("SELECT 1 FROM traits WHERE name = ?", (IN_ORDER,)).fetchone() is not None
+        return self._read("SELECT 1 FROM traits WHERE name = ?", (IN_ORDER,)) is not None
 
     def start_listing(self) -> None:
         """Forget which problems the last run had, and in which order; their data stay."""
@@ -382,7 +381,7 @@ class Store:
 
     def has_undecided(self) -> bool:
         """Whether the next run has something to ask again."""
-        return self._execute("SELECT 1 FROM undecided LIMIT 1").fetchone() is not None
+        return self._read("SELECT 1 FROM undecided LIMIT 1", ()) is not None
 
     # Time
 

@@ -159,7 +159,8 @@ def look_at(run: Path, folder: Path) -> None:
     """All that reads a dataset gets to its end, and shows nothing that acts."""
     assert check(run).ok
     page = report(run, folder / "report.html").read_text()
-    card = (run / "dataset" / "README.md").read_text()
+    # Of a card, what stands in inline code is shown as it is, and does not act.
+    card = re.sub(r"(?<!`)(`+)(?!`).+?(?<!`)\1(?!`)", "", (run / "dataset" / "README.md").read_text())
     shown = re.sub("<[^>]*>", "", page)  # what a page's own code reads in attributes is not seen
     assert SCRIPT not in page and SCRIPT not in card and "\u202e" not in shown + card
     show(run, 20)
