@@ -11,7 +11,7 @@ from array import array
 from codecs import BOM_UTF8
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from itertools import chain, islice, repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -182,7 +182,7 @@ def staged(place: Path) -> Iterator[Path]:
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(place))
     part = place.with_name(f".{place.name}.part") if fresh else place / ".part"
     part.mkdir(parents=True, exist_ok=True)
-    with _alone(part, place):
+    with _locked(part, busy=f"another process is writing {place}: let it end, or write elsewhere"):
         try:
             with writing(place):
                 for left in part.iterdir():  # by one that was killed
@@ -197,30 +197,20 @@ def staged(place: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _alone(part: Path, place: Path) -> Iterator[None]:
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(_locked(part, wait=False))
-        except BlockingIOError:
-            raise UserError(f"another process is writing {place}: let it end, or write elsewhere") from None
-        yield
-
-
-@contextmanager
 def _turn(part: Path) -> Iterator[None]:
     """In this block no other process writes the file `part`."""
     while True:
         part.touch()
-        with _locked(part, wait=True) as descriptor:
+        with _locked(part) as descriptor:
             if descriptor is None or _is_at(part, descriptor):  # or whoever had it has given it its name
                 yield
                 return
 
 
 @contextmanager
-def _locked(place: Path, *, wait: bool) -> Iterator[int | None]:
-    """A descriptor of the file or folder at `place`, locked; None where there are no such locks. Raises BlockingIOError
-    where another has it, and is not to be waited for."""
+def _locked(place: Path, busy: str = "") -> Iterator[int | None]:
+    """A descriptor of the file or folder at `place`, locked; None where there are no such locks. One that another has
+    is waited for, or refused with a UserError that says `busy`."""
     try:
         import fcntl
     except ImportError:  # on Windows
@@ -229,11 +219,11 @@ def _locked(place: Path, *, wait: bool) -> Iterator[int | None]:
     descriptor = os.open(place, os.O_RDONLY)
     try:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except OSError as error:
-            if isinstance(error, BlockingIOError):
-                raise
-            # A file system that knows none.
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (fcntl.LOCK_NB if busy else 0))
+        except BlockingIOError:
+            raise UserError(busy) from None
+        except OSError:
+            pass  # a file system that knows none
         yield descriptor
     finally:
         os.close(descriptor)

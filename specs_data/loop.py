@@ -111,12 +111,6 @@ def _never_collect(left: object) -> None:
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(left))
 
 
-def _in_task() -> bool:
-    """Is it a task that runs, and not a callback of the loop itself, which has the context of the task that asked for
-    it?"""
-    return asyncio.current_task() is not None
-
-
 def _current() -> asyncio.Task[Any]:
     task = asyncio.current_task()
     assert task is not None  # noqa: S101 - this is one
@@ -154,7 +148,8 @@ async def _interruptible(work: Coroutine[Any, Any, T]) -> T:
     def interrupt(number: int, frame: FrameType | None) -> None:
         _INTERRUPT.set()
         known(number, frame)  # asyncio's cancels its main task
-        if _RUNNING.get() and _in_task():  # a handler runs in the context of what it interrupts
+        # A handler runs in the context of what it interrupts: a task, or a callback of the loop that a task asked for.
+        if _RUNNING.get() and asyncio.current_task() is not None:
             raise Interrupted
 
     signal.signal(signal.SIGINT, interrupt)

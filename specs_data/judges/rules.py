@@ -62,7 +62,7 @@ LONGEST_TERM = 80  # that is worth computing where the gold is a plain number
 
 _MISSING = frozenset(("nan", "null", "n/a"))
 _ANSWER_TAGS = re.compile(r"\s*<answer>(.*)</answer>\s*", re.DOTALL | re.IGNORECASE)
-_SHORT_WORD = re.compile(r"(?<![\\A-Za-z])(?!sin|cos|tan|cot|log|exp|sqrt|arc)[A-Za-z]{3,}")
+_SPELLED_WORD = re.compile(r"(?<![\\A-Za-z])(?!sin|cos|tan|cot|log|exp|sqrt|arc)[A-Za-z]{3,}")
 _LETTER = re.compile(r"\b[A-Z]\b")
 _PROSE = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{3,}\s+[A-Za-z]{2,}(?:\s+[A-Za-z]|\s*[.,]|\s*$)")
 _WORD = re.compile(
@@ -263,7 +263,7 @@ def _compare_values(gold: _Gold, wanted: Value, value: Value, text: str) -> Repl
         return Reply(False, "text")
     too_long = isinstance(wanted, Quantity) and len(text) > LONGEST_TERM
     prose = _PROSE.search(text) or (_WORD.search(text) and not _WORD.search(gold.text))
-    prose = prose or (isinstance(wanted, Quantity) and _SHORT_WORD.search(text))  # n * o * t * 0 is 0
+    prose = prose or (isinstance(wanted, Quantity) and _SPELLED_WORD.search(text))  # n * o * t * 0 is 0
     if too_long or prose or not _is_balanced(text):
         return Reply(False, "number" if isinstance(wanted, Quantity) else "math")
     return _ask(gold.text, wanted, value, text)
