@@ -165,9 +165,11 @@ def _same_angle(gold: Quantity, answer: Quantity) -> bool:
 
 def same_number(gold: Quantity, answer: Quantity) -> bool:
     """Are the numbers the same, units aside?"""
-    difference = abs(answer.value - gold.value)
-    if not difference or ((gold.surd or answer.surd) and agree(gold.value, answer.value)):
+    if gold.value == answer.value or ((gold.surd or answer.surd) and agree(gold.value, answer.value)):
         return True
+    if gold.places is None and answer.places is None and gold.asked is None and not gold.within:
+        return False
+    difference = abs(answer.value - gold.value)
     if gold.asked is not None and 2 * difference <= Fraction(10) ** -gold.asked:
         return True
     if gold.within and difference <= gold.within * abs(gold.value):

@@ -34,7 +34,12 @@ _SIGNS = str.maketrans(_WIDE | dict(zip("₀₁₂₃₄₅₆₇₈₉", "01234
 # How things are set, and what is said by it. Most thoughts have little of it: a pattern is looked for only where one of
 # the signs (or words) before it is there.
 _MARKS = tuple(
-    (frozenset(sign[0] for sign in needed), tuple(needed), re.compile(pattern, re.MULTILINE), plainly)
+    (
+        frozenset(sign[0] for sign in needed),
+        tuple(sign for sign in needed if len(sign) > 1),
+        re.compile(pattern, re.MULTILINE),
+        plainly,
+    )
     for needed, pattern, plainly in (
         ("\\", r"\\n(?=[A-Z\d(*\s-]|\\n|$)", "\n"),  # a line break that was escaped once too often
         (
@@ -133,8 +138,8 @@ def clean(thought: str) -> str:
         if not changed:
             break
     letters = set(text)
-    for starts, needed, pattern, plainly in _MARKS:
-        if not starts.isdisjoint(letters) and any(sign in text for sign in needed):
+    for starts, words, pattern, plainly in _MARKS:
+        if not (starts.isdisjoint(letters) or (words and not any(word in text for word in words))):
             text = pattern.sub(plainly, text)
     signs = [sign for sign in _UNSPELLED if sign in text]
     parts = text.split(". ") if signs else [text]

@@ -340,7 +340,9 @@ def _places(text: str) -> int | None:
 
 
 def _equal(value: Fraction, other: Fraction) -> bool:
-    return abs(value - other) <= abs(value) / 10**12
+    # In whole numbers: a Fraction is brought to its lowest terms at each step.
+    one, two = value.numerator * other.denominator, other.numerator * value.denominator
+    return abs(one - two) * 10**12 <= abs(one)
 
 
 def _is_negative(root: re.Match[str]) -> bool:

@@ -21,6 +21,7 @@ _CIRCLED = re.compile(r"[①-⑳](?:(?:, |[和与及、 ])?[①-⑳])*")  # stat
 _A_LETTER = re.compile(r"[A-Za-z] [A-J](?![A-Za-z])")
 _LETTER_ALONE = re.compile(r"\W*(?:is\s+)?[A-J]\W*")
 _LETTERED = re.compile(r"^\W*[A-J](?:[).:]+|\s-)\s*")
+_ENDS_HERE = re.compile(r"(?![A-Za-z0-9_]|\.\d)")
 _WITH_ABBREVIATION = re.compile(r"(?<=\w{3})\s+\([A-Z]\w{0,5}\)$")
 
 
@@ -195,14 +196,31 @@ def names(text: str, content: str, cleaned: str) -> bool:
     for words in {content, cleaned}:
         if not words.strip():
             continue
-        edge = r"(?<![\w.])" if words[0].isalnum() and words[0].isascii() else ""
-        until = r"(?![A-Za-z0-9_]|\.\d)" if words[-1].isalnum() and words[-1].isascii() else ""
-        plural = "(?:e?s)?" if words[-1:].isalpha() and words.isascii() and len(words) > 2 else ""
         is_sign = words.isupper() and len(words) < 4  # OR, AND, IF are no words
-        if re.search(edge + re.escape(words) + plural + until, text, re.NOFLAG if is_sign else re.IGNORECASE):
+        if _stands_in(text, words) if is_sign else _stands_in(text.lower(), words.lower()):
             return True
     squeezed = _squeezed(cleaned)
     return len(squeezed) > 3 and not squeezed.isalpha() and squeezed in _squeezed(text)
+
+
+def _stands_in(text: str, words: str) -> bool:
+    """Do the words stand in `text` by themselves? Looked for by hand, as a pattern of each choice takes far longer to
+    compile than to use."""
+    starts_word, ends_word = (edge.isalnum() and edge.isascii() for edge in (words[0], words[-1]))
+    has_plural = words[-1].isalpha() and words.isascii() and len(words) > 2
+    at = text.find(words)
+    while at >= 0:
+        end = at + len(words)
+        begins = not starts_word or at == 0 or not (text[at - 1].isalnum() or text[at - 1] in "_.")
+        ends = not ends_word or any(
+            _ENDS_HERE.match(text, end + len(ending))
+            for ending in ("", "s", "es")[: 3 if has_plural else 1]
+            if text.startswith(ending, end)
+        )
+        if begins and ends:
+            return True
+        at = text.find(words, at + 1)
+    return False
 
 
 def _squeezed(text: str) -> str:
