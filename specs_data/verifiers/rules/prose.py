@@ -41,7 +41,7 @@ _MARKS = tuple(
         plainly,
     )
     for needed, pattern, plainly in (
-        ("\\", r"\\n(?=[A-Z\d(*\s-]|\\n|$)", "\n"),  # a line break that was escaped once too often
+        (("\\n",), r"\\n(?=[A-Z\d(*\s-]|\\n|$)", "\n"),  # a line break that was escaped once too often
         (
             ("nswer", "ption", "hoice"),
             r"(?i:\b(answer|option|choice)(?: is)?:?) ([A-J])\. (?=BECAUSE|[A-Z][a-z]+ [a-z])",
@@ -62,35 +62,39 @@ _MARKS = tuple(
         ("-|:", r"^[ \t|:-]{3,}$", ""),
         ("|", r"[ \t]*\|[ \t]*$|^[ \t]*\|[ \t]*", ""),
         ("|", r"[ \t]\|[ \t]", " ; "),
-        ("\\", r"\\begin\{[^{}]{1,20}\}(?:\[\w\])?|\\end\{[^{}]{1,20}\}|\\\\(?:\[\w{1,6}\])?", "\n"),
+        (
+            ("\\begin", "\\end", "\\\\"),
+            r"\\begin\{[^{}]{1,20}\}(?:\[\w\])?|\\end\{[^{}]{1,20}\}|\\\\(?:\[\w{1,6}\])?",
+            "\n",
+        ),
         ("&", r"(?<!\\)&", " "),
         # A display stands within its sentence.
         (("$$",), r"\s{0,9}\$\$\s{0,9}([^$]{1,2000}?)\s{0,9}\$\$", r" \1"),
         (("\\[", "$$"), r"\s{0,9}(?:\\\[|\$\$)\s{0,9}", " "),
         (("\\]",), r"\s{0,9}\\\](?:\s{0,9}\n)?", "\n"),
-        ("\\", r"\\[()]", ""),
+        (("\\(", "\\)"), r"\\[()]", ""),
         ("$", r"\\\$|\$", ""),
-        ("\\", r"\\%", "%"),
+        (("\\%",), r"\\%", "%"),
         (
             "\\",
             r"\\[ ,;:!]|\\(?:quad|qquad|displaystyle|left|right|big|Big|bigl|bigr|Bigl|Bigr|limits)(?![A-Za-z])",
             " ",
         ),
-        ("\\", r"\\[dtc]frac(?![A-Za-z])", r"\\frac"),
+        (("frac",), r"\\[dtc]frac(?![A-Za-z])", r"\\frac"),
         ("^\\", r"\^\s*(?:\\circ|\{\s*\\circ\s*\})|\\degree(?![A-Za-z])", "°"),
-        ("\\", r"\\(?:times|cdot|ast)(?![A-Za-z])", "*"),
-        ("\\", r"\\div(?![A-Za-z])", "/"),
+        (("\\times", "\\cdot", "\\ast"), r"\\(?:times|cdot|ast)(?![A-Za-z])", "*"),
+        (("\\div",), r"\\div(?![A-Za-z])", "/"),
         ("\\≃≅", r"\\(?:approx|simeq|sim|cong)(?![A-Za-z])|≃|≅", "≈"),
         (
             "\\>⟶→",
             r"\\(?:therefore|implies|Rightarrow|Longrightarrow|rightarrow|to)(?![A-Za-z])|=>|⟶|→",
             " so ",
         ),
-        ("\\", r"\\(?:angle)(?![A-Za-z])", "∠"),
-        ("\\", r"\\equiv(?![A-Za-z])", "≡"),
-        ("\\", r"\\pmod\s*(?:\{([^{}]*)\}|(\d))", r" (mod \1\2)"),
-        ("\\", r"\\(?:le|leq)(?![A-Za-z])", "≤"),
-        ("\\", r"\\(?:ge|geq)(?![A-Za-z])", "≥"),
+        (("\\angle",), r"\\angle(?![A-Za-z])", "∠"),
+        (("\\equiv",), r"\\equiv(?![A-Za-z])", "≡"),
+        (("\\pmod",), r"\\pmod\s*(?:\{([^{}]*)\}|(\d))", r" (mod \1\2)"),
+        (("\\le",), r"\\(?:le|leq)(?![A-Za-z])", "≤"),
+        (("\\ge",), r"\\(?:ge|geq)(?![A-Za-z])", "≥"),
         ("xX", r"([\d)])(?:(?<=\d)[ ]?[xX](?=[ ]?\d)|[ ][xX](?=[ ][\d(]))", r"\1 *"),
         (",", r"(\d)(?:,(?=\d{3}(?!\d))|\{,\}(?=\d))", r"\1"),
     )
