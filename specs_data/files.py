@@ -277,8 +277,10 @@ def read_inside(folder: Path, name: str, most_bytes: int) -> bytes:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise FileRefused("not a file", "is no regular file")
-            # One that grows, or one of the system's that claims to be empty, has no more than that either.
-            content = file.read(most_bytes + 1) if status.st_size <= most_bytes else None
+            content = file.read(status.st_size + 1) if status.st_size <= most_bytes else None
+            if content is not None and len(content) > status.st_size:
+                # One that grows, or one of the system's that claims to be empty, has no more than that either.
+                content += file.read(most_bytes + 1 - len(content))
     except ValueError:  # a NUL in it
         raise FileRefused("not found", "no file can be called") from None
     except (FileNotFoundError, NotADirectoryError):
