@@ -264,7 +264,7 @@ def finish(method: str, settings: TrainSettings, trainer: Any, rows: Rows) -> Pa
     """Train, from the last whole checkpoint if there is one; leave the checkpoint and its papers."""
     transformers = require("transformers", "train")
     trainer.remove_callback(transformers.trainer_callback.PrinterCallback)
-    started = time.time()
+    started = time.monotonic()
     save = trainer._save_checkpoint
     trainer._save_checkpoint = lambda *given: _saved(settings.out, save, *given)
     with _terminations.caught(), writing(settings.out):
@@ -344,7 +344,7 @@ def _papers(method: str, settings: TrainSettings, trainer: Any, rows: Rows, star
         "data": {key: value for key, value in msgspec.to_builtins(rows).items() if key != "file"},
         "steps": trainer.state.global_step,
         "processes": trainer.accelerator.num_processes,
-        "seconds": round(time.time() - started, 1),
+        "seconds": round(time.monotonic() - started, 1),
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "versions": {name: version(name) for name in ("specs-data", "trl", "transformers", "torch")},
     }
