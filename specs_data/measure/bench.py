@@ -31,7 +31,7 @@ from specs_data.rollouts.checking import asks_sampled, open_checker
 from specs_data.rollouts.demand import OnDemand
 from specs_data.rollouts.plan import Parts, make_plan, name_of
 from specs_data.rollouts.progress import Figures, Progress, told
-from specs_data.rollouts.sample import check_policy, loads_here, policy_fingerprint, sampling, settle
+from specs_data.rollouts.sample import check_policy, edges_fingerprint, loads_here, sampling, settle
 from specs_data.rollouts.search import Agenda, Outcome, Quest, Turn, search
 from specs_data.rollouts.stages import Stages, durable
 from specs_data.rollouts.store import Index, Number, Position, Store
@@ -230,7 +230,7 @@ def store_folder(out: Path, recipe: Recipe) -> Path:
     if (out.parent / "store.sqlite").exists():
         return out.parent
     name = name_of(recipe).replace("/", "--")
-    return out.parent / "stores" / f"{name}-{policy_fingerprint(recipe.policy or recipe.model or '')[:8]}"
+    return out.parent / "stores" / f"{name}-{edges_fingerprint(recipe.policy or recipe.model or '')[:8]}"
 
 
 def _take_problems(store: Store, recipe: Recipe, by_rule: bool, left_out: Counter[str]) -> list[Number]:

@@ -22,9 +22,9 @@ from specs_data.plugins import Corruption, label
 from specs_data.recipe import Recipe, deciding
 from specs_data.records import Sampling
 from specs_data.rollouts.responses import file_digest
-from specs_data.rollouts.sample import policy_fingerprint, policy_name, sampling
+from specs_data.rollouts.sample import edges_fingerprint, policy_fingerprint, policy_name, sampling
 from specs_data.rollouts.store import Store
-from specs_data.rollouts.tables import Stage, digest
+from specs_data.rollouts.tables import Stage, digest, encode, hash_of
 from specs_data.texts import Text
 from specs_data.verifiers import Verifier, is_paid
 
@@ -140,6 +140,7 @@ def check_corruptions(corruptions: Mapping[str, Corruption], fmt: ResponseFormat
 def make_plan(store: Store, parts: Parts) -> Plan:
     """The plan of a run; its settings are put on record in `store`."""
     recipe, verifier = parts.recipe, dict(parts.verifier.settings)
+    before = _edges(recipe)
     generation = _generation(parts, recipe, parts.engine)
     judging = {
         "format": parts.fmt.model_dump(mode="json"),
@@ -161,14 +162,14 @@ def make_plan(store: Store, parts: Parts) -> Plan:
     }
 
     def source(name: str, settings: Mapping[str, Any], engine: Engine | None) -> Source:
-        samples = _number(store, "samples", settings)
+        samples = _number(store, "samples", settings, before)
         served = recipe.engine == "openai" and engine is None
         store.limit(samples, None if served else {name: getattr(recipe, name) for name in _LIMITS}, _OF_A_SETTING)
         return Source(
             name,
             fingerprint=str(settings.get("policy") or settings.get("responses") or ""),
             samples=samples,
-            judgements=_number(store, "judgements", {"samples": settings, **judging}),
+            judgements=_number(store, "judgements", {"samples": settings, **judging}, before),
             most=_ALL if "responses" in settings else recipe.samples,
             served=served,
         )
@@ -187,18 +188,28 @@ def make_plan(store: Store, parts: Parts) -> Plan:
         if blind
         else None,
         verifier=":".join(filter(None, (label(recipe.verifier or ""), verifier.get("model")))),
-        verdicts=_number(store, "verdicts", {"samples": generation, "verifier": verifier}),
-        pairs=_number(store, "pairs", pairing),
+        verdicts=_number(store, "verdicts", {"samples": generation, "verifier": verifier}, before),
+        pairs=_number(store, "pairs", pairing, before),
         services=frozenset(stage for stage, model in asked.items() if model),
     )
 
 
-def _number(store: Store, stage: Stage, record: Mapping[str, Any]) -> int:
+def _edges(recipe: Recipe) -> dict[bytes, bytes]:
+    """The fingerprints of the recipe's policies, and those under which stores of before know them."""
+    named = (recipe.policy or recipe.model, recipe.rejected_from, recipe.verifier_model)
+    return {policy_fingerprint(name).encode(): edges_fingerprint(name).encode() for name in named if name}
+
+
+def _number(store: Store, stage: Stage, record: Mapping[str, Any], before: Mapping[bytes, bytes]) -> int:
     """The number of these settings of a stage, with the results of stores of before, which took limits for a part
-    of them."""
+    of them and knew policies by other fingerprints."""
     number = store.settings(stage, record)
+    content = encode(record)
+    for fingerprint, older in before.items():
+        content = content.replace(fingerprint, older)
+    same = {digest(record), hash_of(content)}
     for other, known in store.settings_of(stage):
-        if other != number and digest(_without_limits(known)) == digest(record):
+        if other != number and digest(_without_limits(known)) in same:
             store.move(stage, other, number, leaving=_OF_A_SETTING if stage == "samples" else ())
     return number
 

@@ -13,6 +13,8 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from specs_data import build
+from specs_data.errors import UserError
+from specs_data.rollouts.sample import edges_fingerprint
 
 OPERATORS = ["remove_all_tags", "remove_think_tags", "shift_tags"]
 
@@ -143,3 +145,36 @@ def test_a_target_counts_pairs_also_where_some_chosen_responses_find_no_rejected
         pairs[target] = build(settings_, run, engine=policy(), rival=policy(), quiet=True).count
     assert pairs[None] > 7
     assert pairs == {None: pairs[None], 1: 1, 4: 4, 7: 7, 99: pairs[None]}
+
+
+def checkpoint(folder: Path) -> str:
+    """A checkpoint whose weights begin and end as those of any other, as one with an adapter merged into its layers."""
+    folder.mkdir()
+    (folder / "weights").write_bytes(bytes(2 << 20) + folder.name[:1].encode() * (2 << 20) + bytes(2 << 20))
+    return str(folder)
+
+
+@pytest.mark.parametrize("settings", [{}, {"pairing": "coupled"}])
+def test_a_checkpoint_with_other_layers_is_another_policy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, str]
+) -> None:
+    run, engine, again, other = tmp_path / "run", policy(), policy(), policy()
+    mine = recipe(write_sums(tmp_path, 12), policy=checkpoint(tmp_path / "a"), **settings)
+    with monkeypatch.context() as before:  # a release that looked at the edges of files alone
+        before.setattr("specs_data.rollouts.plan.policy_fingerprint", edges_fingerprint)
+        build(mine, run, engine=engine, quiet=True)
+    first = rows(run)
+    build(mine, run, engine=again, quiet=True)  # has all that is on record from then
+    theirs = mine.model_copy(update={"policy": checkpoint(tmp_path / "b")})
+    with pytest.raises(UserError, match="of other policy"):
+        build(theirs, run, engine=other, quiet=True)
+    assert rows(run) == first and again.calls == other.calls == 0
+    build(theirs, run, engine=other, quiet=True, overwrite=True)
+    assert other.calls == engine.calls
+
+
+def test_a_base_with_other_layers_is_asked(tmp_path: Path) -> None:
+    settings = {"policy": checkpoint(tmp_path / "a"), "rejected_from": checkpoint(tmp_path / "b")}
+    base, run = policy(), tmp_path / "run"
+    built = build(recipe(write_sums(tmp_path, 12), **settings), run, engine=policy(), rival=base, quiet=True)
+    assert base.calls >= built.count > 0
