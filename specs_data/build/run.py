@@ -309,7 +309,10 @@ def _take_given(run: Run) -> None:
 
 
 async def _search_rejected(run: Run, rival: Source, chosen: Mapping[Position, Sequence[Index]]) -> None:
-    """The second search: a response of the rival as the rejected side of each of these chosen ones."""
+    """The second search: a response of the rival as the rejected side of each of these chosen ones. Which of them meet
+    depends on all: pairs of before, of other chosen responses or without some of the rival's, must not stay among
+    those."""
+    run.store.forget("pairs", run.plan.pairs)
 
     def rejecting(turn: Turn) -> Quest:
         return Rejecting(run.flow, run.listing, run.rival, chosen, turn)

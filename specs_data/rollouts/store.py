@@ -3,8 +3,8 @@
 Each stage's log is keyed by (settings, problem, index). `settings` stands for everything that
 determines that stage's result, so a changed setting never returns an old result and never repeats
 the work of a stage it does not concern. A row whose `reason` is NULL goes on to the next stage;
-otherwise `reason` says why it was left out. Rows are never changed; only refusals under a limit that is another now
-are forgotten.
+otherwise `reason` says why it was left out. Rows are never changed; only refusals under a limit that is another now,
+and a rival's pairs before they are made anew, are forgotten.
 
 A commit reaches the operating system at once, so killing the process costs only what was in flight;
 `sync` makes it safe against a power failure as well. A write that fails ends the store: what SQLite rolls back
@@ -238,6 +238,11 @@ class Store:
             f"WHERE settings = ? AND (reason IS NULL OR reason NOT IN ({left}))",
             (new, new, old, *leaving),
         )
+
+    def forget(self, stage: Stage, settings: int) -> None:
+        """Forget what a stage has logged under these settings."""
+        self._write()
+        self._append(f"DELETE FROM {stage} WHERE settings = ?", (settings,))
 
     def limit(self, settings: int, limits: Mapping[str, Any] | None, reasons: Sequence[str]) -> None:
         """Samples with these settings are asked for within `limits`: refusals for one of these `reasons` are forgotten

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
-from fakes.sums import dataset_bytes, policy, recipe, write_sums
+from fakes.sums import dataset_bytes, policy, recipe, respond, write_sums
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from specs_data import build
-from specs_data.errors import UserError
+from specs_data.engines.scripted import ScriptedEngine
+from specs_data.errors import Undecided, UserError
+from specs_data.records import Judged, Request, Verdict
 from specs_data.rollouts.sample import edges_fingerprint
 
 OPERATORS = ["remove_all_tags", "remove_think_tags", "shift_tags"]
@@ -178,3 +181,34 @@ def test_a_base_with_other_layers_is_asked(tmp_path: Path) -> None:
     base, run = policy(), tmp_path / "run"
     built = build(recipe(write_sums(tmp_path, 12), **settings), run, engine=policy(), rival=base, quiet=True)
     assert base.calls >= built.count > 0
+
+
+class Absent:
+    """A verifier that gives no verdict on some responses while it is `away`."""
+
+    concurrency = 1
+    settings: ClassVar = {"verifier": "absent"}
+
+    def __init__(self, away: bool = False) -> None:
+        self._away = away
+
+    async def verify(self, judged: Judged, images: Sequence[bytes]) -> Verdict:
+        if self._away and judged.sample.index < 2:
+            raise Undecided("timeout")
+        return Verdict(True, "seen")
+
+    async def close(self) -> None:
+        pass
+
+
+def number(request: Request) -> str:
+    """A right response of its own for each seed."""
+    return f"<think>I thought {request.seed} times.</think> {respond(request)}".replace("</think> <think>", " ")
+
+
+def test_verdicts_that_came_late_make_no_pair_with_the_rejected_side_of_another(tmp_path: Path) -> None:
+    each = recipe(write_sums(tmp_path, 20), rejected_from="base", samples=6, pairs_per_problem=2)
+    for run, away in (("used", True), ("used", False), ("fresh", False)):
+        engine, rival = ScriptedEngine(number), ScriptedEngine(number)
+        build(each, tmp_path / run, engine=engine, rival=rival, verifier=Absent(away), quiet=True, go_on=True)
+    assert rows(tmp_path / "used") == rows(tmp_path / "fresh")
