@@ -50,6 +50,7 @@ def refuse_to_replace(recipe: Recipe, out: Path) -> None:
             ("responses", _other(old.responses, recipe.responses)),
             ("rejected_responses", _other(old.rejected_responses, recipe.rejected_responses)),
             ("problems", _other(old.problems, recipe.problems)),
+            ("shard", old.part != recipe.part),
         )
         if differs
     ]

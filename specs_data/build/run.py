@@ -303,9 +303,9 @@ def _take_given(run: Run) -> None:
     """Log the responses that exist already, of either side."""
     recipe, plan = run.recipe, run.plan
     if recipe.responses is not None:
-        take_responses(run.store, recipe.responses, plan.policy.samples, "responses")
+        take_responses(run.store, recipe, recipe.responses, plan.policy.samples, "responses")
     if recipe.rejected_responses is not None and plan.rival is not None:
-        take_responses(run.store, recipe.rejected_responses, plan.rival.samples, "rejected")
+        take_responses(run.store, recipe, recipe.rejected_responses, plan.rival.samples, "rejected")
 
 
 async def _search_rejected(run: Run, rival: Source, chosen: Mapping[Position, Sequence[Index]]) -> None:
