@@ -101,7 +101,7 @@ class Bench(Struct, frozen=True):
         recipe, fmt = parts.recipe, parts.fmt
 
         def figures() -> Figures:
-            dollars = sum(paid.dollars for paid in self.store.paid().values())
+            dollars = self.store.dollars
             return Figures(progress.done, stages.generated, stages.tokens, (), dollars)
 
         places = range(recipe.samples * len(self.problems))
@@ -181,7 +181,7 @@ async def open_bench(
         store = stack.enter_context(Store(folder / "store.sqlite"))
         answers = Answers((recipe.cache or folder) / "answers.sqlite")
         stack.callback(answers.close)
-        budget = open_budget(recipe, sum(paid.dollars for paid in store.paid().values()), store.pay)
+        budget = open_budget(recipe, store.dollars, store.pay)
         judge = open_judge(recipe, budget)
         if judge is not None:
             stack.push_async_callback(judge.close)

@@ -112,6 +112,7 @@ class Store:
         self._buffered = False
         self._recent: dict[str, bytes] = {}  # pictures, and their bytes together
         self._recent_bytes = 0
+        self._dollars: float | None = None
         self._cursors: WeakSet[sqlite3.Cursor] = WeakSet()
 
     @classmethod
@@ -406,8 +407,18 @@ class Store:
     def pay(self, payment: Payment) -> None:
         """Put a payment on record, at once: money that is spent stays spent if this process dies."""
         paid = paid_key(msgspec.structs.astuple(payment))
+        before = self.dollars
         self._append("INSERT INTO payments VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (*paid, checksum("payments", paid)))
+        self._dollars = before + (payment.dollars or 0.0)
         self.commit()
+
+    @property
+    def dollars(self) -> float:
+        """What all payments of all runs come to, in US dollars as far as their price is known. A bar asks for it twice
+        a second: a look at each of half a million payments would take longer than that."""
+        if self._dollars is None:
+            self._dollars = float(self._one("SELECT total(dollars) FROM payments")[0])
+        return self._dollars
 
     def paid(self) -> dict[str, Paid]:
         """What each stage has paid judging services, over all runs."""
