@@ -19,7 +19,7 @@ from specs_data.errors import UserError
 from specs_data.format import ResponseFormat
 from specs_data.judges.model import ModelJudge
 from specs_data.plugins import Corruption, label
-from specs_data.recipe import Recipe, deciding
+from specs_data.recipe import Recipe, deciding, named_verifiers
 from specs_data.records import Sampling
 from specs_data.rollouts.responses import file_digest
 from specs_data.rollouts.sample import edges_fingerprint, policy_fingerprint, policy_name, sampling
@@ -187,7 +187,7 @@ def make_plan(store: Store, parts: Parts) -> Plan:
         blind=msgspec.structs.replace(source(name, blind, parts.engine), most=recipe.samples_upfront)
         if blind
         else None,
-        verifier=":".join(filter(None, (label(recipe.verifier or ""), verifier.get("model")))),
+        verifier=":".join(filter(None, (_labels(recipe.verifier), verifier.get("model")))),
         verdicts=_number(store, "verdicts", {"samples": generation, "verifier": verifier}, before),
         pairs=_number(store, "pairs", pairing, before),
         services=frozenset(stage for stage, model in asked.items() if model),
@@ -228,6 +228,11 @@ def name_of(recipe: Recipe) -> str:
     if recipe.policy:
         return policy_name(recipe.policy)
     return recipe.model or (recipe.responses.stem if recipe.responses else label(recipe.engine))
+
+
+def _labels(verifier: str | None) -> str:
+    """What a dataset calls verifiers: files of one's own without their folders on this machine."""
+    return ",".join(map(label, named_verifiers(verifier)))
 
 
 def are_given(recipe: Recipe) -> bool:
