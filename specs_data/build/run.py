@@ -258,6 +258,7 @@ async def _search(run: Run) -> None:
 
     target = recipe.wanted
     while True:
+        run.flow.tally.begin()
         agenda = Agenda(run.plan.policy.most, recipe.samples_upfront, target, recipe.enough)
         label = "pairs" if run.plan.rival is None else "chosen"
         await _play(run, label, agenda, positions, choosing, run.engine, run.plan.policy)
