@@ -70,8 +70,8 @@ class Rejecting:
 
     def attempt(self, position: Position, index: Index, kept: int) -> Awaitable[Outcome]:
         """Try whether this response of the rival fits the first chosen one that has no rejected side yet."""
-        number, chosen = self._listing.number(position), self._chosen[position][kept]
-        return self._flow.reject(self._engine, number, chosen, index, self._turn)
+        number, chosen = self._listing.number(position), self._chosen[position]
+        return self._flow.reject(self._engine, number, chosen, kept, index, self._turn)
 
 
 class Blind:
@@ -245,13 +245,21 @@ class Flow(Stages):
         return Outcome.LEFT
 
     async def reject(
-        self, engine: Engine | None, number: Number, chosen: Index, index: Index, turn: Turn = Turn.POLICY
+        self,
+        engine: Engine | None,
+        number: Number,
+        chosen: Sequence[Index],
+        kept: int,
+        index: Index,
+        turn: Turn = Turn.POLICY,
     ) -> Outcome:
-        """Try whether the rival's response becomes the rejected side of response `chosen`: a right
-        one for decoupled pairs, a wrong one for coupled pairs, malformed or made so."""
+        """Try whether the rival's response becomes the rejected side of the first of the `chosen` ones after those that
+        are `kept`: a right one for decoupled pairs, a wrong one for coupled pairs, malformed or made so."""
         rival = self._plan.rival
         if rival is None:
             raise ValueError("this run has no rival")
+        if rival.samples == self._plan.policy.samples and index in chosen:  # of itself it would be a twin
+            return Outcome.LEFT
         log = self._store.get
         problem = self._store.problem(number)
         sample = await self.sample(log, None if turn else engine, rival, problem, number, index)
@@ -265,7 +273,7 @@ class Flow(Stages):
         if not wanted:
             return Outcome.LEFT
         answer = final_answer(sample.response.text, self._plan.fmt)
-        return self._paired(log, sample, answer, number, chosen, rival.name, self.tally)
+        return self._paired(log, sample, answer, number, chosen[kept], rival.name, self.tally)
 
     def _left(self, number: Number, reason: str, tally: Tally) -> Outcome:
         tally.leave(reason)

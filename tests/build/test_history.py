@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
@@ -212,3 +213,13 @@ def test_verdicts_that_came_late_make_no_pair_with_the_rejected_side_of_another(
         engine, rival = ScriptedEngine(number), ScriptedEngine(number)
         build(each, tmp_path / run, engine=engine, rival=rival, verifier=Absent(away), quiet=True, go_on=True)
     assert rows(tmp_path / "used") == rows(tmp_path / "fresh")
+
+
+def test_a_policy_that_is_its_own_rival_rejects_another_response_than_the_chosen_one(tmp_path: Path) -> None:
+    each = recipe(write_sums(tmp_path, 20), policy="base", rejected_from="base", verifier="none", pairs_per_problem=2)
+    engine, rival = ScriptedEngine(number), ScriptedEngine(number)
+    built = build(each, tmp_path / "run", engine=engine, rival=rival, quiet=True)
+    seeds = [[re.findall(r"\d+ times", side) for side in (pair.chosen, pair.rejected)] for pair in built.pairs()]
+    assert built.count > 20 and not any(chosen == rejected for chosen, rejected in seeds)
+    chosen, rejected = ({one for found in side for one in found} for side in zip(*seeds, strict=True))
+    assert chosen.isdisjoint(rejected)
