@@ -222,9 +222,14 @@ class Flow(Stages):
         return rate is None or not low <= rate <= high
 
     def _is_solved_blind(self, number: Number) -> bool:
-        """Is it on record that the policy solves the problem without its picture?"""
-        blind = self._plan.blind
-        return blind is not None and (self._rate(blind, number, blind.most) or 0.0) > 0.5
+        """Is it on record that the policy solves the problem without its picture? Some of the responses to the text
+        alone, of a build that was killed or asked for fewer, do not say."""
+        blind, log = self._plan.blind, self._store.get
+        if blind is None or (self._rate(blind, number, blind.most) or 0.0) <= 0.5:
+            return False
+        sampled = (log("samples", blind.samples, number, Index(index)) for index in range(blind.most))
+        judged = (log("judgements", blind.judgements, number, Index(index)) for index in range(blind.most))
+        return all(verdict or (sample and sample[0]) for sample, verdict in zip(sampled, judged, strict=True))
 
     def _rate(self, source: Source, number: Number, first: int) -> float | None:
         rows = (self._store.get("judgements", source.judgements, number, Index(index)) for index in range(first))
