@@ -313,7 +313,7 @@ async def _search_rejected(run: Run, rival: Source, chosen: Mapping[Position, Se
     """The second search: a response of the rival as the rejected side of each of these chosen ones. Which of them meet
     depends on all: pairs of before, of other chosen responses or without some of the rival's, must not stay among
     those."""
-    run.store.forget("pairs", run.plan.pairs)
+    run.store.forget("pairs", run.plan.pairs, map(run.listing.number, chosen))
 
     def rejecting(turn: Turn) -> Quest:
         return Rejecting(run.flow, run.listing, run.rival, chosen, turn)

@@ -21,7 +21,7 @@ import hashlib
 import os
 import sqlite3
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from traceback import clear_frames
@@ -240,10 +240,11 @@ class Store:
             (new, new, old, *leaving),
         )
 
-    def forget(self, stage: Stage, settings: int) -> None:
-        """Forget what a stage has logged under these settings."""
+    def forget(self, stage: Stage, settings: int, problems: Iterable[Number]) -> None:
+        """Forget what a stage has logged of these problems under these settings."""
         self._write()
-        self._append(f"DELETE FROM {stage} WHERE settings = ?", (settings,))
+        rows = [(settings, problem) for problem in problems]
+        self._append_many(f"DELETE FROM {stage} WHERE settings = ? AND problem = ?", rows)
 
     def limit(self, settings: int, limits: Mapping[str, Any] | None, reasons: Sequence[str]) -> None:
         """Samples with these settings are asked for within `limits`: refusals for one of these `reasons` are forgotten

@@ -143,3 +143,15 @@ def test_rows_that_are_none_of_the_preset_s_are_not_counted(tmp_path: Path, suff
     found = forecast(wanted, tmp_path / "run", 4, engine=policy(), quiet=True)
     assert (found.problems, found.pilot.counts["problems"]) == (10, 4)
     assert build(wanted, tmp_path / "run", engine=policy(), quiet=True).manifest["counts"]["problems"] == 10
+
+
+def test_a_dry_run_leaves_the_texts_of_a_finished_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def opened(*_: object) -> ScriptedEngine:
+        return policy()
+
+    monkeypatch.setattr("specs_data.engines.open_engine", opened)
+    wanted = recipe(write_sums(tmp_path, 30), rejected_from="base", pairs_per_problem=2, verifier="none")
+    built = build(wanted, tmp_path / "run", engine=policy(), rival=policy(), quiet=True)
+    before = built.frame("responses")
+    forecast(wanted, tmp_path / "run", 5, engine=policy(), quiet=True)
+    assert built.frame("responses").equals(before) and before["rejected"].count() > 20
