@@ -189,6 +189,8 @@ async def _build(recipe: Recipe, out: Path, given: Given, manner: Manner) -> Bui
         refuse_to_replace(recipe, out)
     async with opened(recipe, out, given, manner) as run:
         _say_changes(run.recipe, out)
+        if recipe.natural_rejected and run.plan.rival is None:
+            say("--natural-rejected has no effect on twins of chosen responses: it is for those of --rejected-from")
         state = again.state_of(run)
         if again.is_finished(run, state) and (manifest := manifest_of(out)) is not None:
             built = Built(out, manifest)
