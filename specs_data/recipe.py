@@ -88,6 +88,14 @@ def _arguments(value: object) -> object:
     return {name.strip().replace("-", "_"): _literal(text) for name, _, text in pairs}
 
 
+def _without_secrets(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Arguments that may be written down."""
+    for name in arguments:
+        if re.search(r"(token|key|secret|password)$", name, re.IGNORECASE):
+            raise ValueError(f"{name} is a secret, which the recipe would keep; set it in the environment, as HF_TOKEN")
+    return arguments
+
+
 def _literal(text: str) -> object:
     try:
         return json.loads(text)
@@ -348,7 +356,7 @@ class Recipe(Staged):
     max_pixels: Positive | None = _engine(
         None, "images are scaled to at most this many pixels", decides="samples", example=1003520
     )
-    engine_arg: Annotated[dict[str, Any], BeforeValidator(_arguments)] = _engine(
+    engine_arg: Annotated[dict[str, Any], BeforeValidator(_arguments), AfterValidator(_without_secrets)] = _engine(
         {},
         "vllm engine: KEY=VALUE for vLLM itself, as quantization=fp8; may be repeated",
         decides="samples",

@@ -126,6 +126,13 @@ class Mine:
         pass
 
 
+def test_a_row_names_each_of_several_verifiers_without_its_folder(tmp_path: Path) -> None:
+    (tmp_path / "states_answer.py").write_text(blocks()["states_answer.py"])
+    wanted = f"{tmp_path}/states_answer.py,rules"
+    built = build(recipe(write_sums(tmp_path, 8), verifier=wanted), tmp_path / "run", engine=policy(), quiet=True)
+    assert {pair.verifier for pair in built.pairs()} == {"states_answer,rules"}
+
+
 def test_what_is_handed_over_is_what_is_said_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     problems = str(write_sums(tmp_path, 20))

@@ -32,7 +32,7 @@ from specs_data.files import read_rows
 from specs_data.images import media_type
 from specs_data.pairs.parquet import IMAGES, make_schema
 from specs_data.presets import shipped_presets
-from specs_data.problems import MAX_TEXT, Dropped, Incoming, count_problems, infer_answer_type, read_problems
+from specs_data.problems import MAX_TEXT, Dropped, Incoming, Source, count_all, infer_answer_type, read_problems
 from specs_data.records import Policy, Problem, Response
 from specs_data.rollouts.responses import read_responses
 from specs_data.texts import chat
@@ -93,7 +93,7 @@ def test_a_folder_is_read_in_the_order_of_its_files(tmp_path: Path) -> None:
     assert [item.problem.answer if isinstance(item, Incoming) else item.reason for item in found] == [
         "1", "2", "not JSON", "3", "4", "5",
     ]  # fmt: skip
-    assert count_problems(str(tmp_path)) == 6 and count_problems(str(tmp_path), 4) == 4
+    assert count_all([Source(str(tmp_path))]) == 6 and count_all([Source(str(tmp_path))], 4) == 4
 
 
 def test_limit_takes_the_first_rows(tmp_path: Path) -> None:
@@ -106,7 +106,7 @@ def test_limit_takes_the_first_rows(tmp_path: Path) -> None:
 def test_rows_are_counted_as_they_are_read(tmp_path: Path, text: str) -> None:
     file = tmp_path / "p.jsonl"
     file.write_bytes(text.encode())
-    assert count_problems(str(file)) == len(list(read_rows(file)))
+    assert count_all([Source(str(file))]) == len(list(read_rows(file)))
     assert all(isinstance(row, dict) for row in read_rows(file))
 
 

@@ -350,6 +350,16 @@ def test_what_is_wrong_in_a_recipe_is_said_in_one_sentence(tmp_path: Path, text:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["hf_token", "hf-token", "api_key"])
+def test_a_secret_among_the_arguments_of_an_engine_is_refused(name: str) -> None:
+    for arguments in ([f"{name}=s3cret"], {name: "s3cret"}):
+        with pytest.raises(UserError, match="^engine-arg: .* is a secret, .* set it in the environment") as caught:
+            make_recipe({"engine_arg": arguments})
+        assert "s3cret" not in str(caught.value)
+    kept = {"max_num_batched_tokens": 4096, "tokenizer": "t", "key_words": 1}
+    assert make_recipe({"engine_arg": kept}).engine_arg == kept
+
+
 @pytest.mark.parametrize("name", ["base_url", "verifier_base_url", "judge_base_url"])
 @pytest.mark.parametrize("url", ["http://me:s3cret@host:8000/v1", "https://s3cret@host", "me:s3cret@host:8000"])
 def test_a_url_with_a_password_is_refused(name: str, url: str) -> None:

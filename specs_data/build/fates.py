@@ -268,14 +268,20 @@ def _read_problems(store: Store) -> DataFrame:
 
 
 def _read_blind(store: Store, blind: Source | None) -> DataFrame:
-    """Which problems are solved without their pictures: more than half of such responses that were judged are right."""
+    """Which problems are solved without their pictures: more than half of such responses that were judged are right.
+    As long as one of them is neither judged nor refused that is not known."""
     if blind is None:
         return DataFrame(schema={"number": pl.UInt32(), "solved_blind": pl.Boolean()})
     log = _read_log(store, "judgements", blind.judgements, blind.most).with_columns(
         pl.lit(True).alias("judgements?"), judgements="why"
     )
+    refused = _read_log(store, "samples", blind.samples, blind.most).filter(col("why").is_not_null())
+    refused = refused.group_by("number").agg(refused=pl.len())
     share = _right().sum() / _judged().sum()
-    return log.filter(_judged()).group_by("number").agg(solved_blind=share > 0.5)
+    found = log.group_by("number").agg(pl.len(), _judged().any().alias("judged"), solved_blind=share > 0.5)
+    whole = col("len") + col("refused").fill_null(0) >= blind.most
+    found = found.join(refused, on="number", how="left").filter("judged", whole)
+    return found.select("number", "solved_blind")
 
 
 def _read_dropped(store: Store) -> DataFrame:

@@ -70,8 +70,8 @@ class Rejecting:
 
     def attempt(self, position: Position, index: Index, kept: int) -> Awaitable[Outcome]:
         """Try whether this response of the rival fits the first chosen one that has no rejected side yet."""
-        number, chosen = self._listing.number(position), self._chosen[position][kept]
-        return self._flow.reject(self._engine, number, chosen, index, self._turn)
+        number, chosen = self._listing.number(position), self._chosen[position]
+        return self._flow.reject(self._engine, number, chosen, kept, index, self._turn)
 
 
 class Blind:
@@ -131,6 +131,7 @@ class Flow(Stages):
     ) -> None:
         super().__init__(plan, parts, store, answers, rules, loading)
         self.tally = tally
+        self._repeated = Tally(go_on=True)  # is told what has been told before, and nobody asks it
         self._corruptions = parts.corruptions
         self._weights = parts.weights
         self._unseen: dict[Number, Problem] = {}
@@ -152,28 +153,32 @@ class Flow(Stages):
             if Outcome.TO_JUDGE in outcomes:
                 return Outcome.TO_JUDGE
             if self._is_outside(number):
-                self.tally.leave(outside_window(self._plan.recipe.pass_rate))
+                if not isinstance(found, Outcome):
+                    found[-1].leave(outside_window(self._plan.recipe.pass_rate))
                 return Outcome.OVER
         if isinstance(found, Outcome):
             return found
-        log, sample, judgement = found
-        if turn is not Turn.VERIFIER and self.needs_verifier(log, number, index):
+        log, sample, judgement, tally = found
+        waits = self.needs_verifier(log, number, index)
+        if turn is Turn.VERIFIER:
+            tally = self._told(waits)
+        elif waits:
             return Outcome.TO_VERIFY
         verdict = await self.verify(log, Judged(sample, judgement), number)
         if verdict is None:
-            return self._left(number, "undecided")
+            return self._left(number, "undecided", tally)
         words = verdict.reason if verdict.answer is None else f"{verdict.reason} (concludes {verdict.answer})"
-        self.tally.verified(None if verdict.consistent else "inconsistent", sample.problem.id, words)
+        tally.verified(None if verdict.consistent else "inconsistent", sample.problem.id, words)
         if not verdict.consistent:
-            return self._left(number, "inconsistent")
+            return self._left(number, "inconsistent", tally)
         if self._plan.rival is not None:
             return Outcome.KEPT
-        return self._paired(log, sample, judgement.answer, number, index, "chosen")
+        return self._paired(log, sample, judgement.answer, number, index, "chosen", tally)
 
     async def _right(
         self, engine: Engine | None, number: Number, index: Index, turn: Turn
-    ) -> Outcome | tuple[Log, Sample, Judgement]:
-        """The response, if it is right and well-formed; else what becomes of it."""
+    ) -> Outcome | tuple[Log, Sample, Judgement, Tally]:
+        """The response, if it is right and well-formed, and whom to tell what becomes of it; else what does."""
         unseen = self._unseen.pop(number, None)
         log = self._nothing if unseen else self._store.get
         problem = unseen or self._store.problem(number)
@@ -183,16 +188,24 @@ class Flow(Stages):
             return Outcome.OVER
         if turn is Turn.POLICY:
             self.tally.tried += 1
-        if turn is not Turn.JUDGE and self.needs_judge(log, policy, sample, number):
-            # Where it has been asked in its turn already, it could not tell.
-            return self._left(number, "undecided") if turn else Outcome.TO_JUDGE
+        waits = self.needs_judge(log, policy, sample, number)
+        if waits and turn is Turn.POLICY:
+            return Outcome.TO_JUDGE
+        tally = self._told(turn is Turn.POLICY or (turn is Turn.JUDGE and waits))
+        if waits and turn is Turn.VERIFIER:  # who judges has been asked in its turn, and could not tell
+            return self._left(number, "undecided", tally)
         reason, judgement = await self.judge(log, policy, sample, number) or ("undecided", None)
-        if judgement is not None and engine is not None and turn is not Turn.VERIFIER:
+        if judgement is not None and engine is not None:
             fault = reason.removeprefix(FORMAT) if reason and reason.startswith(FORMAT) else judgement.malformed
-            self.tally.formatted(fault, problem.id, sample.response.text)
+            tally.formatted(fault, problem.id, sample.response.text)
         if reason is not None or judgement is None:
-            return self._left(number, reason or "undecided")
-        return log, sample, judgement
+            return self._left(number, reason or "undecided", tally)
+        return log, sample, judgement, tally
+
+    def _told(self, news: bool) -> Tally:
+        """Whom to tell what becomes of a response. A round of several goes through all of them again when one has
+        waited for a service: what was decided before is no `news`."""
+        return self.tally if news else self._repeated
 
     async def _meet(self, number: Number, outcome: Outcome | None) -> Sequence[Outcome | None]:
         """Wait until all first responses to the problem have come so far; what became of each."""
@@ -209,9 +222,14 @@ class Flow(Stages):
         return rate is None or not low <= rate <= high
 
     def _is_solved_blind(self, number: Number) -> bool:
-        """Is it on record that the policy solves the problem without its picture?"""
-        blind = self._plan.blind
-        return blind is not None and (self._rate(blind, number, blind.most) or 0.0) > 0.5
+        """Is it on record that the policy solves the problem without its picture? Some of the responses to the text
+        alone, of a build that was killed or asked for fewer, do not say."""
+        blind, log = self._plan.blind, self._store.get
+        if blind is None or (self._rate(blind, number, blind.most) or 0.0) <= 0.5:
+            return False
+        sampled = (log("samples", blind.samples, number, Index(index)) for index in range(blind.most))
+        judged = (log("judgements", blind.judgements, number, Index(index)) for index in range(blind.most))
+        return all(verdict or (sample and sample[0]) for sample, verdict in zip(sampled, judged, strict=True))
 
     def _rate(self, source: Source, number: Number, first: int) -> float | None:
         rows = (self._store.get("judgements", source.judgements, number, Index(index)) for index in range(first))
@@ -232,13 +250,21 @@ class Flow(Stages):
         return Outcome.LEFT
 
     async def reject(
-        self, engine: Engine | None, number: Number, chosen: Index, index: Index, turn: Turn = Turn.POLICY
+        self,
+        engine: Engine | None,
+        number: Number,
+        chosen: Sequence[Index],
+        kept: int,
+        index: Index,
+        turn: Turn = Turn.POLICY,
     ) -> Outcome:
-        """Try whether the rival's response becomes the rejected side of response `chosen`: a right
-        one for decoupled pairs, a wrong one for coupled pairs, malformed or made so."""
+        """Try whether the rival's response becomes the rejected side of the first of the `chosen` ones after those that
+        are `kept`: a right one for decoupled pairs, a wrong one for coupled pairs, malformed or made so."""
         rival = self._plan.rival
         if rival is None:
             raise ValueError("this run has no rival")
+        if rival.samples == self._plan.policy.samples and index in chosen:  # of itself it would be a twin
+            return Outcome.LEFT
         log = self._store.get
         problem = self._store.problem(number)
         sample = await self.sample(log, None if turn else engine, rival, problem, number, index)
@@ -252,23 +278,30 @@ class Flow(Stages):
         if not wanted:
             return Outcome.LEFT
         answer = final_answer(sample.response.text, self._plan.fmt)
-        return self._paired(log, sample, answer, number, chosen, rival.name)
+        return self._paired(log, sample, answer, number, chosen[kept], rival.name, self.tally)
 
-    def _left(self, number: Number, reason: str) -> Outcome:
-        self.tally.leave(reason)
+    def _left(self, number: Number, reason: str, tally: Tally) -> Outcome:
+        tally.leave(reason)
         logger.debug("a response to %r is left out: %s", self._store.problem(number).id, reason)
         return Outcome.OVER if self.is_hopeless(number) else Outcome.LEFT
 
     def _paired(
-        self, log: Log, sample: Sample, answer: str | None, number: Number, chosen: Index, origin: str
+        self,
+        log: Log,
+        sample: Sample,
+        answer: str | None,
+        number: Number,
+        chosen: Index,
+        origin: str,
+        tally: Tally,
     ) -> Outcome:
         # One with a rival takes up its response all the same: or the others' would be others than before.
         if origin == "chosen" and pair_id(sample.problem.id, chosen) in self._plan.struck:
-            self.tally.leave(STRUCK)
+            tally.leave(STRUCK)
             return Outcome.LEFT
         row = log("pairs", self._plan.pairs, number, chosen) if origin == "chosen" else None
         if row is not None:
-            return self._corrupted(row[0], sample)
+            return self._corrupted(row[0], sample, tally)
         with self.clocks["pair"]:
             twin = self._twin(sample, answer, origin)
         self._drawn(twin, sample)
@@ -277,18 +310,18 @@ class Flow(Stages):
             reason = None if twin.rejected else "no corruption applies"
             self._put("pairs", self._plan.pairs, number, chosen, reason, twin)
         refused = ", ".join(f"{operator}: {why}" for operator, why in twin.refused)
-        return self._corrupted(None if twin.rejected else refused or "no corruption applies", sample)
+        return self._corrupted(None if twin.rejected else refused or "no corruption applies", sample, tally)
 
     def _drawn(self, twin: Twin, sample: Sample) -> None:
         taken = [(twin.rejected.corruption, None)] if twin.rejected and twin.rejected.corruption else []
         for operator, reason in (*twin.refused, *taken):
             self.tally.drawn(operator, reason, sample.problem.id, sample.response.text)
 
-    def _corrupted(self, reason: str | None, sample: Sample) -> Outcome:
-        self.tally.corrupted(reason, sample.problem.id, sample.response.text)
+    def _corrupted(self, reason: str | None, sample: Sample, tally: Tally) -> Outcome:
+        tally.corrupted(reason, sample.problem.id, sample.response.text)
         if reason is None:
             return Outcome.KEPT
-        self.tally.leave(reason)
+        tally.leave(reason)
         return Outcome.LEFT
 
     def _twin(self, sample: Sample, answer: str | None, origin: str) -> Twin:

@@ -11,7 +11,7 @@ from specs_data.files import write_whole
 from specs_data.pairs.manifest import Manifest, load_manifest
 from specs_data.recipe import Recipe, make_recipe
 from specs_data.rollouts.plan import name_of
-from specs_data.rollouts.sample import policy_fingerprint
+from specs_data.rollouts.sample import edges_fingerprint, policy_fingerprint
 
 # Names that trainers give to every checkpoint: they tell none apart.
 _NO_NAME = re.compile(
@@ -50,6 +50,7 @@ def refuse_to_replace(recipe: Recipe, out: Path) -> None:
             ("responses", _other(old.responses, recipe.responses)),
             ("rejected_responses", _other(old.rejected_responses, recipe.rejected_responses)),
             ("problems", _other(old.problems, recipe.problems)),
+            ("shard", old.part != recipe.part),
         )
         if differs
     ]
@@ -115,7 +116,9 @@ def _other_policy(old: Recipe | None, new: Recipe, manifest: Manifest | None) ->
     if old is None or not _other(old.policy, new.policy):
         return False
     known = ((manifest and manifest.models) or {}).get("policy")
-    return known is None or not known.fingerprint or known.fingerprint != policy_fingerprint(new.policy or "")
+    name = new.policy or ""
+    same = (policy_fingerprint(name), edges_fingerprint(name))  # as this release writes them, and as those before did
+    return known is None or not known.fingerprint or known.fingerprint not in same
 
 
 def _other(old: object, new: object) -> bool:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from specs_data.judges.rules import gold_fault
-from specs_data.problems import Dropped, Incoming, Order, read_all, read_problems, sources_of
+from specs_data.problems import Dropped, Incoming, Order, Source, read_all, read_problems, sources_of
 from specs_data.recipe import Recipe
 from specs_data.records import Problem
 from specs_data.rollouts.plan import outside_window
@@ -151,22 +151,31 @@ class Listing:
             self._expect(number, item.problem)
 
 
-def take_responses(store: Store, file: Path, settings: int, stage: str) -> None:
+def take_responses(store: Store, recipe: Recipe, file: Path, settings: int, stage: str) -> None:
     """Log the responses of `file` as samples, numbered in their order for each problem. What is wrong with a row is
-    told as of `stage`."""
-    taken = array("I")
+    told as of `stage`; that it belongs to another shard is nothing wrong."""
+    taken, shard = array("I"), Order(shard=recipe.part)
+    sources = sources_of(recipe)
     for row, found in enumerate(read_responses(file)):
         if isinstance(found, str):
-            store.drop(stage, Position(row), found)
+            if shard.has(str(row)):
+                store.drop(stage, Position(row), found)
             continue
         number = store.named(found[0])
         if number is None:
-            store.drop(stage, Position(row), "unknown problem_id", found[0])
+            if shard.has(_told_apart(found[0], sources)):
+                store.drop(stage, Position(row), "unknown problem_id", found[0])
             continue
         taken.extend(repeat(0, number + 1 - len(taken)))
         store.put("samples", settings, number, Index(taken[number]), None, found[1])
         taken[number] += 1
     store.commit()
+
+
+def _told_apart(name: str, sources: Sequence[Source]) -> str:
+    """The id by which a problem has its shard: without what tells it apart from another source's of the same id."""
+    label, _, rest = name.partition("/")
+    return rest if len(sources) > 1 and label in (source.label for source in sources) else name
 
 
 async def each(positions: Sequence[Position]) -> AsyncIterator[Position]:

@@ -109,7 +109,7 @@ class Run(Struct, frozen=True):
     def figures(self) -> Figures:
         """How the run stands."""
         tally = self.flow.tally
-        dollars = sum(paid.dollars for paid in self.store.paid().values()) if self.plan.services else 0.0
+        dollars = self.store.dollars if self.plan.services else 0.0
         return Figures(tally.tried, self.flow.generated, self.flow.tokens, tally.reasons.most_common(3), dollars)
 
 
@@ -195,7 +195,7 @@ def _open_parts(
     stack: AsyncExitStack, recipe: Recipe, given: Given, engine: OnDemand | None, store: Store, answers: Answers
 ) -> Parts:
     load_card(recipe.card)  # a name that is none should stop the run before it costs anything
-    budget = open_budget(recipe, sum(paid.dollars for paid in store.paid().values()), store.pay)
+    budget = open_budget(recipe, store.dollars, store.pay)
     verifier, log = given.verifier, _Log(answers)
     if verifier is None:
         checker = open_checker(recipe, engine)

@@ -189,6 +189,8 @@ async def _build(recipe: Recipe, out: Path, given: Given, manner: Manner) -> Bui
         refuse_to_replace(recipe, out)
     async with opened(recipe, out, given, manner) as run:
         _say_changes(run.recipe, out)
+        if recipe.natural_rejected and run.plan.rival is None:
+            say("--natural-rejected has no effect on twins of chosen responses: it is for those of --rejected-from")
         state = again.state_of(run)
         if again.is_finished(run, state) and (manifest := manifest_of(out)) is not None:
             built = Built(out, manifest)
@@ -258,6 +260,7 @@ async def _search(run: Run) -> None:
 
     target = recipe.wanted
     while True:
+        run.flow.tally.begin()
         agenda = Agenda(run.plan.policy.most, recipe.samples_upfront, target, recipe.enough)
         label = "pairs" if run.plan.rival is None else "chosen"
         await _play(run, label, agenda, positions, choosing, run.engine, run.plan.policy)
@@ -303,13 +306,16 @@ def _take_given(run: Run) -> None:
     """Log the responses that exist already, of either side."""
     recipe, plan = run.recipe, run.plan
     if recipe.responses is not None:
-        take_responses(run.store, recipe.responses, plan.policy.samples, "responses")
+        take_responses(run.store, recipe, recipe.responses, plan.policy.samples, "responses")
     if recipe.rejected_responses is not None and plan.rival is not None:
-        take_responses(run.store, recipe.rejected_responses, plan.rival.samples, "rejected")
+        take_responses(run.store, recipe, recipe.rejected_responses, plan.rival.samples, "rejected")
 
 
 async def _search_rejected(run: Run, rival: Source, chosen: Mapping[Position, Sequence[Index]]) -> None:
-    """The second search: a response of the rival as the rejected side of each of these chosen ones."""
+    """The second search: a response of the rival as the rejected side of each of these chosen ones. Which of them meet
+    depends on all: pairs of before, of other chosen responses or without some of the rival's, must not stay among
+    those."""
+    run.store.forget("pairs", run.plan.pairs, map(run.listing.number, chosen))
 
     def rejecting(turn: Turn) -> Quest:
         return Rejecting(run.flow, run.listing, run.rival, chosen, turn)

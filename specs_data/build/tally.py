@@ -53,13 +53,17 @@ class Tally:
     were left out. Raises InVain, unless told to `go_on`, where what is tried cannot succeed."""
 
     def __init__(self, go_on: bool = False) -> None:
-        self.tried = self.pairs = 0
+        self._operators: defaultdict[str, Trial] = defaultdict(Trial)
+        self._go_on = go_on
+        self.begin()
+
+    def begin(self) -> None:
+        """All responses are gone through from the first: those on record are counted anew."""
+        self.tried = 0
         self.reasons: Counter[str] = Counter()
         self.format = Trial()
         self.verifying = Trial()
         self.corrupting = Trial()
-        self._operators: defaultdict[str, Trial] = defaultdict(Trial)
-        self._go_on = go_on
 
     def leave(self, reason: str) -> None:
         """A response was left out."""

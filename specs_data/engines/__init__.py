@@ -66,6 +66,8 @@ async def open_engine(recipe: Recipe, sampling: Sampling) -> Engine:
     served = name == "openai"
     if served and recipe.ray is not None:
         raise UserError("--ray starts engines of its own: give --engine openai the --base-url of each server instead")
+    if recipe.replicas is not None and recipe.ray is None:
+        raise UserError("--replicas are engines on a Ray cluster, of one machine too: give --ray local, or its address")
     own = name in ENGINES and not served
     if recipe.ray is not None and not own:
         raise UserError(f"--ray starts engines of its own, vllm or transformers; it cannot go with {name}")

@@ -31,7 +31,7 @@ from specs_data.rollouts.checking import asks_sampled, open_checker
 from specs_data.rollouts.demand import OnDemand
 from specs_data.rollouts.plan import Parts, make_plan, name_of
 from specs_data.rollouts.progress import Figures, Progress, told
-from specs_data.rollouts.sample import check_policy, loads_here, policy_fingerprint, sampling, settle
+from specs_data.rollouts.sample import check_policy, edges_fingerprint, loads_here, sampling, settle
 from specs_data.rollouts.search import Agenda, Outcome, Quest, Turn, search
 from specs_data.rollouts.stages import Stages, durable
 from specs_data.rollouts.store import Index, Number, Position, Store
@@ -101,7 +101,7 @@ class Bench(Struct, frozen=True):
         recipe, fmt = parts.recipe, parts.fmt
 
         def figures() -> Figures:
-            dollars = sum(paid.dollars for paid in self.store.paid().values())
+            dollars = self.store.dollars
             return Figures(progress.done, stages.generated, stages.tokens, (), dollars)
 
         places = range(recipe.samples * len(self.problems))
@@ -181,7 +181,7 @@ async def open_bench(
         store = stack.enter_context(Store(folder / "store.sqlite"))
         answers = Answers((recipe.cache or folder) / "answers.sqlite")
         stack.callback(answers.close)
-        budget = open_budget(recipe, sum(paid.dollars for paid in store.paid().values()), store.pay)
+        budget = open_budget(recipe, store.dollars, store.pay)
         judge = open_judge(recipe, budget)
         if judge is not None:
             stack.push_async_callback(judge.close)
@@ -230,7 +230,7 @@ def store_folder(out: Path, recipe: Recipe) -> Path:
     if (out.parent / "store.sqlite").exists():
         return out.parent
     name = name_of(recipe).replace("/", "--")
-    return out.parent / "stores" / f"{name}-{policy_fingerprint(recipe.policy or recipe.model or '')[:8]}"
+    return out.parent / "stores" / f"{name}-{edges_fingerprint(recipe.policy or recipe.model or '')[:8]}"
 
 
 def _take_problems(store: Store, recipe: Recipe, by_rule: bool, left_out: Counter[str]) -> list[Number]:

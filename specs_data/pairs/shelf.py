@@ -9,6 +9,7 @@ from __future__ import annotations
 import posixpath
 import re
 import zipfile
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import cached_property
@@ -89,8 +90,7 @@ class HubShelf:
             raise Unusable("not local")
         if plain.startswith(("/", "..")):
             raise Unusable(f"not found: it lies outside of {self._repo}")
-        ends = [file for file in self._files if file.endswith(f"/{plain}")]
-        found = plain if plain in self._files else ends[0] if len(ends) == 1 else None
+        found = plain if plain in self._files else self._ending(plain)
         if found is None:
             return _zipped(self._archives, plain)
         file = self._fetch(found)
@@ -101,6 +101,19 @@ class HubShelf:
     def has(self, name: str) -> bool:
         """Whether `name` is a picture here, by its suffix and by being listed."""
         return name.lower().endswith(PICTURE_SUFFIXES) and posixpath.normpath(name) in self._files
+
+    def _ending(self, name: str) -> str | None:
+        """The only file whose path ends in `name`."""
+        ends = [file for file in self._called.get(posixpath.basename(name), ()) if file.endswith(f"/{name}")]
+        return ends[0] if len(ends) == 1 else None
+
+    @cached_property
+    def _called(self) -> defaultdict[str, list[str]]:
+        """The files by the last part of their paths: each of a hundred thousand pictures looks for one."""
+        called: defaultdict[str, list[str]] = defaultdict(list)
+        for file in self._files:
+            called[posixpath.basename(file)].append(file)
+        return called
 
     @cached_property
     def _files(self) -> frozenset[str]:

@@ -24,7 +24,7 @@ from msgspec import UNSET, Struct, UnsetType
 from msgspec.structs import replace
 
 from specs_data.errors import UserError
-from specs_data.files import FIRST_ROWS, columns_of
+from specs_data.files import FIRST_ROWS, SUFFIXES, columns_of, count_rows
 from specs_data.format import boxes
 from specs_data.images import Unusable, media_type, settle
 from specs_data.judges.choices import listed_choices
@@ -40,8 +40,6 @@ from specs_data.problems.sources import (
     Row,
     Source,
     Table,
-    count_all,
-    count_problems,
     rows_of,
     source_files,
     sources_of,
@@ -57,7 +55,6 @@ __all__ = [
     "Order",
     "Source",
     "count_all",
-    "count_problems",
     "infer_answer_type",
     "read_all",
     "read_problems",
@@ -180,6 +177,16 @@ def read_all(
             yield found
 
 
+def count_all(sources: Iterable[Source], limit: int | None = None) -> int | None:
+    """How many rows all these sources have, without those that are none of the data set a preset is about, and at most
+    `limit`; None where one of them is a Hub dataset."""
+    sources = tuple(sources)
+    if not all(Path(source.name).exists() for source in sources):
+        return None
+    total = sum(_Reader(source, {}, gold=False, rated=False, about_to_read=None).count() for source in sources)
+    return total if limit is None else min(total, limit)
+
+
 class _Reader:
     """Reads the rows of one source."""
 
@@ -210,12 +217,18 @@ class _Reader:
         table = Table(self.source.name, self._about_to_read)
         names = {*self._known.where, *(self._names["source"].names if grouped else ())}
         row_number = 0
-        for number, row in enumerate(table.scan({*names, *(name.partition(".")[0] for name in names)})):
+        for number, row in enumerate(table.scan(_outermost(names))):
             if self._counts(row):
                 group = _value(row, self._names["source"].names) if grouped and isinstance(row, dict) else None
                 index.add(place, number, row_number, str(group or ""))
                 row_number += 1
         return table
+
+    def count(self) -> int:
+        """How many rows count, of files that are here."""
+        if self._known.where:
+            return sum(map(self._counts, Table(self.source.name).scan(_outermost(self._known.where))))
+        return sum(count_rows(file) for file in source_files(self.source.name) or () if file.suffix in SUFFIXES)
 
     def read(self, position: int, number: int, raw: Raw, order: Order) -> Incoming | Dropped | None:
         """The problem in a row of this `number`; None if it is not the shard's."""
@@ -241,6 +254,11 @@ class _Reader:
         if isinstance(row, str):
             return True
         return all(str(_value(row, (name,))) in values for name, values in self._known.where.items())
+
+
+def _outermost(names: Iterable[str]) -> set[str]:
+    """The columns of these names, and those inside of which they may be."""
+    return {column for name in names for column in (name, name.partition(".")[0])}
 
 
 def _as_they_come(readers: Iterable[_Reader]) -> Iterator[tuple[_Reader, int, Raw]]:

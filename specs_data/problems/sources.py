@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import repeat
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any, Protocol, TypeAlias
 from msgspec import Struct
 
 from specs_data.errors import UserError, first_line
-from specs_data.files import SUFFIXES, RowsByNumber, count_rows, read_rows, refuse_irregular
+from specs_data.files import SUFFIXES, RowsByNumber, read_rows, refuse_irregular
 from specs_data.pairs.shelf import HubShelf, Shelf
 from specs_data.recipe import Recipe
 
@@ -62,20 +62,6 @@ def sources_of(recipe: Recipe) -> tuple[Source, ...]:
 
 def _listed(value: tuple[str, ...] | str | None) -> tuple[str, ...]:
     return (value,) if isinstance(value, str) else value or ()
-
-
-def count_problems(name: str, limit: int | None = None) -> int | None:
-    """How many rows these problems have, at most `limit`; None for a Hub dataset."""
-    return count_all([Source(name)], limit)
-
-
-def count_all(sources: Iterable[Source], limit: int | None = None) -> int | None:
-    """How many rows all these sources have, at most `limit`; None where one of them is a Hub dataset."""
-    paths = [Path(source.name) for source in sources]
-    if not all(path.exists() for path in paths):
-        return None
-    total = sum(count_rows(file) for path in paths for file in _files(path))
-    return total if limit is None else min(total, limit)
 
 
 def source_files(name: str) -> list[Path] | None:

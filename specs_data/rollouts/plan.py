@@ -19,12 +19,12 @@ from specs_data.errors import UserError
 from specs_data.format import ResponseFormat
 from specs_data.judges.model import ModelJudge
 from specs_data.plugins import Corruption, label
-from specs_data.recipe import Recipe, deciding
+from specs_data.recipe import Recipe, deciding, named_verifiers
 from specs_data.records import Sampling
 from specs_data.rollouts.responses import file_digest
-from specs_data.rollouts.sample import policy_fingerprint, policy_name, sampling
+from specs_data.rollouts.sample import edges_fingerprint, policy_fingerprint, policy_name, sampling
 from specs_data.rollouts.store import Store
-from specs_data.rollouts.tables import Stage, digest
+from specs_data.rollouts.tables import Stage, digest, encode, hash_of
 from specs_data.texts import Text
 from specs_data.verifiers import Verifier, is_paid
 
@@ -140,6 +140,7 @@ def check_corruptions(corruptions: Mapping[str, Corruption], fmt: ResponseFormat
 def make_plan(store: Store, parts: Parts) -> Plan:
     """The plan of a run; its settings are put on record in `store`."""
     recipe, verifier = parts.recipe, dict(parts.verifier.settings)
+    before = _edges(recipe)
     generation = _generation(parts, recipe, parts.engine)
     judging = {
         "format": parts.fmt.model_dump(mode="json"),
@@ -161,14 +162,14 @@ def make_plan(store: Store, parts: Parts) -> Plan:
     }
 
     def source(name: str, settings: Mapping[str, Any], engine: Engine | None) -> Source:
-        samples = _number(store, "samples", settings)
+        samples = _number(store, "samples", settings, before)
         served = recipe.engine == "openai" and engine is None
         store.limit(samples, None if served else {name: getattr(recipe, name) for name in _LIMITS}, _OF_A_SETTING)
         return Source(
             name,
             fingerprint=str(settings.get("policy") or settings.get("responses") or ""),
             samples=samples,
-            judgements=_number(store, "judgements", {"samples": settings, **judging}),
+            judgements=_number(store, "judgements", {"samples": settings, **judging}, before),
             most=_ALL if "responses" in settings else recipe.samples,
             served=served,
         )
@@ -186,19 +187,29 @@ def make_plan(store: Store, parts: Parts) -> Plan:
         blind=msgspec.structs.replace(source(name, blind, parts.engine), most=recipe.samples_upfront)
         if blind
         else None,
-        verifier=":".join(filter(None, (label(recipe.verifier or ""), verifier.get("model")))),
-        verdicts=_number(store, "verdicts", {"samples": generation, "verifier": verifier}),
-        pairs=_number(store, "pairs", pairing),
+        verifier=":".join(filter(None, (_labels(recipe.verifier), verifier.get("model")))),
+        verdicts=_number(store, "verdicts", {"samples": generation, "verifier": verifier}, before),
+        pairs=_number(store, "pairs", pairing, before),
         services=frozenset(stage for stage, model in asked.items() if model),
     )
 
 
-def _number(store: Store, stage: Stage, record: Mapping[str, Any]) -> int:
+def _edges(recipe: Recipe) -> dict[bytes, bytes]:
+    """The fingerprints of the recipe's policies, and those under which stores of before know them."""
+    named = (recipe.policy or recipe.model, recipe.rejected_from, recipe.verifier_model)
+    return {policy_fingerprint(name).encode(): edges_fingerprint(name).encode() for name in named if name}
+
+
+def _number(store: Store, stage: Stage, record: Mapping[str, Any], before: Mapping[bytes, bytes]) -> int:
     """The number of these settings of a stage, with the results of stores of before, which took limits for a part
-    of them."""
+    of them and knew policies by other fingerprints."""
     number = store.settings(stage, record)
+    content = encode(record)
+    for fingerprint, older in before.items():
+        content = content.replace(fingerprint, older)
+    same = {digest(record), hash_of(content)}
     for other, known in store.settings_of(stage):
-        if other != number and digest(_without_limits(known)) == digest(record):
+        if other != number and digest(_without_limits(known)) in same:
             store.move(stage, other, number, leaving=_OF_A_SETTING if stage == "samples" else ())
     return number
 
@@ -217,6 +228,11 @@ def name_of(recipe: Recipe) -> str:
     if recipe.policy:
         return policy_name(recipe.policy)
     return recipe.model or (recipe.responses.stem if recipe.responses else label(recipe.engine))
+
+
+def _labels(verifier: str | None) -> str:
+    """What a dataset calls verifiers: files of one's own without their folders on this machine."""
+    return ",".join(map(label, named_verifiers(verifier)))
 
 
 def are_given(recipe: Recipe) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 
 from msgspec.structs import replace
@@ -15,7 +16,11 @@ from specs_data.recipe import Recipe
 from specs_data.records import Problem, Request, Sampling
 from specs_data.texts import IMAGE, Text, chat
 
+# What is read of a checkpoint's files: their edges, and of one that is larger than four of these as many pieces between
+# them. Adapters are merged into layers, and a file of weights may begin with embeddings and end with a vision tower.
 _EDGE = 1 << 20
+_PIECE = 1 << 14
+_PIECES = 256
 
 
 def make_request(
@@ -57,12 +62,12 @@ def policy_name(policy: str) -> str:
     return path.resolve().name if path.exists() else policy
 
 
-def policy_fingerprint(policy: str) -> str:
+def policy_fingerprint(policy: str, pieces: int = _PIECES) -> str:
     """What identifies a policy's weights: a digest of a checkpoint folder's files, wherever it lies.
 
-    Of each file the name, the size and the first and last MiB are taken: a checkpoint whose weights
-    changed has other bytes there, and 100 GB of weights need not be read. A Hub id stands for itself,
-    with the commit that this machine has of it.
+    Of each file the name, the size and the first and last MiB are taken, of a large one `pieces` between them too: a
+    checkpoint whose weights changed has other bytes there, and 100 GB of weights need not be read. A Hub id stands for
+    itself, with the commit that this machine has of it.
     """
     root = Path(policy)
     if not policy or not root.is_dir():
@@ -75,11 +80,24 @@ def policy_fingerprint(policy: str) -> str:
             continue
         digest.update(f"{name} {size}\n".encode())
         with file.open("rb") as content:
-            digest.update(content.read(_EDGE))
-            if size > _EDGE:
-                content.seek(max(_EDGE, size - _EDGE))
-                digest.update(content.read(_EDGE))
+            for start, length in _looked_at(size, pieces):
+                content.seek(start)
+                digest.update(content.read(length))
     return digest.hexdigest()
+
+
+def edges_fingerprint(policy: str) -> str:
+    """The fingerprint as earlier releases had it, of the edges of files alone."""
+    return policy_fingerprint(policy, pieces=0)
+
+
+def _looked_at(size: int, pieces: int) -> Iterator[tuple[int, int]]:
+    """Where a file of this size is read, and how far."""
+    yield 0, _EDGE
+    if size > _EDGE:
+        yield max(_EDGE, size - _EDGE), _EDGE
+    if pieces and size > 4 * _EDGE:
+        yield from ((start, _PIECE) for start in range(_EDGE, size - _EDGE, (size - 2 * _EDGE) // pieces))
 
 
 def settle(recipe: Recipe, engine: Engine | None = None, otherwise: str = "") -> Recipe:

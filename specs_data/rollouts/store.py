@@ -3,8 +3,8 @@
 Each stage's log is keyed by (settings, problem, index). `settings` stands for everything that
 determines that stage's result, so a changed setting never returns an old result and never repeats
 the work of a stage it does not concern. A row whose `reason` is NULL goes on to the next stage;
-otherwise `reason` says why it was left out. Rows are never changed; only refusals under a limit that is another now
-are forgotten.
+otherwise `reason` says why it was left out. Rows are never changed; only refusals under a limit that is another now,
+and a rival's pairs before they are made anew, are forgotten.
 
 A commit reaches the operating system at once, so killing the process costs only what was in flight;
 `sync` makes it safe against a power failure as well. A write that fails ends the store: what SQLite rolls back
@@ -21,7 +21,7 @@ import hashlib
 import os
 import sqlite3
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from traceback import clear_frames
@@ -112,6 +112,7 @@ class Store:
         self._buffered = False
         self._recent: dict[str, bytes] = {}  # pictures, and their bytes together
         self._recent_bytes = 0
+        self._dollars: float | None = None
         self._cursors: WeakSet[sqlite3.Cursor] = WeakSet()
 
     @classmethod
@@ -238,6 +239,12 @@ class Store:
             f"WHERE settings = ? AND (reason IS NULL OR reason NOT IN ({left}))",
             (new, new, old, *leaving),
         )
+
+    def forget(self, stage: Stage, settings: int, problems: Iterable[Number]) -> None:
+        """Forget what a stage has logged of these problems under these settings."""
+        self._write()
+        rows = [(settings, problem) for problem in problems]
+        self._append_many(f"DELETE FROM {stage} WHERE settings = ? AND problem = ?", rows)
 
     def limit(self, settings: int, limits: Mapping[str, Any] | None, reasons: Sequence[str]) -> None:
         """Samples with these settings are asked for within `limits`: refusals for one of these `reasons` are forgotten
@@ -401,8 +408,18 @@ class Store:
     def pay(self, payment: Payment) -> None:
         """Put a payment on record, at once: money that is spent stays spent if this process dies."""
         paid = paid_key(msgspec.structs.astuple(payment))
+        before = self.dollars
         self._append("INSERT INTO payments VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (*paid, checksum("payments", paid)))
+        self._dollars = before + (payment.dollars or 0.0)
         self.commit()
+
+    @property
+    def dollars(self) -> float:
+        """What all payments of all runs come to, in US dollars as far as their price is known. A bar asks for it twice
+        a second: a look at each of half a million payments would take longer than that."""
+        if self._dollars is None:
+            self._dollars = float(self._one("SELECT total(dollars) FROM payments")[0])
+        return self._dollars
 
     def paid(self) -> dict[str, Paid]:
         """What each stage has paid judging services, over all runs."""

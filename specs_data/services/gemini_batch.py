@@ -372,7 +372,7 @@ def _entry(line: str) -> Mapping[str, Any]:
     """A line of a job's answers; a broken one is like a missing one."""
     try:
         entry = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return entry if isinstance(entry, dict) else {}
 

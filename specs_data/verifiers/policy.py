@@ -151,10 +151,14 @@ def _cut(text: str, fmt: ResponseFormat) -> tuple[str, str, str]:
     """A response up to its answer, the answer, and what closes it."""
     text = strip_stop_tokens(text).rstrip()
     if fmt.layout == "json":
-        key = f'"{fmt.answer.open}"'
+        key, parsed = f'"{fmt.answer.open}"', fmt.parse(text)
+        if key not in text and not isinstance(parsed, str):  # the key is written in escapes
+            text = fmt.render(*parsed)
         start = text.rindex(key) + len(key)
         start = text.index('"', start) + 1
         return text[:start], text[start:].removesuffix("}").rstrip().removesuffix('"'), '"}'
-    start = text.rindex(fmt.answer.open) + len(fmt.answer.open)
+    # An answer that no marker opens begins where the thought is closed.
+    opening = fmt.answer.open or (fmt.thought.close if fmt.thought else "")
+    start = text.rindex(opening) + len(opening)
     end = text.rindex(fmt.answer.close) if fmt.answer.close else len(text)
     return text[:start], text[start:end], fmt.answer.close

@@ -852,3 +852,10 @@ def test_what_no_service_takes_is_left_out_before_a_token_is_spent(
     built = build(recipe(problems), tmp_path / "run", engine=ScriptedEngine(counting), verifier=verifier, quiet=True)
     assert built.manifest["dropped"]["input"] == {"images too large for the service that judges": 1}
     assert max(asked) == 1
+
+
+@pytest.mark.parametrize("settings", [{}, {"pairing": "coupled"}, {"rejected_from": "base"}])
+def test_a_setting_for_rivals_is_told_where_there_is_none(tmp_path: Path, settings: dict[str, str]) -> None:
+    wanted = recipe(write_sums(tmp_path, 8), natural_rejected=True, **settings)
+    build(wanted, tmp_path / "run", engine=policy(), rival=policy(), quiet=True)
+    assert ("--natural-rejected has no effect" in (tmp_path / "run" / "run.log").read_text()) is (not settings)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from fakes.sums import dataset_bytes, policy, recipe, respond, write_sums
 from specs_data import build
 from specs_data.build.run import Built
 from specs_data.engines.scripted import ScriptedEngine
-from specs_data.errors import UserError
+from specs_data.errors import EngineFailed, UserError
 from specs_data.look.report import report
 from specs_data.records import Request
 
@@ -211,3 +212,30 @@ def test_a_judge_model_is_waited_for(server: Service, tmp_path: Path, settings: 
     else:
         inside = {name for name, rate in rates.items() if rate is not None and 0.3 <= rate <= 0.8}
         assert {pair.problem_id for pair in built.pairs()} == inside and 0 < len(inside) < len(rates)
+
+
+@pytest.mark.parametrize("before", [{"samples_upfront": 1}, {}], ids=["asked for fewer", "broke down"])
+def test_some_of_the_responses_without_pictures_do_not_say_that_a_problem_is_solved(
+    tmp_path: Path, before: dict[str, Any]
+) -> None:
+    """The first of three responses without the picture is right, the others are wrong."""
+    answered: set[str] = set()
+
+    def script(request: Request) -> str:
+        number, question = int(request.messages[-1].content.split()[2]), request.messages[-1].content
+        answer = number + 1 + (not request.images and question in answered)
+        answered.update((question,) if not request.images else ())
+        return f"<think>{number} + 1 = {answer}.</think>\n<answer>\\boxed{{{answer}}}</answer>"
+
+    def break_down(request: Request) -> str:
+        if not request.images and len(answered) > 3:
+            raise EngineFailed("it broke down")
+        return script(request)
+
+    problems = write_sums(tmp_path, 10, pictures=True)
+    settings: dict[str, Any] = {"blind_check": "drop", "verifier": "none", "samples": 3, "samples_upfront": 3}
+    engine = ScriptedEngine(script if before else break_down, concurrency=1)
+    with suppress(EngineFailed):
+        build(recipe(problems, **settings | before), tmp_path / "run", engine=engine, quiet=True, overwrite=True)
+    again = ScriptedEngine(script, concurrency=1)
+    assert build(recipe(problems, **settings), tmp_path / "run", engine=again, quiet=True).count == 10

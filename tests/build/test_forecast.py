@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 from fakes.gemini_server import Service as Server
 from fakes.sums import policy, recipe, write_sums
@@ -128,3 +129,29 @@ def test_where_the_end_of_the_source_is_not_known_a_target_takes_what_first_resp
     assert (everything.pairs, everything.samples, everything.problems) == (32, 80, 40)
     in_vain = Measured(read=20, counts={**counts, "pairs": 0}, rounds=[(40, 0)], tokens={}, seconds={}, cost=0.0)
     assert scale(in_vain, None, 100).problems is None  # and the figures are those of 1,000
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+def test_rows_that_are_none_of_the_preset_s_are_not_counted(tmp_path: Path, suffix: str) -> None:
+    problems = write_sums(tmp_path, 40)
+    rows = [json.loads(line) for line in problems.read_text().splitlines()]
+    frame = pl.DataFrame([{**row, "version": {"kind": "no" if n % 4 else "yes"}} for n, row in enumerate(rows)])
+    file = tmp_path / f"some.{suffix}"
+    frame.write_ndjson(file) if suffix == "jsonl" else frame.write_parquet(file)
+    (tmp_path / "mine.toml").write_text('[where]\n"version.kind" = ["yes"]\n')
+    wanted = recipe(file, preset=str(tmp_path / "mine.toml"))
+    found = forecast(wanted, tmp_path / "run", 4, engine=policy(), quiet=True)
+    assert (found.problems, found.pilot.counts["problems"]) == (10, 4)
+    assert build(wanted, tmp_path / "run", engine=policy(), quiet=True).manifest["counts"]["problems"] == 10
+
+
+def test_a_dry_run_leaves_the_texts_of_a_finished_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def opened(*_: object) -> ScriptedEngine:
+        return policy()
+
+    monkeypatch.setattr("specs_data.engines.open_engine", opened)
+    wanted = recipe(write_sums(tmp_path, 30), rejected_from="base", pairs_per_problem=2, verifier="none")
+    built = build(wanted, tmp_path / "run", engine=policy(), rival=policy(), quiet=True)
+    before = built.frame("responses")
+    forecast(wanted, tmp_path / "run", 5, engine=policy(), quiet=True)
+    assert built.frame("responses").equals(before) and before["rejected"].count() > 20

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
-from fakes.sums import dataset_bytes, policy, recipe, write_sums
+from fakes.sums import dataset_bytes, policy, recipe, respond, write_sums
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from specs_data import build
+from specs_data.engines.scripted import ScriptedEngine
+from specs_data.errors import Undecided, UserError
+from specs_data.records import Judged, Request, Verdict
+from specs_data.rollouts.sample import edges_fingerprint
 
 OPERATORS = ["remove_all_tags", "remove_think_tags", "shift_tags"]
 
@@ -143,3 +149,77 @@ def test_a_target_counts_pairs_also_where_some_chosen_responses_find_no_rejected
         pairs[target] = build(settings_, run, engine=policy(), rival=policy(), quiet=True).count
     assert pairs[None] > 7
     assert pairs == {None: pairs[None], 1: 1, 4: 4, 7: 7, 99: pairs[None]}
+
+
+def checkpoint(folder: Path) -> str:
+    """A checkpoint whose weights begin and end as those of any other, as one with an adapter merged into its layers."""
+    folder.mkdir()
+    (folder / "weights").write_bytes(bytes(2 << 20) + folder.name[:1].encode() * (2 << 20) + bytes(2 << 20))
+    return str(folder)
+
+
+@pytest.mark.parametrize("settings", [{}, {"pairing": "coupled"}])
+def test_a_checkpoint_with_other_layers_is_another_policy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, str]
+) -> None:
+    run, engine, again, other = tmp_path / "run", policy(), policy(), policy()
+    mine = recipe(write_sums(tmp_path, 12), policy=checkpoint(tmp_path / "a"), **settings)
+    with monkeypatch.context() as before:  # a release that looked at the edges of files alone
+        before.setattr("specs_data.rollouts.plan.policy_fingerprint", edges_fingerprint)
+        build(mine, run, engine=engine, quiet=True)
+    first = rows(run)
+    build(mine, run, engine=again, quiet=True)  # has all that is on record from then
+    theirs = mine.model_copy(update={"policy": checkpoint(tmp_path / "b")})
+    with pytest.raises(UserError, match="of other policy"):
+        build(theirs, run, engine=other, quiet=True)
+    assert rows(run) == first and again.calls == other.calls == 0
+    build(theirs, run, engine=other, quiet=True, overwrite=True)
+    assert other.calls == engine.calls
+
+
+def test_a_base_with_other_layers_is_asked(tmp_path: Path) -> None:
+    settings = {"policy": checkpoint(tmp_path / "a"), "rejected_from": checkpoint(tmp_path / "b")}
+    base, run = policy(), tmp_path / "run"
+    built = build(recipe(write_sums(tmp_path, 12), **settings), run, engine=policy(), rival=base, quiet=True)
+    assert base.calls >= built.count > 0
+
+
+class Absent:
+    """A verifier that gives no verdict on some responses while it is `away`."""
+
+    concurrency = 1
+    settings: ClassVar = {"verifier": "absent"}
+
+    def __init__(self, away: bool = False) -> None:
+        self._away = away
+
+    async def verify(self, judged: Judged, images: Sequence[bytes]) -> Verdict:
+        if self._away and judged.sample.index < 2:
+            raise Undecided("timeout")
+        return Verdict(True, "seen")
+
+    async def close(self) -> None:
+        pass
+
+
+def number(request: Request) -> str:
+    """A right response of its own for each seed."""
+    return f"<think>I thought {request.seed} times.</think> {respond(request)}".replace("</think> <think>", " ")
+
+
+def test_verdicts_that_came_late_make_no_pair_with_the_rejected_side_of_another(tmp_path: Path) -> None:
+    each = recipe(write_sums(tmp_path, 20), rejected_from="base", samples=6, pairs_per_problem=2)
+    for run, away in (("used", True), ("used", False), ("fresh", False)):
+        engine, rival = ScriptedEngine(number), ScriptedEngine(number)
+        build(each, tmp_path / run, engine=engine, rival=rival, verifier=Absent(away), quiet=True, go_on=True)
+    assert rows(tmp_path / "used") == rows(tmp_path / "fresh")
+
+
+def test_a_policy_that_is_its_own_rival_rejects_another_response_than_the_chosen_one(tmp_path: Path) -> None:
+    each = recipe(write_sums(tmp_path, 20), policy="base", rejected_from="base", verifier="none", pairs_per_problem=2)
+    engine, rival = ScriptedEngine(number), ScriptedEngine(number)
+    built = build(each, tmp_path / "run", engine=engine, rival=rival, quiet=True)
+    seeds = [[re.findall(r"\d+ times", side) for side in (pair.chosen, pair.rejected)] for pair in built.pairs()]
+    assert built.count > 20 and not any(chosen == rejected for chosen, rejected in seeds)
+    chosen, rejected = ({one for found in side for one in found} for side in zip(*seeds, strict=True))
+    assert chosen.isdisjoint(rejected)

@@ -145,3 +145,19 @@ def test_a_verifier_that_asks_the_policy_keeps_it_to_the_end(tmp_path: Path, mon
     wanted = recipe(write_sums(tmp_path, 50), policy="zero", engine="openai", model="zero", samples=1)
     build(wanted.model_copy(update={"verifier": "policy"}), tmp_path / "run", quiet=True)
     assert len(closed) == 1 and closed[0] > 50
+
+
+@pytest.mark.parametrize("settings", [{}, {"pass_rate": "0.5..1"}, {"blind_check": "drop"}])
+def test_what_is_left_out_is_told_once_however_often_a_round_is_gone_through(
+    tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    wanted = recipe(write_sums(tmp_path, 60, pictures=True), samples=3, samples_upfront=3, **settings)
+    built = build(wanted, tmp_path / "run", engine=policy(), verifier=SlowModel(), quiet=True)
+    told = [line for line in (tmp_path / "run" / "run.log").read_text().splitlines() if " pairs: " in line][-1]
+    dropped, counts = built.manifest["dropped"], built.manifest["counts"]
+    asked = counts["sampled"] - 3 * counts.get("blind_solved", 0)  # what is solved blind is passed over the second time
+    assert f" {counts['pairs']} pairs from {asked} responses " in told
+    if not settings.get("blind_check"):
+        assert f"wrong answer {dropped['judge']['wrong answer']}" in told
+    if "pass_rate" in settings:
+        assert f"pass rate outside 0.5..1 {dropped['difficulty']['pass rate outside 0.5..1']}" in told

@@ -47,6 +47,7 @@ async def test_servers_of_a_recipe_share_the_work() -> None:
         ({"engine": "openai", "base_url": "http://host", "ray": "local"}, "--base-url of each server"),
         ({"engine": "transformers", "base_url": "http://host", "policy": "x"}, "belongs to --engine openai"),
         ({"engine": "transformers"}, "no policy"),
+        ({"engine": "transformers", "policy": "x", "replicas": 8}, "give --ray local"),
     ],
 )
 async def test_what_does_not_fit_together(settings: dict[str, Any], words: str) -> None:

@@ -19,7 +19,8 @@ import pytest
 from fakes.sums import picture
 
 from specs_data.errors import UserError
-from specs_data.images import MAX_BYTES
+from specs_data.images import MAX_BYTES, Unusable
+from specs_data.pairs.shelf import HubShelf
 from specs_data.problems import Dropped, Incoming, read_problems
 
 RED, BLUE, GREEN = picture(1), picture(2), picture(3)
@@ -257,3 +258,35 @@ def test_a_zip_of_zips_is_not_opened(folder: Path) -> None:
     with zipfile.ZipFile(folder / "a.zip", "w") as archive:
         archive.writestr("b.png", inner.getvalue())
     assert dropped(jsonl(folder / "p.jsonl", [{**GOOD, "image": "b.png"}])).reason == "image not an image"
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("images/a.png", "images/a.png"),
+        ("a.png", "images/a.png"),
+        ("./train/../images/a.png", "images/a.png"),
+        ("hf://datasets/me/set@abc/images/a.png", "images/a.png"),
+        ("one/b.png", "images/one/b.png"),
+        ("b.png", None),  # there are two
+        ("ages/a.png", None),
+        ("../a.png", None),
+        ("c.png", None),
+    ],
+)
+def test_a_picture_of_a_repository_is_named_by_an_end_of_its_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, found: str | None
+) -> None:
+    files = ["images/a.png", "images/one/b.png", "images/two/b.png", "rows.jsonl"]
+    monkeypatch.setattr("huggingface_hub.HfApi.list_repo_files", lambda *_, **__: files)
+
+    def fetch(repo: str, file: str, **_: object) -> str:
+        (tmp_path / "fetched").write_bytes(file.encode())
+        return str(tmp_path / "fetched")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", fetch)
+    if found is not None:
+        assert HubShelf("me/set").read(name) == found.encode()
+    else:
+        with pytest.raises(Unusable, match="not found"):
+            HubShelf("me/set").read(name)

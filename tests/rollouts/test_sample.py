@@ -16,6 +16,7 @@ from specs_data.recipe import Recipe
 from specs_data.records import Message, Problem, Sampling
 from specs_data.rollouts.sample import (
     check_policy,
+    edges_fingerprint,
     make_request,
     policy_fingerprint,
     policy_name,
@@ -119,6 +120,17 @@ def test_a_fingerprint_changes_with_the_content(tmp_path: Path, name: str) -> No
     file.with_name("renamed").unlink()
     found.append(policy_fingerprint(str(tmp_path / "a")))
     assert len(set(found)) == len(found)
+
+
+def test_weights_that_differ_between_the_edges_of_their_file_are_others(tmp_path: Path) -> None:
+    # An adapter that is merged changes layers: the file begins with the embeddings and ends with the vision tower.
+    first = checkpoint(tmp_path / "a")
+    layers = b"l" * (2 * EDGE)
+    (first / "weights.safetensors").write_bytes(b"e" * 2 * EDGE + layers + b"v" * 2 * EDGE)
+    second = shutil.copytree(first, tmp_path / "b")
+    (second / "weights.safetensors").write_bytes(b"e" * 2 * EDGE + bytes(reversed(range(256))) * 8192 + b"v" * 2 * EDGE)
+    assert policy_fingerprint(str(first)) != policy_fingerprint(str(second))
+    assert edges_fingerprint(str(first)) == edges_fingerprint(str(second))
 
 
 @settings(max_examples=40, deadline=None)

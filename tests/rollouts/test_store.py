@@ -274,6 +274,17 @@ def test_payments_add_up_over_runs_and_in_older_stores(tmp_path: Path) -> None:
             store.pay(Payment("judging", "j", "j", 1, 1, batch=False, dollars=1.0))
     with Store(tmp_path / "store.sqlite") as store:
         assert store.paid() == {"judging": Paid(3, 3, 3.0, True), "verification": Paid(30, 6, 0.75, False)}
+        assert store.dollars == 3.75
+
+
+def test_what_a_run_has_cost_is_told_without_a_look_at_each_payment(tmp_path: Path) -> None:
+    with Store(tmp_path / "store.sqlite") as store:
+        asked: list[str] = []
+        store._db.set_trace_callback(asked.append)
+        for number in range(1, 5):
+            store.pay(Payment("verification", "m", "m-1", 10, 2, batch=False, dollars=0.5))
+            assert store.dollars == number / 2
+        assert sum("SELECT" in query for query in asked) == 1
 
 
 def test_answers_are_shared_and_the_first_stays(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from specs_data import build
 from specs_data.build.keep import default_out
 from specs_data.errors import UserError
 from specs_data.pairs.manifest import Manifest, read_manifest
+from specs_data.recipe import make_recipe
 from specs_data.share.merge import merge
 
 OF = 3
@@ -37,6 +38,16 @@ def write_problems(folder: Path) -> Path:
     return problems
 
 
+def write_responses(file: Path) -> None:
+    """Right and wrong responses to the sums; some name no problem, or are none."""
+    rows = [
+        {"problem_id": f"sum-{number}", "response": f"<think>{number} + 1.</think><answer>\\boxed{{{answer}}}</answer>"}
+        for number in range(70)
+        for answer in (number + 1, number)
+    ]
+    file.write_text("".join(json.dumps(row) + "\n" for row in [*rows, *({"problem_id": n} for n in range(9))]))
+
+
 def run_shards(problems: Path, folder: Path, **settings: Any) -> list[Path]:
     runs = [folder / f"part-{number}" for number in range(1, OF + 1)]
     for number, run in enumerate(runs, 1):
@@ -58,8 +69,9 @@ def manifest_of(run: Path) -> Manifest:
         {"holdout": 0.2, "shuffle": True, "balance": "source", "limit": 50},
         {"rejected_from": "base-model", "samples": 4},
         {"pass_rate": "0.2..0.9", "samples_upfront": 3, "blind_check": "flag", "exclude": "benchmark.jsonl"},
+        {"responses": "given.jsonl", "rejected_responses": "given.jsonl", "pairing": "coupled", "verifier": "none"},
     ],
-    ids=["plain", "holdout", "shuffled", "rival", "screened"],
+    ids=["plain", "holdout", "shuffled", "rival", "screened", "given"],
 )
 def test_shards_joined_are_the_whole_run(
     tmp_path: Path, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
@@ -69,6 +81,7 @@ def test_shards_joined_are_the_whole_run(
     problems = write_problems(tmp_path)
     monkeypatch.chdir(tmp_path)
     Path("benchmark.jsonl").write_text('{"question": "What is 30 + 1?"}\n{"question": "What is 41 + 1?"}\n')
+    write_responses(Path("given.jsonl"))
     build(recipe(problems, **settings), tmp_path / "whole", engine=policy(), rival=policy(), quiet=True)
     runs = run_shards(problems, tmp_path, **settings)
     merge(runs[::-1], tmp_path / "joined")
@@ -106,6 +119,28 @@ def test_each_shard_has_a_folder_of_its_own(tmp_path: Path) -> None:
     problems = write_sums(tmp_path, 2)
     places = [default_out(recipe(problems, policy="ckpt/zero", shard=shard)) for shard in (None, "1/2", "2/2")]
     assert list(map(str, places)) == ["runs/ckpt--zero", "runs/ckpt--zero-1-of-2", "runs/ckpt--zero-2-of-2"]
+
+
+def test_a_shard_does_not_take_the_place_of_another(tmp_path: Path) -> None:
+    problems = write_sums(tmp_path, 12)
+    build(recipe(problems, shard="1/2"), tmp_path / "run", engine=policy(), quiet=True)
+    for shard in ("2/2", None):
+        with pytest.raises(UserError, match=f"of other shard .1/2 -> {shard}.; use another --out"):
+            build(recipe(problems, shard=shard), tmp_path / "run", engine=policy(), quiet=True)
+
+
+def test_of_several_sources_each_shard_knows_its_own_responses(tmp_path: Path) -> None:
+    sources = [str(write_sums(tmp_path / name, 9)) for name in ("a", "b")]
+    other = Path(sources[1])
+    other.write_text(other.read_text().replace("What is", "How much is"))
+    given = tmp_path / "given.jsonl"
+    names = [f"{label}sum-{number}" for number in range(9) for label in ("", "problems.jsonl-2/")]
+    given.write_text("".join(json.dumps({"problem_id": name, "response": "?"}) + "\n" for name in names))
+    for shard in ("1/2", "2/2"):
+        settings = {"problems": sources, "responses": str(given), "shard": shard}
+        built = build(make_recipe({"verifier": "none", **settings}), tmp_path / shard[0], quiet=True, go_on=True)
+        assert 0 < built.manifest["counts"]["problems"] < 18
+        assert "unknown problem_id" not in built.manifest["dropped"].get("responses", {})
 
 
 def test_shards_that_are_missing_or_of_other_runs_are_told(tmp_path: Path) -> None:

@@ -589,6 +589,15 @@ async def test_without_keys_the_echo_decides(server: Server, log: Log) -> None:
     await verifier.close()
 
 
+async def test_an_answer_without_a_key_that_is_no_sane_json_is_missing(server: Server, log: Log) -> None:
+    server.answer = lambda *_: "[" * 100_000
+    server.finish = lambda entries: [{"response": entry["response"]} for entry in entries]
+    verifier = batched(log)
+    outcomes = await asyncio.wait_for(verdicts(verifier, 1), 60)
+    await verifier.close()
+    assert [str(outcome) for outcome in outcomes] == ["job failed"]
+
+
 @pytest.mark.parametrize("state", ["BATCH_STATE_EXPIRED", "BATCH_STATE_FAILED", "BATCH_STATE_CANCELLED"])
 async def test_jobs_that_end_badly(server: Server, log: Log, state: str) -> None:
     server.state = state

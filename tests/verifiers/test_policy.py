@@ -16,7 +16,7 @@ from specs_data.engines.openai import OpenAIEngine
 from specs_data.engines.scripted import ScriptedEngine
 from specs_data.engines.transformers import TransformersEngine
 from specs_data.errors import UserError
-from specs_data.format import THINK_ANSWER, ResponseFormat, load_format
+from specs_data.format import THINK_ANSWER, Part, ResponseFormat, load_format
 from specs_data.measure.verifier_score import Labelled, labelled_pair
 from specs_data.mini import checkpoint
 from specs_data.mini.world import write_problems
@@ -69,6 +69,29 @@ async def test_every_shipped_format(name: str) -> None:
     assert verdict.consistent and verdict.reason == (AGREES if fmt.thought else NO_THOUGHT)
     if fmt.thought:
         assert not (await verifier.verify(judged("6", fmt=fmt), ())).consistent
+
+
+async def test_an_answer_that_no_marker_opens_is_what_follows_the_thought() -> None:
+    fmt = ResponseFormat(name="r1", thought=Part(open="<think>", close="</think>"), answer=Part(), instruction="-")
+    seen: list[Request] = []
+
+    def script(request: Request) -> str:
+        seen.append(request)
+        return "\n5"
+
+    verifier = verifier_of(ScriptedEngine(script), fmt)
+    assert (await verifier.verify(judged("5", fmt=fmt), ())).consistent
+    assert not (await verifier.verify(judged("6", fmt=fmt), ())).consistent
+    assert {request.prefill for request in seen} == {"<think>2 + 3 = 5.</think>"}
+
+
+async def test_a_key_that_is_written_in_escapes_is_found() -> None:
+    fmt = load_format("json")
+    one = judged("5", fmt=fmt)
+    text = one.sample.response.text.replace('"answer"', '"\\u0061nswer"')
+    assert fmt.check(text) is None
+    escaped = Judged(Sample(PROBLEM, 0, Response(text)), one.judgement)
+    assert (await verifier_of(ScriptedEngine(lambda request: '5"}'), fmt).verify(escaped, ())).consistent
 
 
 async def test_an_engine_that_begins_anew_is_named() -> None:
