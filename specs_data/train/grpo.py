@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from specs_data.engines.templates import Template, template_of
 from specs_data.errors import UserError, require
 from specs_data.format import ResponseFormat, load_format
 from specs_data.judges.model import open_judge
@@ -57,8 +58,9 @@ def train_grpo(settings: GrpoSettings) -> Path:
         vllm_max_model_length=settings.max_length,
     )
     model, processor = run.load(settings)
+    template = template_of(processor, settings.model)
     rows = shared_rows(
-        settings.out, lambda file: _problems(settings, format, model, processor, file), run.resuming(settings)
+        settings.out, lambda file: _problems(settings, format, model, processor, template, file), run.resuming(settings)
     )
     if rows.count < settings.rollout_batch:
         raise UserError(
@@ -70,7 +72,9 @@ def train_grpo(settings: GrpoSettings) -> Path:
     with RuleJudge() as rules:
         trainer = _trainer(settings)(
             model=model,
-            reward_funcs=reward_function(format, judge_with(rules, judge, format), settings.consistency_weight),
+            reward_funcs=reward_function(
+                format, judge_with(rules, judge, format), settings.consistency_weight, template.opened
+            ),
             args=config,
             train_dataset=open_table(rows, processor),
             processing_class=processor,
@@ -161,7 +165,9 @@ def _arguments(settings: GrpoSettings) -> dict[str, Any]:
     return {**run.arguments(settings), "save_steps": rounds * settings.steps_per_round}
 
 
-def _problems(settings: GrpoSettings, format: ResponseFormat, model: Any, processor: Any, file: Path) -> Rows:
+def _problems(
+    settings: GrpoSettings, format: ResponseFormat, model: Any, processor: Any, template: Template, file: Path
+) -> Rows:
     """The problems whose prompt leaves room for a whole response, and whose answers can be judged."""
     context = run.context(model)
     fits = whole_rows(processor, min(settings.max_length or context, context), answer_room=settings.max_tokens)
@@ -174,6 +180,7 @@ def _problems(settings: GrpoSettings, format: ResponseFormat, model: Any, proces
         settings.limit,
         file,
         take_open=settings.judge_model is not None,
+        template=template,
     )
 
 
