@@ -189,7 +189,8 @@ class Flow(Stages):
         reason, judgement = await self.judge(log, policy, sample, number) or ("undecided", None)
         if judgement is not None and engine is not None and turn is not Turn.VERIFIER:
             fault = reason.removeprefix(FORMAT) if reason and reason.startswith(FORMAT) else judgement.malformed
-            self.tally.formatted(fault, problem.id, sample.response.text)
+            cut = sample.response.finish_reason == "length"
+            self.tally.formatted(fault, problem.id, sample.response.text, cut)
         if reason is not None or judgement is None:
             return self._left(number, reason or "undecided")
         return log, sample, judgement

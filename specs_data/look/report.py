@@ -304,7 +304,7 @@ def _left_out(run: Path) -> Iterator[_Left]:
     for one in found:
         pictures = tuple(filter(None, (_thumbnail(image, _PIXELS) for image in one.images[:1])))
         name, text = pair_id(one.problem.id, one.index), one.response[:_CHARACTERS]
-        yield _Left(name, one.stage, one.reason, one.problem.question, pictures, tuple(one.facts()), text)
+        yield _Left(name, one.stage, one.reason, one.question, pictures, tuple(one.facts()), text)
 
 
 def _show(pair: Pair, place: int, known: _Known, pixels: int, most: int) -> Shown:

@@ -13,6 +13,7 @@ from fakes.sums import policy, recipe, write_sums
 
 from specs_data import build, load_run
 from specs_data.build.run import forecast
+from specs_data.build.tally import Tally
 from specs_data.engines.scripted import ScriptedEngine
 from specs_data.errors import InVain, UserError
 from specs_data.records import Judged, Request, Verdict
@@ -81,6 +82,13 @@ def test_a_policy_that_never_keeps_the_format_is_stopped(tmp_path: Path) -> None
     built = build(few, tmp_path / "on", engine=ScriptedEngine(malformed), quiet=True, go_on=True)
     assert built.manifest["counts"]["malformed"] == 100  # half of them are wrong as well, and are counted as wrong
     assert built.manifest["dropped"]["judge"] == {"wrong answer": 50}
+
+
+def test_responses_that_are_all_cut_off_ask_for_more_tokens() -> None:
+    tally = Tally()
+    with pytest.raises(InVain, match="first 64 responses keeps the format, and 64 were cut off .* raise --max-tokens"):
+        for number in range(64):
+            tally.formatted("no </think>", str(number), "<think>I count", cut=True)
 
 
 def test_a_verifier_that_drops_nearly_all_is_stopped(tmp_path: Path) -> None:
