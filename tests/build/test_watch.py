@@ -12,10 +12,11 @@ import pytest
 from fakes.sums import policy, recipe, write_sums
 
 from specs_data import build, load_run
-from specs_data.build.run import forecast
+from specs_data.build.run import done_line, forecast
 from specs_data.build.tally import Tally
 from specs_data.engines.scripted import ScriptedEngine
 from specs_data.errors import InVain, UserError
+from specs_data.pairs.manifest import Counts, Manifest
 from specs_data.records import Judged, Request, Verdict
 from specs_data.rollouts import progress
 
@@ -39,6 +40,12 @@ def test_the_log_says_how_the_run_went(tmp_path: Path, capfd: pytest.CaptureFixt
         f"done: {built.count} pairs from {counts['sampled']} responses to 60 problems; {counts['malformed']} r"
     )
     assert last in capfd.readouterr().err
+
+
+def test_a_reason_of_two_stages_is_counted_for_both() -> None:
+    dropped = {"judge": {"wrong answer": 60}, "rejected": {"wrong answer": 38}, "pair": {"struck": 2}}
+    told = done_line(Manifest(counts=Counts(pairs=9, sampled=99, problems=9), dropped=dropped))
+    assert told.endswith("left out: wrong answer 60, rejected: wrong answer 38, struck 2")
 
 
 def test_a_line_comes_as_time_goes_by(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
