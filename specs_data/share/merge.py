@@ -53,7 +53,7 @@ def merge(datasets: Sequence[str | Path], out: str | Path, images: Path | None =
     if (parts := shards_of(datasets)) is not None:
         return join(parts, out)
     opened = [open_dataset(dataset, images) for dataset in datasets]
-    names = [_name(dataset, given) for dataset, given in zip(opened, datasets, strict=True)]
+    names = _names(opened, datasets)
     reasons, blocks = _choose(opened)
     with suppress(OSError):  # an empty one is replaced in one step, unless something holds it
         out.rmdir()
@@ -171,9 +171,15 @@ def _free(name: str, taken: set[str]) -> str:
     return found
 
 
-def _name(dataset: Dataset, given: str | Path) -> str:
-    """The run's name, or the last part of what the user gave: never a path of this machine."""
-    return (dataset.manifest or Manifest()).name or Path(given).name
+def _names(opened: Sequence[Dataset], given: Sequence[str | Path]) -> list[str]:
+    """The runs' names, or the last parts of what the user gave: never a path of this machine. Where two runs have one
+    name, it is told with where they are."""
+    places = [Path(path).name for path in given]
+    names = [(dataset.manifest or Manifest()).name or place for dataset, place in zip(opened, places, strict=True)]
+    return [
+        f"{name} ({place})" if names.count(name) > 1 and place != name else name
+        for name, place in zip(names, places, strict=True)
+    ]
 
 
 def _origin(dataset: Dataset, name: str, reasons: Sequence[Reasons], number: int) -> Origin:
