@@ -145,6 +145,7 @@ def whole_rows(
     would in other rows: Qwen3's puts an empty thought before one that has none, DeepSeek-R1's cuts thoughts out."""
     data_utils = require("trl.data_utils", "train")
     tokenizer = getattr(processor, "tokenizer", processor)
+    room = f", {answer_room} of them kept for the response" if answer_room else ""
     placeholders = [text for name in ("image_token", "video_token") if (text := getattr(processor, name, None))]
 
     def check(row: Row) -> None:
@@ -164,7 +165,7 @@ def whole_rows(
         prompt, *answers = map(len, tokenizer([written[side] for side in sides], verbose=False)["input_ids"])
         sizes = [_size(image["bytes"]) for image in row["images"]]
         if prompt + max(answers, default=answer_room) + _image_tokens(processor, sizes) > limit:
-            raise Unfit(f"longer than {limit} tokens")
+            raise Unfit(f"longer than {limit} tokens{room}")
 
     return check
 

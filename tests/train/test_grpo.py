@@ -160,7 +160,7 @@ def test_a_brief_run_ends_when_the_format_is_there(nano: Path, problems: Path, t
     assert manifest["data"]["dropped"] == {
         "open-ended, and there is no judge model": 1,
         "no question": 1,
-        "longer than 1024 tokens": 1,
+        "longer than 1024 tokens, 8 of them kept for the response": 1,
     }
     card = (settings.out / "README.md").read_text()
     assert "GRPO" in card and f"| version | `{manifest['data']['sha256'][:16]}` |" in card
