@@ -18,6 +18,7 @@ from specs_data.errors import UserError, require
 from specs_data.format import ResponseFormat, load_format
 from specs_data.judges.model import open_judge
 from specs_data.judges.rules import RuleJudge
+from specs_data.problems import sources_of
 from specs_data.recipe import Recipe
 from specs_data.services.opening import open_budget
 from specs_data.texts import system_prompt
@@ -171,9 +172,8 @@ def _problems(
     """The problems whose prompt leaves room for a whole response, and whose answers can be judged."""
     context = run.context(model)
     fits = whole_rows(processor, min(settings.max_length or context, context), answer_room=settings.max_tokens)
-    presets = settings.preset or (None,) * len(settings.problems)
     return problem_rows(
-        list(zip(settings.problems, presets, strict=True)),
+        sources_of(Recipe(problems=settings.problems, preset=settings.preset)),
         settings.columns,
         system_prompt(settings.system_prompt, format.instruction),
         fits,

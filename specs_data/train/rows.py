@@ -24,7 +24,7 @@ from specs_data.images import Unusable, settle
 from specs_data.inert import one_line
 from specs_data.pairs import rows as pairs_io
 from specs_data.pairs.parquet import Interleaved, in_text, with_blocks
-from specs_data.problems import Dropped, read_problems
+from specs_data.problems import Dropped, Source, read_all
 from specs_data.records import Message, Pair
 from specs_data.texts import Text, chat, misplaced, to_content
 
@@ -77,7 +77,7 @@ def preference_rows(
 
 
 def problem_rows(
-    sources: Sequence[tuple[str, str | None]],
+    sources: Sequence[Source],
     columns: dict[str, str],
     system: Text | None,
     fits: Callable[[Row], None],
@@ -88,26 +88,25 @@ def problem_rows(
 ) -> Rows:
     """Problems as prompts: `images`, `prompt`, and `problem`, the record as JSON for the reward.
 
-    `sources` are pairs of a source and a preset. Rows that a source cannot give are counted too, and
+    The first `limit` rows of all `sources` count. Rows that a source cannot give are counted too, and
     open-ended problems unless `take_open`. `template` is that of `preference_rows`.
     """
 
     def rows() -> Iterator[Row | str]:
-        for source, preset in sources:
-            for found in read_problems(source, preset=preset, columns=columns, limit=limit):
-                if isinstance(found, Dropped):
-                    yield found.reason
-                    continue
-                if found.problem.answer_type == "open" and not take_open:
-                    yield "open-ended, and there is no judge model"
-                    continue
-                yield {
-                    "images": [{"bytes": image, "path": None} for image in found.images],
-                    "prompt": to_content(_asked(chat(found.problem, system), template), len(found.images)),
-                    "problem": msgspec.json.encode(found.problem).decode(),
-                }
+        for found in read_all(sources, columns=columns, limit=limit):
+            if isinstance(found, Dropped):
+                yield found.reason
+                continue
+            if found.problem.answer_type == "open" and not take_open:
+                yield "open-ended, and there is no judge model"
+                continue
+            yield {
+                "images": [{"bytes": image, "path": None} for image in found.images],
+                "prompt": to_content(_asked(chat(found.problem, system), template), len(found.images)),
+                "problem": msgspec.json.encode(found.problem).decode(),
+            }
 
-    return _write_either(rows, _PROBLEM, fits, ", ".join(source for source, _ in sources), "", file)
+    return _write_either(rows, _PROBLEM, fits, ", ".join(source.name for source in sources), "", file)
 
 
 def shared_rows(out: Path, make: Callable[[Path], Rows], resuming: bool) -> Rows:

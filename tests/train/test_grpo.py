@@ -188,6 +188,24 @@ def test_the_reward_is_told_what_the_template_opens(
     assert told[-1] == "<think>\n"
 
 
+def test_a_source_may_need_no_preset_and_a_limit_is_of_all_sources(
+    nano: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "ours.jsonl").write_text('{"question": "One?", "answer": "1"}\n' * 2)
+    (tmp_path / "theirs.jsonl").write_text('{"question": "Two?", "answer": "2", "subject": "sums"}\n' * 2)
+    sources = tuple(str(tmp_path / name) for name in ("ours.jsonl", "theirs.jsonl"))
+
+    def rewarded(*given: Any) -> Any:
+        raise Killed
+
+    monkeypatch.setattr(grpo, "reward_function", rewarded)
+    settings = GrpoSettings(model=str(nano), problems=sources, preset=("none", "mmk12"), limit=3, out=tmp_path / "out",
+                            **SMALL)  # fmt: skip
+    with pytest.raises(Killed):
+        train_grpo(settings)
+    assert json.loads((settings.out / "checkpoints" / "rows.json").read_text())["count"] == 3
+
+
 def test_checkpoints_fall_on_the_ends_of_rounds(nano: Path, problems: Path, tmp_path: Path) -> None:
     settings = GrpoSettings(model=str(nano), problems=(str(problems),), out=tmp_path / "out", steps=4, save_every=1,
                             keep_checkpoints=9, **{**SMALL, "batch": 4})  # fmt: skip

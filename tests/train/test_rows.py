@@ -15,6 +15,7 @@ from PIL import Image
 from specs_data.engines.templates import template_of
 from specs_data.errors import UserError
 from specs_data.pairs.parquet import write_shards
+from specs_data.problems import Source
 from specs_data.texts import system_prompt
 from specs_data.train import rows as training_rows
 
@@ -140,7 +141,7 @@ def test_without_a_system_role_the_instruction_goes_to_the_user(
     (tmp_path / "p.jsonl").write_text('{"question": "How many?", "answer": "5"}\n')
     system = system_prompt(None, SYSTEM)
     made = training_rows.problem_rows(
-        [(str(tmp_path / "p.jsonl"), None)], {}, system, fits, None, tmp_path / "p.arrow", False, template
+        [Source(str(tmp_path / "p.jsonl"))], {}, system, fits, None, tmp_path / "p.arrow", False, template
     )
     (read,) = training_rows.open_table(made, processor)
     assert read["prompt"] == [{"role": "user", "content": f"{SYSTEM}\n\nHow many?"}]
