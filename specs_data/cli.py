@@ -38,6 +38,7 @@ File = Annotated[
     Path | None,
     typer.Option("--recipe", help="TOML file with the same keys as the flags, or a shipped recipe such as paper"),
 ]
+TrainFile = Annotated[Path | None, typer.Option("--recipe", help="TOML file with the same keys as the flags")]
 Out = Annotated[Path | None, typer.Option("--out", help="folder of the run (default: runs/<name of the policy>)")]
 Target = Annotated[str, typer.Argument(metavar="RUN|DATASET", help="a run, a dataset folder or file, or a Hub id")]
 Images = Annotated[Path | None, typer.Option(help="folder of the pictures that rows name (default: the dataset's own)")]
@@ -191,7 +192,7 @@ app.add_typer(train, name="train")
 
 @train.command()
 @with_flags("train.settings:GrpoSettings")
-def grpo(recipe: File = None, **settings: Any) -> None:
+def grpo(recipe: TrainFile = None, **settings: Any) -> None:
     """GRPO with the format and accuracy rewards (paper, stages 1a and 3)."""
     from specs_data.recipe import read_settings
     from specs_data.train.grpo import train_grpo
@@ -202,7 +203,7 @@ def grpo(recipe: File = None, **settings: Any) -> None:
 
 @train.command()
 @with_flags("train.settings:DpoSettings")
-def dpo(recipe: File = None, **settings: Any) -> None:
+def dpo(recipe: TrainFile = None, **settings: Any) -> None:
     """The cold start: DPO + lambda SFT on a preference dataset (paper, stage 2)."""
     from specs_data.recipe import read_settings
     from specs_data.train.dpo import train_dpo
@@ -213,7 +214,7 @@ def dpo(recipe: File = None, **settings: Any) -> None:
 
 @train.command()
 @with_flags("train.settings:SftSettings")
-def sft(recipe: File = None, **settings: Any) -> None:
+def sft(recipe: TrainFile = None, **settings: Any) -> None:
     """SFT on the chosen responses (an ablation of the paper)."""
     from specs_data.recipe import read_settings
     from specs_data.train.settings import SftSettings
@@ -348,7 +349,7 @@ def push(
     dataset: Annotated[str, typer.Argument(metavar="RUN|DATASET")],
     repo_id: Annotated[str, typer.Argument(metavar="REPO_ID")],
     tag: Annotated[str, typer.Option(help="the version, vX.Y.Z")],
-    private: Annotated[bool, typer.Option("--private/--public", help="who sees a new repository")] = True,
+    private: Annotated[bool, typer.Option("--private/--public", help="who sees it; a public one stays so")] = True,
     gated: Annotated[bool, typer.Option(help="readers ask for access")] = False,
     license_id: Annotated[str | None, typer.Option("--license", help="a Hub license id for the card")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="show the plan only")] = False,
@@ -441,7 +442,9 @@ def evaluate(
 def errors(
     recipe: File = None,
     out: Annotated[Path | None, typer.Option("--out", help="a JSON file for the distribution")] = None,
-    response_format: Annotated[str, typer.Option("--format", help="the response format")] = "think-answer",
+    response_format: Annotated[
+        str | None, typer.Option("--format", help="the response format (default: the recipe's, or think-answer)")
+    ] = None,
     as_json: AsJson = False,
     **settings: Any,
 ) -> None:
@@ -449,7 +452,8 @@ def errors(
     from specs_data.measure.errors import encode, natural_errors, write
     from specs_data.recipe import measured_recipe
 
-    found = natural_errors(measured_recipe(settings, recipe), response_format, out=out)
+    made = measured_recipe(settings, recipe)
+    found = natural_errors(made, response_format or made.format, out=out)
     if out is not None:
         write(found, out)
     typer.echo(encode(found).decode() if as_json else str(found), nl=not as_json)

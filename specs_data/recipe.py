@@ -629,7 +629,8 @@ def _recipe_file(file: Path | None) -> Path | None:
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        return {key.replace("-", "_"): value for key, value in tomllib.loads(file.read_text(encoding="utf-8")).items()}
+        text = file.read_text(encoding="utf-8-sig")  # some editors begin with a mark
+        return {key.replace("-", "_"): value for key, value in tomllib.loads(text).items()}
     except OSError as error:
         raise UserError(f"cannot read the recipe {file}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

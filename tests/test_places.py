@@ -29,7 +29,7 @@ from specs_data.look.check import check
 from specs_data.mini import checkpoint
 from specs_data.pairs.parquet import SCHEMA
 from specs_data.pairs.rows import open_dataset, rows, to_row
-from specs_data.problems import Incoming, read_problems
+from specs_data.problems import Incoming, Source, read_problems
 from specs_data.records import Judged, Judgement, Message, Problem, Request, Response, Sample, Sampling
 from specs_data.services.gemini import GeminiClient
 from specs_data.services.limits import Budget
@@ -310,7 +310,7 @@ def test_trainers_rows(tmp_path: Path) -> None:
     made = preference_rows(str(run.out), "train", lambda row: None, None, tmp_path / "rows.arrow")
     asked = [without_nulls(row["prompt"][-1]["content"]) for row in Dataset.from_file(made.file)]
     assert asked == [blocks([0, 1, "Which?"]), blocks(PIECES)]
-    sources = [(str(tmp_path / "problems.jsonl"), None)]
+    sources = [Source(str(tmp_path / "problems.jsonl"))]
     made = problem_rows(sources, {}, SYSTEM, lambda row: None, None, tmp_path / "p.arrow", False)
     asked = [without_nulls(row["prompt"][-1]["content"]) for row in Dataset.from_file(made.file)]
     assert made.count == 2 and asked == [blocks([0, 1, "Which?"]), blocks(PIECES)]

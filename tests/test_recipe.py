@@ -411,3 +411,9 @@ def test_a_recipe_survives_toml(tmp_path_factory: pytest.TempPathFactory, given:
     file = tmp_path_factory.getbasetemp() / "survives.toml"
     file.write_text(dump_recipe(recipe), encoding="utf-8")
     assert make_recipe({}, file) == recipe
+
+
+def test_a_recipe_may_begin_with_an_editor_s_mark(tmp_path: Path) -> None:
+    file = tmp_path / "r.toml"
+    file.write_bytes(b"\xef\xbb\xbfsamples = 4\r\nproblems = 'p.jsonl'\r\n")
+    assert make_recipe({}, file).samples == 4

@@ -104,12 +104,14 @@ class Fates(Struct, frozen=True):
 
     `problems` has position, number, problem_id, answer_type and source, whether it has pictures (`pictured`), and
     where that was tried whether it is solved without them (`solved_blind`); `dropped` the rows of the run's input that
-    were left out; `responses` is described above. `served` says which models judged, `logged` how many rows of
+    were left out; `responses` is described above, and `blind` has the tokens of those that were asked for without
+    pictures. `served` says which models judged, `logged` how many rows of
     each stage are on record for this run."""
 
     problems: DataFrame
     dropped: DataFrame
     responses: DataFrame
+    blind: DataFrame
     served: Served
     logged: Mapping[Stage, int]
 
@@ -166,7 +168,7 @@ class Fates(Struct, frozen=True):
 
     def tokens(self) -> dict[str, int]:
         """The prompt and completion tokens of the responses, whenever they were made."""
-        sums = self.responses.select("prompt_tokens", "completion_tokens").sum()
+        sums = pl.concat([self.responses.select(*_TOKENS), self.blind.select(*_TOKENS)]).sum()
         return {"prompt": sums.item(0, 0) or 0, "completion": sums.item(0, 1) or 0}
 
     def yields(self, field: str) -> dict[str, dict[str, int]]:
@@ -225,9 +227,11 @@ def _settings(plan: Plan, source: Source) -> dict[Stage, int]:
 def read_fates(store: Store, plan: Plan) -> Fates:
     """What became of the problems and responses of the run that is in `store`."""
     problems, undecided = _read_problems(store), _read_undecided(store)
-    problems = problems.join(_read_blind(store, plan.blind), on="number", how="left")
+    unseen = _read_unseen(store, plan.blind)
+    problems = problems.join(_solved(unseen, plan.blind.most if plan.blind else 0), on="number", how="left")
     logs = _read_logs(store, plan, plan.policy, undecided)
     logged = Counter({stage: log.height for stage, log in logs.items()})
+    logged.update({stage: log.height for stage, log in unseen.items()})
     responses = _end(_joined(logs, problems, plan.recipe.samples_upfront), plan, problems.height)
     # Where the chosen's own policy is the rival, its responses are accounted for already.
     if plan.rival is not None and plan.rival.samples != plan.policy.samples:
@@ -241,7 +245,7 @@ def read_fates(store: Store, plan: Plan) -> Fates:
         silent = problems.join(responses, on="number", how="anti").select("position")
         silent = silent.with_columns(stage=_category("responses"), reason=_category("no response"))
         dropped = pl.concat([dropped, silent], how="diagonal")
-    return Fates(problems, dropped, responses, _read_served(store, plan), dict(logged))
+    return Fates(problems, dropped, responses, unseen["samples"], _read_served(store, plan), dict(logged))
 
 
 # Reading the store
@@ -267,19 +271,23 @@ def _read_problems(store: Store) -> DataFrame:
     )
 
 
-def _read_blind(store: Store, blind: Source | None) -> DataFrame:
-    """Which problems are solved without their pictures: more than half of such responses that were judged are right.
-    As long as one of them is neither judged nor refused that is not known."""
+def _read_unseen(store: Store, blind: Source | None) -> dict[Stage, DataFrame]:
+    """The logs of the responses that were asked for without pictures; empty where none were."""
+    stages: tuple[Stage, ...] = ("samples", "judgements")
     if blind is None:
-        return DataFrame(schema={"number": pl.UInt32(), "solved_blind": pl.Boolean()})
-    log = _read_log(store, "judgements", blind.judgements, blind.most).with_columns(
-        pl.lit(True).alias("judgements?"), judgements="why"
-    )
-    refused = _read_log(store, "samples", blind.samples, blind.most).filter(col("why").is_not_null())
-    refused = refused.group_by("number").agg(refused=pl.len())
+        return {stage: DataFrame(schema={**_KEY, **_WHY, **_FIELDS[stage][0]}) for stage in stages}
+    settings = {"samples": blind.samples, "judgements": blind.judgements}
+    return {stage: _read_log(store, stage, settings[stage], blind.most) for stage in stages}
+
+
+def _solved(unseen: Mapping[Stage, DataFrame], most: int) -> DataFrame:
+    """Which problems are solved without their pictures: more than half of such responses that were judged are right.
+    As long as one of the `most` that are asked for is neither judged nor refused that is not known."""
+    log = unseen["judgements"].with_columns(pl.lit(True).alias("judgements?"), judgements="why")
+    refused = unseen["samples"].filter(col("why").is_not_null()).group_by("number").agg(refused=pl.len())
     share = _right().sum() / _judged().sum()
     found = log.group_by("number").agg(pl.len(), _judged().any().alias("judged"), solved_blind=share > 0.5)
-    whole = col("len") + col("refused").fill_null(0) >= blind.most
+    whole = col("len") + col("refused").fill_null(0) >= most
     found = found.join(refused, on="number", how="left").filter("judged", whole)
     return found.select("number", "solved_blind")
 

@@ -197,7 +197,8 @@ class Flow(Stages):
         reason, judgement = await self.judge(log, policy, sample, number) or ("undecided", None)
         if judgement is not None and engine is not None:
             fault = reason.removeprefix(FORMAT) if reason and reason.startswith(FORMAT) else judgement.malformed
-            tally.formatted(fault, problem.id, sample.response.text)
+            cut = sample.response.finish_reason == "length"
+            tally.formatted(fault, problem.id, sample.response.text, cut)
         if reason is not None or judgement is None:
             return self._left(number, reason or "undecided", tally)
         return log, sample, judgement, tally

@@ -354,9 +354,10 @@ async def _make_way(engine: OnDemand | None, following: OnDemand | None) -> None
 def done_line(manifest: Manifest) -> str:
     """What a finished run is told to have given."""
     counts = manifest.counts or Counts()
-    lost = Counter(
-        {reason: count for reasons in (manifest.dropped or {}).values() for reason, count in reasons.items()}
-    )
+    lost: Counter[str] = Counter()
+    for stage, reasons in (manifest.dropped or {}).items():
+        own = "rejected: " if stage == "rejected" else ""  # a response of the rival's is wrong for itself
+        lost.update({own + reason: count for reason, count in reasons.items()})
     rest = f"; left out: {most_frequent(lost)}" if lost else ""
     malformed = f"; {counts.malformed:,} responses lacked the format" if counts.malformed else ""
     return (

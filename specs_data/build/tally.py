@@ -62,6 +62,7 @@ class Tally:
         self.tried = 0
         self.reasons: Counter[str] = Counter()
         self.format = Trial()
+        self._cut = 0  # malformed responses that end at the limit of tokens
         self.verifying = Trial()
         self.corrupting = Trial()
 
@@ -69,13 +70,16 @@ class Tally:
         """A response was left out."""
         self.reasons[reason] += 1
 
-    def formatted(self, fault: str | None, name: str, text: str) -> None:
-        """A response to the problem `name` keeps the format, or breaks it."""
+    def formatted(self, fault: str | None, name: str, text: str, cut: bool) -> None:
+        """A response to the problem `name` keeps the format, or breaks it; it may have been `cut` off."""
         self.format.note(fault, name, text)
+        self._cut += cut and fault is not None
         if self.format.failing():
+            said = f"none of the first {self.format.tried} responses keeps the format"
+            if 2 * self._cut > self.format.tried:
+                self._stop(f"{said}, and {self._cut} were cut off ({self.format})", "raise --max-tokens")
             self._stop(
-                f"none of the first {self.format.tried} responses keeps the format ({self.format})",
-                "mend the prompt or the format, or take a policy that was trained to it",
+                f"{said} ({self.format})", "mend the prompt or the format, or take a policy that was trained to it"
             )
 
     def verified(self, reason: str | None, name: str, words: str) -> None:

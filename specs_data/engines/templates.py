@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from msgspec import Struct
@@ -62,6 +62,16 @@ def learn(render: _Render, checkpoint: object, *, parts: bool) -> Template:
     return Template(system, parts, opened(prompt), not sees or _keeps_place(render, seeing))
 
 
+def template_of(processor: Any, checkpoint: object) -> Template:
+    """The ways of the template of a processor, or of a tokenizer where a model takes no pictures. Raises UserError
+    where it takes no chat at all."""
+
+    def render(chat: list[dict[str, Any]]) -> str:
+        return str(processor.apply_chat_template(chat, tokenize=False, add_generation_prompt=True))
+
+    return learn(render, checkpoint, parts=hasattr(processor, "tokenizer"))
+
+
 def tell(template: Template, checkpoint: object, *, mended: bool = False) -> None:
     """Say once what is done differently for a template. `mended`: pictures are put among the words all the same."""
     if not template.system:
@@ -74,11 +84,15 @@ def tell(template: Template, checkpoint: object, *, mended: bool = False) -> Non
 
 def fold(request: Request) -> Request:
     """`request` with its system message at the beginning of the user's turn."""
-    first, *rest = request.messages
+    return replace(request, messages=folded(request.messages))
+
+
+def folded(messages: Sequence[Message]) -> tuple[Message, ...]:
+    """`messages` with a system message at the beginning of the user's turn."""
+    first, *rest = messages
     if first.role != "system" or not rest:
-        return request
-    asked = Message(rest[0].role, f"{first.content}\n\n{rest[0].content}")
-    return replace(request, messages=(asked, *rest[1:]))
+        return tuple(messages)
+    return (Message(rest[0].role, f"{first.content}\n\n{rest[0].content}"), *rest[1:])
 
 
 def _takes_system(render: _Render, content: Any, asked: dict[str, Any]) -> bool:

@@ -304,7 +304,7 @@ def _left_out(run: Path) -> Iterator[_Left]:
     for one in found:
         pictures = tuple(filter(None, (_thumbnail(image, _PIXELS) for image in one.images[:1])))
         name, text = pair_id(one.problem.id, one.index), one.response[:_CHARACTERS]
-        yield _Left(name, one.stage, one.reason, one.problem.question, pictures, tuple(one.facts()), text)
+        yield _Left(name, one.stage, one.reason, one.question, pictures, tuple(one.facts()), text)
 
 
 def _show(pair: Pair, place: int, known: _Known, pixels: int, most: int) -> Shown:
@@ -448,8 +448,8 @@ def _funnel(manifest: Manifest) -> list[Bar]:
 
 def _charts(manifest: Manifest, read: _Read, alone: bool) -> Iterator[Chart]:
     yields = manifest.yields or Yields()
-    yield _shares("Yield by answer type", "problems that gave a pair", yields.answer_type)
-    yield _shares("Yield by source", "problems that gave a pair", yields.source)
+    yield _shares("Yield by answer type", "pairs per problem", yields.answer_type)
+    yield _shares("Yield by source", "pairs per problem", yields.source)
     yield _counts("Answer types", "pairs", read.types if alone else {})
     yield _rates(read.rates)
     yield _counts("Solved without the picture", "pairs of problems with which that was tried", _blind(read.blind))
@@ -486,10 +486,12 @@ def _blind(blind: Mapping[bool, int]) -> dict[str, int]:
 
 def _shares(title: str, about: str, lines: Mapping[str, Yield]) -> Chart:
     ordered = sorted(lines.items(), key=lambda line: (-line[1].problems, line[0]))
-    bars = []
-    for name, line in ordered[:_REASONS]:
-        share = line.pairs / line.problems if line.problems else 0.0
-        bars.append(Bar(_label(name), min(1.0, share), f"{share:.0%}", f"{line.pairs:,} of {line.problems:,}"))
+    shares = [line.pairs / line.problems if line.problems else 0.0 for _, line in ordered[:_REASONS]]
+    most = max(1.0, *shares, 0.0)  # a problem may give several
+    bars = [
+        Bar(_label(name), share / most, f"{share:.0%}", f"{line.pairs:,} from {line.problems:,}")
+        for (name, line), share in zip(ordered, shares, strict=False)
+    ]
     return Chart(title, about, tuple(bars), _rest([line.problems for _, line in ordered[_REASONS:]], "problems"))
 
 

@@ -93,7 +93,7 @@ def _left_panel(one: LeftOut, console: Console) -> Panel:
     pictures = [image for image in one.images if image_fault(image) is None]
     drawn = [_blocks(image) for image in pictures] if _protocol(console) != "none" else []
     about = Table.grid(padding=(0, 3))
-    texts = [Text(visible(one.problem.question)), Text()]
+    texts = [Text(visible(one.question)), Text()]
     texts += [Text.assemble((f"{name:<9} ", "dim"), (one_line(value, 300), "bold")) for name, value in one.facts()]
     if hidden := len(one.images) - len(drawn):
         texts += [Text(f"{hidden} picture{'s' if hidden > 1 else ''}, not drawn here", "dim")]

@@ -68,8 +68,9 @@ def _sooner(rounds: Sequence[Round]) -> list[tuple[str, str]]:
     ends = []
     for last in range(1, len(rounds) - 1):
         share = ceil(100 * yields[last] / yields[0] + 1e-9) / 100 or 0.01
-        # With this share it would end there, and not before.
-        if yields[last] < share * yields[0] and all(each >= share * yields[0] for each in yields[1:last]):
+        least = share * yields[0]
+        # With this share it would end there, and not before; there is none above 1.
+        if share <= 1 and yields[last] < least and all(each >= least for each in yields[1:last]):
             kept, taken = pairs[last] / pairs[-1], tokens[last] / tokens[-1]
             ends.append(
                 (kept - taken, f"with --enough {share:g}", f"{kept:.1%} of the pairs for {taken:.1%} of the tokens")

@@ -226,7 +226,10 @@ def default_out(recipe: Recipe) -> Path:
 
 def store_folder(out: Path, recipe: Recipe) -> Path:
     """Where a measure whose file is `out` keeps responses: in the store of the run in whose folder `out` lies, else
-    in the policy's own folder beside `out`, so that several policies can be measured at once."""
+    in the policy's own folder beside `out`, so that several policies can be measured at once. Raises UserError where
+    nothing could be written to `out`."""
+    if out.is_dir():
+        raise UserError(f"{out} is a folder: give a file, such as {out / 'evaluation.json'}")
     if (out.parent / "store.sqlite").exists():
         return out.parent
     name = name_of(recipe).replace("/", "--")

@@ -75,7 +75,9 @@ def gf(base: str | Path, steps: Sequence[tuple[int, str]], measure: Measure = "f
     by_step: dict[int, list[Scored]] = {}
     for number, files in steps:
         scored = read_scored(files, measure)
-        if len(scored.formats) != len(before.formats):
+        # Several files have names of their own, which say nothing of what they measure.
+        named = "," not in files and "," not in str(base)
+        if len(scored.formats) != len(before.formats) or (named and not _same(scored.formats, before.formats)):
             raise UserError(
                 f"{files} has the formats {', '.join(scored.formats)}, and the base {', '.join(before.formats)}: "
                 "their means cannot be compared"
@@ -90,6 +92,11 @@ def gf(base: str | Path, steps: Sequence[tuple[int, str]], measure: Measure = "f
         formats=before.formats,
         steps={str(number): _step(by_step[number], before, beta) for number in sorted(by_step)},
     )
+
+
+def _same(one: Sequence[str], other: Sequence[str]) -> bool:
+    """Whether both have the same in-distribution format, which is the first, and the same others."""
+    return one[0] == other[0] and {*one} == {*other}
 
 
 class Scored(Struct, frozen=True):

@@ -86,6 +86,8 @@ def _open(path: str | Path) -> Dataset:
             raise UserError(
                 f"{place}: this run has no dataset; specs-data show {place} --dropped shows what it left out"
             )
+        if inside == place and (runs := sorted(place.glob("*/dropped.jsonl"))):
+            raise UserError(f"{place} holds runs: name one of them, such as {runs[0].parent}")
         return _open_folder(inside if inside.is_dir() else place)
     snapshot = _download(str(path))
     return replace(_open_folder(snapshot), inside=snapshot.parent.parent)  # its files are links to blobs beside it

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 
 import msgspec
@@ -12,9 +13,10 @@ from polars import col
 
 from specs_data.errors import UserError
 from specs_data.records import Judgement, Problem, Response, Verdict
-from specs_data.rollouts.frames import place_of, read_fates, store_of
+from specs_data.rollouts.frames import place_of, read_fates, read_frame, store_of
 from specs_data.rollouts.store import Index, Number, Store
 from specs_data.rollouts.tables import Stage
+from specs_data.texts import chat
 
 _REASONS = 20  # that an error lists
 _response = msgspec.json.Decoder(Response).decode
@@ -40,6 +42,11 @@ class LeftOut(Struct, frozen=True):
     response: str
     judgement: Judgement | None
     verdict: Verdict | None
+
+    @property
+    def question(self) -> str:
+        """What the policy was asked, choices included."""
+        return chat(self.problem, None)[0].content
 
     def facts(self) -> Iterator[tuple[str, str]]:
         """What decided, by name."""
@@ -71,11 +78,26 @@ def left_out(out: Path, count: int, *, stage: str | None = None, reason: str | N
     if fates.is_empty():
         listed = "; ".join(f"{where}: {why} ({number:,})" for where, why, number in there.head(_REASONS).iter_rows())
         what = " of this stage and reason" if listed else ""
-        raise NothingLeftOut(f"{out} left out no response{what}" + (f"; it has {listed}" if listed else ""))
+        has = "; it has " * bool(listed) + listed + _rows_left_out(out)
+        raise NothingLeftOut(f"{out} left out no response{what}{has}")
     turn = col("index").cum_count().over("stage", "reason")
     with Store.to_read(store_of(place_of(out))) as store:
         for row in fates.with_columns(turn=turn).sort("turn", "stage", maintain_order=True).head(count).to_dicts():
             yield _read(store, settings[row["role"]], row)
+
+
+def _rows_left_out(out: Path) -> str:
+    """What the run left out before there was a response to it, by reason, with the first of each; empty if nothing."""
+    file = place_of(out) / "dropped.jsonl"
+    rows = read_frame(file.parent, "dropped").filter(col("index").is_null()) if file.exists() else pl.DataFrame()
+    if rows.is_empty():
+        return ""
+    found = rows.group_by("stage", "reason", maintain_order=True).agg(pl.len(), col("row", "detail").first())
+    told = (
+        f"{stage}: {reason} ({number:,}{'' if row is None else f', first row {row}'}{detail and f' ({detail})'})"
+        for stage, reason, number, row, detail in found.with_columns(col("detail").fill_null("")).iter_rows()
+    )
+    return f"; left out without one: {', '.join(islice(told, _REASONS))}; {file} has each"
 
 
 def _read(store: Store, settings: Mapping[Stage, int], row: Mapping[str, object]) -> LeftOut:

@@ -14,8 +14,9 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import pyarrow as pa
 from msgspec import Struct
@@ -61,7 +62,8 @@ def export(dataset: str | Path, to: str, out: str | Path, images: Path | None = 
     out = Path(out)
     targets = {"llamafactory": _llamafactory, "ms-swift": _swift, "openrlhf": _openrlhf}
     if to not in targets:
-        raise UserError(f"cannot export pairs to {to!r}; choose from: {', '.join(targets)}")
+        prompts = ", ".join(PROMPT_TARGETS)
+        raise UserError(f"cannot export pairs to {to!r}; choose from: {', '.join(targets)}; problems go to {prompts}")
     opened = open_dataset(dataset, images)
     name = _name(opened)
     left_out: Counter[str] = Counter()
@@ -89,12 +91,17 @@ def export(dataset: str | Path, to: str, out: str | Path, images: Path | None = 
 
 
 def export_problems(
-    problems: Iterable[tuple[Problem, Sequence[bytes]]], system: Text | None, to: str, out: Path
+    problems: Iterable[tuple[Problem, Sequence[bytes]]],
+    system: Text | None,
+    to: str,
+    out: Path,
+    unread: Mapping[str, int] = MappingProxyType({}),
 ) -> Export:
     """Write a GRPO prompt set for the trainer `to`: trl, easyr1 or verl, as Parquet files in `out`/data.
 
     `problems` come with their pictures as the bytes of their files; they are gone through a second time where
-    pictures stand among the text. `system` is the system prompt that asks for the response format. Raises UserError.
+    pictures stand among the text. `system` is the system prompt that asks for the response format, and `unread` counts
+    by reason the rows that were no problems, once they have been gone through. Raises UserError.
     """
     if to not in PROMPT_TARGETS:
         raise UserError(f"cannot export problems to {to!r}; choose from: {', '.join(PROMPT_TARGETS)}")
@@ -112,7 +119,8 @@ def export_problems(
     with staged(out) as part:
         shards = write_either(lines, part, "train", columns)
         if not shards:
-            raise UserError(f"{to} can take none of the problems: {describe_left_out(left_out) or 'there are none'}")
+            reasons = describe_left_out(left_out + Counter(unread))
+            raise UserError(f"{to} can take none of the problems: {reasons or 'there are none'}")
         files = [shard.path for shard in shards]
         if to == "easyr1" and system is not None:
             files.append("format_prompt.jinja")
@@ -120,7 +128,7 @@ def export_problems(
         for old in (out / "data").glob("train-*.parquet"):  # of another number of files
             old.unlink()
     written = {"train": sum(shard.rows for shard in shards)}
-    return Export(tuple(out / file for file in files), written, dict(left_out), _PROBLEM_NOTES[to])
+    return Export(tuple(out / file for file in files), written, dict(left_out + Counter(unread)), _PROBLEM_NOTES[to])
 
 
 def describe_export(done: Export) -> str:

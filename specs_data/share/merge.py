@@ -10,6 +10,7 @@ All the shards of one run become what one run gives: see `shards`.
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -30,6 +31,8 @@ from specs_data.pairs.rows import Dataset, interleaved, open_dataset, rows
 from specs_data.pairs.sides import SidesTally, format_of
 from specs_data.records import Pair, Picture
 from specs_data.share.shards import join, shards_of
+
+logger = logging.getLogger(__name__)
 
 DUPLICATE = "duplicate problem"
 OTHER_SPLIT = "picture in another split"
@@ -53,13 +56,14 @@ def merge(datasets: Sequence[str | Path], out: str | Path, images: Path | None =
     if (parts := shards_of(datasets)) is not None:
         return join(parts, out)
     opened = [open_dataset(dataset, images) for dataset in datasets]
-    names = [_name(dataset, given) for dataset, given in zip(opened, datasets, strict=True)]
+    names = _names(opened, datasets)
     reasons, blocks = _choose(opened)
     with suppress(OSError):  # an empty one is replaced in one step, unless something holds it
         out.rmdir()
     with staged(out) as part:
         with (part / "dropped.jsonl").open("wb") as dropped:
             told = [format_of(dataset.manifest or Manifest()) for dataset in opened]
+            _tell_formats(names, told)
             writer = _Writer(opened, names, reasons, dropped, told[0] or THINK_ANSWER)
             splits = {split: writer.write(split, part / "dataset", blocks) for split in writer.splits}
         splits = {split: shards for split, shards in splits.items() if shards}
@@ -171,9 +175,23 @@ def _free(name: str, taken: set[str]) -> str:
     return found
 
 
-def _name(dataset: Dataset, given: str | Path) -> str:
-    """The run's name, or the last part of what the user gave: never a path of this machine."""
-    return (dataset.manifest or Manifest()).name or Path(given).name
+def _tell_formats(names: Sequence[str], formats: Sequence[ResponseFormat | None]) -> None:
+    """Say where the datasets do not teach one format."""
+    taught = {fmt.name: name for name, fmt in zip(names, formats, strict=True) if fmt is not None}
+    if len(taught) > 1:
+        told = ", ".join(f"{name} {fmt}" for fmt, name in taught.items())
+        logger.warning("the datasets teach different formats (%s): check proves the merged one against one alone", told)
+
+
+def _names(opened: Sequence[Dataset], given: Sequence[str | Path]) -> list[str]:
+    """The runs' names, or the last parts of what the user gave: never a path of this machine. Where two runs have one
+    name, it is told with where they are."""
+    places = [Path(path).name for path in given]
+    names = [(dataset.manifest or Manifest()).name or place for dataset, place in zip(opened, places, strict=True)]
+    return [
+        f"{name} ({place})" if names.count(name) > 1 and place != name else name
+        for name, place in zip(names, places, strict=True)
+    ]
 
 
 def _origin(dataset: Dataset, name: str, reasons: Sequence[Reasons], number: int) -> Origin:

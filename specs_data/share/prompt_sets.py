@@ -6,8 +6,6 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-import msgspec
-
 from specs_data.format import load_format
 from specs_data.problems import Dropped, read_all, sources_of
 from specs_data.recipe import Recipe
@@ -23,8 +21,7 @@ def export_prompts(recipe: Recipe, to: str, out: Path) -> Export:
     Raises UserError."""
     problems = _Problems(recipe)
     system = system_prompt(recipe.system_prompt, load_format(recipe.format).instruction)
-    done = export_problems(problems, system, to, out)
-    return msgspec.structs.replace(done, left_out=dict(problems.unread + Counter(done.left_out)))
+    return export_problems(problems, system, to, out, problems.unread)
 
 
 class _Problems:

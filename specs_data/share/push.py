@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from specs_data.errors import CheckFailed, FileRefused, UserError
 from specs_data.files import read_inside
 from specs_data.images import image_fault
 from specs_data.pairs.manifest import Data, Manifest, Shard, describe_data, encode_manifest
 from specs_data.pairs.parquet import describe
-from specs_data.pairs.rows import Dataset, count_rows, open_dataset
+from specs_data.pairs.rows import Dataset, count_rows, open_dataset, rows
 from specs_data.share.hub import (
     Gated,
     Remote,
@@ -164,6 +165,7 @@ def plan_push(
     """What a push would do. Nothing is changed, here or on the Hub. Raises UserError."""
     if not _TAG.fullmatch(tag):
         raise UserError(f"the tag {tag!r} is not of the form v1.2.3")
+    _refuse_other(dataset)
     _refuse_empty(dataset)
     with hub_errors_said(repo_id):
         api = connect()
@@ -312,6 +314,14 @@ def describe_versions(found: list[Version]) -> str:
             "\n".join((f"{version.tag}  {rows}", f"  {'  '.join(marks)}", *(f"  {c}" for c in version.changes)))
         )
     return "\n".join(blocks)
+
+
+def _refuse_other(dataset: Dataset) -> None:
+    """Raise UserError for files that are no Parquet, and for rows that are no pairs."""
+    for file in (file for files in dataset.splits.values() for file in files):
+        if file.suffix != ".parquet":
+            raise UserError(f"{file} is no Parquet file, and only those are pushed: give a run, or a dataset of them")
+        next(rows(replace(dataset, splits={"": (file,)}), pictures=False), None)
 
 
 def _refuse_empty(dataset: Dataset) -> None:

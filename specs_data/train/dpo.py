@@ -23,6 +23,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from specs_data.engines.templates import template_of
 from specs_data.errors import UserError, require
 from specs_data.train import run
 from specs_data.train.rows import Rows, open_table, preference_rows, shared_rows, whole_rows
@@ -62,10 +63,12 @@ def train_dpo(settings: DpoSettings) -> Path:
 def fitting_rows(settings: PreferenceSettings, model: Any, processor: Any) -> Rows:
     """The preference rows that fit into `max_length` and the model's context."""
     limit = min(settings.max_length, run.context(model))
-    fits = whole_rows(processor, limit)
+    fits, template = whole_rows(processor, limit, trained=settings.sides), template_of(processor, settings.model)
     rows = shared_rows(
         settings.out,
-        lambda file: preference_rows(settings.data, settings.split, fits, settings.limit, file, settings.images),
+        lambda file: preference_rows(
+            settings.data, settings.split, fits, settings.limit, file, settings.images, template
+        ),
         run.resuming(settings),
     )
     if rows.dropped and settings.overlong == "refuse":

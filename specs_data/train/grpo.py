@@ -13,10 +13,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from specs_data.engines.templates import Template, template_of
 from specs_data.errors import UserError, require
 from specs_data.format import ResponseFormat, load_format
 from specs_data.judges.model import open_judge
 from specs_data.judges.rules import RuleJudge
+from specs_data.problems import sources_of
 from specs_data.recipe import Recipe
 from specs_data.services.opening import open_budget
 from specs_data.texts import system_prompt
@@ -57,8 +59,9 @@ def train_grpo(settings: GrpoSettings) -> Path:
         vllm_max_model_length=settings.max_length,
     )
     model, processor = run.load(settings)
+    template = template_of(processor, settings.model)
     rows = shared_rows(
-        settings.out, lambda file: _problems(settings, format, model, processor, file), run.resuming(settings)
+        settings.out, lambda file: _problems(settings, format, model, processor, template, file), run.resuming(settings)
     )
     if rows.count < settings.rollout_batch:
         raise UserError(
@@ -70,7 +73,9 @@ def train_grpo(settings: GrpoSettings) -> Path:
     with RuleJudge() as rules:
         trainer = _trainer(settings)(
             model=model,
-            reward_funcs=reward_function(format, judge_with(rules, judge, format), settings.consistency_weight),
+            reward_funcs=reward_function(
+                format, judge_with(rules, judge, format), settings.consistency_weight, template.opened
+            ),
             args=config,
             train_dataset=open_table(rows, processor),
             processing_class=processor,
@@ -161,19 +166,21 @@ def _arguments(settings: GrpoSettings) -> dict[str, Any]:
     return {**run.arguments(settings), "save_steps": rounds * settings.steps_per_round}
 
 
-def _problems(settings: GrpoSettings, format: ResponseFormat, model: Any, processor: Any, file: Path) -> Rows:
+def _problems(
+    settings: GrpoSettings, format: ResponseFormat, model: Any, processor: Any, template: Template, file: Path
+) -> Rows:
     """The problems whose prompt leaves room for a whole response, and whose answers can be judged."""
     context = run.context(model)
     fits = whole_rows(processor, min(settings.max_length or context, context), answer_room=settings.max_tokens)
-    presets = settings.preset or (None,) * len(settings.problems)
     return problem_rows(
-        list(zip(settings.problems, presets, strict=True)),
+        sources_of(Recipe(problems=settings.problems, preset=settings.preset)),
         settings.columns,
         system_prompt(settings.system_prompt, format.instruction),
         fits,
         settings.limit,
         file,
         take_open=settings.judge_model is not None,
+        template=template,
     )
 
 

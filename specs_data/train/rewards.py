@@ -80,8 +80,11 @@ def reward(well_formed: bool, right: bool | None, consistent: float = 0.0) -> fl
     return None if right is None else FORMAT_REWARD * well_formed + ACCURACY_REWARD * right + consistent
 
 
-def reward_function(format: ResponseFormat, judge: Judge, consistency_weight: float = 0.0) -> Callable[..., Any]:
-    """R as TRL calls it, once per batch of completions; logs the shares `format` and `accuracy`, with a
+def reward_function(
+    format: ResponseFormat, judge: Judge, consistency_weight: float = 0.0, opened: str = ""
+) -> Callable[..., Any]:
+    """R as TRL calls it, once per batch of completions, each of which goes on from what the chat template has `opened`;
+    logs the shares `format` and `accuracy`, with a
     `consistency_weight` also `consistency` (of those that are right and well formed), and each verdict as `right`."""
 
     async def specs_reward(
@@ -92,7 +95,7 @@ def reward_function(format: ResponseFormat, judge: Judge, consistency_weight: fl
         images: Sequence[Sequence[Any]] | None = None,
         **_: Any,
     ) -> list[float | None]:
-        texts = [completion[0]["content"] for completion in completions]
+        texts = [opened + completion[0]["content"] for completion in completions]
         problems = [msgspec.json.decode(text, type=Problem) for text in problem]
         right = await asyncio.gather(*map(judge, problems, texts, images or [()] * len(texts)))
         log_extra(RIGHT, right)

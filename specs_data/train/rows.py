@@ -17,18 +17,22 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
+from specs_data.engines.templates import Template, folded
 from specs_data.errors import UserError, require
 from specs_data.files import sha256_of, write_whole, writing
 from specs_data.images import Unusable, settle
+from specs_data.inert import one_line
 from specs_data.pairs import rows as pairs_io
 from specs_data.pairs.parquet import Interleaved, in_text, with_blocks
-from specs_data.problems import Dropped, read_problems
-from specs_data.records import Pair
+from specs_data.problems import Dropped, Source, read_all
+from specs_data.records import Message, Pair
 from specs_data.texts import Text, chat, misplaced, to_content
 
 Row = dict[str, Any]
 _BATCH_ROWS = 64
 _BATCH_BYTES = 64 << 20
+_SIDES = ("chosen", "rejected")
+_ANY = Template()
 
 
 class Rows(Struct, frozen=True):
@@ -48,54 +52,61 @@ class Unfit(Exception):
 
 
 def preference_rows(
-    source: str, split: str, fits: Callable[[Row], None], limit: int | None, file: Path, images: Path | None = None
+    source: str,
+    split: str,
+    fits: Callable[[Row], None],
+    limit: int | None,
+    file: Path,
+    images: Path | None = None,
+    template: Template = _ANY,
 ) -> Rows:
     """The rows of a preference dataset: `images`, `prompt`, `chosen`, `rejected`, as TRL reads them.
 
     `fits` raises Unfit for a row that cannot be trained on. `images` is the folder of the pictures that rows name,
-    if it is not the dataset's own. The Arrow file is written to `file`.
+    if it is not the dataset's own; for a `template` without a system role what is said there goes to the user. The
+    Arrow file is written to `file`.
     Raises UserError if no row is left.
     """
     dataset = pairs_io.open_dataset(source, images)
 
     def rows() -> Iterator[Row | str]:
-        return map(_preference, islice(pairs_io.rows(dataset, split), limit))
+        return (_preference(pair, template) for pair in islice(pairs_io.rows(dataset, split), limit))
 
     version = dataset.manifest.dataset.fingerprint if dataset.manifest else ""
     return _write_either(rows, _PREFERENCE, fits, source, version, file)
 
 
 def problem_rows(
-    sources: Sequence[tuple[str, str | None]],
+    sources: Sequence[Source],
     columns: dict[str, str],
     system: Text | None,
     fits: Callable[[Row], None],
     limit: int | None,
     file: Path,
     take_open: bool,
+    template: Template = _ANY,
 ) -> Rows:
     """Problems as prompts: `images`, `prompt`, and `problem`, the record as JSON for the reward.
 
-    `sources` are pairs of a source and a preset. Rows that a source cannot give are counted too, and
-    open-ended problems unless `take_open`.
+    The first `limit` rows of all `sources` count. Rows that a source cannot give are counted too, and
+    open-ended problems unless `take_open`. `template` is that of `preference_rows`.
     """
 
     def rows() -> Iterator[Row | str]:
-        for source, preset in sources:
-            for found in read_problems(source, preset=preset, columns=columns, limit=limit):
-                if isinstance(found, Dropped):
-                    yield found.reason
-                    continue
-                if found.problem.answer_type == "open" and not take_open:
-                    yield "open-ended, and there is no judge model"
-                    continue
-                yield {
-                    "images": [{"bytes": image, "path": None} for image in found.images],
-                    "prompt": to_content(chat(found.problem, system), len(found.images)),
-                    "problem": msgspec.json.encode(found.problem).decode(),
-                }
+        for found in read_all(sources, columns=columns, limit=limit):
+            if isinstance(found, Dropped):
+                yield found.reason
+                continue
+            if found.problem.answer_type == "open" and not take_open:
+                yield "open-ended, and there is no judge model"
+                continue
+            yield {
+                "images": [{"bytes": image, "path": None} for image in found.images],
+                "prompt": to_content(_asked(chat(found.problem, system), template), len(found.images)),
+                "problem": msgspec.json.encode(found.problem).decode(),
+            }
 
-    return _write_either(rows, _PROBLEM, fits, ", ".join(source for source, _ in sources), "", file)
+    return _write_either(rows, _PROBLEM, fits, ", ".join(source.name for source in sources), "", file)
 
 
 def shared_rows(out: Path, make: Callable[[Path], Rows], resuming: bool) -> Rows:
@@ -123,15 +134,21 @@ def open_table(rows: Rows, processor: Any) -> Any:
     return table if hasattr(processor, "tokenizer") else table.remove_columns("images")
 
 
-def whole_rows(processor: Any, limit: int, answer_room: int = 0) -> Callable[[Row], None]:
+def whole_rows(
+    processor: Any, limit: int, answer_room: int = 0, trained: Sequence[str] = _SIDES
+) -> Callable[[Row], None]:
     """A check that a row, tokenised as TRL does it, has at most `limit` tokens, of which
-    `answer_room` are kept free for the response; and that only its images stand for images."""
+    `answer_room` are kept free for the response; and that only its images stand for images.
+
+    It raises UserError where the chat template makes something else of the responses that are `trained` on, as it
+    would in other rows: Qwen3's puts an empty thought before one that has none, DeepSeek-R1's cuts thoughts out."""
     data_utils = require("trl.data_utils", "train")
     tokenizer = getattr(processor, "tokenizer", processor)
+    room = f", {answer_room} of them kept for the response" if answer_room else ""
     placeholders = [text for name in ("image_token", "video_token") if (text := getattr(processor, name, None))]
 
     def check(row: Row) -> None:
-        sides = [side for side in ("prompt", "chosen", "rejected") if side in row]
+        sides = [side for side in ("prompt", *_SIDES) if side in row]
         turns = {side: row[side] for side in sides}
         texts = [text for side in sides for message in turns[side] for text in _texts(message["content"])]
         if any(placeholder in text for text in texts for placeholder in placeholders):
@@ -142,12 +159,34 @@ def whole_rows(processor: Any, limit: int, answer_room: int = 0) -> Callable[[Ro
             images = {"prompt": row["images"]}
             turns = {side: data_utils.prepare_multimodal_messages(turns[side], images.get(side)) for side in sides}
         written = data_utils.apply_chat_template(turns, processor)
+        said = {side: "".join(text for message in row[side] for text in _texts(message["content"])) for side in sides}
+        _check_kept([(said[side], written["prompt"] + written[side]) for side in trained if side in sides])
         prompt, *answers = map(len, tokenizer([written[side] for side in sides], verbose=False)["input_ids"])
         sizes = [_size(image["bytes"]) for image in row["images"]]
         if prompt + max(answers, default=answer_room) + _image_tokens(processor, sizes) > limit:
-            raise Unfit(f"longer than {limit} tokens")
+            raise Unfit(f"longer than {limit} tokens{room}")
 
     return check
+
+
+def _check_kept(responses: Sequence[tuple[str, str]]) -> None:
+    """Raise UserError if a template has not written all responses (said, written) alike as they are, white space
+    aside: a thought that it puts before one of two, or cuts out, is a difference that the pair does not have."""
+    before = set()
+    for said, written in responses:
+        start, found, _ = "".join(written.split()).rpartition("".join(said.split()))
+        before.add(start)
+        if not found or len(before) > 1:
+            raise UserError(
+                f"the model's chat template rewrites responses: {one_line(said, 60)!r} becomes "
+                f"{one_line(written[-len(said) - 40 :], 100)!r}; train on a copy of the checkpoint whose chat template "
+                "writes what the assistant says as it is"
+            )
+
+
+def _asked(messages: Sequence[Message], template: Template) -> Sequence[Message]:
+    """The prompt as an engine puts it to a model with this template."""
+    return messages if template.system else folded(messages)
 
 
 def _texts(content: str | list[dict[str, str]]) -> list[str]:
@@ -173,7 +212,7 @@ def _size(data: bytes) -> tuple[int, int]:
         return image.height, image.width
 
 
-def _preference(pair: Pair) -> Row | str:
+def _preference(pair: Pair, template: Template) -> Row | str:
     """A row with its pictures as the policy would see them, whoever made the dataset; or why it is left out."""
     try:
         images = tuple(replace(image, content=settle(image.content)) for image in pair.images)
@@ -181,7 +220,7 @@ def _preference(pair: Pair) -> Row | str:
         return "an image cannot be read"
     if fault := misplaced(pair.prompt, len(images)):
         return f"placeholders and pictures differ in number: {fault}"
-    row = pairs_io.to_row(replace(pair, images=images))
+    row = pairs_io.to_row(replace(pair, images=images, prompt=tuple(_asked(pair.prompt, template))))
     return {column: row[column] for column in _PREFERENCE}
 
 

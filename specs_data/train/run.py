@@ -39,6 +39,7 @@ import tomli_w
 from specs_data.engines.checkpoint import best_device, load_model, load_processor
 from specs_data.errors import UserError, first_line, require
 from specs_data.files import staged, write_whole, writing
+from specs_data.rollouts.sample import check_policy
 from specs_data.train import report
 from specs_data.train.rows import Rows
 from specs_data.train.settings import TrainSettings
@@ -147,6 +148,7 @@ def load(settings: TrainSettings) -> tuple[Any, Any]:
 
     Call it after the TRL configuration is made, which is what tells transformers of DeepSpeed.
     """
+    check_policy(settings.model)
     lora_on_gpu = settings.lora and best_device() == "cuda"
     # Trainer resumes by raw weight names, of which it finds none where transformers has renamed them since
     # (Qwen2.5-VL): it would go on from the untrained model. So what is resumed is loaded here, like any model.

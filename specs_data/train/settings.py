@@ -79,6 +79,11 @@ class PreferenceSettings(TrainSettings):
         """The preference dataset."""
         return (self.data,)
 
+    @property
+    def sides(self) -> tuple[str, ...]:
+        """The responses of a row that are trained on."""
+        return ("chosen", "rejected")
+
 
 class DpoSettings(PreferenceSettings):
     """Settings of the hybrid cold start; the defaults are the paper's (batch 64, learning rate 1e-6)."""
@@ -99,6 +104,11 @@ class DpoSettings(PreferenceSettings):
 
 class SftSettings(PreferenceSettings):
     """Settings of SFT; like the cold start's, so that the two compare."""
+
+    @property
+    def sides(self) -> tuple[str, ...]:
+        """The responses of a row that are trained on."""
+        return ("chosen",)
 
 
 class GrpoSettings(TrainSettings):

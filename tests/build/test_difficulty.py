@@ -15,11 +15,12 @@ from fakes.gemini_server import GOOD, Service, item_of
 from fakes.sums import dataset_bytes, policy, recipe, respond, write_sums
 
 from specs_data import build
-from specs_data.build.run import Built
+from specs_data.build.run import Built, forecast
 from specs_data.engines.scripted import ScriptedEngine
 from specs_data.errors import EngineFailed, UserError
 from specs_data.look.report import report
-from specs_data.records import Request
+from specs_data.pairs.manifest import Tokens
+from specs_data.records import Request, Response
 
 
 def by_problem(built: Built, of: int) -> dict[str, float]:
@@ -102,6 +103,17 @@ def see(request: Request) -> str:
     number = int(request.messages[-1].content.split()[2])
     answer = number + 1 + (not request.images and number % 3 > 0)
     return f"<think>{number} + 1 = {answer}.</think>\n<answer>\\boxed{{{answer}}}</answer>"
+
+
+def test_what_was_asked_without_pictures_is_counted(tmp_path: Path) -> None:
+    problems = write_sums(tmp_path, 12, pictures=True)
+    engine = ScriptedEngine(lambda request: Response(see(request), "stop", 10, 3))
+    settings: dict[str, Any] = {"blind_check": "flag", "verifier": "none"}
+    built = build(recipe(problems, **settings), tmp_path / "run", engine=engine, quiet=True)
+    assert engine.calls == 24 and built.manifest.tokens is not None
+    assert built.manifest.tokens["generation"] == Tokens(24 * 10, 24 * 3)
+    told = forecast(recipe(problems, **settings), tmp_path / "pilot", 6, engine=engine, quiet=True)
+    assert told.tokens["generation"] == pytest.approx(24 * 13)
 
 
 @pytest.mark.parametrize("rival", [None, "base-model"])

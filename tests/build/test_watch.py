@@ -12,9 +12,11 @@ import pytest
 from fakes.sums import policy, recipe, write_sums
 
 from specs_data import build, load_run
-from specs_data.build.run import forecast
+from specs_data.build.run import done_line, forecast
+from specs_data.build.tally import Tally
 from specs_data.engines.scripted import ScriptedEngine
 from specs_data.errors import InVain, UserError
+from specs_data.pairs.manifest import Counts, Manifest
 from specs_data.records import Judged, Request, Verdict
 from specs_data.rollouts import progress
 
@@ -38,6 +40,12 @@ def test_the_log_says_how_the_run_went(tmp_path: Path, capfd: pytest.CaptureFixt
         f"done: {built.count} pairs from {counts['sampled']} responses to 60 problems; {counts['malformed']} r"
     )
     assert last in capfd.readouterr().err
+
+
+def test_a_reason_of_two_stages_is_counted_for_both() -> None:
+    dropped = {"judge": {"wrong answer": 60}, "rejected": {"wrong answer": 38}, "pair": {"struck": 2}}
+    told = done_line(Manifest(counts=Counts(pairs=9, sampled=99, problems=9), dropped=dropped))
+    assert told.endswith("left out: wrong answer 60, rejected: wrong answer 38, struck 2")
 
 
 def test_a_line_comes_as_time_goes_by(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,6 +89,13 @@ def test_a_policy_that_never_keeps_the_format_is_stopped(tmp_path: Path) -> None
     built = build(few, tmp_path / "on", engine=ScriptedEngine(malformed), quiet=True, go_on=True)
     assert built.manifest["counts"]["malformed"] == 100  # half of them are wrong as well, and are counted as wrong
     assert built.manifest["dropped"]["judge"] == {"wrong answer": 50}
+
+
+def test_responses_that_are_all_cut_off_ask_for_more_tokens() -> None:
+    tally = Tally()
+    with pytest.raises(InVain, match="first 64 responses keeps the format, and 64 were cut off .* raise --max-tokens"):
+        for number in range(64):
+            tally.formatted("no </think>", str(number), "<think>I count", cut=True)
 
 
 def test_a_verifier_that_drops_nearly_all_is_stopped(tmp_path: Path) -> None:

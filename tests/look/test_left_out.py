@@ -53,6 +53,22 @@ def test_reasons_take_turns_and_can_be_asked_for(run: Path) -> None:
         printed(run.parent)
 
 
+def test_rows_that_are_no_problems_are_told_of(tmp_path: Path) -> None:
+    problems = tmp_path / "problems.jsonl"
+    problems.write_text('{"question": "Whole?",\n"answer": "5"}\n')
+    build(recipe(problems), tmp_path / "run", engine=policy(), quiet=True)
+    with pytest.raises(UserError, match=r"left out without one: input: not JSON \(2, first row 0\); .*dropped.jsonl"):
+        printed(tmp_path / "run")
+
+
+def test_choices_are_shown_with_their_question(tmp_path: Path) -> None:
+    problems = tmp_path / "problems.jsonl"
+    problems.write_text('{"question": "Which?", "answer": "B", "choices": ["red", "blue"]}\n')
+    wrong = ScriptedEngine(lambda request: "<think>It is A.</think>\n<answer>A</answer>")
+    build(recipe(problems), tmp_path / "run", engine=wrong, quiet=True)
+    assert "(A) red" in printed(tmp_path / "run") and "(B) blue" in printed(tmp_path / "run")
+
+
 def test_a_dry_run_can_be_looked_at(tmp_path: Path) -> None:
     problems = write_sums(tmp_path, 30)
     forecast(recipe(problems), tmp_path / "run", 20, engine=policy(), quiet=True)

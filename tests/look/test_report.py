@@ -105,6 +105,14 @@ def report(folder: Path, rows: list[dict[str, Any]], manifest: Any = None) -> tu
     return Page(html), html
 
 
+def test_a_yield_of_several_pairs_per_problem_is_no_share_of_problems(tmp_path: Path) -> None:
+    yields = {"answer_type": {"text": {"problems": 10, "pairs": 20}, "math": {"problems": 10, "pairs": 15}}}
+    page, html = report(tmp_path, [row()], {"name": "a", "yields": yields})
+    assert "pairs per problem" in page.text and "gave a pair" not in page.text
+    assert "200% 20 from 10" in page.text and "150% 15 from 10" in page.text
+    assert {"100.00", "75.00"} <= {*re.findall(r'<rect width="([\d.]+)"', html)}
+
+
 def test_the_manifest_s_figures_are_on_the_page(tmp_path: Path) -> None:
     page, _ = report(tmp_path, [row(number) for number in range(3)], MANIFEST)
     for expected in (
@@ -112,7 +120,7 @@ def test_the_manifest_s_figures_are_on_the_page(tmp_path: Path) -> None:
         "1,000",
         "60% of these",
         "83% of these",
-        "10% 3 of 30",
+        "10% 3 from 30",
         "orsta",
         "format: no </think>",
         "concludes something else",

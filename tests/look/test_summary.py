@@ -21,4 +21,6 @@ def test_nothing_where_nothing_would_have_been_saved() -> None:
     assert told() is None
     assert told((10, 100, 5)) is None
     assert told((10, 100, 0), (10, 100, 0), (10, 100, 0)) is None
+    rising = (1000, 100_000, 100), (900, 90_000, 95), (800, 80_000, 1)
+    assert told(*rising) is None  # it would take a share of 1.06, and there is none above 1
     assert told((1000, 100_000, 300), (700, 40_000, 300), (400, 20_000, 200)) is None

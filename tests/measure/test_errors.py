@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-import pytest
+from pathlib import Path
 
+import pytest
+from typer.testing import CliRunner
+
+from specs_data.cli import app
 from specs_data.format import THINK_ANSWER
-from specs_data.measure.errors import sort_errors
+from specs_data.measure import errors
+from specs_data.measure.errors import FormatErrors, sort_errors
 from specs_data.recipe import Recipe
 
 OPERATORS = ("remove_all_tags", "drop_think_close")
@@ -46,3 +51,22 @@ def test_the_terminal_sees_examples_and_no_escape_codes() -> None:
 def test_without_errors_there_is_no_mix(responses: list[tuple[str, str]]) -> None:
     found = sort_errors(responses, THINK_ANSWER, OPERATORS)
     assert found.mix == {} and found.covered == 0 and "keep the format" in str(found)
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"), [((), "json"), (("--format", "plain"), "plain"), (("--recipe", "paper"), "think-answer")]
+)
+def test_the_format_is_the_recipe_s_unless_another_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: tuple[str, ...], wanted: str
+) -> None:
+    asked = []
+
+    def measured(recipe: Recipe, response_format: str, out: Path | None) -> FormatErrors:
+        asked.append(response_format)
+        return sort_errors(RESPONSES, THINK_ANSWER, OPERATORS)
+
+    monkeypatch.setattr(errors, "natural_errors", measured)
+    monkeypatch.chdir(tmp_path)
+    Path("specs-data.toml").write_text('format = "json"\n')
+    assert CliRunner().invoke(app, ["errors", *given]).exit_code == 0
+    assert asked == [wanted]

@@ -9,6 +9,7 @@ import random
 import re
 import signal
 import time
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -176,6 +177,14 @@ def test_changed_formats_are_asked_for_and_judged_as_such(tmp_path: Path, proble
     assert in_json.format.value == in_json.accuracy.value == 1.0
     plain = found.by_format["plain"].format
     assert plain is not None and plain.value == 0.0
+
+
+def test_a_folder_is_refused_before_a_token_is_spent(tmp_path: Path, problems: Path) -> None:
+    engine = policy()
+    for measure in (evaluate, partial(natural_errors, response_format="think-answer")):
+        with pytest.raises(UserError, match=r"is a folder: give a file, such as .*evaluation\.json"):
+            measure(settings(problems), out=tmp_path, engine=engine, quiet=True)
+    assert not engine.calls
 
 
 def test_a_format_is_given_once(tmp_path: Path, problems: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -97,6 +98,16 @@ def test_what_cannot_be_compared_is_refused(tmp_path: Path, shares: tuple[float,
     base = evaluation(tmp_path, "base", 0.4, 0.2)
     with pytest.raises(UserError, match=message):
         gf(base, [(1, str(evaluation(tmp_path, "step", *shares)))])
+
+
+@pytest.mark.parametrize(("names", "same"), [("abc", True), ("acb", True), ("bac", False), ("abd", False)], ids=str)
+def test_the_formats_are_the_base_s(tmp_path: Path, names: str, same: bool) -> None:
+    files = []
+    for name, formats in (("base", "abc"), ("step", names)):
+        files.append(tmp_path / f"{name}.json")
+        files[-1].write_text(json.dumps({"by_format": {form: {"format": 0.5} for form in formats}}))
+    with nullcontext() if same else pytest.raises(UserError, match="the base a, b, c: their means cannot be compared"):
+        gf(files[0], [(1, str(files[1]))])
 
 
 def test_a_measure_that_is_missing_is_named(tmp_path: Path) -> None:

@@ -299,3 +299,7 @@ def test_trl_knows_every_setting_in_the_snippet() -> None:
     (config,) = [call for call in calls if isinstance(call.func, ast.Name) and call.func.id == "DPOConfig"]
     known = {field.name for field in dataclasses.fields(DPOConfig)}
     assert {keyword.arg for keyword in config.keywords} <= known
+
+
+def test_the_commands_of_other_trainers_find_the_pictures() -> None:
+    assert "ROOT_IMAGE_DIR=ms-swift swift rlhf" in card(MANIFEST, [pair()])

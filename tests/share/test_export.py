@@ -13,8 +13,10 @@ from PIL import Image
 
 from specs_data.errors import UserError
 from specs_data.pairs.parquet import write_shards
+from specs_data.recipe import Recipe
 from specs_data.records import Problem
 from specs_data.share.export import describe_export, export, export_problems
+from specs_data.share.prompt_sets import export_prompts
 from specs_data.texts import Text
 
 MARK = "a literal <image> in a response, which the loader would take for a picture"
@@ -147,12 +149,20 @@ def test_what_a_target_would_spoil_is_said(tmp_path: Path, to: str, warnings: li
 
 
 def test_unknown_targets_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="choose from: llamafactory, ms-swift, openrlhf"):
+    with pytest.raises(
+        UserError, match="choose from: llamafactory, ms-swift, openrlhf; problems go to trl, easyr1, verl"
+    ):
         export(tmp_path, "verl", tmp_path)
     with pytest.raises(UserError, match="choose from: trl, easyr1, verl"):
         export_problems([], None, "openrlhf", tmp_path)
     with pytest.raises(UserError, match="can take none of the problems"):
         export_problems([], None, "trl", tmp_path)
+
+
+def test_problems_that_cannot_be_read_say_why_there_are_none(tmp_path: Path) -> None:
+    (tmp_path / "p.jsonl").write_text('{"question": "How many?", "answer": "5", "images": ["gone.png"]}\n')
+    with pytest.raises(UserError, match=r"none of the problems: image not found \(1\)"):
+        export_prompts(Recipe(problems=str(tmp_path / "p.jsonl")), "trl", tmp_path / "out")
 
 
 PICTURE = picture()["bytes"]

@@ -65,6 +65,23 @@ def merged(tmp_path: Path, *datasets: Path) -> tuple[list[dict[str, Any]], Manif
     return list(map(to_row, rows(opened))), opened.manifest
 
 
+def test_runs_of_one_policy_are_told_apart(tmp_path: Path) -> None:
+    a, b = (make_run(tmp_path / place / "zero", [row(number)]) for number, place in enumerate("ab"))
+    c, d = a.rename(tmp_path / "first"), b.rename(tmp_path / "second")
+    told = describe_merge(merge([c, d], tmp_path / "out"))
+    assert told == "zero (first): 1 rows kept\nzero (second): 1 rows kept"
+
+
+def test_different_formats_are_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    runs = [make_run(tmp_path / name, [row(number)]) for number, name in enumerate("abc")]
+    merge(runs[:2], tmp_path / "same")
+    assert not caplog.text
+    manifest = json.loads((runs[2] / "manifest.json").read_text()) | {"recipe": {"format": "json"}}
+    (runs[2] / "manifest.json").write_text(json.dumps(manifest))
+    merge(runs, tmp_path / "mixed")
+    assert "teach different formats (b think-answer, c json)" in caplog.text
+
+
 def test_rows_of_both_in_order(tmp_path: Path) -> None:
     a, b = make_run(tmp_path / "a", [row(1), row(2)]), make_run(tmp_path / "b", [row(3)])
     found, manifest = merged(tmp_path, a, b)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -25,7 +26,9 @@ from specs_data.errors import UserError
 from specs_data.pairs.manifest import fingerprint
 from specs_data.pairs.parquet import describe, write_shards
 from specs_data.pairs.rows import open_dataset
+from specs_data.problems import read_problems
 from specs_data.share.private import find_secret, refuse_private, without_local_paths
+from specs_data.share.push import plan_push
 
 CARD = """---
 configs:
@@ -568,3 +571,25 @@ def test_absolute_paths_are_cut_in_what_is_published() -> None:
 def test_shards_are_described_as_written(tmp_path: Path) -> None:
     [shard] = write_shards([row(0), row(1)], tmp_path, "train")
     assert describe(tmp_path / shard.path, tmp_path) == shard
+
+
+def test_what_is_no_dataset_of_pairs_in_parquet_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "lines.jsonl").write_text('{"prompt": "What?", "chosen": "a", "rejected": "b"}\n')
+    with pytest.raises(UserError, match="lines.jsonl is no Parquet file"):
+        plan_push(open_dataset(tmp_path / "lines.jsonl"), "me/pairs", tag="v1.0.0")
+    pq.write_table(pa.table({"question": ["What?"]}), tmp_path / "problems.parquet")
+    with pytest.raises(UserError, match="has no column 'chosen'"):
+        plan_push(open_dataset(tmp_path / "problems.parquet"), "me/pairs", tag="v1.0.0")
+
+
+def test_a_folder_of_runs_is_no_dataset(run: Path) -> None:
+    (run / "dropped.jsonl").touch()
+    with pytest.raises(UserError, match=rf"holds runs: name one of them, such as {re.escape(str(run))}$"):
+        open_dataset(run.parent)
+
+
+@pytest.mark.parametrize("of", [lambda run: run, lambda run: run.parent], ids=["run", "folder of runs"])
+def test_a_run_is_no_source_of_problems(run: Path, of: Any) -> None:
+    (run / "dropped.jsonl").touch()
+    with pytest.raises(UserError, match=rf"{re.escape(str(run))} is a run, and holds no problems"):
+        next(read_problems(str(of(run))))

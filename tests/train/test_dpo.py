@@ -320,6 +320,11 @@ def test_other_losses_on_a_pair_train_beside_the_sft_term(
     assert all(map(math.isfinite, found)) and found != sigmoid
 
 
+def test_a_model_that_is_not_there_is_told_at_once(pairs: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="^no policy at .*nosuch"):
+        train_dpo(dpo(tmp_path / "nosuch", pairs, tmp_path / "out", steps=1))
+
+
 def test_rows_that_do_not_fit_are_counted_never_cut(nano: Path, tmp_path: Path) -> None:
     rows = list(preference_rows(6))
     rows[0]["chosen"][0]["content"] += " and so on" * 2000

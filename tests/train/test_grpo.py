@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,7 +21,7 @@ from specs_data.judges.rules import RuleJudge
 from specs_data.mini import checkpoint
 from specs_data.recipe import read_settings
 from specs_data.records import AnswerType, Problem
-from specs_data.train import run
+from specs_data.train import grpo, run
 from specs_data.train.grpo import once_each, train_grpo
 from specs_data.train.report import read_metrics
 from specs_data.train.rewards import judge_with, reward_function
@@ -33,13 +34,13 @@ SMALL: dict[str, Any] = {"batch": 8, "rollout_batch": 2, "rollouts": 4, "micro_b
 
 
 def rewards(
-    responses: Sequence[str], gold: str, answer_type: AnswerType = "numeric", model: Any = None
+    responses: Sequence[str], gold: str, answer_type: AnswerType = "numeric", model: Any = None, opened: str = ""
 ) -> tuple[list[float | None], dict[str, float]]:
     """The rewards as TRL asks for them, and the metrics logged."""
     problem = msgspec.json.encode(Problem("p", "How many?", gold, answer_type)).decode()
     logged: dict[str, float] = {}
     with RuleJudge() as rules:
-        function = reward_function(THINK_ANSWER, judge_with(rules, model, THINK_ANSWER))
+        function = reward_function(THINK_ANSWER, judge_with(rules, model, THINK_ANSWER), opened=opened)
         found = asyncio.run(
             function(
                 prompts=[],
@@ -67,6 +68,11 @@ def test_the_reward_is_half_for_format_and_one_for_accuracy() -> None:
     found, logged = rewards(list(table), gold="5")
     assert found == list(table.values())
     assert logged == {"format": 2 / 7, "accuracy": 4 / 7}
+
+
+def test_a_thought_that_the_template_opens_belongs_to_the_response() -> None:
+    found, logged = rewards(["2 + 3 = 5.</think>\n<answer>5</answer>", "<answer>5</answer>"], "5", opened="<think>\n")
+    assert found == [1.5, 1.0] and logged["format"] == 0.5
 
 
 def test_what_cannot_be_judged_is_left_out_not_wrong() -> None:
@@ -154,10 +160,50 @@ def test_a_brief_run_ends_when_the_format_is_there(nano: Path, problems: Path, t
     assert manifest["data"]["dropped"] == {
         "open-ended, and there is no judge model": 1,
         "no question": 1,
-        "longer than 1024 tokens": 1,
+        "longer than 1024 tokens, 8 of them kept for the response": 1,
     }
     card = (settings.out / "README.md").read_text()
     assert "GRPO" in card and f"| version | `{manifest['data']['sha256'][:16]}` |" in card
+
+
+class Killed(BaseException):
+    pass
+
+
+def test_the_reward_is_told_what_the_template_opens(
+    nano: Path, problems: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    thinking = Path(shutil.copytree(nano, tmp_path / "thinking"))
+    template = thinking / "chat_template.jinja"
+    template.write_text(template.read_text() + "{% if add_generation_prompt %}<think>\n{% endif %}")
+    told: list[Any] = []
+
+    def rewarded(*given: Any) -> Any:
+        told.extend(given)
+        raise Killed
+
+    monkeypatch.setattr(grpo, "reward_function", rewarded)
+    with pytest.raises(Killed):
+        train_grpo(GrpoSettings(model=str(thinking), problems=(str(problems),), out=tmp_path / "out", **SMALL))
+    assert told[-1] == "<think>\n"
+
+
+def test_a_source_may_need_no_preset_and_a_limit_is_of_all_sources(
+    nano: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "ours.jsonl").write_text('{"question": "One?", "answer": "1"}\n' * 2)
+    (tmp_path / "theirs.jsonl").write_text('{"question": "Two?", "answer": "2", "subject": "sums"}\n' * 2)
+    sources = tuple(str(tmp_path / name) for name in ("ours.jsonl", "theirs.jsonl"))
+
+    def rewarded(*given: Any) -> Any:
+        raise Killed
+
+    monkeypatch.setattr(grpo, "reward_function", rewarded)
+    settings = GrpoSettings(model=str(nano), problems=sources, preset=("none", "mmk12"), limit=3, out=tmp_path / "out",
+                            **SMALL)  # fmt: skip
+    with pytest.raises(Killed):
+        train_grpo(settings)
+    assert json.loads((settings.out / "checkpoints" / "rows.json").read_text())["count"] == 3
 
 
 def test_checkpoints_fall_on_the_ends_of_rounds(nano: Path, problems: Path, tmp_path: Path) -> None:
@@ -170,10 +216,6 @@ def test_checkpoints_fall_on_the_ends_of_rounds(nano: Path, problems: Path, tmp_
         "checkpoint-4",
     ]
     assert ["format" in row for row in read_metrics(settings.out / "metrics.jsonl")] == [True, False, True, False]
-
-
-class Killed(BaseException):
-    pass
 
 
 def killed_at(step: int) -> Any:

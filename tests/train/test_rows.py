@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,11 @@ import pytest
 from datasets import load_dataset
 from PIL import Image
 
+from specs_data.engines.templates import template_of
+from specs_data.errors import UserError
 from specs_data.pairs.parquet import write_shards
+from specs_data.problems import Source
+from specs_data.texts import system_prompt
 from specs_data.train import rows as training_rows
 
 PADS = re.compile(r"(<\|image_pad\|>)+")
@@ -84,3 +89,59 @@ def test_large_pictures_come_in_batches_that_arrow_takes(tmp_path: Path, monkeyp
     assert made.count == sum(map(len, batches)) == 12
     one = sum(sizes) / 12
     assert 1 < len(batches) < 12 and max(sizes) < limit + 2 * one  # a batch ends with what passes the limit
+
+
+THINKS = "{% if m.role == 'assistant' and '<think>' not in said.text %}<think>\n\n</think>\n\n{% endif %}"
+FORGETS = "{% if m.role == 'assistant' %}{% set said.text = said.text.split('</think>')[-1] %}{% endif %}"
+TRIMS = "{% set said.text = said.text | trim %}"
+TURN = """{% for m in messages %}{% set said = namespace(text='') %}\
+{% if m.content is string %}{% set said.text = m.content %}{% else %}\
+{% for part in m.content %}{% set said.text = said.text + (part.text or '<|image_pad|>') %}{% endfor %}{% endif %}\
+<|im_start|>{{ m.role }}
+WAYS{{ said.text }}<|im_end|>
+{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
+{% endif %}"""
+
+
+@pytest.fixture(scope="module")
+def processor() -> Any:
+    from model import new_processor
+
+    return new_processor([SYSTEM, "Which one, or not? so 0 1 2 3"], vocabulary=300)
+
+
+@pytest.mark.parametrize(("ways", "sides", "kept"), [
+    ("", ("chosen", "rejected"), True),
+    (TRIMS, ("chosen", "rejected"), True),
+    (THINKS, ("chosen", "rejected"), False),  # the rejected would get a thought, and only that one
+    (THINKS, ("chosen",), True),
+    (FORGETS, ("chosen",), False),
+])  # fmt: skip
+def test_a_template_that_rewrites_responses_is_refused(
+    processor: Any, monkeypatch: pytest.MonkeyPatch, ways: str, sides: tuple[str, ...], kept: bool
+) -> None:
+    monkeypatch.setattr(processor, "chat_template", TURN.replace("WAYS", ways))
+    check = training_rows.whole_rows(processor, 4096, trained=sides)
+    with nullcontext() if kept else pytest.raises(UserError, match="chat template rewrites responses"):
+        check(row(1, 1))
+
+
+def test_without_a_system_role_the_instruction_goes_to_the_user(
+    processor: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    refuses = "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+    monkeypatch.setattr(processor, "chat_template", refuses + TURN.replace("WAYS", ""))
+    write_shards([row(1, 0)], tmp_path, "train")
+    fits = training_rows.whole_rows(processor, 4096)
+    template = template_of(processor, "a checkpoint")
+    made = training_rows.preference_rows(str(tmp_path), "train", fits, None, tmp_path / "rows.arrow", template=template)
+    (read,) = training_rows.open_table(made, processor)
+    assert read["prompt"] == [{"role": "user", "content": f"{SYSTEM}\n\nWhich 1, <image> or not?"}]
+
+    (tmp_path / "p.jsonl").write_text('{"question": "How many?", "answer": "5"}\n')
+    system = system_prompt(None, SYSTEM)
+    made = training_rows.problem_rows(
+        [Source(str(tmp_path / "p.jsonl"))], {}, system, fits, None, tmp_path / "p.arrow", False, template
+    )
+    (read,) = training_rows.open_table(made, processor)
+    assert read["prompt"] == [{"role": "user", "content": f"{SYSTEM}\n\nHow many?"}]
