@@ -56,7 +56,7 @@ class Waiting:
 
     paid = True
 
-    def __init__(self, at_once: int, seconds: float, engine: Watched, until: float) -> None:
+    def __init__(self, at_once: int, seconds: float, engine: Watched | None = None, until: float = math.inf) -> None:
         self.settings = {"verifier": "waiting", "model": "waiting-1"}
         self.concurrency = at_once
         self._seconds = seconds
@@ -65,7 +65,7 @@ class Waiting:
 
     async def verify(self, judged: Judged, images: object) -> Verdict:
         """Consistent, after a while; at once when so many responses have been asked for."""
-        if self._engine.calls < self._until:
+        if self._engine is None or self._engine.calls < self._until:
             await asyncio.sleep(self._seconds)
         return Verdict(True, "looked at for long")
 

@@ -1,20 +1,22 @@
 """A build with vLLM against bare `LLM.chat`: the same prompts, images, seeds and tokens.
 
-    .venv-vllm/bin/python benchmarks/vllm_ratio.py [--batch 256] [--policy DIR] [--layers N] [--problems 512]
-        [--rounds 5] [--gpu]
+    .venv-vllm/bin/python benchmarks/vllm_ratio.py [--batch 256] [--policy DIR] [--layers N] [--width N]
+        [--problems 512] [--rounds 5] [--gpu]
 
 One response per problem. In each round bare vLLM and the whole build (problems, sampling, judging,
 verification by rules, pairing, store, dataset) take turns over problems that neither has seen; both
 models are loaded before. Bare vLLM is a loop of `LLM.chat` over so many prompts at a time; a --batch as
 large as --problems makes it one call with everything. --layers gives the policy so many by adding some
-that change nothing: it says the same, at the price of a larger model. --gpu is for machines with one;
-without it the settings are those for a small model on a CPU.
+that change nothing, and --width makes its MLPs so wide: it says the same, at the price of a larger model (36
+layers of 230,000 have the weights of a 3B). --gpu is for machines with one; without it the settings are those
+for a small model on a CPU.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import functools
 import io
 import json
 import os
@@ -49,21 +51,45 @@ SMALL_CPU = {
 SAMPLING = Sampling(max_tokens=200, stop=("</answer>",))
 
 
-def deepened(policy: Path, layers: int, folder: Path) -> Path:
-    """A copy of the checkpoint with so many layers: the further ones add zeros to what goes through them."""
+def dearer(policy: Path, layers: int | None, width: int | None, folder: Path) -> Path:
+    """A copy of the checkpoint with so many layers, and MLPs so wide: what is further adds zeros to what goes
+    through it."""
     shutil.copytree(policy, folder, dirs_exist_ok=True)
     config = json.loads((folder / "config.json").read_text())
     shape = config["text_config"]
-    weights = load_file(folder / "model.safetensors")
+    count, wide = layers or shape["num_hidden_layers"], width or shape["intermediate_size"]
+    weights = {
+        name: widened(name, tensor, wide) if ".layers." in name and "visual" not in name else tensor
+        for name, tensor in load_file(folder / "model.safetensors").items()
+    }
     for name, tensor in list(weights.items()):
         before, found, after = name.partition(".layers.0.")
-        for number in range(shape["num_hidden_layers"], layers if found else 0):
+        for number in range(shape["num_hidden_layers"], count if found else 0):
             silent = after in ("self_attn.o_proj.weight", "mlp.down_proj.weight")
             weights[f"{before}.layers.{number}.{after}"] = torch.zeros_like(tensor) if silent else tensor.clone()
-    shape |= {"num_hidden_layers": layers, "layer_types": shape["layer_types"][:1] * layers}
+    shape |= {
+        "num_hidden_layers": count,
+        "intermediate_size": wide,
+        "layer_types": shape["layer_types"][:1] * count,
+    }
     (folder / "config.json").write_text(json.dumps(config))
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
     return folder
+
+
+def widened(name: str, tensor: torch.Tensor, width: int) -> torch.Tensor:
+    """A layer's weights with an MLP of this width."""
+    if name.endswith("mlp.down_proj.weight"):
+        return torch.nn.functional.pad(tensor, (0, width - tensor.shape[1]))
+    if ".mlp." in name:
+        return torch.cat([tensor, noise(width - tensor.shape[0], tensor.shape[1], tensor.dtype)])
+    return tensor
+
+
+@functools.cache
+def noise(rows: int, columns: int, dtype: torch.dtype) -> torch.Tensor:
+    """What stands in further rows: not zeros, with which a GPU is faster."""
+    return (torch.randn(rows, columns) * 0.02).to(dtype)
 
 
 def requests(count: int, world: int) -> list[Request]:
@@ -86,8 +112,8 @@ def bare(llm: Any, asked: list[Request], batch: int) -> int:
     tokens = 0
     for start in range(0, len(asked), batch):
         some = asked[start : start + batch]
-        chats = [_messages(request, [opened(data) for data in request.images]) for request in some]
-        params = [_params(SAMPLING, request.seed) for request in some]
+        chats = [_messages(request, [opened(data) for data in request.images], "") for request in some]
+        params = [_params(SAMPLING, request) for request in some]
         tokens += sum(len(output.outputs[0].token_ids) for output in llm.chat(chats, params, use_tqdm=False))
     return tokens
 
@@ -127,28 +153,36 @@ def play(llm: Any, engine: VLLMEngine, count: int, batch: int, number: int) -> t
     return 1000 * bare_wall / tokens, 1000 * wall / tokens
 
 
+def settled(gpu: bool) -> dict[str, Any]:
+    """vLLM's settings; two of it have room on one GPU."""
+    if gpu:
+        return {"max_model_len": 512, "gpu_memory_utilization": 0.45}
+    os.environ |= SMALL_CPU
+    return {
+        "max_model_len": 512,
+        "dtype": "float32",
+        "enforce_eager": True,
+        "distributed_executor_backend": "uni",
+        "enable_chunked_prefill": False,  # as the engine does by itself on a CPU
+    }
+
+
 def main() -> None:
     """Print one line per round and the medians."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--policy", default="specs_data/mini/grpo-zero")
     parser.add_argument("--layers", type=int)
+    parser.add_argument("--width", type=int)
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--problems", type=int, default=512)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--gpu", action="store_true")
     options = parser.parse_args()
-    settings: dict[str, Any] = {"max_model_len": 512}
-    if options.gpu:
-        settings["gpu_memory_utilization"] = 0.4
-    else:
-        os.environ |= SMALL_CPU
-        settings |= {"dtype": "float32", "enforce_eager": True, "distributed_executor_backend": "uni"}
-        settings["enable_chunked_prefill"] = False  # as the engine does by itself on a CPU
     with tempfile.TemporaryDirectory() as folder:
         policy = options.policy
-        if options.layers:
-            policy = str(deepened(Path(policy), options.layers, Path(folder)))
-        compare(policy, settings, options.problems, options.batch, options.rounds)
+        if options.layers or options.width:
+            policy = str(dearer(Path(policy), options.layers, options.width, Path(folder)))
+        compare(policy, settled(options.gpu), options.problems, options.batch, options.rounds)
 
 
 def compare(policy: str, settings: dict[str, Any], problems: int, batch: int, rounds: int) -> None:

@@ -1,23 +1,24 @@
 """Does the real vLLM work as fast beside a slow verifier as without one?
 
     .venv-vllm/bin/python benchmarks/vllm_verifier.py [--problems 512] [--rounds 3] [--at-once 16] [--verdict 0.5]
+        [--layers N] [--width N] [--gpu]
 
 Builds without a verifier and with one of a few at once take turns, over problems that neither has seen. Prints the
 tokens that the model made per second, from the first request to the last response, and the ratio of the medians.
+--layers, --width and --gpu as in vllm_ratio.py.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import os
 import statistics
 import tempfile
 import time
 from pathlib import Path
 
 from slow_verifier import Waiting
-from vllm_ratio import SAMPLING, SMALL_CPU
+from vllm_ratio import SAMPLING, dearer, settled
 
 from specs_data import build
 from specs_data.engines.vllm import VLLMEngine
@@ -68,12 +69,17 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--at-once", type=int, default=16)
     parser.add_argument("--verdict", type=float, default=0.5)
+    parser.add_argument("--layers", type=int)
+    parser.add_argument("--width", type=int)
+    parser.add_argument("--gpu", action="store_true")
     options = parser.parse_args()
-    os.environ |= SMALL_CPU
-    engine = VLLMEngine(
-        str(checkpoint("grpo-zero")), SAMPLING, max_model_len=512, dtype="float32", enforce_eager=True,
-        distributed_executor_backend="uni",
-    )  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        policy = dearer(checkpoint("grpo-zero"), options.layers, options.width, Path(folder))
+        compare(VLLMEngine(policy, SAMPLING, **settled(options.gpu)), options)
+
+
+def compare(engine: VLLMEngine, options: argparse.Namespace) -> None:
+    """Builds with and without the verifier by turns."""
     play(engine, 32, 1, None)
     slow = Waiting(options.at_once, options.verdict)
     alone, beside = [], []

@@ -28,7 +28,7 @@ from specs_data.plugins import find_corruptions
 from specs_data.problems import count_all, sources_of
 from specs_data.recipe import Recipe
 from specs_data.rollouts.answers import Answers
-from specs_data.rollouts.checking import open_checker
+from specs_data.rollouts.checking import open_checker, sharing
 from specs_data.rollouts.demand import OnDemand
 from specs_data.rollouts.plan import (
     Parts,
@@ -231,7 +231,7 @@ def _on_demand(
         if given is not None:
             return given
         with loading:
-            return await engines.open_engine(recipe, sampling(recipe, load_format(recipe.format)))
+            return await engines.open_engine(sharing(recipe), sampling(recipe, load_format(recipe.format)))
 
     engine = OnDemand(opened, room, _WINDOW, lent=given is not None)
     stack.push_async_callback(engine.close)

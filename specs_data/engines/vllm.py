@@ -390,9 +390,10 @@ def _response(output: Any, request: Request, beginning: str) -> Response:
 def _likelihood(output: Any, count: int) -> Likelihood | None:
     """How likely the last `count` tokens of a prompt are; None where some of them were not read but cached."""
     ids, chances = output.prompt_token_ids, output.prompt_logprobs
-    if not 0 < count < len(ids) - (output.num_cached_tokens or 0):
+    # On a GPU vLLM tells nothing at all of what is cached, on a CPU something made up: from the end both are right.
+    if not 0 < count < min(len(ids) - (output.num_cached_tokens or 0), len(chances)):
         return None
-    told = [chances[place][ids[place]] for place in range(len(ids) - count, len(ids))]
+    told = [of[token] for of, token in zip(chances[-count:], ids[-count:], strict=True)]
     logprob, tokens = sum(one.logprob for one in told), len(output.outputs[0].token_ids)
     return Likelihood(logprob, all(one.rank == 1 for one in told), tokens)
 

@@ -27,7 +27,7 @@ from specs_data.problems import Dropped, Incoming, read_all, sources_of
 from specs_data.recipe import Recipe
 from specs_data.records import Sample
 from specs_data.rollouts.answers import Answers
-from specs_data.rollouts.checking import asks_sampled, open_checker
+from specs_data.rollouts.checking import asks_sampled, open_checker, sharing
 from specs_data.rollouts.demand import OnDemand
 from specs_data.rollouts.plan import Parts, make_plan, name_of
 from specs_data.rollouts.progress import Figures, Progress, told
@@ -73,7 +73,7 @@ class Bench(Struct, frozen=True):
         recipe, fmt = self.recipe.model_copy(update={"format": form}), load_format(form)
 
         async def opened() -> Engine:
-            return self.engine or await engines.open_engine(recipe, sampling(recipe, fmt))
+            return self.engine or await engines.open_engine(sharing(recipe), sampling(recipe, fmt))
 
         room = asyncio.Semaphore(_WINDOW)
         engine = OnDemand(opened, room, _WINDOW, lent=self.engine is not None)

@@ -15,6 +15,7 @@ from specs_data.texts import system_prompt
 from specs_data.verifiers import Checker, verifier_names
 
 AT_ONCE = 64
+HALF = 0.45  # of a GPU's memory, where two models of vLLM are on it
 
 
 def open_checker(recipe: Recipe, sampled: OnDemand | None = None) -> Checker | None:
@@ -29,13 +30,23 @@ def open_checker(recipe: Recipe, sampled: OnDemand | None = None) -> Checker | N
         return Checker(sampled, policy_name(name), policy_fingerprint(name), system) if sampled else None
     model = recipe.verifier_model
     check_policy(model)
-    own = recipe.model_copy(update={"policy": model, "engine": "auto", "base_url": ()})
+    share = recipe if sampled is None else sharing(recipe)
+    own = share.model_copy(update={"policy": model, "engine": "auto", "base_url": ()})
 
     async def opened() -> Engine:
         return await engines.open_engine(own, Sampling(0.0))
 
     engine = OnDemand(opened, asyncio.Semaphore(AT_ONCE), AT_ONCE, lent=False)
     return Checker(engine, policy_name(model), policy_fingerprint(model), system)
+
+
+def sharing(recipe: Recipe) -> Recipe:
+    """The recipe with half of the GPU's memory where another checkpoint verifies beside the policy and nothing else is
+    said: of what vLLM takes by itself, nearly all, only one model can be had. A Ray cluster has a GPU for each."""
+    alone = recipe.verifier_model is None or "policy" not in named_verifiers(recipe.verifier)
+    if alone or recipe.gpu_memory_utilization is not None or recipe.ray is not None:
+        return recipe
+    return recipe.model_copy(update={"gpu_memory_utilization": HALF})
 
 
 def asks_sampled(recipe: Recipe) -> bool:

@@ -22,7 +22,7 @@ from specs_data.mini import checkpoint
 from specs_data.mini.world import write_problems
 from specs_data.plugins import Engine
 from specs_data.records import Judged, Judgement, Message, Problem, Request, Response, Sample, Sampling
-from specs_data.rollouts.checking import asks_sampled
+from specs_data.rollouts.checking import HALF, asks_sampled, sharing
 from specs_data.texts import system_prompt
 from specs_data.verifiers import Checker, verifier_names
 from specs_data.verifiers.policy import AGREES, NO_THOUGHT, OTHER_ANSWER, PolicyVerifier
@@ -239,3 +239,21 @@ def test_the_policy_stays_for_a_verifier_that_asks_it_however_the_list_is_writte
     assert asks_sampled(Recipe(verifier=verifier))
     assert not asks_sampled(Recipe(verifier=verifier, verifier_model="another"))
     assert set(verifier_names(Recipe(verifier=verifier))) <= {"policy", "rules"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "share"),
+    [
+        ({"verifier": "policy", "verifier_model": "another"}, HALF),
+        ({"verifier": "rules,policy", "verifier_model": "another"}, HALF),
+        ({"verifier": "policy", "verifier_model": "another", "gpu_memory_utilization": 0.3}, 0.3),
+        ({"verifier": "policy", "verifier_model": "another", "ray": "local"}, None),
+        ({"verifier": "policy"}, None),
+        ({"verifier": "gemini", "verifier_model": "gemini-3.8-flash"}, None),
+        ({}, None),
+    ],
+)
+def test_two_models_share_a_gpu_where_another_checkpoint_verifies(
+    settings: dict[str, Any], share: float | None
+) -> None:
+    assert sharing(Recipe(**settings)).gpu_memory_utilization == share
