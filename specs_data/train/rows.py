@@ -159,8 +159,10 @@ def whole_rows(
             images = {"prompt": row["images"]}
             turns = {side: data_utils.prepare_multimodal_messages(turns[side], images.get(side)) for side in sides}
         written = data_utils.apply_chat_template(turns, processor)
-        said = {side: "".join(text for message in row[side] for text in _texts(message["content"])) for side in sides}
-        _check_kept([(said[side], written["prompt"] + written[side]) for side in trained if side in sides])
+        read = [side for side in trained if side in sides]
+        if all(len(row[side]) == 1 for side in read):  # of somebody else's, talks that part ways earlier are two talks
+            said = {side: "".join(_texts(row[side][0]["content"])) for side in read}
+            _check_kept([(said[side], written["prompt"] + written[side]) for side in read])
         prompt, *answers = map(len, tokenizer([written[side] for side in sides], verbose=False)["input_ids"])
         sizes = [_size(image["bytes"]) for image in row["images"]]
         if prompt + max(answers, default=answer_room) + _image_tokens(processor, sizes) > limit:
@@ -174,6 +176,8 @@ def _check_kept(responses: Sequence[tuple[str, str]]) -> None:
     aside: a thought that it puts before one of two, or cuts out, is a difference that the pair does not have."""
     before = set()
     for said, written in responses:
+        if not said.strip():
+            continue
         start, found, _ = "".join(written.split()).rpartition("".join(said.split()))
         before.add(start)
         if not found or len(before) > 1:
