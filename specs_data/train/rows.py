@@ -6,6 +6,7 @@ Nothing is truncated. A row that a trainer cannot take whole is left out and cou
 from __future__ import annotations
 
 import io
+import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -27,6 +28,8 @@ from specs_data.pairs.parquet import Interleaved, in_text, with_blocks
 from specs_data.problems import Dropped, Source, read_all
 from specs_data.records import Message, Pair
 from specs_data.texts import Text, chat, misplaced, to_content
+
+logger = logging.getLogger(__name__)
 
 Row = dict[str, Any]
 _BATCH_ROWS = 64
@@ -125,6 +128,9 @@ def shared_rows(out: Path, make: Callable[[Path], Rows], resuming: bool) -> Rows
         if before is not None and before.sha256 != rows.sha256:
             raise UserError(f"{rows.source} has changed since this run began; use another --out")
         write_whole(note, msgspec.json.encode(rows))
+        if rows.dropped:
+            told = "; ".join(f"{number:,} {reason}" for reason, number in Counter(rows.dropped).most_common())
+            logger.warning("%s: %s rows to train on; left out: %s", rows.source, f"{rows.count:,}", told)
         return rows
 
 
