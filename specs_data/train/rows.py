@@ -6,6 +6,7 @@ Nothing is truncated. A row that a trainer cannot take whole is left out and cou
 from __future__ import annotations
 
 import io
+import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -27,6 +28,8 @@ from specs_data.pairs.parquet import Interleaved, in_text, with_blocks
 from specs_data.problems import Dropped, Source, read_all
 from specs_data.records import Message, Pair
 from specs_data.texts import Text, chat, misplaced, to_content
+
+logger = logging.getLogger(__name__)
 
 Row = dict[str, Any]
 _BATCH_ROWS = 64
@@ -125,6 +128,9 @@ def shared_rows(out: Path, make: Callable[[Path], Rows], resuming: bool) -> Rows
         if before is not None and before.sha256 != rows.sha256:
             raise UserError(f"{rows.source} has changed since this run began; use another --out")
         write_whole(note, msgspec.json.encode(rows))
+        if rows.dropped:
+            told = "; ".join(f"{number:,} {reason}" for reason, number in Counter(rows.dropped).most_common())
+            logger.warning("%s: %s rows to train on; left out: %s", rows.source, f"{rows.count:,}", told)
         return rows
 
 
@@ -159,8 +165,10 @@ def whole_rows(
             images = {"prompt": row["images"]}
             turns = {side: data_utils.prepare_multimodal_messages(turns[side], images.get(side)) for side in sides}
         written = data_utils.apply_chat_template(turns, processor)
-        said = {side: "".join(text for message in row[side] for text in _texts(message["content"])) for side in sides}
-        _check_kept([(said[side], written["prompt"] + written[side]) for side in trained if side in sides])
+        read = [side for side in trained if side in sides]
+        if all(len(row[side]) == 1 for side in read):  # of somebody else's, talks that part ways earlier are two talks
+            said = {side: "".join(_texts(row[side][0]["content"])) for side in read}
+            _check_kept([(said[side], written["prompt"] + written[side]) for side in read])
         prompt, *answers = map(len, tokenizer([written[side] for side in sides], verbose=False)["input_ids"])
         sizes = [_size(image["bytes"]) for image in row["images"]]
         if prompt + max(answers, default=answer_room) + _image_tokens(processor, sizes) > limit:
@@ -174,6 +182,8 @@ def _check_kept(responses: Sequence[tuple[str, str]]) -> None:
     aside: a thought that it puts before one of two, or cuts out, is a difference that the pair does not have."""
     before = set()
     for said, written in responses:
+        if not said.strip():
+            continue
         start, found, _ = "".join(written.split()).rpartition("".join(said.split()))
         before.add(start)
         if not found or len(before) > 1:

@@ -325,7 +325,9 @@ def test_a_model_that_is_not_there_is_told_at_once(pairs: Path, tmp_path: Path) 
         train_dpo(dpo(tmp_path / "nosuch", pairs, tmp_path / "out", steps=1))
 
 
-def test_rows_that_do_not_fit_are_counted_never_cut(nano: Path, tmp_path: Path) -> None:
+def test_rows_that_do_not_fit_are_counted_never_cut(
+    nano: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     rows = list(preference_rows(6))
     rows[0]["chosen"][0]["content"] += " and so on" * 2000
     rows[1]["rejected"][0]["content"] += "<|image_pad|>"
@@ -335,6 +337,7 @@ def test_rows_that_do_not_fit_are_counted_never_cut(nano: Path, tmp_path: Path) 
     with pytest.raises(UserError, match="1 longer than 1024 tokens"):
         train_dpo(settings.model_copy(update={"overlong": "refuse", "out": tmp_path / "strict"}))
     train_dpo(settings)
+    assert "3 rows to train on; left out: 1 longer than 1024 tokens; 1 " in caplog.text
     data = json.loads((settings.out / "manifest.json").read_text())["data"]
     assert data["count"] == 3
     assert data["dropped"] == {

@@ -126,6 +126,21 @@ def test_a_template_that_rewrites_responses_is_refused(
         check(row(1, 1))
 
 
+@pytest.mark.parametrize("empty", ["", " \n"])
+def test_an_empty_response_is_none_to_rewrite(processor: Any, empty: str) -> None:
+    read = row(1, 1)
+    read["rejected"][0]["content"] = empty
+    training_rows.whole_rows(processor, 4096)(read)
+
+
+def test_talks_that_part_ways_earlier_are_taken(processor: Any) -> None:
+    read = row(1, 1)
+    asked = {"role": "user", "content": "Sure?"}
+    read["chosen"] = [{"role": "assistant", "content": "One."}, asked, *read["chosen"]]
+    read["rejected"] = [{"role": "assistant", "content": "Two."}, asked, *read["rejected"]]
+    training_rows.whole_rows(processor, 4096)(read)
+
+
 def test_without_a_system_role_the_instruction_goes_to_the_user(
     processor: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
