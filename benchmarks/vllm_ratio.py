@@ -4,12 +4,12 @@
         [--problems 512] [--rounds 5] [--gpu]
 
 One response per problem. In each round bare vLLM and the whole build (problems, sampling, judging,
-verification by rules, pairing, store, dataset) take turns over problems that neither has seen; both
-models are loaded before. Bare vLLM is a loop of `LLM.chat` over so many prompts at a time; a --batch as
-large as --problems makes it one call with everything. --layers gives the policy so many by adding some
-that change nothing, and --width makes its MLPs so wide: it says the same, at the price of a larger model (36
-layers of 230,000 have the weights of a 3B). --gpu is for machines with one; without it the settings are those
-for a small model on a CPU.
+verification by rules, pairing, store, dataset) take turns over problems that neither has seen, with the
+same vLLM, loaded once: the build's engine waits while it is called bare. Bare vLLM is a loop of `LLM.chat`
+over so many prompts at a time; a --batch as large as --problems makes it one call with everything.
+--layers gives the policy so many by adding some that change nothing, and --width makes its MLPs so wide: it
+says the same, at the price of a larger model (18 layers of 460,000 have the weights of a 3B). --gpu is for
+machines with one; without it the settings are those for a small model on a CPU.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from PIL import Image
@@ -34,6 +35,7 @@ from safetensors.torch import load_file, save_file
 
 from specs_data import build
 from specs_data.engines.vllm import VLLMEngine, _messages, _params
+from specs_data.engines.vllm import _start as start_vllm
 from specs_data.mini.world import as_problem, draw, picture, write_problems
 from specs_data.recipe import Recipe
 from specs_data.records import Request, Sampling
@@ -154,7 +156,7 @@ def play(llm: Any, engine: VLLMEngine, count: int, batch: int, number: int) -> t
 
 
 def settled(gpu: bool) -> dict[str, Any]:
-    """vLLM's settings; two of it have room on one GPU."""
+    """vLLM's settings. Of a large GPU half is enough."""
     if gpu:
         return {"max_model_len": 512, "gpu_memory_utilization": 0.45}
     os.environ |= SMALL_CPU
@@ -185,12 +187,21 @@ def main() -> None:
         compare(policy, settled(options.gpu), options.problems, options.batch, options.rounds)
 
 
-def compare(policy: str, settings: dict[str, Any], problems: int, batch: int, rounds: int) -> None:
-    """Load the policy twice and let both work by turns."""
-    from vllm import LLM
+def both(policy: str, settings: dict[str, Any]) -> tuple[VLLMEngine, Any]:
+    """The build's engine, and the vLLM inside it."""
+    started: list[Any] = []
 
-    engine = VLLMEngine(policy, SAMPLING, **settings)
-    llm = LLM(policy, limit_mm_per_prompt={"video": 0}, **settings)
+    def kept(*given: Any) -> Any:
+        started.append(start_vllm(*given))
+        return started[0]
+
+    with patch("specs_data.engines.vllm._start", kept):
+        return VLLMEngine(policy, SAMPLING, **settings), started[0]
+
+
+def compare(policy: str, settings: dict[str, Any], problems: int, batch: int, rounds: int) -> None:
+    """Let both work by turns."""
+    engine, llm = both(policy, settings)
     play(llm, engine, 64, batch, 0)  # both warm up
     rates = [play(llm, engine, problems, batch, number) for number in range(1, rounds + 1)]
     alone, built = zip(*rates, strict=True)

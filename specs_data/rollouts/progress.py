@@ -20,6 +20,7 @@ from specs_data.inert import one_line, visible
 from specs_data.rollouts.store import Position
 
 EVERY = 60.0  # seconds between two lines
+LOOK = 1.0  # seconds between two looks for the first response: a model may take minutes to load
 logger = logging.getLogger("specs_data")
 
 
@@ -193,7 +194,10 @@ class Progress:
 
     async def _tick(self) -> None:
         while True:
-            await asyncio.sleep(EVERY)
+            until = time.monotonic() + EVERY
+            while (left := until - time.monotonic()) > 0:
+                self._seconds(now := self._figures())
+                await asyncio.sleep(left if now.responses else min(left, LOOK))
             self._tell()
 
     def _tell(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import sys
@@ -69,6 +70,24 @@ def test_the_time_left_is_that_of_the_run_s_own_speed() -> None:
     bar.done, bar.pairs = 200, 150
     assert bar._left(now, 2.0) == 100  # 400 responses for 200 problems: 200 for the rest, two a second
     assert progress.Progress("pairs", None, True, lambda: now)._left(now, 2.0) is None
+
+
+async def test_the_speed_does_not_count_the_time_in_which_the_model_loads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "LOOK", 0.001)
+    looks, looked = 0, asyncio.Event()
+
+    def figures() -> progress.Figures:
+        nonlocal looks
+        looks += 1
+        if looks == 3:
+            looked.set()
+        return progress.Figures(tried=0, responses=0, tokens=0, reasons=(), dollars=0.0)
+
+    bar = progress.Progress("pairs", 300, True, figures)
+    begun = bar._since
+    async with bar:
+        await looked.wait()
+        assert bar._since > begun
 
 
 def test_a_policy_that_never_keeps_the_format_is_stopped(tmp_path: Path) -> None:
