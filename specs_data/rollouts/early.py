@@ -2,8 +2,9 @@
 
 At the end of a run a few long responses are at the policy, and most of its slots have nothing to do; where one of these
 responses is left out, its problem waits for one more from the beginning, and so on. So idle slots ask for the next
-responses of such problems, where these are more likely needed than not. They are put on record and that is all: which
-response becomes chosen is decided in the order of their indices, as if each had been waited for.
+responses of such problems, where these are more likely needed than not; of all that nobody has needed yet there are
+only few at a time. They are put on record and that is all: which response becomes chosen is decided in the order of
+their indices, as if each had been waited for.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ from specs_data.rollouts.store import Index, Position
 
 LIKELY = 0.5  # the least chance that a response is needed
 SOON = 1.0  # seconds; what is there by then need not be waited for
+# How many may turn out not to be needed: this share of the rounds that are decided, or this many. An engine that is
+# slow for another reason than its slots looks idle, and every response of it late.
+SHARE, FEW = 0.1, 16
 
 
 class Ahead(Protocol):
@@ -63,9 +67,12 @@ class Early:
         self._asked: dict[Position, list[asyncio.Task[None]]] = {}
         self._next: dict[Position, int] = {}  # the response after those that were asked for
         self._first = self._left = 0  # first responses, and how many of them were left out
+        self._decided = 0  # rounds
+        self._unneeded = 0  # responses that were asked for ahead, and that no round has come to
 
     def begin(self, position: Position, indices: range, kept: int, wanted: int) -> None:
         """A round is at the policy."""
+        self._unneeded -= sum(index < self._next.get(position, 0) for index in indices)
         self._rounds[position] = _Round(indices, kept, wanted - kept)
 
     def come(self, position: Position) -> None:
@@ -74,6 +81,7 @@ class Early:
 
     def decide(self, first: bool, left: bool) -> None:
         """What became of a response."""
+        self._decided += 1
         self._first += first
         self._left += first and left
 
@@ -91,7 +99,7 @@ class Early:
     def fill(self, most: int) -> float | None:
         """Ask for as many responses as the policy has idle slots; a problem gets so many at `most`. In how many seconds
         there may be more to ask for, None where only something that happens can bring more."""
-        free = self._ahead.idle
+        free = min(self._ahead.idle, max(FEW, int(SHARE * self._decided)) - self._unneeded)
         if free <= 0 or not self._rounds:
             return None
         # Of a response that has taken longer than most, the rest will take about as long again.
@@ -127,4 +135,5 @@ class Early:
 
     def _ask(self, position: Position, index: Index) -> None:
         self._next[position] = index + 1
+        self._unneeded += 1
         self._asked.setdefault(position, []).append(self._create_task(self._ahead.ask(position, index)))

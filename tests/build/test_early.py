@@ -141,6 +141,33 @@ def test_the_hardest_problems_come_first_and_easy_ones_not_at_all() -> None:
     assert asyncio.run(ask()) == [(4, 1), (3, 7), (2, 2), (4, 2)]
 
 
+def test_few_are_asked_for_that_nobody_has_needed_yet() -> None:
+    async def ask() -> list[int]:
+        noted = Policy(1000)
+        asking = Early(noted, asyncio.get_running_loop().create_task)
+        problems = [*map(Position, range(200))]
+        counts = []
+
+        async def filled() -> None:
+            asking.fill(8)
+            await asyncio.sleep(0)
+            counts.append(len(noted.asked))
+
+        for position in problems:
+            asking.begin(position, range(1, 2), 0, 1)
+        await filled()
+        for position, index in noted.asked[:6]:  # six of them are needed, as their problems come to them
+            asking.come(position)
+            asking.begin(position, range(index, index + 1), 0, 1)
+        await filled()
+        for _ in problems:
+            asking.decide(False, True)
+        await filled()
+        return counts
+
+    assert asyncio.run(ask()) == [16, 22, 26]
+
+
 @pytest.mark.parametrize(
     ("enough", "extra"), [(1.0, {}), (0.8, {"samples_upfront": 2, "pairs_per_problem": 2, "target": 50})]
 )
