@@ -127,11 +127,14 @@ _FONT = re.compile(
 _NESTED = re.compile(r"(?<![A-Za-z\\])([ckdm])\{\{m\}\^\{(\d)\}\}")  # c{{m}^{2}}
 _OVER = re.compile(r"\{([^{}]*)\\over(?![A-Za-z])([^{}]*)\}")
 _THIN_THOUSANDS = re.compile(r"(?<=\d)(?:,\\!\s*|\{,\}(?:\\!)?|\\,|,\\,)(?=\d{3}(?!\d))")
-_INTEGERS = re.compile(r"[,\s(]*\b[kn]\s*(?:\\in|∈)\s*(?:\\(?:mathbb|mathbf)\s*\{?\s*Z\s*\}?|Z|ℤ)[\s)$]*$")
+_INTEGERS = re.compile(r"[,\s(]*\b[kn]\s*∈\s*(?:\\(?:mathbb|mathbf)\s*\{?\s*Z\s*\}?|Z|ℤ)[\s)$]*$")
 _MACRO = re.compile(r"\\([A-Za-z]+)")
 _SIGNS = {
-    **{"angle": "∠", "triangle": "△", "colon": ":", "lor": " or ", "vee": " or ", "langle": "(", "rangle": ")"},
-    **{"times": "*", "cdot": "*", "div": "/", "pm": "±", "approx": "≈", "simeq": "≈"},
+    **{"angle": "∠", "triangle": "△", "colon": ":", "langle": "(", "rangle": ")", "lbrace": "\\{", "rbrace": "\\}"},
+    **{"times": "*", "cdot": "*", "div": "/", "pm": "±", "approx": "≈", "simeq": "≈", "cup": "∪", "in": "∈"},
+    **{"lor": " or ", "vee": " or ", "land": "∧", "wedge": "∧", "emptyset": "∅", "varnothing": "∅"},
+    **{"le": "≤", "leq": "≤", "leqslant": "≤", "ge": "≥", "geq": "≥", "geqslant": "≥"},
+    **{"lt": "<", "gt": ">", "ne": "≠", "neq": "≠", "pi": "π", "mu": "μ", "Omega": "Ω"},
     **{"dfrac": r"\frac", "tfrac": r"\frac", "cfrac": r"\frac"},
 }
 _ARROW = re.compile(r"\\(?:overline|vec|overrightarrow)\s*\{\s*([A-Z]{2}|[a-z])\s*\}")
@@ -227,6 +230,8 @@ def plain(text: str) -> str:
         text = "±" + text[2:] if text.startswith("+-") else text
     if " x " in text:
         text = _TIMES.sub("*", text)
+    if "=" in text:
+        text = text.replace("<=", "≤").replace(">=", "≥").replace("!=", "≠")
     if text.count("$") % 2 == 0:
         text = text.replace("$", "")
     text = text.strip(_EDGES)
@@ -304,10 +309,10 @@ def _plain_latex(text: str) -> str:
     if "{{" in text or "{}" in text:
         text = _NESTED.sub(r"\1m^{\2}", text).replace("{}^", "^")
     text = _OVER.sub(r"\\frac{\1}{\2}", _FONT.sub(r"\1", text))
-    if "Z" in text:
-        text = _INTEGERS.sub("", text)
     text = _THIN_THOUSANDS.sub("", text).replace("\\%", "%").replace("\\$", "$ ")
     text = _MACRO.sub(lambda macro: _SIGNS.get(macro[1], macro[0]), text)
+    if "Z" in text:
+        text = _INTEGERS.sub("", text)
     if "\\circ" in text or "\\degree" in text:
         text = _DEGREE.sub("°", text)
     if "{" in text:

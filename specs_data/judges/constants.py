@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import re
+from collections.abc import Callable, Sequence
 from decimal import Context, Decimal
 from fractions import Fraction
 from math import isqrt
@@ -20,6 +21,7 @@ LONGEST = 200
 _SAME_DIGITS = 40
 
 Real = Fraction | Decimal
+Rewriting = Sequence[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]]
 
 _CONTEXT = Context(prec=60, Emax=10**5, Emin=-(10**5))
 _PI = Decimal("3.14159265358979323846264338327950288419716939937510582097494459230781640628620899862803482534")
@@ -69,13 +71,16 @@ def spelled(text: str) -> str:
     """`text` with its roots, fractions and powers on one line: √(2), ⟨(1)/(2)⟩, ^(3)."""
     if "\\" in text:
         text = _REPEATING.sub(_periodic, text)
-    for pattern, plainly in _SPELLED:
-        text = pattern.sub(plainly, text)
-    before = ""
+    before, text = "", rewritten(text, _SPELLED)
     while before != text:
-        before = text
-        for pattern, plainly in _BRACED:
-            text = pattern.sub(plainly, text)
+        before, text = text, rewritten(text, _BRACED)
+    return text
+
+
+def rewritten(text: str, table: Rewriting) -> str:
+    """`text` with each pattern of the table, in its order, replaced by what stands beside it."""
+    for pattern, meant in table:
+        text = pattern.sub(meant, text)
     return text
 
 
@@ -89,9 +94,7 @@ def read_constant(line: str) -> Real | None:
     """The value of a constant that is `spelled`, or None: a Fraction where it is rational, else a Decimal."""
     if len(line) > LONGEST or not _CONSTANT.fullmatch(line):
         return None
-    for sign, meant in _PYTHON:
-        line = sign.sub(meant, line)
-    line = line.translate(_NAMES)
+    line = rewritten(line, _PYTHON).translate(_NAMES)
     if _TWO_WAYS.search(line):
         return None
     try:

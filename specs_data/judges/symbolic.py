@@ -26,6 +26,7 @@ from typing import IO, Any, NoReturn
 
 import msgspec
 
+from specs_data.judges.constants import rewritten
 from specs_data.judges.numbers import Quantity, read_quantity, rounds_to, same_quantity
 from specs_data.judges.values import Formula, is_structured, read_value, same_value
 
@@ -41,24 +42,22 @@ _SPENT = 17
 # None where the system has none: there no worker can be started, and that is said when one is needed.
 _ALARMS = tuple(alarm for name in ("SIGPROF", "SIGALRM") if (alarm := getattr(signal, name, None)) is not None)
 _PLAIN_MATH = (
-    (
-        re.compile(r"(?<![A-Za-z\\])[a-z]\s*\^\s*\{?\s*-1\s*\}?\s*\(([a-z])\)(?=\s*=)"),
-        r"h(\1)",
-    ),  # an inverse is a function
+    # An inverse is a function.
+    (re.compile(r"(?<![A-Za-z\\])[a-z]\s*\^\s*\{?\s*-1\s*\}?\s*\(([a-z])\)(?=\s*=)"), r"h(\1)"),
     (re.compile(r"(?<![A-Za-z\\])(pi|infty|sqrt|alpha|beta|theta|sin|cos|tan|cot|ln|log)(?![A-Za-z])"), r"\\\1 "),
     (re.compile(r"(?<![A-Za-z\\])(?:infinity|inf|oo)(?![A-Za-z])"), r"\\infty "),
-    (re.compile("π"), r"\\pi "),
     (re.compile(r"√\s*(\d+|[A-Za-z]|(?=[({]))"), lambda found: "\\sqrt" + (f"{{{found[1]}}}" if found[1] else "")),
     (re.compile(r"\\sqrt\s*\(([^()]*)\)"), r"\\sqrt{\1}"),
     (re.compile(r"(?:√|\\sqrt)\s*(\\frac\s*\{[^{}]*\}\s*\{[^{}]*\})"), r"\\sqrt{\1}"),
-    (re.compile("<=|≤"), r"\\le "),
-    (re.compile(">=|≥"), r"\\ge "),
-    (re.compile("∪"), r"\\cup "),
-    (re.compile("±"), r"\\pm "),
     (re.compile(r"\*\*"), "^"),
-    (re.compile("%"), r"\\%"),
     (re.compile(r"(\d+(?:\.\d+)?)\s*°"), r"(\1\\cdot\\frac{\\pi}{180})"),
     (re.compile("°"), r"^\\circ"),
+)
+_MACROS = str.maketrans(
+    {
+        **{"≤": "\\le ", "≥": "\\ge ", "≠": "\\neq ", "∪": "\\cup ", "∈": "\\in ", "∅": "\\emptyset ", "±": "\\pm "},
+        **{"π": "\\pi ", "μ": "\\mu ", "Ω": "\\Omega ", "∧": "\\wedge ", "%": "\\%"},
+    }
 )
 _LOST_ROOT = re.compile(r"√|\\sqrt\s*(?:-|\\frac)")  # math-verify would read on without it
 _SIGNS = (1, 1, 1, -1, -1)  # of the values that two formulas are tried with
@@ -427,9 +426,7 @@ def _parsed(text: str) -> Any:
 
 
 def _as_latex(text: str) -> str:
-    for pattern, latex in _PLAIN_MATH:
-        text = pattern.sub(latex, text)
-    return text
+    return rewritten(text, _PLAIN_MATH).translate(_MACROS)
 
 
 if __name__ == "__main__":

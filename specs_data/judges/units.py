@@ -70,7 +70,6 @@ _FACTOR = re.compile(
 _RAISED = {"": 1, "square": 2, "sq": 2, "cubic": 3, "cu": 3}
 _BARE = re.compile(r"(?:(?:square|cubic|sq\.?|cu\.?)\s+)?units?(?:\s*\^?\s*\{?[23]\}?)?", re.IGNORECASE)
 _ENGLISH = frozenset(("A", "in", "am", "us"))  # words as well: 5 in, but not: 5 in the picture
-_LATEX = ((re.compile(r"\\Omega(?![A-Za-z])\s*"), "Ω"), (re.compile(r"\\mu(?![A-Za-z])\s*"), "μ"))
 # In algebra, letters that stand right after a number are more likely a product.
 _PRODUCTS = frozenset(("pt", "ha", "hp", "ly", "pm", "am", "cd", "cl", "dl", "cc", "cu", "sq", "us", "ns", "um", "ug"))
 _NOUN = re.compile(r"(?=.*[aeiouyAEIOUY])[A-Za-z]{3,}")
@@ -141,8 +140,6 @@ def read_unit(text: str, letters: bool = True) -> str | None:
     text = text.strip().rstrip(".")
     if text in ("", "%"):
         return text
-    if "\\" in text:
-        text = _without_latex(text)
     if not _UNIT.fullmatch(text) or _NO_UNIT.search(text) or _COMBINATION.search(text):
         return None
     words = _WORD.findall(text)
@@ -227,7 +224,7 @@ def is_known(word: str) -> bool:
 
 def adjoining_unit(text: str) -> str:
     """The known unit that `text` begins with, as it is written there, or nothing."""
-    text = _without_latex(text).lstrip()
+    text = text.lstrip()
     if text[:1] == "%":
         return "%"
     end = 0
@@ -250,9 +247,3 @@ def unit_end(text: str) -> int:
 def unit_of(sign: str) -> str:
     """The unit that a currency sign stands for; empty for none."""
     return _NAMES["$" if sign == "D" else sign] if sign else ""
-
-
-def _without_latex(text: str) -> str:
-    for pattern, sign in _LATEX:
-        text = pattern.sub(sign, text)
-    return text

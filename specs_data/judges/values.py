@@ -26,7 +26,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from specs_data.judges.answers import plain, without_indices
-from specs_data.judges.constants import spelled, tower
+from specs_data.judges.constants import rewritten, spelled, tower
 from specs_data.judges.numbers import Quantity, names_differ, read_plain_quantity, read_quantity, same_quantity
 from specs_data.judges.units import unit_end
 
@@ -113,12 +113,12 @@ _EDGES = " .!?()[]{}*"
 _NONE = (
     r"(?:there (?:is|are) |(?:the |this )?(?:\w+ )?(?:equation|inequality|system) has )?"
     r"no (?:real |such |possible |valid )?(?:solutions?|roots?|values?)(?: exists?)?"
-    r"|(?:the )?empty set|does not exist|DNE|\\(?:emptyset|varnothing)|∅"
+    r"|(?:the )?empty set|does not exist|DNE|∅"
     r"|(?:原|该|此)?(?:方程组?|不等式组?)?(?:无|没有)(?:实数)?[解根]|空集|\\?\{\s*\\?\}"
 )
 _REALS = (
     r"(?:the set of )?all real numbers|all reals?|the real numbers"
-    r"|(?:[a-z]\s*(?:\\in|∈)\s*)?(?:\\(?:mathbb|mathbf|Bbb)\s*\{?\s*R\s*\}?|ℝ)"
+    r"|(?:[a-z]\s*∈\s*)?(?:\\(?:mathbb|mathbf|Bbb)\s*\{?\s*R\s*\}?|ℝ)"
 )
 _ARTICLE = re.compile(r"(?:the|an|a)\s+(?=\S)")
 _MEANINGS = tuple(
@@ -145,27 +145,20 @@ _NAMED_RATIO = re.compile(
 _CLOCK = re.compile(r"(\d{1,2}):([0-5]\d)(?::([0-5]\d))?\s*([AaPp])?\.?(?:[Mm]\.?)?")
 _RATIO = re.compile(r"\d+(?:\.\d+)?(?:\s*:\s*\d+(?:\.\d+)?)+")
 _BETWEEN = re.compile(r"\s*(?:[,;]\s*(?:and|or)\b|[,;]|(?<![A-Za-z])(?:and|or)(?![A-Za-z]))\s*", re.IGNORECASE)
-_AND = re.compile(r"\band\b|\\(?:land|wedge)(?![A-Za-z])|∧", re.IGNORECASE)
+_AND = re.compile(r"\band\b|∧", re.IGNORECASE)
 _OR = re.compile(r"\bor\b|∨", re.IGNORECASE)
-_CUP = re.compile(r"\\cup(?![A-Za-z])|∪")
 _THOUSANDS = re.compile(r"(?<![\d,.])\d{1,3}(?:,\d{3})+(?!,?\d)")
 _APART = re.compile(r",\s|;|\b(?:and|or)\b", re.IGNORECASE)
 _OPEN = {"(": ")", "[": "]", "{": "}"}
 _CLOSE = frozenset(_OPEN.values())
-_OF = r"\s*(?:=|\\in(?![A-Za-z])|∈)\s*(?=[^=])"
+_OF = r"\s*[=∈]\s*(?=[^=])"
 _ITEMS_NAME = re.compile(
     rf"\s*(?:([A-Za-z]\w{{0,3}}){_OF}|\(\s*((?:\\?[a-z]+)(?:\s*,\s*\\?[a-z]+){{1,3}})\s*\)\s*=|([A-Z]'*(?:_\d)?)\s*=?\s*(?=\())"
 )
 _ITEM_NAME = re.compile(r"\s*([A-Za-z](?:_\{?\w\}?)?)\s*=\s*(?=[^=])")
 _BUILDER = re.compile(
-    r"(?:[A-Z](?:\s*\\c[au]p\s*[A-Z])?\s*=\s*)?\{\s*([A-Za-z])\s*(?:\\in\s*\S+\s*|∈\s*\S+\s*)?(?:\||:|\\mid(?![A-Za-z]))(.*)\}",
+    r"(?:[A-Z](?:\s*(?:∪|\\cap)\s*[A-Z])?\s*=\s*)?\{\s*([A-Za-z])\s*(?:∈\s*\S+\s*)?(?:\||:|\\mid(?![A-Za-z]))(.*)\}",
     re.DOTALL,
-)
-_RELATIONS = (
-    (re.compile(r"<=|\\leqslant|\\leq|\\le(?![a-z])"), "≤"),
-    (re.compile(r">=|\\geqslant|\\geq|\\ge(?![a-z])"), "≥"),
-    (re.compile(r"\\lt(?![a-z])"), "<"),
-    (re.compile(r"\\gt(?![a-z])"), ">"),
 )
 _RELATIONS_IN_WORDS = (
     (re.compile(r"(?:is )?(?:greater|more|larger) than or equal to|is at least|is (?:not|no) less than"), "≥"),
@@ -176,7 +169,7 @@ _RELATIONS_IN_WORDS = (
 _RELATION = re.compile(r"([<≤>≥])")
 _TURNED = {">": "<", "≥": "≤"}
 _EXCEPT = re.compile(
-    r"\s*(?:([A-Za-z])\s*(?:\\neq?(?![a-z])|≠|!=)|(?:all )?real numbers (?:except|other than)(?: for)?)\s*(.+)",
+    r"\s*(?:([A-Za-z])\s*≠|(?:all )?real numbers (?:except|other than)(?: for)?)\s*(.+)",
     re.IGNORECASE,
 )
 _PRODUCT = re.compile(r"\s*\d+(?:\.\d+)?\s*(?:\*\s*\d+(?:\.\d+)?\s*)+")
@@ -187,7 +180,7 @@ _INFINITE = re.compile(r"\s*([+-]?)\s*(?:\\infty|infinity|inf|oo)\s*", re.IGNORE
 _UNSEEN = re.compile(r"[\w)\]}]'+|\\prime|(?<=[\d)])_\w+|(\\[lc]?dots|\.\.\.|…)|^!|[?¬~#@&;]|\\l?not(?![a-z])|\\neg")
 _UNBRACED = str.maketrans("", "", "{ }")
 _LEFT_SIDE = re.compile(r"[^=]*=")
-_INEQUALITY = re.compile(r"[<>≤≥≠]|\\(?:n?leq?|n?geq?|lt|gt|neq?)(?![a-z])|!=")
+_INEQUALITY = re.compile(r"[<>≤≥≠]|\\n[lg]eq?(?![a-z])")
 _SIMPLE = (
     (
         re.compile(
@@ -196,8 +189,7 @@ _SIMPLE = (
         r"√(\1\2\3\4)",
     ),
     (re.compile(r"\\frac\s*(\d)\s*(\d)"), r"\\frac{\1}{\2}"),
-    (re.compile(r"\\pi(?![A-Za-z])|(?<![A-Za-z\\])pi(?![A-Za-z])"), "π"),
-    *_RELATIONS[:2],
+    (re.compile(r"(?<![A-Za-z\\])pi(?![A-Za-z])"), "π"),
     (re.compile(r"(?<=[_^])\{\s*(\w)\s*\}(?!\d)"), r"\1"),
     (re.compile(r"(?<=\d)\s+(?=\d)"), ","),
     (re.compile(r"(?<!\d)\s*\*|\*\s*(?!\d|\s)|\s"), ""),
@@ -229,9 +221,7 @@ def spelling(text: str) -> str:
         text = _ARTICLE.sub("", text.casefold().translate(_QUOTES).strip(" .!?"))
     if not _TYPESET.search(text):
         return "".join(text.split())
-    for pattern, sign in _SIMPLE:
-        text = pattern.sub(sign, text)
-    return text
+    return rewritten(text, _SIMPLE)
 
 
 def read_value(text: str, letters: bool = False) -> Value:
@@ -251,7 +241,7 @@ def read_plain(text: str, letters: bool = False) -> Value:
         or _read_meaning(text)
         or _read_digits(text)
         or _read_range(text)
-        or _read_set(text.replace("\\{", "{").replace("\\}", "}").replace("\\lbrace", "{").replace("\\rbrace", "}"))
+        or _read_set(text.replace("\\{", "{").replace("\\}", "}"))
         or _read_words(text)
         or _formula(text)
     )
@@ -497,8 +487,8 @@ def _read_except(text: str) -> Union | None:
 
 def _read_inequality(text: str) -> Interval | None:
     """`1 < x <= 2` and `2 >= x > 1` as (1, 2], `x > 1` as (1, ∞)."""
-    for pattern, sign in (*_RELATIONS, *_RELATIONS_IN_WORDS) if " is " in text or " than " in text else _RELATIONS:
-        text = pattern.sub(sign, text)
+    if " is " in text or " than " in text:
+        text = rewritten(text, _RELATIONS_IN_WORDS)
     parts = [part.strip() for part in _RELATION.split(text, maxsplit=2)]
     if ">" in parts or "≥" in parts:
         parts = [_TURNED.get(part, ">" if part in ("<", "≤") else part) for part in reversed(parts)]
@@ -543,8 +533,8 @@ def _read_union(text: str) -> Union | None:
     named = _ITEMS_NAME.match(text)
     if named and named[1] and not _INEQUALITY.search(text):
         text = text[named.end() :]
-    cups = _CUP.search(text) is not None
-    sides = (_CUP if cups else _OR if _INEQUALITY.search(text) else _CUP).split(text, maxsplit=MOST_ITEMS)
+    cups = "∪" in text
+    sides = text.split("∪", MOST_ITEMS) if cups or not _INEQUALITY.search(text) else _OR.split(text, MOST_ITEMS)
     if not 2 <= len(sides) < MOST_ITEMS:
         return None
     found = [_read_part(side) if cups and not _INEQUALITY.search(side) else _read_inequality(side) for side in sides]
@@ -616,7 +606,7 @@ def _in_hours(time: Digits) -> tuple[int, ...]:
 
 def _signs(text: str) -> list[str]:
     """The relation signs of a text, in order, each with what it turns into when its sides are swapped."""
-    return sorted("<" if sign in "<>" or "t" in sign else "≤" for sign in _INEQUALITY.findall(text))
+    return sorted("<" if sign in "<>" else "≤" for sign in _INEQUALITY.findall(text))
 
 
 def _same_items(gold: Items, answer: Items, agree: FormulasAgree) -> bool | None:
@@ -697,7 +687,7 @@ def _parts(value: Value) -> Sequence[Interval]:
 
 def _usual(parts: Sequence[Interval]) -> str:
     """A union in the usual notation."""
-    return r" \cup ".join(f"{p.brackets[0]}{formula_text(p.low)}, {formula_text(p.high)}{p.brackets[1]}" for p in parts)
+    return " ∪ ".join(f"{p.brackets[0]}{formula_text(p.low)}, {formula_text(p.high)}{p.brackets[1]}" for p in parts)
 
 
 def formula_text(value: Value) -> str:
