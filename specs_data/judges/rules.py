@@ -38,10 +38,10 @@ from specs_data.judges.numbers import Quantity
 from specs_data.judges.symbolic import Question, Reply, SymbolicJudge
 from specs_data.judges.units import conversion, read_unit
 from specs_data.judges.values import (
+    Digits,
     Formula,
     Meaning,
     Range,
-    Ratio,
     Value,
     Words,
     formula_text,
@@ -252,9 +252,9 @@ _remembered = lru_cache(maxsize=4096)(_compare)
 def _compare_values(gold: _Gold, wanted: Value, value: Value, text: str) -> Reply | Question:
     if isinstance(wanted, Meaning) and not is_structured(value):
         value = reasoned(text) or value
-    if gold.literal and isinstance(wanted, Ratio):
+    if gold.literal and isinstance(wanted, Digits) and wanted.kind == "ratio":
         return Reply(
-            bool(wanted == value or (isinstance(value, Range) and same_value(wanted, value, _not_here))), "text"
+            wanted == value or (isinstance(value, Range) and bool(same_value(wanted, value, _not_here))), "text"
         )
     same = same_value(wanted, value, _not_here)
     if same is not None:

@@ -45,17 +45,11 @@ class Range(Struct, frozen=True):
 
 
 class Digits(Struct, frozen=True):
-    """A date or a clock time: nothing but its numbers counts, and the half of the day where both have it."""
+    """A date, a clock time or a ratio: nothing but its numbers counts, and the half of the day where both have it."""
 
     kind: str
-    numbers: tuple[int, ...]
+    numbers: tuple[Fraction, ...]
     half: str = ""
-
-
-class Ratio(Struct, frozen=True):
-    """2:3 or 1:2:9."""
-
-    terms: tuple[Fraction, ...]
 
 
 class Meaning(Struct, frozen=True):
@@ -80,7 +74,8 @@ class Formula(Struct, frozen=True):
 
 class Items(Struct, frozen=True):
     """Several values and the brackets around them ("" for none). `names` are the variables they belong to; `joint`
-    is the sign between them where that says more than a comma: "or" where each of them will do, ";" for an order."""
+    is the sign between them where that says more than a comma: "or" where each of them will do, ";" for an order,
+    ".." for the ends of an interval, which is open "(" or closed "[" at each of them, "∪" for several intervals."""
 
     brackets: str
     values: tuple[Value, ...]
@@ -88,22 +83,7 @@ class Items(Struct, frozen=True):
     joint: str = ""
 
 
-class Interval(Struct, frozen=True):
-    """What lies between two values, open "(" or closed "[" at each end."""
-
-    brackets: str
-    low: Value
-    high: Value
-    name: str = ""
-
-
-class Union(Struct, frozen=True):
-    """Several intervals in one."""
-
-    parts: tuple[Interval, ...]
-
-
-Value = Quantity | Range | Digits | Ratio | Meaning | Words | Formula | Items | Interval | Union
+Value = Quantity | Range | Digits | Meaning | Words | Formula | Items
 
 _WORDS = re.compile(r"(?=.*[^\W\d_]{3})[^\W\d_]+(?:[\s',.-]+[^\W\d_]+)*[.!?]?")
 _SHORT_WORD = re.compile(r"am|an|as|at|be|by|do|go|he|if|in|is|it|me|my|no|of|ok|on|or|so|to|up|us|we", re.IGNORECASE)
@@ -266,11 +246,11 @@ def shown(value: Value) -> str:
             return f"{value.name} = " * bool(value.name) + f"{number} {value.unit}".strip()
         case Range():
             return f"from {shown(value.low)} to {shown(value.high)}"
+        case Digits("ratio"):
+            return " : ".join(map(str, value.numbers))
         case Digits():
             sign = "-" if value.kind == "date" else ":"
-            return f"{value.kind} {sign.join(f'{n:02}' for n in value.numbers)} {value.half}".rstrip()
-        case Ratio():
-            return " : ".join(map(str, value.terms))
+            return f"{value.kind} {sign.join(f'{int(n):02}' for n in value.numbers)} {value.half}".rstrip()
         case Meaning():
             return value.said
         case Words():
@@ -278,15 +258,11 @@ def shown(value: Value) -> str:
         case Formula():
             return f"{value.text} {value.unit}".strip()
         case Items():
-            opens, closes = value.brackets[:1], value.brackets[1:]
-            names = [f"{name} = " for name in value.names] if len(value.names) == len(value.values) else []
-            inside = ", ".join((names[at] if names else "") + shown(item) for at, item in enumerate(value.values))
-            return (f"{value.names[0]} = " if value.names and not names else "") + opens + inside + closes
-        case Interval():
-            inside = f"{value.brackets[0]}{shown(value.low)}, {shown(value.high)}{value.brackets[1]}"
-            return f"{value.name} in " * bool(value.name) + inside
-        case Union():
-            return " or ".join(map(shown, value.parts))
+            each = len(value.names) == len(value.values)
+            named = [(f"{value.names[at]} = " if each else "") + shown(item) for at, item in enumerate(value.values)]
+            inside = (" or " if value.joint == "∪" else ", ").join(named)
+            name = f"{value.names[0]} {'in' if value.joint == '..' else '='} " if value.names and not each else ""
+            return name + value.brackets[:1] + inside + value.brackets[1:]
 
 
 def same_value(gold: Value, answer: Value, agree: FormulasAgree) -> bool | None:
@@ -301,22 +277,16 @@ def same_value(gold: Value, answer: Value, agree: FormulasAgree) -> bool | None:
         case (Items(brackets="" | "{}"), Quantity()) | (Quantity(), Items(brackets="" | "{}")):
             golds, answers = (one.values if isinstance(one, Items) else (one,) for one in (gold, answer))
             return bool(_same_set(golds, answers, agree))  # 4 or 4
-        case (Union() | Interval(), Union() | Interval() | Items()) | (Items(), Union() | Interval()):
-            return _same_union(_parts(gold), _parts(answer), agree)
-        case (Meaning("reals"), Interval()) | (Interval(), Meaning("reals")):
-            return all(_is_infinite(end) for part in (*_parts(gold), *_parts(answer)) for end in (part.low, part.high))
-        case (Ratio(), Ratio()):
-            return len(gold.terms) == len(answer.terms) and _in_lowest(gold) == _in_lowest(answer)
-        case (Ratio(), Range(said=True)):
-            return gold.terms == (answer.low.value, answer.high.value) and not answer.high.unit
-        case (Ratio(), Quantity()):
-            return _is_fraction(gold, answer)
-        case (Quantity(), Ratio()):
-            return _is_fraction(answer, gold)
-        case (Ratio(), Digits()):
-            return not answer.half and gold.terms == answer.numbers
+        case (Meaning("reals"), Items(joint="..") as line) | (Items(joint="..") as line, Meaning("reals")):
+            return all(map(_is_infinite, line.values))
+        case (Digits("ratio"), Range(said=True)):
+            return gold.numbers == (answer.low.value, answer.high.value) and not answer.high.unit
+        case (Digits("ratio") as ratio, Quantity() as number) | (Quantity() as number, Digits("ratio") as ratio):
+            return (
+                len(ratio.numbers) == 2 and not number.unit and number.value * ratio.numbers[1] == ratio.numbers[0] != 0
+            )
         case (Digits(), Digits()):
-            return gold.kind == answer.kind and _same_digits(gold, answer)
+            return _same_digits(gold, answer)
         case (Range(), Range()):
             return same_quantity(gold.low, answer.low) and same_quantity(gold.high, answer.high)
         case (Formula(), Formula()):
@@ -325,7 +295,7 @@ def same_value(gold: Value, answer: Value, agree: FormulasAgree) -> bool | None:
             return False
         case (Formula(), Quantity()) | (Quantity(), Formula()) if _tower(gold) or _tower(answer):
             return False  # a number that can be written down is not as large
-        case (Formula(), Quantity()) | (Quantity(), Formula()):
+        case (Formula() | Quantity(), Formula() | Quantity()):
             return _same_formula(_as_formula(gold), _as_formula(answer), agree)
         case _:
             return gold == answer
@@ -352,19 +322,19 @@ def reasoned(text: str) -> Meaning | None:
 
 def _read_date(text: str) -> Digits | None:
     if date := _DATE.fullmatch(text):
-        return Digits("date", tuple(map(int, date.groups())))
+        return Digits("date", tuple(map(Fraction, date.groups())))
     if date := _NAMED_DATE.fullmatch(text):
         month = (date[2] or date[3]).lower()[:3]
         if month in _MONTHS:
-            return Digits("date", (int(date[5]), _MONTHS.index(month) + 1, int(date[1] or date[4])))
+            return Digits("date", tuple(map(Fraction, (date[5], _MONTHS.index(month) + 1, date[1] or date[4]))))
     return None
 
 
-def _read_digits(text: str) -> Digits | Ratio | None:
+def _read_digits(text: str) -> Digits | None:
     if clock := _CLOCK.fullmatch(text):
-        return Digits("clock", tuple(int(part) for part in clock.groups()[:3] if part), (clock[4] or "").lower())
+        return Digits("clock", tuple(Fraction(part) for part in clock.groups()[:3] if part), (clock[4] or "").lower())
     terms = text[named.end() :] if (named := _NAMED_RATIO.match(text)) else text
-    return Ratio(tuple(map(Fraction, terms.split(":")))) if _RATIO.fullmatch(terms) else None
+    return Digits("ratio", tuple(map(Fraction, terms.split(":")))) if _RATIO.fullmatch(terms) else None
 
 
 def _read_range(text: str) -> Range | None:
@@ -401,7 +371,7 @@ def _read_set(text: str) -> Value | None:
     )
 
 
-def _read_items(text: str) -> Value | None:
+def _read_items(text: str) -> Items | None:
     names: tuple[str, ...] = ()
     named = _ITEMS_NAME.match(text)
     if named and "=" not in text[named.end() :]:
@@ -420,7 +390,7 @@ def _read_items(text: str) -> Value | None:
     elif not brackets and len(names) > 1:  # (x, y) = (1, 2) or (2, 1)
         names = ()
     if brackets in ("(]", "[)") or (len(values) == 2 and any(_INFINITE.fullmatch(value) for value in values)):
-        return _interval_of(brackets, values, names[0] if names else "") if brackets else None
+        return _interval(brackets, values, names[0] if names else "") if brackets and len(values) == 2 else None
     read = tuple(map(read_value, values))
     if not brackets and any(isinstance(value, Words) for value in read) and any(map(is_structured, read)):
         return None
@@ -475,17 +445,16 @@ def _depths(text: str) -> list[int]:
     return list(accumulate((mark in _OPEN) - (mark in _CLOSE) for mark in text))
 
 
-def _read_except(text: str) -> Union | None:
+def _read_except(text: str) -> Items | None:
     """`x \\ne 4` and `all real numbers except 4`: all below it and all above."""
     found = _EXCEPT.fullmatch(text)
     if not found or _BETWEEN.search(found[2]):
         return None
     ends = (("-\\infty", found[2]), (found[2], "\\infty"))
-    lines = [_interval_of("()", pair, found[1] or "") for pair in ends]
-    return Union(tuple(line for line in lines if line))
+    return Items("", tuple(_interval("()", pair, found[1] or "") for pair in ends), joint="∪")
 
 
-def _read_inequality(text: str) -> Interval | None:
+def _read_inequality(text: str) -> Items | None:
     """`1 < x <= 2` and `2 >= x > 1` as (1, 2], `x > 1` as (1, ∞)."""
     if " is " in text or " than " in text:
         text = rewritten(text, _RELATIONS_IN_WORDS)
@@ -505,30 +474,26 @@ def _read_inequality(text: str) -> Interval | None:
         return None
     if _VARIABLE.fullmatch(low) or _VARIABLE.fullmatch(high):
         return None
-    return _interval_of(("[" if left == "≤" else "(") + ("]" if right == "≤" else ")"), [low, high], name)
+    return _interval(("[" if left == "≤" else "(") + ("]" if right == "≤" else ")"), [low, high], name)
 
 
-def _interval_of(brackets: str, ends: Sequence[str], name: str = "") -> Interval | None:
-    if len(ends) != 2:
-        return None
+def _interval(brackets: str, ends: Sequence[str], name: str = "") -> Items:
     usual = ("-" * ("-" in end) + "\\infty" if _INFINITE.fullmatch(end) else end for end in ends)
-    low, high = map(read_value, usual)
-    return Interval(brackets, low, high, name)
+    return Items(brackets, tuple(map(read_value, usual)), (name,) if name else (), "..")
 
 
-def _read_between(text: str) -> Interval | None:
+def _read_between(text: str) -> Items | None:
     """`-1 < x and x <= 3` as (-1, 3]."""
-    sides = _AND.split(text, maxsplit=2)
-    found = [_read_inequality(side) for side in sides] if len(sides) == 2 else []
-    if len(found) != 2 or not found[0] or not found[1] or found[0].name != found[1].name:
+    found = [side for part in _AND.split(text, maxsplit=2) if (side := _read_inequality(part))]
+    if len(found) != 2 or len(_AND.findall(text)) != 1 or found[0].names != found[1].names:
         return None
-    low, high = found if _is_infinite(found[0].high) else found[::-1]
-    if not low or not high or not _is_infinite(low.high) or not _is_infinite(high.low):
+    low, high = found if _is_infinite(found[0].values[1]) else found[::-1]
+    if not _is_infinite(low.values[1]) or not _is_infinite(high.values[0]):
         return None
-    return Interval(low.brackets[0] + high.brackets[1], low.low, high.high, low.name)
+    return replace(low, brackets=low.brackets[0] + high.brackets[1], values=(low.values[0], high.values[1]))
 
 
-def _read_union(text: str) -> Union | None:
+def _read_union(text: str) -> Items | None:
     """`x < 2 or x > 3` and `(-∞, 2) ∪ (3, ∞)`, where each part is an interval of the same variable."""
     named = _ITEMS_NAME.match(text)
     if named and named[1] and not _INEQUALITY.search(text):
@@ -537,16 +502,11 @@ def _read_union(text: str) -> Union | None:
     sides = text.split("∪", MOST_ITEMS) if cups or not _INEQUALITY.search(text) else _OR.split(text, MOST_ITEMS)
     if not 2 <= len(sides) < MOST_ITEMS:
         return None
-    found = [_read_part(side) if cups and not _INEQUALITY.search(side) else _read_inequality(side) for side in sides]
-    parts = tuple(part for part in found if part)
-    if len(parts) < len(sides) or len({part.name for part in parts}) > 1:
+    found = [_read_inequality(side) or (_read_items(side) if cups else None) for side in sides]
+    parts = tuple(part for part in found if part and _is_interval(part))
+    if len(parts) < len(sides) or len({part.names for part in parts}) > 1:
         return None
-    return Union(parts)
-
-
-def _read_part(text: str) -> Interval | None:
-    found = _read_items(text)
-    return _as_interval(found) if found else None
+    return Items("", parts, joint="∪")
 
 
 # Comparing
@@ -595,11 +555,15 @@ def _tower(value: Value) -> tuple[int, Decimal] | None:
 
 
 def _same_digits(gold: Digits, answer: Digits) -> bool:
-    """The same date or time: 3:45 may be 3:45 PM, and 15:45 is."""
+    """The same date, time or ratio: 3:45 may be 3:45 PM, 15:45 is; and a ratio may look like a time."""
+    if gold.kind != answer.kind:
+        return gold.kind == "ratio" and gold.numbers == answer.numbers and not answer.half
+    if gold.kind == "ratio":
+        return len(gold.numbers) == len(answer.numbers) and _in_lowest(gold) == _in_lowest(answer)
     return _in_hours(gold) == _in_hours(answer) or (gold.numbers == answer.numbers and "" in (gold.half, answer.half))
 
 
-def _in_hours(time: Digits) -> tuple[int, ...]:
+def _in_hours(time: Digits) -> tuple[Fraction, ...]:
     hour, *rest = time.numbers
     return (hour % 12 + 12 * (time.half == "p") if time.half else hour, *rest)
 
@@ -610,6 +574,8 @@ def _signs(text: str) -> list[str]:
 
 
 def _same_items(gold: Items, answer: Items, agree: FormulasAgree) -> bool | None:
+    if "∪" in (gold.joint, answer.joint):
+        return _same_union(_parts(gold), _parts(answer), agree)
     if gold.brackets != answer.brackets and not _may_be_bare(gold, answer):
         return False
     gold, answer = _by_name(gold, answer)
@@ -633,7 +599,7 @@ def _same_items(gold: Items, answer: Items, agree: FormulasAgree) -> bool | None
 def _may_be_bare(gold: Items, answer: Items) -> bool:
     """May the one that has no brackets say the other? Never an interval, and values of one variable never a tuple."""
     bare, other = (gold, answer) if not gold.brackets else (answer, gold)
-    if bare.brackets or (other.brackets == "[]" and len(other.values) == 2):
+    if bare.brackets or other.joint == ".." or (other.brackets == "[]" and len(other.values) == 2):
         return False
     return other.brackets == "{}" or (len(bare.names) != 1 and bare.joint != "or")
 
@@ -654,61 +620,42 @@ def _sorted(items: Items) -> Items:
     return replace(items, names=tuple(name for name, _ in pairs), values=tuple(value for _, value in pairs))
 
 
-def _as_interval(value: Value) -> Interval | None:
-    if isinstance(value, Items) and value.brackets in ("()", "[]") and len(value.values) == 2:
-        return Interval(value.brackets, *value.values, name=value.names[0] if len(value.names) == 1 else "")
-    return value if isinstance(value, Interval) else None
+def _is_interval(items: Items) -> bool:
+    """Is this one, or a pair that may be one?"""
+    return items.joint == ".." or (items.brackets in ("()", "[]") and len(items.values) == 2)
 
 
 def _is_infinite(end: Value) -> bool:
     return isinstance(end, Formula) and end.spelling.endswith("\\infty")
 
 
-def _same_union(golds: Sequence[Interval], answers: Sequence[Interval], agree: FormulasAgree) -> bool | None:
+def _same_union(golds: Sequence[Value], answers: Sequence[Value], agree: FormulasAgree) -> bool | None:
     """The same parts. Other intervals may have the same union, which math-verify tells."""
     if not golds or not answers:
         return False
-    if len(golds) == len(answers) == 1:
-        (gold,), (answer,) = golds, answers
-        if gold.brackets != answer.brackets or names_differ(gold.name, answer.name):
-            return False
-        return _all((same_value(gold.low, answer.low, agree), same_value(gold.high, answer.high, agree)))
     if _same_set(golds, answers, agree):
         return True
-    return agree(_formula(_usual(golds)), _formula(_usual(answers)))
+    return agree(*(_formula(" ∪ ".join(map(formula_text, parts))) for parts in (golds, answers)))
 
 
-def _parts(value: Value) -> Sequence[Interval]:
-    if isinstance(value, Union):
-        return value.parts
-    line = _as_interval(value)
-    return (line,) if line else ()
-
-
-def _usual(parts: Sequence[Interval]) -> str:
-    """A union in the usual notation."""
-    return " ∪ ".join(f"{p.brackets[0]}{formula_text(p.low)}, {formula_text(p.high)}{p.brackets[1]}" for p in parts)
+def _parts(items: Items) -> Sequence[Value]:
+    return items.values if items.joint == "∪" else (items,) if _is_interval(items) else ()
 
 
 def formula_text(value: Value) -> str:
     """`value` as math-verify is to read it, without its unit."""
+    if isinstance(value, Items):
+        return value.brackets[:1] + ", ".join(map(formula_text, value.values)) + value.brackets[1:]
     return _as_formula(value).text if isinstance(value, Quantity | Formula) else shown(value)
 
 
-def _as_formula(value: Value) -> Formula:
-    if isinstance(value, Quantity):
-        return _formula(value.text or str(value.value))
-    return value if isinstance(value, Formula) else _formula(shown(value))
+def _as_formula(value: Quantity | Formula) -> Formula:
+    return value if isinstance(value, Formula) else _formula(value.text or str(value.value))
 
 
-def _in_lowest(ratio: Ratio) -> tuple[Fraction, ...]:
-    last = ratio.terms[-1]
-    return tuple(term / last for term in ratio.terms) if last else ratio.terms
-
-
-def _is_fraction(ratio: Ratio, number: Quantity) -> bool:
-    top, *below = ratio.terms
-    return len(below) == 1 and not number.unit and number.value * below[0] == top != 0
+def _in_lowest(ratio: Digits) -> tuple[Fraction, ...]:
+    last = ratio.numbers[-1]
+    return tuple(term / last for term in ratio.numbers) if last else ratio.numbers
 
 
 def _same_set(golds: Sequence[Value], answers: Sequence[Value], agree: FormulasAgree) -> bool | None:
