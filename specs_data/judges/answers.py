@@ -56,10 +56,10 @@ _SO = re.compile(
 _SENTENCES = re.compile(r"(?<=[.!])\s+(?=[A-Z$*\\∴\u4e00-\u9fff])|(?<=[\u4e00-\u9fff\d$°])[.。](?=[\u4e00-\u9fff])|\n+")
 _SENTENCE_END = re.compile(r"\n|。|\.(?=\s+[A-Z]|\s*$)")
 _LEAD = re.compile(
-    r"(?:(?:so|thus|therefore|hence|then|finally|in conclusion|ans|correct|the|final|answer|total|result|we|i|get|have"
-    r"|find|obtain|count|see|found|it|is|are|costs|a total of|in total|in the year|year|in(?= \d{4}$)"
+    r"\A(?:(?:(?:so|thus|therefore|hence|then|finally|in conclusion|ans|correct|the|final|answer|total|result|we|i|get"
+    r"|have|find|obtain|count|see|found|it|is|are|costs|a total of|in total|in the year|year|in(?= \d{4}$)"
     r"|after \w+(?=,))\b[,.:]?"
-    r"|[,:=]|=>|[→⇒∴]|\\(?:Rightarrow|therefore|implies)(?![A-Za-z]))\s*",
+    r"|[,:=]|=>|[→⇒∴]|\\(?:Rightarrow|therefore|implies)(?![A-Za-z]))\s*)+",
     re.IGNORECASE,
 )
 _VERB = (
@@ -67,7 +67,7 @@ _VERB = (
     r"|totals|remains?)"
 )
 _STATEMENT = re.compile(
-    rf"(?=.?[A-Za-z(∠△])[^=<>≈\n]{{1,150}}?\s{_VERB}\s+(?:(?:equal to|that|still|just)\s+)?(?P<said>\S.*)", re.DOTALL
+    rf"(?=.?[A-Za-z(∠△])[^=<>≈\n]{{1,150}}?\s{_VERB}\s+(?:(?:equal to|that|still|just)\s+)?(\S.*)", re.DOTALL
 )
 _LABELLED = re.compile(r"[A-Za-z][A-Za-z' ]{0,40}:\s+(\S.*)", re.DOTALL)
 _SOLUTION = re.compile(
@@ -107,6 +107,7 @@ _UNSURE = re.compile(
     r"|wrong|incorrect)\b|n't|\?",
     re.IGNORECASE,
 )
+_WORDED = re.compile(r"[^\W\d_]{2}|[→⇒∴:].", re.DOTALL)
 _CHINESE_LEAD = re.compile(
     r"(?=[A-Z∠△]*\s*[\u4e00-\u9fff])(?:[\u4e00-\u9fff,:\s]|[A-Za-z∠△](?=[A-Za-z∠△]*\s*[\u4e00-\u9fff]))+(?=[^\u4e00-\u9fff,:\s])"
 )
@@ -155,12 +156,9 @@ _ODD = str.maketrans(
         **_WIDE,
     }
 )
-_SUPERSCRIPTS = "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ"
-_SUBSCRIPTS = "₀₁₂₃₄₅₆₇₈₉"
-_RAISED = re.compile(f"[{_SUPERSCRIPTS}]+")
-_LOWERED = re.compile(f"[{_SUBSCRIPTS}]+")
-_RAISED_TO = str.maketrans(_SUPERSCRIPTS, "0123456789+-n")
-_LOWERED_TO = str.maketrans(_SUBSCRIPTS, "0123456789")
+_RAISED, _LOWERED = "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ", "₀₁₂₃₄₅₆₇₈₉"
+_SMALL = re.compile(f"[{_RAISED}]+|[{_LOWERED}]+")
+_LARGE = str.maketrans(_RAISED + _LOWERED, "0123456789+-n0123456789")
 _DISPLAY = re.compile(r"\\[\[\]]|\$\$")
 _TIMES = re.compile(r"(?<=\d) x (?=\d)")
 # A system of equations, one a row, each of which names its unknown.
@@ -213,12 +211,10 @@ def plain(text: str) -> str:
         if text.isalnum():
             return text
     else:
-        text = in_latin(_LOWERED.sub(_lowered, _RAISED.sub(_raised, text)).translate(_ODD))
+        text = in_latin(_SMALL.sub(_on_the_line, text).translate(_ODD))
     if "**" in text:
         text = _BOLD.sub(r"\1", text)
     text = text.strip(_EDGES)
-    if text[:1] in _QUOTED:
-        text = _unquoted(text)
     if len(text) > 2 and text[0] == text[-1] == "$":
         text = text[1:-1]
     if "\\" in text:
@@ -235,18 +231,9 @@ def plain(text: str) -> str:
     if text.count("$") % 2 == 0:
         text = text.replace("$", "")
     text = text.strip(_EDGES)
-    if text[:1] in _QUOTED:
-        text = _unquoted(text)
-    if text.endswith(".") and not text.endswith(".."):
-        text = text[:-1].rstrip(_EDGES)
-    return text
-
-
-def _unquoted(text: str) -> str:
-    """`text` without the pairs of quotes around it; a quote on one side may be a prime."""
-    while len(text) > 1 and text[0] == text[-1] and text[0] in _QUOTED:
+    while text[:1] in _QUOTED and len(text) > 1 and text[0] == text[-1]:  # a quote on one side may be a prime
         text = text[1:-1].strip(_EDGES)
-    return text
+    return text[:-1].rstrip(_EDGES) if text.endswith(".") and not text.endswith("..") else text
 
 
 def without_indices(text: str) -> str:
@@ -254,14 +241,10 @@ def without_indices(text: str) -> str:
     return _INDEX.sub(r"\1", text) if "_" in text else text
 
 
-def _raised(run: re.Match[str]) -> str:
-    exponent = run.group().translate(_RAISED_TO)
-    return f"^{exponent}" if len(exponent) == 1 else f"^{{{exponent}}}"
-
-
-def _lowered(run: re.Match[str]) -> str:
-    index = run.group().translate(_LOWERED_TO)
-    return f"_{index}" if len(index) == 1 else f"_{{{index}}}"
+def _on_the_line(small: re.Match[str]) -> str:
+    """A run of exponents as ^2 or ^{10}, of indices as _2."""
+    text = small[0].translate(_LARGE)
+    return ("^" if small[0][0] in _RAISED else "_") + (text if len(text) == 1 else f"{{{text}}}")
 
 
 def said(answer: str) -> str | None:
@@ -271,19 +254,14 @@ def said(answer: str) -> str | None:
     concluded = CONCLUSION.search(last)
     sentence = concluded[1] if concluded else last
     sentence = _REMARK.sub("", _REASON.sub("", sentence))
-    if _UNSURE.search(sentence) or not _has_words(answer):
+    if _UNSURE.search(sentence) or not _WORDED.search(answer):
         return None
     text = _CHINESE_LEAD.sub("", sentence)
     if text != sentence and _CHINESE_UNSURE.search(sentence):
         return None
-    while lead := _LEAD.match(text):
-        text = text[lead.end() :]
-    if solution := _SOLUTION.fullmatch(text):
-        text = solution[1]
-    elif statement := _STATEMENT.fullmatch(text):
-        text = statement["said"]
-    elif label := _LABELLED.fullmatch(text):
-        text = label[1]
+    text = _LEAD.sub("", text)
+    if found := _SOLUTION.fullmatch(text) or _STATEMENT.fullmatch(text) or _LABELLED.fullmatch(text):
+        text = found[1]
     if number := _ONLY_NUMBER.fullmatch(text):
         text = number[1]
     text = _POINT.sub("", text.strip(_EDGES))
@@ -293,10 +271,6 @@ def said(answer: str) -> str | None:
 def last_sentence(text: str) -> str:
     """The last of several sentences."""
     return _SENTENCES.split(text.strip())[-1]
-
-
-def _has_words(text: str) -> bool:
-    return any(text[at : at + 2].isalpha() or text[at] in "→⇒∴:" for at in range(len(text) - 1))
 
 
 def _plain_latex(text: str) -> str:
@@ -353,9 +327,10 @@ def _last_box(text: str) -> tuple[int, str] | None:
         answer = _with_neighbours(text, *only.span(), only[1].strip())
         return (only.end(), answer) if answer else None
     found = boxes(text)
+    if not found and "boxed" in text:
+        found = [(bare.start(), bare.end(), bare[1] or bare[2]) for bare in _BARE_BOX.finditer(text)]
     if not found:
-        *_, bare = (None, *_BARE_BOX.finditer(text)) if "boxed" in text else (None,)
-        return (bare.end(), (bare[1] or bare[2]).strip()) if bare and (bare[1] or bare[2]) else None
+        return None
     first = last = len(found) - 1
     while first and _is_linked(text, *found[first - 1][:2], found[first][0]):
         first -= 1
@@ -435,9 +410,7 @@ def _last_label(text: str, after: int, fmt: ResponseFormat) -> tuple[int, str] |
 
 def _labels(text: str, after: int = 0) -> list[int]:
     """Where the answer labels from `after` on end. (Looking for their stems is much faster than a regex.)"""
-    if not any(stem in text for stem in _LABEL_STEMS):
-        return []
-    return [label.end() for label in _LABEL.finditer(text, after)]
+    return [label.end() for label in _LABEL.finditer(text, after)] if any(stem in text for stem in _LABEL_STEMS) else []
 
 
 def _last_line(text: str, fmt: ResponseFormat) -> str | None:

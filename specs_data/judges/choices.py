@@ -9,7 +9,7 @@ Contents are compared as values: 0.5 is 1/2, and -2 is not 2.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from difflib import SequenceMatcher
 from functools import lru_cache
 from string import ascii_uppercase
@@ -98,8 +98,6 @@ _WHICH = re.compile(
     r"(?:(?:which|that|it)\s+(?:is|equals)|i\.e\.,?|namely)\s+(.*)|.*[=≈]\s*([^=≈]+)", re.DOTALL | re.IGNORECASE
 )
 
-_FIRST = [frozenset(ascii_uppercase[:number]) for number in range(len(ascii_uppercase) + 1)]
-
 
 class Choice(Struct, frozen=True):
     """The letters that an answer chooses, None where it chooses none or contradicts itself, and what it says."""
@@ -138,29 +136,26 @@ def read_letters(text: str) -> tuple[frozenset[str], str] | None:
     return frozenset(found[1] or found[2] or found[3]), found[4].strip()
 
 
-def find_choice(text: str, choices: Sequence[str]) -> str | None:
+def find_choice(text: str, choices: tuple[str, ...]) -> str | None:
     """The letter of the one choice whose content is `text`, as words or as a value; None for no one."""
     found = _spelled(text, choices)
     if not found:
         value = read_value(plain(text).removesuffix(" one"), True)
-        found = [letter for letter, content in _values(tuple(choices)).items() if _is_same(content, value)]
+        # Formulas that are spelled alike have been found before; no others can be told here.
+        values = {} if isinstance(value, Formula) else _values(choices)
+        found = [letter for letter, content in values.items() if same_value(content, value, lambda *_: None)]
     return found[0] if len(found) == 1 else None
 
 
-def _spelled(text: str, choices: Sequence[str]) -> list[str]:
+def _spelled(text: str, choices: tuple[str, ...]) -> list[str]:
     written = spelling(text)
-    return [letter for letter, content in _listed(tuple(choices)).items() if content.spelling == written]
+    return [letter for letter, content in _spellings(choices).items() if content == written]
 
 
-def _is_same(content: Value, value: Value) -> bool:
-    """Formulas that are spelled alike have been found before; no others can be told here."""
-    return not isinstance(value, Formula) and bool(same_value(content, value, lambda *_: None))
-
-
-def gold_letters(gold: str, choices: Sequence[str]) -> frozenset[str] | str:
+def gold_letters(gold: str, choices: tuple[str, ...]) -> frozenset[str] | str:
     """The letters that are right, or the named reason why the gold does not say."""
     letters = read_letters(gold)
-    if letters and choices and not letters[0] <= _letters(choices):
+    if letters and choices and not letters[0] <= contents(choices).keys():
         letters = None
     content = None if letters and not letters[1] and not _spelled(gold, choices) else find_choice(gold, choices)
     if letters and _JOINED.fullmatch(gold) and sorted(gold) != list(gold):
@@ -172,12 +167,7 @@ def gold_letters(gold: str, choices: Sequence[str]) -> frozenset[str] | str:
     return frozenset(content) if content else "gold is not a choice"
 
 
-def chosen_letters(answer: str, choices: Sequence[str]) -> frozenset[str] | None:
-    """The letters that an answer chooses, None where it chooses none or contradicts itself."""
-    return read_choice(answer, choices).letters
-
-
-def read_choice(answer: str, choices: Sequence[str]) -> Choice:
+def read_choice(answer: str, choices: tuple[str, ...]) -> Choice:
     """What an answer chooses, by its letter and its content, which must agree."""
     text = _plain(answer)
     last = last_sentence(text)
@@ -192,9 +182,9 @@ def read_choice(answer: str, choices: Sequence[str]) -> Choice:
     return chosen
 
 
-def _read_choice(text: str, choices: Sequence[str]) -> Choice:
+def _read_choice(text: str, choices: tuple[str, ...]) -> Choice:
     bare = _BARE.fullmatch(text)
-    if bare and (not choices or bare[1].upper() in _letters(choices)):
+    if bare and (not choices or bare[1].upper() in contents(choices)):
         return Choice(frozenset(bare[1].upper()), bare[1].upper())
     found = read_letters(text)
     if choices:  # where the answer begins with a letter, only what is written as a choice is one
@@ -207,7 +197,7 @@ def _read_choice(text: str, choices: Sequence[str]) -> Choice:
         if marked and content:
             same = content == marked[1].upper()
             return Choice(frozenset(content) if same else None, f"{marked[1].upper()}: {marked[2]}")
-    if found is None or (choices and not found[0] <= _letters(choices)):
+    if found is None or (choices and not found[0] <= contents(choices).keys()):
         found = _letter_inside(text, choices)
     if found is None and (concluded := CONCLUSION.search(text)):
         chosen = read_choice(concluded[1], choices)
@@ -234,11 +224,11 @@ def _without_lead(text: str) -> str:
     return text
 
 
-def _letter_inside(text: str, choices: Sequence[str]) -> tuple[frozenset[str], str] | None:
+def _letter_inside(text: str, choices: tuple[str, ...]) -> tuple[frozenset[str], str] | None:
     """The letter that a sentence names at its end: 45° (B), `which is option C`."""
     last = _LAST.fullmatch(text)
     letter = (last[2] or last[3] or last[4]) if last else ""
-    if not last or not letter.isupper() or (choices and letter not in _letters(choices)):
+    if not last or not letter.isupper() or (choices and letter not in contents(choices)):
         return None
     rest = last[1]
     if (_ANOTHER.search(rest) or _DOUBT.search(rest)) and not (choices and find_choice(rest, choices)):
@@ -246,7 +236,7 @@ def _letter_inside(text: str, choices: Sequence[str]) -> tuple[frozenset[str], s
     return frozenset(letter), rest
 
 
-def _is_contradicted(letters: frozenset[str], rest: str, choices: Sequence[str]) -> bool:
+def _is_contradicted(letters: frozenset[str], rest: str, choices: tuple[str, ...]) -> bool:
     """Does what is said beside the letters name another letter, or the content of no choice or of another?"""
     if any(claim[1] not in letters for claim in _CLAIM.finditer(rest)):
         return True
@@ -260,9 +250,9 @@ def _is_contradicted(letters: frozenset[str], rest: str, choices: Sequence[str])
     named = [(content, find_choice(content, choices)) for content in _contents_said(rest)]
     if any(letter in letters for _, letter in named):
         return False
-    if any(_nearly_says(rest, content_of(letter, choices)) for letter in letters):
+    if any(_nearly_says(rest, contents(choices).get(letter, "")) for letter in letters):
         return True
-    kinds = {letter: type(content) for letter, content in _values(tuple(choices)).items()}
+    kinds = {letter: type(content) for letter, content in _values(choices).items()}
     worded = any(kinds[letter] in (Words, Meaning) for letter in letters)
     return any(letter or _is_value(content, {*kinds.values()}, worded) for content, letter in named)
 
@@ -296,7 +286,7 @@ def _is_value(content: str, kinds: set[type], worded: bool) -> bool:
     )
 
 
-def _said_choice(text: str, choices: Sequence[str]) -> str | None:
+def _said_choice(text: str, choices: tuple[str, ...]) -> str | None:
     """The choice that a sentence says: `The ball is blue`, `No, because ...`, `A dog, not a cat`."""
     if not choices or _OR_ANOTHER.match(text):
         return None
@@ -308,49 +298,38 @@ def _said_choice(text: str, choices: Sequence[str]) -> str | None:
     return found.pop() if len(found) == 1 else None if found else _only_named(text, choices)
 
 
-def _only_named(text: str, choices: Sequence[str]) -> str | None:
+def _only_named(text: str, choices: tuple[str, ...]) -> str | None:
     """The one choice whose words a sentence has: Only Carla can be the thief."""
     text = _NOT_OTHER.sub("", text)
     if _DOUBT.search(text):
         return None
-    contents = {letter: _words(one.text) for letter, one in _listed(tuple(choices)).items() if len(one.text) > 2}
+    words = {letter: _words(content) for letter, content in contents(choices).items() if len(content) > 2}
     sentence = _words(text)
-    named = [one for one in contents.values() if (one if one.isascii() else one.strip()) in sentence]
+    named = [one for one in words.values() if (one if one.isascii() else one.strip()) in sentence]
     longest = [one for one in named if not any(one in other for other in named if other != one)]
-    found = [letter for letter, content in contents.items() if longest == [content]]
-    return found[0] if found and isinstance(_values(tuple(choices))[found[0]], Words) else None
+    found = [letter for letter, content in words.items() if longest == [content]]
+    return found[0] if found and isinstance(_values(choices)[found[0]], Words) else None
 
 
 def _words(text: str) -> str:
     return f" {' '.join(_WORD.findall(fold(text)))} "
 
 
-def content_of(letter: str, choices: Sequence[str]) -> str:
-    """What the choice of this letter says, without its letter; empty for none."""
-    return _listed(tuple(choices))[letter].text if letter in _letters(choices) else ""
-
-
-def _letters(choices: Sequence[str]) -> frozenset[str]:
-    return _FIRST[min(len(choices), len(ascii_uppercase))]
-
-
-class _Content(Struct, frozen=True):
-    """What a choice says, and its spelling."""
-
-    text: str
-    spelling: str
+@lru_cache(maxsize=1024)
+def contents(choices: tuple[str, ...]) -> dict[str, str]:
+    """What the choice of each letter says; a choice may carry its letter: `(A) red`."""
+    listed = dict(zip(ascii_uppercase, choices, strict=False))
+    prefixes = {letter: _PREFIX.match(choice) for letter, choice in listed.items()}
+    if all(prefix and prefix[1] == letter for letter, prefix in prefixes.items()):
+        return {letter: listed[letter][prefix.end() :] for letter, prefix in prefixes.items() if prefix}
+    return listed
 
 
 @lru_cache(maxsize=1024)
-def _listed(choices: tuple[str, ...]) -> dict[str, _Content]:
-    """The content of each letter; a choice may carry its letter: `(A) red`."""
-    prefixes = [_PREFIX.match(choice) for choice in choices]
-    letters = [chr(ord("A") + number) for number in range(len(choices))]
-    if all(prefix and prefix[1] == letter for prefix, letter in zip(prefixes, letters, strict=True)):
-        choices = tuple(choice[prefix.end() :] for choice, prefix in zip(choices, prefixes, strict=True) if prefix)
-    return {letter: _Content(text, spelling(text)) for letter, text in zip(letters, choices, strict=True)}
+def _spellings(choices: tuple[str, ...]) -> dict[str, str]:
+    return {letter: spelling(content) for letter, content in contents(choices).items()}
 
 
 @lru_cache(maxsize=1024)
 def _values(choices: tuple[str, ...]) -> dict[str, Value]:
-    return {letter: read_value(content.text, True) for letter, content in _listed(choices).items()}
+    return {letter: read_value(content, True) for letter, content in contents(choices).items()}

@@ -70,7 +70,11 @@ _NO_NAME = re.compile(
 _SIDES = re.compile(r"(=|≈)")
 _MOST_SIDES = 8
 _RANGE = re.compile(r"\d[\d.,]*\s*[%°]?\s*-\s*\d[\d.,]*(?:\s*-\s*\d[\d.,]*)?\s*(?:[%°]|[A-Za-z][A-Za-z ^\d]*)?")
-_ABOUT = re.compile(r"(?:≈|~|=|approximately|approx\.?|about|around|roughly|nearly|exactly|only)\s*", re.IGNORECASE)
+_LEAD = re.compile(
+    r"\A(?:(?:so|thus|therefore|hence|then|finally)\b\s*,?\s*)?"
+    r"(?:(?:≈|~|=|approximately|approx\.?|about|around|roughly|nearly|exactly|only)\s*)?",
+    re.IGNORECASE,
+)
 _SCALE = re.compile(r"\s*(?:(hundred|thousand|million|billion|trillion|dozen)s?\b|([万亿]))", re.IGNORECASE)
 _SCALES = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12}
 _SCALES |= {"万": 10**4, "亿": 10**8}
@@ -88,17 +92,12 @@ _ONES = (
 _TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
 _WORDS = dict(zip(_ONES.split(), range(20), strict=True)) | dict(zip(_TENS.split(), range(20, 100, 10), strict=True))
 _NTHS = "third fourth fifth sixth seventh eighth ninth tenth"
-_ORDINALS = dict(zip(_NTHS.split(), range(3, 11), strict=True)) | {
-    "quarter": 4,
-    "twelfth": 12,
-    "hundredth": 100,
-    "thousandth": 1000,
-}
+_ORDINALS = dict(zip(_NTHS.split(), range(3, 11), strict=True))
+_ORDINALS |= {"quarter": 4, "twelfth": 12, "hundredth": 100, "thousandth": 1000}
 _PARTS = {"half": 2, "halves": 2} | _ORDINALS | {f"{part}s": value for part, value in _ORDINALS.items()}
 _SPOKEN = frozenset((*_WORDS, *_SCALES, *_PARTS, "and", "a", "an", "point"))
 _PART = re.compile(rf"\s+({'|'.join(_PARTS)})(?![A-Za-z])", re.IGNORECASE)
 
-_LEAD = re.compile(r"(?:so|thus|therefore|hence|then|finally)\b\s*,?\s*", re.IGNORECASE)
 _MINUS = re.compile(r"(?:minus|negative)\s+", re.IGNORECASE)
 _AGAIN = re.compile(r"\s*\(([^()]{1,60})\)")
 _COMPOUND = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]+)\.?(?:\s+(?:and\s+)?|$)")
@@ -130,9 +129,7 @@ def names_differ(gold: str, answer: str) -> bool:
         return False
     short, long = sorted((gold, answer), key=len)
     is_word = len(long) > 2 and long.isalpha() and not long.isupper()
-    return not (
-        is_word and long[:1].lower() == short[:1].lower() and (len(short) == 1 or long.lower() == short.lower())
-    )
+    return not is_word or long.lower() not in (short.lower(), short.lower() + long[1:].lower())
 
 
 def _same_form(gold: Quantity, answer: Quantity) -> bool:
@@ -153,14 +150,9 @@ def _same_form(gold: Quantity, answer: Quantity) -> bool:
 
 def _same_angle(gold: Quantity, answer: Quantity) -> bool:
     """One in degrees and one in parts of pi, which needs no unit to be radians."""
-    if gold.unit == "degree" and answer.surd and "π" in spelled(answer.text):
-        return _same_form(gold, replace(answer, unit="rad"))
-    return (
-        answer.unit == "degree"
-        and gold.surd
-        and "π" in spelled(gold.text)
-        and _same_form(replace(gold, unit="rad"), answer)
-    )
+    sides = (gold, answer)
+    one, other = (replace(it, unit=it.unit or "rad") if it.surd and "π" in spelled(it.text) else it for it in sides)
+    return {one.unit, other.unit} == {"degree", "rad"} and _same_form(one, other)
 
 
 def same_number(gold: Quantity, answer: Quantity) -> bool:
@@ -198,12 +190,8 @@ def _remembered(text: str, letters: bool) -> Quantity | None:
 def _read(text: str, letters: bool) -> Quantity | None:
     if _INTEGER.fullmatch(text):
         return Quantity(Fraction(int(text)))
-    lead = _LEAD.match(text) if text[:1].isalpha() else None
-    if lead:
-        text = text[lead.end() :]
-    about = None if text[:1].isdigit() else _ABOUT.match(text)
-    if about:
-        text = text[about.end() :]
+    if not text[:1].isdigit():
+        text = _LEAD.sub("", text)
     if "=" in text or "≈" in text:
         return _read_chain(text, letters)
     return None if _RANGE.fullmatch(text) else _read_value(text, letters)
@@ -292,32 +280,23 @@ def _read_literal(text: str, letters: bool) -> Quantity | None:
     exponent = int(part["e"] or part["p"] or part["q"] or 0)
     if written in ("", ".") or abs(exponent) > MOST_DIGITS:
         return None
-    whole, point, decimals = written.partition(".")
-    shift = exponent - len(decimals)
-    value = Fraction(int(whole + decimals) * 10 ** max(0, shift), 10 ** max(0, -shift))
-    places = -shift if point else None
+    value = Fraction(f"{part['sign']}{written}e{exponent}")
+    places = len(written.partition(".")[2]) - exponent if "." in written else None
     digits = len(written.replace(".", "").lstrip("0"))
     rest = text[head.end() :]
     scale = _SCALE.match(rest) if rest else None
     if scale:
-        factor = _SCALES[(scale[1] or scale[2]).lower()]
-        value *= factor
-        places = None if places is None or value.denominator == 1 else places
+        value *= _SCALES[(scale[1] or scale[2]).lower()]
+        places = None if value.denominator == 1 else places
         rest = rest[scale.end() :]
     share = _PART.match(rest) if rest else None
     if share and places is None:
         value /= _PARTS[share[1].lower()]
         rest = rest[share.end() :]
-    return _with_unit(-value if part["sign"] == "-" else value, places, digits, part["currency"], rest, letters)
-
-
-def _with_unit(
-    value: Fraction, places: int | None, digits: int, currency: str, rest: str, letters: bool
-) -> Quantity | None:
-    unit = read_unit(rest, letters)
+    unit, currency = read_unit(rest, letters), part["currency"][-1:]
     if unit is None or (unit and currency and is_known(unit)):
         return None
-    return Quantity(value, places, digits, unit_of(currency[-1:]) or unit)
+    return Quantity(value, places, digits, unit_of(currency) or unit)
 
 
 def _without_percent(number: Quantity) -> Quantity:
@@ -354,12 +333,11 @@ def _spoken(words: list[str]) -> Fraction | None:
     if not before:
         return Fraction(1, 2) if words[-1] == "half" else None
     if "and" not in before:
-        count = Fraction(1) if before in (["a"], ["an"]) else _cardinal(before)
+        count = _counted(before)
         # Twenty-fifth is a place in a row.
         return count / part if count and (count < 20 or words[-1].endswith("s")) else None
     at = len(before) - 1 - before[::-1].index("and")
-    whole = _cardinal(before[:at])
-    count = Fraction(1) if before[at + 1 :] == ["a"] else _cardinal(before[at + 1 :])
+    whole, count = _cardinal(before[:at]), _counted(before[at + 1 :])
     return None if whole is None or count is None else whole + count / part
 
 
@@ -373,13 +351,17 @@ def _decimal(words: list[str]) -> Fraction | None:
     return whole + sum(Fraction(digit, 10**place) for place, digit in enumerate(decimals, start=1))
 
 
+def _counted(words: list[str]) -> Fraction | None:
+    return Fraction(1) if words in (["a"], ["an"]) else _cardinal(words)
+
+
 def _cardinal(words: list[str]) -> Fraction | None:
     """The whole number that the words say, None where they say none: "two three" is not five."""
     for scale, size in _SCALES_DOWN:
         if scale in words:
             at = words.index(scale)
             before, after = words[:at], words[at + 1 :]
-            count = Fraction(1) if before in (["a"], ["an"]) else _cardinal(before)
+            count = _counted(before)
             rest = _cardinal(after[after[0] == "and" :]) if after else Fraction(0)
             return count * size + rest if count and rest is not None and rest < size else None
     numbers = [_WORDS.get(word, -1) for word in words]
@@ -391,7 +373,7 @@ def _read_constant(text: str, letters: bool) -> Quantity | None:
     """A constant with or without a unit: 2+3, 3√2 cm, 9πcm^2."""
     if text.count("°") > 1:  # 120° - 50°
         found = _read_constant(text.replace("°", " "), letters)
-        return found and replace(found, unit="degree") if not found or not found.unit else None
+        return replace(found, unit="degree") if found and not found.unit else None
     if simple := _FRACTION.fullmatch(text):  # so most constants are, and this reads them fast
         top, below = int(simple[1] or simple[3]), int(simple[2] or simple[4])
         return Quantity(Fraction(top, below)) if below else None

@@ -48,14 +48,8 @@ _PREFIXES = {
     **{"n": ("nano", "1e-9"), "p": ("pico", "1e-12")},
 }
 # What is written alike, of two kinds: pounds may be money, and C is a degree, too.
-_EITHER = (
-    {"yen", "yuan"},
-    {"pound_sterling", "lb"},
-    {"degC", "C"},
-    {"degF", "F"},
-    {"degC", "degree"},
-    {"degF", "degree"},
-)
+_EITHER = [{"yen", "yuan"}, {"pound_sterling", "lb"}]
+_EITHER += [{"degC", "C"}, {"degF", "F"}, {"degC", "degree"}, {"degF", "degree"}]
 
 _GAP = re.compile(r"(?<=[\w})π])\s+(?=[A-Za-zμΩ])|(?<=[})π])(?=[A-Za-zμΩ])")
 _SIGNS = "A-Za-zμΩÅ°$€£¥₹¢"
@@ -86,19 +80,12 @@ _NO_UNIT = re.compile(
 )
 _COMBINATION = re.compile(r"(?<![A-Za-z])[A-Z]-?\d")  # 9C2
 _CHINESE = {
-    **{
-        "千米/时": "km/h",
-        "米/秒": "m/s",
-        "千米": "km",
-        "公里": "km",
-        "厘米": "cm",
-        "毫米": "mm",
-        "分米": "dm",
-        "米": "m",
-    },
+    **{"千米/时": "km/h", "米/秒": "m/s", "千米": "km", "公里": "km"},
+    **{"厘米": "cm", "毫米": "mm", "分米": "dm", "米": "m"},
     **{"千克": "kg", "公斤": "kg", "克": "g", "毫升": "mL", "升": "L"},
     **{"小时": "h", "分钟": "min", "秒": "s", "天": "days", "元": "yuan", "度": "°"},
 }
+_CHINESE_POWERS = {None: "", "平方": "^2", "立方": "^3"}
 _COUNTERS = "个只人条块岁名辆本张次种件棵页支把位头台双根朵倍"  # 23个 counts 23 of something
 _CHINESE_UNIT = re.compile(
     rf"(?<=[\dπ}})$^A-Za-z 万亿])(平方|立方)?({'|'.join(_CHINESE)})(?![\u4e00-\u9fff])|(?<=\d) ?[{_COUNTERS}](?!\w)"
@@ -207,14 +194,9 @@ def _singular(unit: str) -> str:
 
 def in_latin(text: str) -> str:
     """`text` with its Chinese units in symbols: 5平方厘米 is 5 cm^2."""
-    return _CHINESE_UNIT.sub(_latin, text)
-
-
-def _latin(unit: re.Match[str]) -> str:
-    if not unit[2]:
-        return " units "
-    power = {"平方": "^2", "立方": "^3"}.get(unit[1] or "", "")
-    return f" {_CHINESE[unit[2]]}{power}"
+    return _CHINESE_UNIT.sub(
+        lambda unit: f" {_CHINESE[unit[2]]}{_CHINESE_POWERS[unit[1]]}" if unit[2] else " units ", text
+    )
 
 
 def is_known(word: str) -> bool:
