@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 
 from specs_data.format import THINK_ANSWER, ResponseFormat, boxes, strip_stop_tokens
+from specs_data.judges.constants import Rewriting, rewritten
 from specs_data.judges.units import adjoining_unit, in_latin
 
 # A malformed response states its answer near its end; reading more would only cost time.
@@ -118,28 +119,37 @@ _POINT = re.compile(
 _TEXT_MACRO = re.compile(
     r"\\(?:text|textbf|textit|textnormal|underline|emph|mathrm|mathbf|mathit|mathsf|operatorname|mbox)\s*\{([^{}]*)\}"
 )
-_SPACING = re.compile(
-    r"(?<!\\)\\[,;:!> ()\[\]]|\\(?:quad|qquad|displaystyle|left|right|big|Big|bigl|bigr)(?![A-Za-z])|~"
-)
-_FONT = re.compile(
-    r"\\(?:bf|it|rm|sf|large|Large|LARGE|huge|Huge|normalsize|small|limits)(?![A-Za-z])\s*"
-    r"|\\(?:text)?color\s*\{[A-Za-z]+\}(?:\s*\{([^{}]*)\})?"
-)
-_NESTED = re.compile(r"(?<![A-Za-z\\])([ckdm])\{\{m\}\^\{(\d)\}\}")  # c{{m}^{2}}
-_OVER = re.compile(r"\{([^{}]*)\\over(?![A-Za-z])([^{}]*)\}")
-_THIN_THOUSANDS = re.compile(r"(?<=\d)(?:,\\!\s*|\{,\}(?:\\!)?|\\,|,\\,)(?=\d{3}(?!\d))")
-_INTEGERS = re.compile(r"[,\s(]*\b[kn]\s*∈\s*(?:\\(?:mathbb|mathbf)\s*\{?\s*Z\s*\}?|Z|ℤ)[\s)$]*$")
-_MACRO = re.compile(r"\\([A-Za-z]+)")
-_SIGNS = {
-    **{"angle": "∠", "triangle": "△", "colon": ":", "langle": "(", "rangle": ")", "lbrace": "\\{", "rbrace": "\\}"},
-    **{"times": "*", "cdot": "*", "div": "/", "pm": "±", "approx": "≈", "simeq": "≈", "cup": "∪", "in": "∈"},
-    **{"lor": " or ", "vee": " or ", "land": "∧", "wedge": "∧", "emptyset": "∅", "varnothing": "∅"},
-    **{"le": "≤", "leq": "≤", "leqslant": "≤", "ge": "≥", "geq": "≥", "geqslant": "≥"},
-    **{"lt": "<", "gt": ">", "ne": "≠", "neq": "≠", "pi": "π", "mu": "μ", "Omega": "Ω"},
-    **{"dfrac": r"\frac", "tfrac": r"\frac", "cfrac": r"\frac"},
+_MACROS = {
+    name: sign
+    for names, sign in (
+        ("quad qquad displaystyle left right big Big bigl bigr", " "),
+        ("bf it rm sf large Large LARGE huge Huge normalsize small limits", ""),
+        *(("times cdot", "*"), ("div", "/"), ("pm", "±"), ("approx simeq", "≈"), ("colon", ":"), ("cup", "∪")),
+        *(("le leq leqslant", "≤"), ("ge geq geqslant", "≥"), ("ne neq", "≠"), ("lt", "<"), ("gt", ">"), ("in", "∈")),
+        *(("land wedge", "∧"), ("lor vee", " or "), ("emptyset varnothing", "∅"), ("angle", "∠"), ("triangle", "△")),
+        *(("langle", "("), ("rangle", ")"), ("lbrace", "\\{"), ("rbrace", "\\}"), ("dfrac tfrac cfrac", "\\frac")),
+        *(("pi", "π"), ("mu", "μ"), ("Omega", "Ω")),
+    )
+    for name in names.split()
 }
-_ARROW = re.compile(r"\\(?:overline|vec|overrightarrow)\s*\{\s*([A-Z]{2}|[a-z])\s*\}")
-_DEGREE = re.compile(r"\*?\s*(?:\^\s*(?:\\circ|\{\s*\\circ\s*\})|\\degree(?![A-Za-z]))")
+# A system of equations, one a row, each of which names its unknown.
+_SYSTEM = r"\\begin\{(cases|aligned|array)\}((?:(?:\{l*\})?\s*[a-z]\s*&?=[^=&\\]+(?:\\\\)?)+)\\end\{\1\}"
+_LATEX: Rewriting = (
+    (re.compile(_SYSTEM), lambda rows: rows[2].strip("\\ ").replace("\\\\", ", ").replace("&", "")),
+    (re.compile(r"(?<![A-Za-z\\])([ckdm])\{\{m\}\^\{(\d)\}\}"), r"\1m^{\2}"),  # c{{m}^{2}}
+    (re.compile(r"\{\}(?=\^)"), ""),
+    (re.compile(r"\\(?:text)?color\s*\{[A-Za-z]+\}(?:\s*\{([^{}]*)\})?"), r"\1"),
+    (re.compile(r"\{([^{}]*)\\over(?![A-Za-z])([^{}]*)\}"), r"\\frac{\1}{\2}"),
+    (re.compile(r"(?<=\d)(?:,\\!\s*|\{,\}(?:\\!)?|\\,|,\\,)(?=\d{3}(?!\d))"), ""),  # thousands
+    (re.compile(r"\\([A-Za-z]+)"), lambda macro: _MACROS.get(macro[1], macro[0])),
+    (re.compile(r"[,\s(]*\b[kn]\s*∈\s*(?:\\(?:mathbb|mathbf)\s*\{?\s*Z\s*\}?|Z|ℤ)[\s)$]*$"), ""),
+    (re.compile(r"\*?\s*(?:\^\s*(?:\\circ|\{\s*\\circ\s*\})|\\degree(?![A-Za-z]))"), "°"),
+    (re.compile(r"\\(?:overline|vec|overrightarrow)\s*\{\s*([A-Z]{2}|[a-z])\s*\}"), r"\1"),
+    (re.compile(r"\\%"), "%"),
+    (re.compile(r"\\\$"), "$ "),
+    (re.compile(r"(?<!\\)\\[,;:!> ()\[\]]|~"), " "),
+)
+_ASCII = (("{,}", ","), ("{:}", ":"), ("+/-", "±"), ("<=", "≤"), (">=", "≥"), ("!=", "≠"))
 _WIDE = {chr(code): chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F)}
 _ODD = str.maketrans(
     {
@@ -161,8 +171,6 @@ _SMALL = re.compile(f"[{_RAISED}]+|[{_LOWERED}]+")
 _LARGE = str.maketrans(_RAISED + _LOWERED, "0123456789+-n0123456789")
 _DISPLAY = re.compile(r"\\[\[\]]|\$\$")
 _TIMES = re.compile(r"(?<=\d) x (?=\d)")
-# A system of equations, one a row, each of which names its unknown.
-_SYSTEM = re.compile(r"\\begin\{(cases|aligned|array)\}((?:(?:\{l*\})?\s*[a-z]\s*&?=[^=&\\]+(?:\\\\)?)+)\\end\{\1\}")
 _INDEX = re.compile(r"(?<=[A-Za-z)\]])_\{?(\d+)\}?")
 _EDGES = " \t\r\n`*_#"
 _QUOTED = ("'", '"')
@@ -212,22 +220,16 @@ def plain(text: str) -> str:
             return text
     else:
         text = in_latin(_SMALL.sub(_on_the_line, text).translate(_ODD))
-    if "**" in text:
-        text = _BOLD.sub(r"\1", text)
-    text = text.strip(_EDGES)
+    text = _BOLD.sub(r"\1", text).strip(_EDGES)
     if len(text) > 2 and text[0] == text[-1] == "$":
         text = text[1:-1]
     if "\\" in text:
-        text = _plain_latex(text)
-    if "{" in text:
-        text = text.replace("{,}", ",").replace("{:}", ":")
-    if "+" in text:
-        text = text.replace("+/-", "±")
-        text = "±" + text[2:] if text.startswith("+-") else text
-    if " x " in text:
-        text = _TIMES.sub("*", text)
-    if "=" in text:
-        text = text.replace("<=", "≤").replace(">=", "≥").replace("!=", "≠")
+        for _ in range(4):
+            text = _TEXT_MACRO.sub(r" \1 ", text)
+        text = rewritten(text, _LATEX)
+    for written, sign in _ASCII:
+        text = text.replace(written, sign)
+    text = _TIMES.sub("*", "±" + text[2:] if text.startswith("+-") else text)
     if text.count("$") % 2 == 0:
         text = text.replace("$", "")
     text = text.strip(_EDGES)
@@ -273,41 +275,13 @@ def last_sentence(text: str) -> str:
     return _SENTENCES.split(text.strip())[-1]
 
 
-def _plain_latex(text: str) -> str:
-    for _ in range(4):
-        text, changed = _TEXT_MACRO.subn(r" \1 ", text)
-        if not changed:
-            break
-    if "\\begin" in text:
-        text = _SYSTEM.sub(lambda rows: rows[2].strip("\\ ").replace("\\\\", ", ").replace("&", ""), text)
-    if "{{" in text or "{}" in text:
-        text = _NESTED.sub(r"\1m^{\2}", text).replace("{}^", "^")
-    text = _OVER.sub(r"\\frac{\1}{\2}", _FONT.sub(r"\1", text))
-    text = _THIN_THOUSANDS.sub("", text).replace("\\%", "%").replace("\\$", "$ ")
-    text = _MACRO.sub(lambda macro: _SIGNS.get(macro[1], macro[0]), text)
-    if "Z" in text:
-        text = _INTEGERS.sub("", text)
-    if "\\circ" in text or "\\degree" in text:
-        text = _DEGREE.sub("°", text)
-    if "{" in text:
-        text = _ARROW.sub(r"\1", text)
-    return _SPACING.sub(" ", text)
-
-
 def _stated(part: str) -> str | None:
     """What an answer part states: its last box, what follows its last label, or all of it."""
     part = part[-READ_AT_MOST:]
     if box := _last_box(part):
         return box[1]
-    return _after_label(part) or part.strip() or None
-
-
-def _after_label(part: str) -> str | None:
-    """The rest of the sentence after the last answer label in `part`."""
-    ends = _labels(part)
-    if not ends or _SO.search(part):
-        return None
-    return _after_last(part, ends[-1]) or None
+    ends = [] if _SO.search(part) else _labels(part)
+    return (_after_last(part, ends[-1]) if ends else "") or part.strip() or None
 
 
 def _after_last(text: str, label: int) -> str:
@@ -335,15 +309,12 @@ def _last_box(text: str) -> tuple[int, str] | None:
     while first and _is_linked(text, *found[first - 1][:2], found[first][0]):
         first -= 1
     contents = [_with_neighbours(text, start, end, _innermost(content)) for start, end, content in found[first:]]
-    if first == last or len(set(contents)) == 1:
-        answer = contents[0]
-    elif text[found[first][1] : found[first + 1][0]].strip(" $") == "}{":
-        answer = f"\\frac{{{contents[0]}}}{{{contents[1]}}}"
-    else:
-        links = [text[found[n][1] : found[n + 1][0]].replace("$", "").replace("&", ",") for n in range(first, last)]
-        answer = contents[0]
-        for link, content in zip((_PART.sub("", link) for link in links), contents[1:], strict=True):
-            answer += (link if _LINKING.search(link) else ", " + link.strip()) + content
+    answer = contents[0]
+    for at, content in enumerate(contents[1:], start=first) if len(set(contents)) > 1 else ():
+        link = _PART.sub("", text[found[at][1] : found[at + 1][0]].replace("$", "").replace("&", ","))
+        if link.strip() == "}{":
+            return found[last][1], f"\\frac{{{answer}}}{{{content}}}"
+        answer += (link if _LINKING.search(link) else ", " + link.strip()) + content
     answer = answer.strip()
     return (found[last][1], answer) if answer else None
 
@@ -363,13 +334,12 @@ def _with_neighbours(text: str, start: int, end: int, content: str) -> str:
         return content  # so it mostly is, and this tells it fast
     if not content or not _UNSIGNED.fullmatch(content):
         return content
-    sign = _SIGN.search(text, max(0, start - 12), start)
-    if sign:
+    if sign := _SIGN.search(text, max(0, start - 12), start):
         content = (sign[1] or "-") + content
     if factor := _FACTOR.match(text, end):
         content, end = content + factor[0], factor.end()
     line = text[end : end + 60].partition("\n")[0].replace("\\$", " ").replace("$", " ")
-    unit = adjoining_unit(_plain_latex(line.translate(_ODD))) if line.strip() else ""
+    unit = adjoining_unit(plain(line)) if line.strip() else ""
     return f"{content} {unit}" if unit else content
 
 
@@ -390,10 +360,9 @@ def _last_part(text: str, after: int, fmt: ResponseFormat) -> tuple[int, str] | 
     ends = [(end, marker) for marker in fmt.markers if (end := text.find(marker, inside)) >= 0]
     end, marker = min(ends, default=(len(text), ""))
     body = text[inside:end].strip()
-    closed = bool(marker) and marker == fmt.answer.close
-    if marker and not closed:  # the marker has been moved into other text
-        return None
-    answer = _stated(body) if closed or _is_bare(body) else None
+    # Another marker has been moved into other text.
+    told = marker == fmt.answer.close if marker else _is_bare(body)
+    answer = _stated(body) if told else None
     return (inside, answer) if answer else None
 
 

@@ -31,7 +31,7 @@ from specs_data.judges.values import (
 )
 
 _LEAD = re.compile(
-    r"(?:(?:so|thus|therefore|hence|finally|then|clearly|in conclusion|ans|correct|solution"
+    r"\A(?:(?:so|thus|therefore|hence|finally|then|clearly|in conclusion|ans|correct|solution"
     r"|i(?: would|'d| will)? (?:choose|pick|select|say|go with)"
     r"|i think(?: that)?|it (?:is|must be|should be)|it's"
     r"|among the (?:options|choices))\b[\s,.:]*"
@@ -40,21 +40,20 @@ _LEAD = re.compile(
     r"(?:\s+(?:is|are|would be|should be|must be)\b)?[\s:→=>-]*"
     r"|(?:•|=>|[→⇒>∴]|\\(?:Rightarrow|therefore)|-\s+(?=\(?[A-Z]\b))\s*"
     r"|[故因此所以综上述本题应,【]*(?:正确的?)?"
-    r"(?:答案|选项)?】?(?:应?选择?|[是为])?\s*[,:]?\s*(?<=[\u4e00-\u9fff,:】 ]))",
+    r"(?:答案|选项)?】?(?:应?选择?|[是为])?\s*[,:]?\s*(?<=[\u4e00-\u9fff,:】 ]))+",
     re.IGNORECASE,
 )
-_FORM = r"(?:\(\s*([A-Z])\s*\)|\[\s*([A-Z])\s*\]|([A-Z]))"
-_BARE = re.compile(r"[•(\[{]?\s*([A-Za-z])\s*[)\]}]?\s*[.:!项]?")
+_BARE = re.compile(r"[•(\[{]?\s*([A-Za-z])\s*[)\]}]?\s*[.:!项]?()")
 _LETTER = re.compile(
-    r"(?:\(\s*([A-Z])\s*\)|\[\s*([A-Z])\s*\]|([A-Z])(?=\s*[).:\],;]|\s+[-→]\s|\s(?:because|since)\b))(?:\s*[).:\],;]+\s*|\s+[-→]\s+|\s*)(.*)",
+    r"[(\[]?\s*([A-Z])(?:\s*[)\]]|(?=\s*[.:,;]|\s+[-→]\s|\s(?:because|since)\b))(?:\s*[).:\],;]+\s*|\s+[-→]\s+|\s*)(.*)",
     re.DOTALL,
 )
-_IN_BRACKETS = re.compile(r"([A-Z])\s*(\([^()]*\))\s*")  # B (blue)
 _RIGHT = re.compile(
-    rf"{_FORM}(?:\s+(?:is|are)\s+(?:the\s+)?(?:only\s+)?(?:correct|right|true|best|answer)\b"
+    r"[(\[]?\s*([A-Z])\s*[)\]]?(?:\s+(?:is|are)\s+(?:the\s+)?(?:only\s+)?(?:correct|right|true|best|answer)\b"
     r"|(?:选项)?(?:是?正确)的?|\s+it is)(.*)",
     re.DOTALL,
 )
+_FORMS = (_BARE, re.compile(r"([A-Z])\s*(\([^()]*\))\s*"), _RIGHT, _LETTER)  # the second one is B (blue)
 _NAMED_OPTION = re.compile(r"([A-Z])\s*选项")
 _BOLD = re.compile(r"\*\*\(?([A-Z])[).:]?\*\*[).:]?(?=\s+\S)")
 _MARKED = re.compile(
@@ -63,9 +62,8 @@ _MARKED = re.compile(
 )
 _LAST = re.compile(
     r"(.*?)[\s,]*(?:(?:so|thus|hence|therefore|i\.e\.|that is)[,\s]+)?"
-    r"(?:\(\s*(?:option |choice |answer )?([A-Z])\s*\)"
-    r"|(?:the\s+)?(?:(?:correct|right|best|final)\s+)?(?:option|choice|answer)\s+(?:is\s+)?\(?([A-Z])\)?"
-    r"|[故应该所以]*选\s*\(?([A-Z])\)?)\s*",
+    r"(?:\(\s*(?:option |choice |answer )?(?=[A-Z]\s*\))|[故应该所以]*选\s*\(?"
+    r"|(?:the\s+)?(?:(?:correct|right|best|final)\s+)?(?:option|choice|answer)\s+(?:is\s+)?\(?)([A-Z])\s*\)?\s*",
     re.DOTALL | re.IGNORECASE,
 )
 _OPTION = re.compile(r"(?:^|(?<=\s))(?:\(([A-Z])[).:][ \t]*|([A-Z])[).:][ \t]+)", re.MULTILINE)
@@ -120,20 +118,13 @@ def listed_choices(question: str) -> tuple[str, ...]:
 
 def read_letters(text: str) -> tuple[frozenset[str], str] | None:
     """The letters that `text` begins with and what it says after them, or None where it chooses none."""
-    text = _without_lead(_plain(text))
-    if bare := _BARE.fullmatch(text):
-        return frozenset(bare[1].upper()), ""
-    if _SEVERAL.fullmatch(text):
+    text = _LEAD.sub("", _plain(text))
+    if _SEVERAL.fullmatch(text) or (_JOINED.fullmatch(text) and len(set(text)) == len(text)):
         return frozenset(re.findall(r"[A-Z]", text)), ""
-    if _JOINED.fullmatch(text) and len(set(text)) == len(text):
-        return frozenset(text), ""
-    bracketed = _IN_BRACKETS.fullmatch(text)
-    if bracketed and not _ANOTHER.match(bracketed[2]):
-        return frozenset(bracketed[1]), bracketed[2]
-    found = _RIGHT.fullmatch(text) or _LETTER.match(text)
-    if not found or _ANOTHER.match(found[4]):
-        return None
-    return frozenset(found[1] or found[2] or found[3]), found[4].strip()
+    for form in _FORMS:
+        if (found := form.fullmatch(text)) and not _ANOTHER.match(found[2]):
+            return frozenset(found[1].upper()), found[2].strip()
+    return None
 
 
 def find_choice(text: str, choices: tuple[str, ...]) -> str | None:
@@ -171,7 +162,7 @@ def read_choice(answer: str, choices: tuple[str, ...]) -> Choice:
     """What an answer chooses, by its letter and its content, which must agree."""
     text = _plain(answer)
     last = last_sentence(text)
-    if len(last) < len(text) and not (_LETTER.match(_without_lead(text)) or read_letters(text) or reasoned(text)):
+    if len(last) < len(text) and not (_LETTER.match(_LEAD.sub("", text)) or read_letters(text) or reasoned(text)):
         return read_choice(last, choices)
     if not any(stem in text for stem in _NEGATIONS):  # this tells it fast
         return _read_choice(text, choices)
@@ -214,23 +205,17 @@ def _read_choice(text: str, choices: tuple[str, ...]) -> Choice:
 
 
 def _plain(text: str) -> str:
-    text = _NAMED_OPTION.sub(r"\1", text) if "选" in text else text
-    return plain(_BOLD.sub(r"\1)", text) if "**" in text else text).replace("*", "") if "**" in text else plain(text)
-
-
-def _without_lead(text: str) -> str:
-    while (lead := _LEAD.match(text)) and lead.end():
-        text = text[lead.end() :]
-    return text
+    if "**" in text:
+        text = _BOLD.sub(r"\1)", text).replace("**", "")
+    return plain(_NAMED_OPTION.sub(r"\1", text))
 
 
 def _letter_inside(text: str, choices: tuple[str, ...]) -> tuple[frozenset[str], str] | None:
     """The letter that a sentence names at its end: 45° (B), `which is option C`."""
     last = _LAST.fullmatch(text)
-    letter = (last[2] or last[3] or last[4]) if last else ""
-    if not last or not letter.isupper() or (choices and letter not in contents(choices)):
+    if not last or not last[2].isupper() or (choices and last[2] not in contents(choices)):
         return None
-    rest = last[1]
+    rest, letter = last.groups()
     if (_ANOTHER.search(rest) or _DOUBT.search(rest)) and not (choices and find_choice(rest, choices)):
         return None
     return frozenset(letter), rest
@@ -243,7 +228,7 @@ def _is_contradicted(letters: frozenset[str], rest: str, choices: tuple[str, ...
     if HESITATION.search(rest) and set(re.findall(r"\b[A-Z]\b", rest)) - letters:
         return True
     last = _LAST.fullmatch(rest)
-    if last and (last[2] or last[3] or last[4]) not in letters and not (choices and find_choice(rest, choices)):
+    if last and last[2] not in letters and not (choices and find_choice(rest, choices)):
         return True
     if not choices or len(letters) > 1 or _BECAUSE.match(rest):
         return False
@@ -290,7 +275,7 @@ def _said_choice(text: str, choices: tuple[str, ...]) -> str | None:
     """The choice that a sentence says: `The ball is blue`, `No, because ...`, `A dog, not a cat`."""
     if not choices or _OR_ANOTHER.match(text):
         return None
-    candidates = [_without_lead(text), said(text), said(_without_lead(text)), _NOT_OTHER.sub("", text)]
+    candidates = [_LEAD.sub("", text), said(text), said(_LEAD.sub("", text)), _NOT_OTHER.sub("", text)]
     found = {find_choice(candidate, choices) for candidate in candidates if candidate and candidate != text}
     if (meaning := reasoned(text)) and not _AT_END.search(text):
         found.add(find_choice(meaning.said, choices))

@@ -25,6 +25,7 @@ import re
 from collections.abc import Sequence
 from fractions import Fraction
 from functools import lru_cache
+from itertools import accumulate
 from types import TracebackType
 from typing import Self
 
@@ -281,9 +282,6 @@ def _ask(gold: str, wanted: Value, value: Value, text: str) -> Reply | Question:
 
 
 def _is_balanced(text: str) -> bool:
-    depth = 0
-    for mark in text.replace("\\{", "").replace("\\}", ""):
-        depth += (mark == "{") - (mark == "}")
-        if depth < 0:
-            return False
-    return depth == 0 and any(mark.isalnum() for mark in text)
+    marks = text.replace("\\{", "").replace("\\}", "")
+    depths = [0, *accumulate((mark == "{") - (mark == "}") for mark in marks)]
+    return min(depths) == depths[-1] == 0 and any(mark.isalnum() for mark in text)

@@ -22,10 +22,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from fractions import Fraction
-from functools import lru_cache
+from functools import lru_cache, partial
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
-from threading import Lock
 from typing import Any, NoReturn
 
 import msgspec
@@ -103,33 +102,24 @@ class SymbolicJudge:
     """
 
     def __init__(self, workers: int) -> None:
-        self._workers = workers
-        self._threads: ThreadPoolExecutor | None = None
+        self._pool = partial(ThreadPoolExecutor, workers, thread_name_prefix="math")
+        self._threads = self._pool()
         self._idle: deque[_Worker] = deque()
-        self._lock = Lock()
 
     def ask(self, question: Question) -> Future[Reply]:
         """The reply, in the future. Raises nothing but on a closed pool."""
-        refused = _refused(question.gold) or _refused(question.answer)
-        if refused is not None:
-            done: Future[Reply] = Future()
-            done.set_result(refused)
-            return done
-        with self._lock:
-            if self._threads is None:
-                self._threads = ThreadPoolExecutor(self._workers, thread_name_prefix="math")
         return self._threads.submit(self._ask, question)
 
     def close(self) -> None:
         """End the workers. Questions still waiting are answered first."""
-        with self._lock:
-            threads, self._threads = self._threads, None
-        if threads is not None:
-            threads.shutdown()
+        threads, self._threads = self._threads, self._pool()
+        threads.shutdown()
         while self._idle:
             self._idle.pop().end()
 
     def _ask(self, question: Question) -> Reply:
+        if refused := _refused(question.gold) or _refused(question.answer):
+            return refused
         # No pipe can carry a lone surrogate.
         texts = (text.encode("utf-8", "replace").decode() for text in (question.gold, question.answer))
         line = msgspec.json.encode(Question(*texts))
@@ -324,15 +314,9 @@ def _same_equation(gold: Any, answer: Any) -> bool:
 
 def _points(symbols: Any) -> Iterator[tuple[int, dict[Any, Fraction]]]:
     """Values for the symbols, all of one sign, which is given with them."""
-    for number, sign in enumerate((1, 1, 1, -1, -1)):
-        first = 37 + 61 * number
-        yield (
-            sign,
-            {
-                symbol: Fraction(sign * (first + 17 * at), 41 + 2 * at)
-                for at, symbol in enumerate(sorted(symbols, key=str))
-            },
-        )
+    ordered = list(enumerate(sorted(symbols, key=str)))
+    for first, sign in ((37, 1), (98, 1), (159, 1), (220, -1), (281, -1)):
+        yield sign, {symbol: Fraction(sign * (first + 17 * at), 41 + 2 * at) for at, symbol in ordered}
 
 
 def _is_equation(value: Any) -> bool:

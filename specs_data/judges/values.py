@@ -135,7 +135,7 @@ _OF = r"\s*[=∈]\s*(?=[^=])"
 _ITEMS_NAME = re.compile(
     rf"\s*(?:([A-Za-z]\w{{0,3}}){_OF}|\(\s*((?:\\?[a-z]+)(?:\s*,\s*\\?[a-z]+){{1,3}})\s*\)\s*=|([A-Z]'*(?:_\d)?)\s*=?\s*(?=\())"
 )
-_ITEM_NAME = re.compile(r"\s*([A-Za-z](?:_\{?\w\}?)?)\s*=\s*(?=[^=])")
+_ITEM_NAME = re.compile(r"\s*([A-Za-z](?:_\{?\w\}?)?)\s*=\s*([^=]+)")
 _BUILDER = re.compile(
     r"(?:[A-Z](?:\s*(?:∪|\\cap)\s*[A-Z])?\s*=\s*)?\{\s*([A-Za-z])\s*(?:∈\s*\S+\s*)?(?:\||:|\\mid(?![A-Za-z]))(.*)\}",
     re.DOTALL,
@@ -149,8 +149,7 @@ _RELATIONS_IN_WORDS = (
 _RELATION = re.compile(r"([<≤>≥])")
 _TURNED = {">": "<", "≥": "≤"}
 _EXCEPT = re.compile(
-    r"\s*(?:([A-Za-z])\s*≠|(?:all )?real numbers (?:except|other than)(?: for)?)\s*(.+)",
-    re.IGNORECASE,
+    r"\s*(?:([A-Za-z])\s*≠|(?:all )?real numbers (?:except|other than)(?: for)?)\s*(.+)", re.IGNORECASE
 )
 _PRODUCT = re.compile(r"\s*\d+(?:\.\d+)?\s*(?:\*\s*\d+(?:\.\d+)?\s*)+")
 _VARIABLE = re.compile(r"\s*[A-Za-z]\s*")
@@ -161,13 +160,9 @@ _UNSEEN = re.compile(r"[\w)\]}]'+|\\prime|(?<=[\d)])_\w+|(\\[lc]?dots|\.\.\.|…
 _UNBRACED = str.maketrans("", "", "{ }")
 _LEFT_SIDE = re.compile(r"[^=]*=")
 _INEQUALITY = re.compile(r"[<>≤≥≠]|\\n[lg]eq?(?![a-z])")
+_ROOT = r"(?:\\sqrt|√|(?<![A-Za-z])sqrt)\s*(?:\{\s*(\w+)\s*\}|\(\s*(\w+)\s*\)|(?<=t)\s*(\w)|(?<=√)\s*(\d+|[A-Za-z]))"
 _SIMPLE = (
-    (
-        re.compile(
-            r"(?:\\sqrt|√|(?<![A-Za-z])sqrt)\s*(?:\{\s*(\w+)\s*\}|\(\s*(\w+)\s*\)|(?<=t)\s*(\w)|(?<=√)\s*(\d+|[A-Za-z]))"
-        ),
-        r"√(\1\2\3\4)",
-    ),
+    (re.compile(_ROOT), r"√(\1\2\3\4)"),
     (re.compile(r"\\frac\s*(\d)\s*(\d)"), r"\\frac{\1}{\2}"),
     (re.compile(r"(?<![A-Za-z\\])pi(?![A-Za-z])"), "π"),
     (re.compile(r"(?<=[_^])\{\s*(\w)\s*\}(?!\d)"), r"\1"),
@@ -282,18 +277,15 @@ def same_value(gold: Value, answer: Value, agree: FormulasAgree) -> bool | None:
         case (Digits("ratio"), Range(said=True)):
             return gold.numbers == (answer.low.value, answer.high.value) and not answer.high.unit
         case (Digits("ratio") as ratio, Quantity() as number) | (Quantity() as number, Digits("ratio") as ratio):
-            return (
-                len(ratio.numbers) == 2 and not number.unit and number.value * ratio.numbers[1] == ratio.numbers[0] != 0
-            )
+            top, *below = ratio.numbers
+            return len(below) == 1 and not number.unit and number.value * below[0] == top != 0
         case (Digits(), Digits()):
             return _same_digits(gold, answer)
         case (Range(), Range()):
             return same_quantity(gold.low, answer.low) and same_quantity(gold.high, answer.high)
         case (Formula(), Formula()):
             return _same_formula(gold, answer, agree)
-        case (Formula(), Quantity()) | (Quantity(), Formula()) if _is_infinite(gold) or _is_infinite(answer):
-            return False
-        case (Formula(), Quantity()) | (Quantity(), Formula()) if _tower(gold) or _tower(answer):
+        case (Formula() as one, Quantity()) | (Quantity(), Formula() as one) if _is_infinite(one) or _tower(one):
             return False  # a number that can be written down is not as large
         case (Formula() | Quantity(), Formula() | Quantity()):
             return _same_formula(_as_formula(gold), _as_formula(answer), agree)
@@ -339,9 +331,7 @@ def _read_digits(text: str) -> Digits | None:
 
 def _read_range(text: str) -> Range | None:
     found = _RANGE.fullmatch(text)
-    if not found:
-        return None
-    if " and " in text and not text.lower().startswith("between "):
+    if not found or (" and " in text and not text.lower().startswith("between ")):
         return None
     low, high = read_quantity(found[1].strip(), True), read_quantity(found[2].strip(), True)
     return Range(replace(low, unit=low.unit or high.unit), high, " to " in text) if low and high else None
@@ -403,16 +393,12 @@ def _read_items(text: str) -> Items | None:
 
 def _item_names(values: list[str]) -> tuple[tuple[str, ...], list[str]]:
     """The names in `x = 1, y = 2` or `x_1 = 1, x_2 = 2` (which number one variable's values) and what they name."""
-    found = [_ITEM_NAME.match(value) for value in values]
-    names = [name[1].replace("{", "").replace("}", "") for name in found if name]
-    if len(names) < len(values) or any(
-        "=" in value[name.end() :] for value, name in zip(values, found, strict=True) if name
-    ):
+    found = [named.groups() for value in values if (named := _ITEM_NAME.fullmatch(value))]
+    if len(found) < len(values):
         return (), values
+    names = [name.replace("{", "").replace("}", "") for name, _ in found]
     bare = {name.partition("_")[0] for name in names}
-    if len(bare) == 1:
-        names = list(bare)
-    return tuple(names), [value[name.end() :] for value, name in zip(values, found, strict=True) if name]
+    return tuple(bare if len(bare) == 1 else names), [named for _, named in found]
 
 
 def _split(text: str) -> list[str] | None:
@@ -461,18 +447,14 @@ def _read_inequality(text: str) -> Items | None:
     parts = [part.strip() for part in _RELATION.split(text, maxsplit=2)]
     if ">" in parts or "≥" in parts:
         parts = [_TURNED.get(part, ">" if part in ("<", "≤") else part) for part in reversed(parts)]
-    match parts:
-        case [low, ("<" | "≤") as left, name, ("<" | "≤") as right, high] if _VARIABLE.fullmatch(name):
-            pass
-        case [name, ("<" | "≤") as right, high] if _VARIABLE.fullmatch(name):
-            low, left = "-\\infty", "<"
-        case [low, ("<" | "≤") as left, name] if _VARIABLE.fullmatch(name):
-            right, high = "<", "\\infty"
-        case _:
-            return None
-    if any(mark in low + high for mark in ",;=<≤>≥") or _OR.search(low + high) or _AND.search(low + high):
+    if len(parts) == 3:
+        parts = ["-\\infty", "<", *parts] if _VARIABLE.fullmatch(parts[0]) else [*parts, "<", "\\infty"]
+    if len(parts) < 5 or not {parts[1], parts[3]} <= {"<", "≤"}:
         return None
-    if _VARIABLE.fullmatch(low) or _VARIABLE.fullmatch(high):
+    low, left, name, right, high = parts
+    if [bool(_VARIABLE.fullmatch(part)) for part in (low, name, high)] != [False, True, False]:
+        return None
+    if any(mark in low + high for mark in ",;=<≤>≥") or _OR.search(low + high) or _AND.search(low + high):
         return None
     return _interval(("[" if left == "≤" else "(") + ("]" if right == "≤" else ")"), [low, high], name)
 
@@ -575,7 +557,7 @@ def _signs(text: str) -> list[str]:
 
 def _same_items(gold: Items, answer: Items, agree: FormulasAgree) -> bool | None:
     if "∪" in (gold.joint, answer.joint):
-        return _same_union(_parts(gold), _parts(answer), agree)
+        return _same_union(gold, answer, agree)
     if gold.brackets != answer.brackets and not _may_be_bare(gold, answer):
         return False
     gold, answer = _by_name(gold, answer)
@@ -629,17 +611,14 @@ def _is_infinite(end: Value) -> bool:
     return isinstance(end, Formula) and end.spelling.endswith("\\infty")
 
 
-def _same_union(golds: Sequence[Value], answers: Sequence[Value], agree: FormulasAgree) -> bool | None:
+def _same_union(gold: Items, answer: Items, agree: FormulasAgree) -> bool | None:
     """The same parts. Other intervals may have the same union, which math-verify tells."""
+    golds, answers = (one.values if one.joint == "∪" else (one,) if _is_interval(one) else () for one in (gold, answer))
     if not golds or not answers:
         return False
     if _same_set(golds, answers, agree):
         return True
     return agree(*(_formula(" ∪ ".join(map(formula_text, parts))) for parts in (golds, answers)))
-
-
-def _parts(items: Items) -> Sequence[Value]:
-    return items.values if items.joint == "∪" else (items,) if _is_interval(items) else ()
 
 
 def formula_text(value: Value) -> str:
@@ -660,10 +639,8 @@ def _in_lowest(ratio: Digits) -> tuple[Fraction, ...]:
 
 def _same_set(golds: Sequence[Value], answers: Sequence[Value], agree: FormulasAgree) -> bool | None:
     rows = [[same_value(gold, answer, agree) for answer in answers] for gold in golds]
-    columns = list(zip(*rows, strict=True))
-    if all(True in line for line in (*rows, *columns)):
-        return True
-    return None if all(True in line or None in line for line in (*rows, *columns)) else False
+    lines = (*rows, *zip(*rows, strict=True))
+    return _all(True if True in line else None if None in line else False for line in lines)
 
 
 def _all(verdicts: Iterable[bool | None]) -> bool | None:
