@@ -134,7 +134,7 @@ def find_choice(text: str, choices: tuple[str, ...]) -> str | None:
         value = read_value(plain(text).removesuffix(" one"), True)
         # Formulas that are spelled alike have been found before; no others can be told here.
         values = {} if isinstance(value, Formula) else _values(choices)
-        found = [letter for letter, content in values.items() if same_value(content, value, lambda *_: None)]
+        found = [letter for letter, content in values.items() if same_value(content, value)]
     return found[0] if len(found) == 1 else None
 
 

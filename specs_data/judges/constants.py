@@ -63,10 +63,6 @@ _SIGNS = {
 }
 
 
-class _NoConstant(Exception):
-    """The text is none, or too large to compute."""
-
-
 def spelled(text: str) -> str:
     """`text` with its roots, fractions and powers on one line: √(2), ⟨(1)/(2)⟩, ^(3)."""
     if "\\" in text:
@@ -99,7 +95,7 @@ def read_constant(line: str) -> Real | None:
         return None
     try:
         return _value(ast.parse(line.strip(), mode="eval").body)
-    except (ArithmeticError, ValueError, SyntaxError, MemoryError, RecursionError, _NoConstant):
+    except (ArithmeticError, ValueError, LookupError, SyntaxError, MemoryError, RecursionError):
         return None
 
 
@@ -134,8 +130,7 @@ def _value(node: ast.expr) -> Real:
         case ast.UnaryOp(op=ast.UAdd(), operand=operand):
             return _value(operand)
         case ast.UnaryOp(op=ast.USub(), operand=operand):
-            value = _value(operand)
-            return value.copy_negate() if isinstance(value, Decimal) else -value
+            return _applied(ast.Sub(), Fraction(0), _value(operand))
         case ast.BinOp(left=base, op=ast.Pow(), right=exponent):
             return _raised(_value(base), _value(exponent))
         case ast.BinOp(left=left, op=sign, right=right):
@@ -148,17 +143,15 @@ def _value(node: ast.expr) -> Real:
             share = _value(part)
             if isinstance(share, Fraction) and 0 < share < 1:
                 return _applied(ast.Add(), _value(whole), share)
-    raise _NoConstant
+    raise ValueError("no constant")
 
 
 def _applied(sign: ast.operator, value: Real, other: Real) -> Real:
-    if type(sign) not in _SIGNS:
-        raise _NoConstant
     exactly, nearly = _SIGNS[type(sign)]
     if isinstance(value, Fraction) and isinstance(other, Fraction):
         exact: Fraction = exactly(value, other)
         if max(exact.numerator.bit_length(), exact.denominator.bit_length()) > MOST_BITS:
-            raise _NoConstant
+            raise ValueError("too large to compute")
         return exact
     return nearly(_decimal(value), _decimal(other))
 
@@ -168,7 +161,7 @@ def _raised(base: Real, exponent: Real) -> Real:
         if exponent.denominator == 1:
             bits = max(base.numerator.bit_length(), base.denominator.bit_length())
             if abs(exponent) * bits > MOST_BITS:
-                raise _NoConstant
+                raise ValueError("too large to compute")
             return Fraction(base ** int(exponent))
         if exponent == Fraction(1, 2) and base >= 0:
             top, below = isqrt(base.numerator), isqrt(base.denominator)
@@ -176,7 +169,7 @@ def _raised(base: Real, exponent: Real) -> Real:
                 return Fraction(top, below)
     power = _decimal(exponent)
     if base < 0 or abs(power) > MOST_POWER:
-        raise _NoConstant
+        raise ValueError("too large to compute")
     return _CONTEXT.power(_decimal(base), power)
 
 

@@ -104,14 +104,23 @@ _COMPOUND = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]+)\.?(?:\s+(?:and\s+)?|$)")
 _ARC = re.compile(r"°\s*(\d+(?:\.\d+)?)\s*(?:'|\^?\{?\\prime\}?)$")  # 15°30'
 
 
+@lru_cache(maxsize=4096)
 def read_quantity(text: str, letters: bool = True) -> Quantity | None:
     """The number that `text` is, all of it, or None. Without `letters`, 5m is algebra and only 5 m is metres."""
-    return _remembered(text, letters) if len(text) <= LONGEST else None
+    return read_plain_quantity(plain(text), letters) if len(text) <= LONGEST else None
 
 
 def read_plain_quantity(text: str, letters: bool = True) -> Quantity | None:
     """`read_quantity` of a text that is `plain`."""
-    return _read(text, letters) if len(text) <= LONGEST else None
+    if _INTEGER.fullmatch(text):
+        return Quantity(Fraction(int(text)))
+    if len(text) > LONGEST:
+        return None
+    if not text[:1].isdigit():
+        text = _LEAD.sub("", text)
+    if "=" in text or "≈" in text:
+        return _read_chain(text, letters)
+    return None if _RANGE.fullmatch(text) else _read_value(text, letters)
 
 
 def same_quantity(gold: Quantity, answer: Quantity) -> bool:
@@ -172,7 +181,9 @@ def same_number(gold: Quantity, answer: Quantity) -> bool:
         return True
     if gold.places is not None:
         return (answer.places is None or answer.places > gold.places) and rounds_to(answer.value, gold)
-    return answer.places is not None and (gold.surd or not _terminates(gold.value)) and rounds_to(gold.value, answer)
+    below = gold.value.denominator
+    endless = gold.surd or pow(10, below.bit_length(), below) != 0  # as a decimal
+    return answer.places is not None and endless and rounds_to(gold.value, answer)
 
 
 def rounds_to(value: Fraction, shown: Quantity) -> bool:
@@ -180,21 +191,6 @@ def rounds_to(value: Fraction, shown: Quantity) -> bool:
     if shown.places is None or shown.digits < ENOUGH_DIGITS:
         return False
     return 2 * abs(value - shown.value) <= Fraction(10) ** -shown.places
-
-
-@lru_cache(maxsize=4096)
-def _remembered(text: str, letters: bool) -> Quantity | None:
-    return _read(plain(text), letters)
-
-
-def _read(text: str, letters: bool) -> Quantity | None:
-    if _INTEGER.fullmatch(text):
-        return Quantity(Fraction(int(text)))
-    if not text[:1].isdigit():
-        text = _LEAD.sub("", text)
-    if "=" in text or "≈" in text:
-        return _read_chain(text, letters)
-    return None if _RANGE.fullmatch(text) else _read_value(text, letters)
 
 
 def _read_chain(text: str, letters: bool) -> Quantity | None:
@@ -306,10 +302,6 @@ def _without_percent(number: Quantity) -> Quantity:
     return Quantity(number.value / 100, places, number.digits)
 
 
-def _terminates(value: Fraction) -> bool:
-    return pow(10, value.denominator.bit_length(), value.denominator) == 0
-
-
 def _read_words(text: str) -> Quantity | None:
     """`twenty-one`, `one hundred and five`, `two and a half`, `three quarters`, `two thousand cm`."""
     if not text[:1].isalpha():
@@ -346,9 +338,8 @@ def _decimal(words: list[str]) -> Fraction | None:
     at = words.index("point")
     whole = _cardinal(words[:at]) if at else Fraction(0)
     decimals = [_WORDS.get(word, 10) for word in words[at + 1 :]]
-    if whole is None or not decimals or max(decimals) > 9:
-        return None
-    return whole + sum(Fraction(digit, 10**place) for place, digit in enumerate(decimals, start=1))
+    enough = whole is not None and decimals and max(decimals) <= 9
+    return Fraction(f"{whole}.{''.join(map(str, decimals))}") if enough else None
 
 
 def _counted(words: list[str]) -> Fraction | None:

@@ -42,7 +42,6 @@ from specs_data.judges.values import (
     Digits,
     Formula,
     Meaning,
-    Range,
     Value,
     Words,
     formula_text,
@@ -135,15 +134,13 @@ class _Asked(Struct, frozen=True):
 
 
 class _Gold(Struct, frozen=True):
-    """A gold answer, read once: the letters of a choice, or a value. `fault` names why nothing can be judged by it.
-    Of a `literal` one, as of a scale 1:100 in a text, each term counts."""
+    """A gold answer, read once: the letters of a choice, or a value. `fault` names why nothing can be judged by it."""
 
     text: str
     rule: str = "math"
     fault: str = ""
     letters: frozenset[str] = frozenset()
     value: Value = Words("")
-    literal: bool = False
 
 
 class _Verdict(Struct, frozen=True):
@@ -201,7 +198,9 @@ def _read_gold(asked: _Asked) -> _Gold:
     worded = isinstance(value, Words) or (asked.type in ("text", "multiple_choice") and not is_structured(value))
     if (asked.type == "numeric" and worded) or (isinstance(value, Formula) and not worded and not _is_balanced(text)):
         return _Gold(text, fault="unparseable gold")
-    return _Gold(text, "text" if worded else "math", value=value, literal=asked.type == "text")
+    if isinstance(value, Digits) and value.kind == "ratio" and asked.type == "text":
+        value = replace(value, kind="scale")
+    return _Gold(text, "text" if worded else "math", value=value)
 
 
 def _compare(answer: str, asked: _Asked) -> _Verdict:
@@ -241,10 +240,7 @@ def _compare_values(gold: _Gold, value: Value, text: str) -> Reply | Question:
     wanted = gold.value
     if isinstance(wanted, Meaning) and not is_structured(value):
         value = reasoned(text) or value
-    if gold.literal and isinstance(wanted, Digits) and wanted.kind == "ratio":
-        same = wanted == value or (isinstance(value, Range) and same_value(wanted, value, _not_here))
-        return Reply(bool(same), "text")
-    same = same_value(wanted, value, _not_here)
+    same = same_value(wanted, value)
     if same is not None:
         return Reply(same, _rule(wanted, value))
     if gold.rule == "text":
@@ -255,10 +251,6 @@ def _compare_values(gold: _Gold, value: Value, text: str) -> Reply | Question:
     if too_long or prose or not _is_balanced(text):
         return Reply(False, "number" if isinstance(wanted, Quantity) else "math")
     return _ask(gold.text, wanted, value, text)
-
-
-def _not_here(_gold: Formula, _answer: Formula) -> None:
-    """Formulas are compared in a process of their own."""
 
 
 def _rule(gold: Value, value: Value) -> str:

@@ -241,11 +241,10 @@ def _verified(gold: str, answer: str) -> Reply:
     return Reply(bool(same_value(wanted, found, _formulas_agree)), rule)
 
 
-def _formulas_agree(gold: Formula, answer: Formula) -> bool:
-    return not (gold.unit and answer.unit and gold.unit != answer.unit) and _same(gold.text, answer.text)
-
-
-def _same(gold: str, answer: str) -> bool:
+def _formulas_agree(formula: Formula, another: Formula) -> bool:
+    if formula.unit and another.unit and formula.unit != another.unit:
+        return False
+    gold, answer = formula.text, another.text
     shown_gold, shown_answer = read_quantity(gold, letters=False), read_quantity(answer, letters=False)
     if shown_gold and shown_answer:
         return same_quantity(shown_gold, shown_answer)
@@ -258,8 +257,10 @@ def _same(gold: str, answer: str) -> bool:
         return _same_constant(value, other, shown_gold, shown_answer)
     if _is_equation(value) and _is_equation(other):
         return _same_equation(value, other)
-    if _is_equation(value) != _is_equation(other) and not _is_named(value if _is_equation(value) else other):
-        return False  # x/2 = 5 is not 5
+    if _is_equation(value) != _is_equation(other):
+        equation = value if _is_equation(value) else other
+        if not (equation.lhs.is_Symbol or equation.lhs.is_Function or equation.rhs.is_Symbol):
+            return False  # x/2 = 5 is not 5
     if _is_formula(value) and _is_formula(other):
         same = _same_formula(value, other)
         if same is not None:
@@ -321,10 +322,6 @@ def _points(symbols: Any) -> Iterator[tuple[int, dict[Any, Fraction]]]:
 
 def _is_equation(value: Any) -> bool:
     return getattr(value, "rel_op", "") == "=="
-
-
-def _is_named(equation: Any) -> bool:
-    return bool(equation.lhs.is_Symbol or equation.lhs.is_Function or equation.rhs.is_Symbol)
 
 
 def _same_formula(gold: Any, answer: Any) -> bool | None:

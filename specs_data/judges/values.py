@@ -45,7 +45,8 @@ class Range(Struct, frozen=True):
 
 
 class Digits(Struct, frozen=True):
-    """A date, a clock time or a ratio: nothing but its numbers counts, and the half of the day where both have it."""
+    """A date, a clock time, a ratio, or a scale, of which each term counts: nothing but its numbers counts, and the
+    half of the day where both have it."""
 
     kind: str
     numbers: tuple[Fraction, ...]
@@ -241,7 +242,7 @@ def shown(value: Value) -> str:
             return f"{value.name} = " * bool(value.name) + f"{number} {value.unit}".strip()
         case Range():
             return f"from {shown(value.low)} to {shown(value.high)}"
-        case Digits("ratio"):
+        case Digits("ratio" | "scale"):
             return " : ".join(map(str, value.numbers))
         case Digits():
             sign = "-" if value.kind == "date" else ":"
@@ -260,7 +261,7 @@ def shown(value: Value) -> str:
             return name + value.brackets[:1] + inside + value.brackets[1:]
 
 
-def same_value(gold: Value, answer: Value, agree: FormulasAgree) -> bool | None:
+def same_value(gold: Value, answer: Value, agree: FormulasAgree = lambda *_: None) -> bool | None:
     """Does the answer say the gold? `agree` compares (gold, answer) formulas; None where it cannot tell."""
     match gold, answer:
         case (Quantity(), Quantity()):
@@ -274,7 +275,7 @@ def same_value(gold: Value, answer: Value, agree: FormulasAgree) -> bool | None:
             return bool(_same_set(golds, answers, agree))  # 4 or 4
         case (Meaning("reals"), Items(joint="..") as line) | (Items(joint="..") as line, Meaning("reals")):
             return all(map(_is_infinite, line.values))
-        case (Digits("ratio"), Range(said=True)):
+        case (Digits("ratio" | "scale"), Range(said=True)):
             return gold.numbers == (answer.low.value, answer.high.value) and not answer.high.unit
         case (Digits("ratio") as ratio, Quantity() as number) | (Quantity() as number, Digits("ratio") as ratio):
             top, *below = ratio.numbers
@@ -372,7 +373,7 @@ def _read_items(text: str) -> Items | None:
     values = _split(text[1:-1] if brackets else text)
     if values is None:
         return None
-    values = [sign for value in values for sign in _both_signs(value)]
+    values = [value.replace("±", sign) for value in values for sign in ("+-" if value.count("±") == 1 else "±")]
     if len(values) < 2 and brackets != "{}":
         return None
     if not brackets and not names:
@@ -412,10 +413,6 @@ def _split(text: str) -> list[str] | None:
     edges = [0, *(edge for cut in cuts for edge in cut), len(text)]
     values = [text[start:end].strip() for start, end in zip(edges[::2], edges[1::2], strict=True)]
     return None if "" in values else values
-
-
-def _both_signs(value: str) -> tuple[str, ...]:
-    return (value.replace("±", "+"), value.replace("±", "-")) if value.count("±") == 1 else (value,)
 
 
 def _outer_brackets(text: str) -> str:
@@ -539,7 +536,8 @@ def _tower(value: Value) -> tuple[int, Decimal] | None:
 def _same_digits(gold: Digits, answer: Digits) -> bool:
     """The same date, time or ratio: 3:45 may be 3:45 PM, 15:45 is; and a ratio may look like a time."""
     if gold.kind != answer.kind:
-        return gold.kind == "ratio" and gold.numbers == answer.numbers and not answer.half
+        other = {"ratio": "clock", "scale": "ratio"}.get(gold.kind)
+        return answer.kind == other and gold.numbers == answer.numbers and not answer.half
     if gold.kind == "ratio":
         return len(gold.numbers) == len(answer.numbers) and _in_lowest(gold) == _in_lowest(answer)
     return _in_hours(gold) == _in_hours(answer) or (gold.numbers == answer.numbers and "" in (gold.half, answer.half))
@@ -588,11 +586,9 @@ def _may_be_bare(gold: Items, answer: Items) -> bool:
 
 def _by_name(gold: Items, answer: Items) -> tuple[Items, Items]:
     """Both in the order of their names, where the names are several."""
-    if len(gold.names) > 1 and not answer.names and not answer.brackets:
-        return gold, answer
-    if len(gold.names) != len(answer.names) and not set(gold.names + answer.names) <= set("xyz"):
-        return gold, answer
-    return _sorted(gold), _sorted(answer)
+    bare = len(gold.names) > 1 and not answer.names and not answer.brackets
+    unlike = len(gold.names) != len(answer.names) and not set(gold.names + answer.names) <= set("xyz")
+    return (gold, answer) if bare or unlike else (_sorted(gold), _sorted(answer))
 
 
 def _sorted(items: Items) -> Items:
