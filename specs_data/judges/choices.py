@@ -9,7 +9,7 @@ Contents are compared as values: 0.5 is 1/2, and -2 is not 2.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from difflib import SequenceMatcher
 from functools import lru_cache
 from string import ascii_uppercase
@@ -83,6 +83,7 @@ _DOUBT = re.compile(
 )
 _TELLING = re.compile(r"-?\w*\d[\w.]*|\b(?:not|no|never|only)\b|n't")
 _WORD = re.compile(r"\w+")
+_CAPITAL = re.compile(r"\b[A-Z]\b")
 _AT_END = re.compile(r"[\s(][A-Z]\)?$")
 _OR_ANOTHER = re.compile(r"[(\[]?[A-Z][)\]]?\s+or\s+[(\[]?[A-Z]\b")
 # Another letter that the rest of an answer commits to.
@@ -95,12 +96,13 @@ _NOT_OTHER = re.compile(r",?\s+\(?(?:and )?(?:not|rather than|instead of)\s+.*",
 _WHICH = re.compile(
     r"(?:(?:which|that|it)\s+(?:is|equals)|i\.e\.,?|namely)\s+(.*)|.*[=≈]\s*([^=≈]+)", re.DOTALL | re.IGNORECASE
 )
+_ALL = frozenset(ascii_uppercase)
 
 
 class Choice(Struct, frozen=True):
-    """The letters that an answer chooses, None where it chooses none or contradicts itself, and what it says."""
+    """The letters that an answer chooses, empty where it chooses none or contradicts itself, and what it says."""
 
-    letters: frozenset[str] | None
+    letters: frozenset[str] = frozenset()
     said: str = ""
 
 
@@ -116,26 +118,26 @@ def listed_choices(question: str) -> tuple[str, ...]:
     return choices if all(choices) else ()
 
 
-def read_letters(text: str) -> tuple[frozenset[str], str] | None:
-    """The letters that `text` begins with and what it says after them, or None where it chooses none."""
+def read_letters(text: str) -> Choice:
+    """The letters that `text` begins with, and what it says after them."""
     text = _LEAD.sub("", _plain(text))
     if _SEVERAL.fullmatch(text) or (_JOINED.fullmatch(text) and len(set(text)) == len(text)):
-        return frozenset(re.findall(r"[A-Z]", text)), ""
+        return Choice(frozenset(_ALL.intersection(text)))
     for form in _FORMS:
         if (found := form.fullmatch(text)) and not _ANOTHER.match(found[2]):
-            return frozenset(found[1].upper()), found[2].strip()
-    return None
+            return Choice(frozenset(found[1].upper()), found[2].strip())
+    return Choice()
 
 
-def find_choice(text: str, choices: tuple[str, ...]) -> str | None:
-    """The letter of the one choice whose content is `text`, as words or as a value; None for no one."""
+def find_choice(text: str, choices: tuple[str, ...]) -> str:
+    """The letter of the one choice whose content is `text`, as words or as a value; empty for no one."""
     found = _spelled(text, choices)
     if not found:
         value = read_value(plain(text).removesuffix(" one"), True)
         # Formulas that are spelled alike have been found before; no others can be told here.
         values = {} if isinstance(value, Formula) else _values(choices)
         found = [letter for letter, content in values.items() if same_value(content, value)]
-    return found[0] if len(found) == 1 else None
+    return found[0] if len(found) == 1 else ""
 
 
 def _spelled(text: str, choices: tuple[str, ...]) -> list[str]:
@@ -145,63 +147,59 @@ def _spelled(text: str, choices: tuple[str, ...]) -> list[str]:
 
 def gold_letters(gold: str, choices: tuple[str, ...]) -> frozenset[str] | str:
     """The letters that are right, or the named reason why the gold does not say."""
-    letters = read_letters(gold)
-    if letters and choices and not letters[0] <= contents(choices).keys():
-        letters = None
-    content = None if letters and not letters[1] and not _spelled(gold, choices) else find_choice(gold, choices)
-    if letters and _JOINED.fullmatch(gold) and sorted(gold) != list(gold):
-        letters = None  # a word: BAD
-    if content and letters and letters[0] != {content}:
-        return frozenset(content) if letters[1] else "ambiguous gold"
-    if letters:
-        return letters[0]
-    return frozenset(content) if content else "gold is not a choice"
+    found = read_letters(gold)
+    letters = found.letters if found.letters <= _letters(choices) else frozenset()
+    content = "" if letters and not found.said and not _spelled(gold, choices) else find_choice(gold, choices)
+    if _JOINED.fullmatch(gold) and sorted(gold) != list(gold):
+        letters = frozenset()  # a word: BAD
+    if content and letters and letters != {content}:
+        return frozenset(content) if found.said else "ambiguous gold"
+    return letters or frozenset(content) or "gold is not a choice"
 
 
 def read_choice(answer: str, choices: tuple[str, ...]) -> Choice:
     """What an answer chooses, by its letter and its content, which must agree."""
     text = _plain(answer)
     last = last_sentence(text)
-    if len(last) < len(text) and not (_LETTER.match(_LEAD.sub("", text)) or read_letters(text) or reasoned(text)):
+    if len(last) < len(text) and not (
+        _LETTER.match(_LEAD.sub("", text)) or read_letters(text).letters or reasoned(text)
+    ):
         return read_choice(last, choices)
     if not any(stem in text for stem in _NEGATIONS):  # this tells it fast
         return _read_choice(text, choices)
     denied = "".join(found[0] for found in _DENIED.finditer(text))
     chosen = _read_choice(_DENIED.sub(" ", text).strip(" ,;"), choices)
-    if chosen.letters and chosen.letters <= set(re.findall(r"\b[A-Z]\b", denied)):
-        return Choice(None, chosen.said)
-    return chosen
+    return Choice(said=chosen.said) if chosen.letters <= set(_CAPITAL.findall(denied)) else chosen
 
 
 def _read_choice(text: str, choices: tuple[str, ...]) -> Choice:
     bare = _BARE.fullmatch(text)
-    if bare and (not choices or bare[1].upper() in contents(choices)):
+    if bare and bare[1].upper() in _letters(choices):
         return Choice(frozenset(bare[1].upper()), bare[1].upper())
     found = read_letters(text)
-    if choices:  # where the answer begins with a letter, only what is written as a choice is one
-        written = _spelled(text, choices) if found else [content] if (content := find_choice(text, choices)) else []
-        if len(written) == 1:
-            return Choice(frozenset(written), f"{written[0]}: {text}")
-    if choices and (found is None or found[1]):
-        marked = _MARKED.fullmatch(text)
-        content = find_choice(marked[2], choices) if marked else None
-        if marked and content:
-            same = content == marked[1].upper()
-            return Choice(frozenset(content) if same else None, f"{marked[1].upper()}: {marked[2]}")
-    if found is None or (choices and not found[0] <= contents(choices).keys()):
+    # Where the answer begins with a letter, only what is written as a choice is one.
+    written = _spelled(text, choices) if found.letters else [*find_choice(text, choices)]
+    if len(written) == 1:
+        return Choice(frozenset(written), f"{written[0]}: {text}")
+    marked = _MARKED.fullmatch(text) if found.said or not found.letters else None
+    if marked and (content := find_choice(marked[2], choices)):
+        letter = marked[1].upper()
+        return Choice(frozenset(content if content == letter else ""), f"{letter}: {marked[2]}")
+    if not found.letters or not found.letters <= _letters(choices):
         found = _letter_inside(text, choices)
-    if found is None and (concluded := CONCLUSION.search(text)):
+    if not found.letters and (concluded := CONCLUSION.search(text)):
         chosen = read_choice(concluded[1], choices)
-        by_letter = chosen.letters if re.search(r"\b[A-Z]\b", concluded[1]) else None
-        if by_letter and _is_contradicted(by_letter, text[: concluded.start()], choices):
-            return Choice(None, text)
-        return chosen
-    if found is None:
+        by_letter = chosen.letters if _CAPITAL.search(concluded[1]) else ()
+        return (
+            Choice(said=text)
+            if by_letter and _is_contradicted(chosen.letters, text[: concluded.start()], choices)
+            else chosen
+        )
+    if not found.letters:
         content = _said_choice(text, choices)
-        return Choice(frozenset(content) if content else None, f"{content}: {text}" if content else text)
-    letters, rest = found
-    what = ", ".join(sorted(letters)) + f": {rest}" * bool(rest)
-    return Choice(None if _is_contradicted(letters, rest, choices) else letters, what)
+        return Choice(frozenset(content), f"{content}: {text}" if content else text)
+    what = ", ".join(sorted(found.letters)) + f": {found.said}" * bool(found.said)
+    return Choice(frozenset() if _is_contradicted(found.letters, found.said, choices) else found.letters, what)
 
 
 def _plain(text: str) -> str:
@@ -210,25 +208,23 @@ def _plain(text: str) -> str:
     return plain(_NAMED_OPTION.sub(r"\1", text))
 
 
-def _letter_inside(text: str, choices: tuple[str, ...]) -> tuple[frozenset[str], str] | None:
+def _letter_inside(text: str, choices: tuple[str, ...]) -> Choice:
     """The letter that a sentence names at its end: 45° (B), `which is option C`."""
     last = _LAST.fullmatch(text)
-    if not last or not last[2].isupper() or (choices and last[2] not in contents(choices)):
-        return None
-    rest, letter = last.groups()
-    if (_ANOTHER.search(rest) or _DOUBT.search(rest)) and not (choices and find_choice(rest, choices)):
-        return None
-    return frozenset(letter), rest
+    if not last or last[2] not in _letters(choices):
+        return Choice()
+    unsure = _ANOTHER.search(last[1]) or _DOUBT.search(last[1])
+    return Choice() if unsure and not find_choice(last[1], choices) else Choice(frozenset(last[2]), last[1])
 
 
 def _is_contradicted(letters: frozenset[str], rest: str, choices: tuple[str, ...]) -> bool:
     """Does what is said beside the letters name another letter, or the content of no choice or of another?"""
     if any(claim[1] not in letters for claim in _CLAIM.finditer(rest)):
         return True
-    if HESITATION.search(rest) and set(re.findall(r"\b[A-Z]\b", rest)) - letters:
+    if HESITATION.search(rest) and set(_CAPITAL.findall(rest)) - letters:
         return True
     last = _LAST.fullmatch(rest)
-    if last and last[2] not in letters and not (choices and find_choice(rest, choices)):
+    if last and last[2] not in letters and not find_choice(rest, choices):
         return True
     if not choices or len(letters) > 1 or _BECAUSE.match(rest):
         return False
@@ -271,29 +267,29 @@ def _is_value(content: str, kinds: set[type], worded: bool) -> bool:
     )
 
 
-def _said_choice(text: str, choices: tuple[str, ...]) -> str | None:
+def _said_choice(text: str, choices: tuple[str, ...]) -> str:
     """The choice that a sentence says: `The ball is blue`, `No, because ...`, `A dog, not a cat`."""
     if not choices or _OR_ANOTHER.match(text):
-        return None
+        return ""
     candidates = [_LEAD.sub("", text), said(text), said(_LEAD.sub("", text)), _NOT_OTHER.sub("", text)]
     found = {find_choice(candidate, choices) for candidate in candidates if candidate and candidate != text}
     if (meaning := reasoned(text)) and not _AT_END.search(text):
         found.add(find_choice(meaning.said, choices))
-    found.discard(None)
-    return found.pop() if len(found) == 1 else None if found else _only_named(text, choices)
+    found.discard("")
+    return found.pop() if len(found) == 1 else "" if found else _only_named(text, choices)
 
 
-def _only_named(text: str, choices: tuple[str, ...]) -> str | None:
+def _only_named(text: str, choices: tuple[str, ...]) -> str:
     """The one choice whose words a sentence has: Only Carla can be the thief."""
     text = _NOT_OTHER.sub("", text)
     if _DOUBT.search(text):
-        return None
+        return ""
     words = {letter: _words(content) for letter, content in contents(choices).items() if len(content) > 2}
     sentence = _words(text)
     named = [one for one in words.values() if (one if one.isascii() else one.strip()) in sentence]
     longest = [one for one in named if not any(one in other for other in named if other != one)]
     found = [letter for letter, content in words.items() if longest == [content]]
-    return found[0] if found and isinstance(_values(choices)[found[0]], Words) else None
+    return found[0] if found and isinstance(_values(choices)[found[0]], Words) else ""
 
 
 def _words(text: str) -> str:
@@ -308,6 +304,11 @@ def contents(choices: tuple[str, ...]) -> dict[str, str]:
     if all(prefix and prefix[1] == letter for letter, prefix in prefixes.items()):
         return {letter: listed[letter][prefix.end() :] for letter, prefix in prefixes.items() if prefix}
     return listed
+
+
+def _letters(choices: tuple[str, ...]) -> Set[str]:
+    """The letters there are: any, where nothing is known of the choices."""
+    return contents(choices).keys() or _ALL
 
 
 @lru_cache(maxsize=1024)

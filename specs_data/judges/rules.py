@@ -224,7 +224,7 @@ def _compare(answer: str, asked: _Asked) -> _Verdict:
 def _compare_choice(gold: _Gold, answer: str, choices: tuple[str, ...]) -> _Verdict:
     """By letter and content; a formula without a letter may be the content in another form."""
     chosen = read_choice(answer, choices)
-    content = contents(choices).get(min(gold.letters), "") if chosen.letters is None and len(gold.letters) == 1 else ""
+    content = contents(choices).get(min(gold.letters), "") if not chosen.letters and len(gold.letters) == 1 else ""
     is_formula = content and all(isinstance(read_value(text), Formula) for text in (content, answer))
     if is_formula and set(_LETTER.findall(answer)) <= set(_LETTER.findall(content)):
         return _compare(answer, _Asked(content, "math"))

@@ -33,7 +33,7 @@ class Wanted:
         self.kind = problem.answer_type
         self.choices = problem.choices
         self.is_choice = self.kind == "multiple_choice"
-        self.letters = read_choice(answer, self.choices).letters if self.is_choice else None
+        self.letters = (read_choice(answer, self.choices).letters or None) if self.is_choice else None
         self.letter = next(iter(self.letters)) if self.letters and len(self.letters) == 1 else ""
         chosen = self.choices[ord(self.letter) - ord("A") :][:1] if self.letter else (answer,)
         self.content = re.sub(r"^\(?[A-J][).:]\s+", "", "".join(chosen))
@@ -159,8 +159,7 @@ def letters_of(content: str, choices: tuple[str, ...]) -> frozenset[str] | None:
     found = read_choice(content, choices).letters
     if found and len(found) == 1 and not (len(content) > 3 and content[:2] in ("A ", "I ")):
         return found
-    content_only = find_choice(content, choices) if choices else None
-    return frozenset(content_only) if content_only else None
+    return frozenset(find_choice(content, choices)) or None
 
 
 def option_letters(text: str, choices: Sequence[str]) -> frozenset[str]:
