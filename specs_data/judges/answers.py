@@ -56,11 +56,18 @@ _SO = re.compile(
 )
 _SENTENCES = re.compile(r"(?<=[.!])\s+(?=[A-Z$*\\∴\u4e00-\u9fff])|(?<=[\u4e00-\u9fff\d$°])[.。](?=[\u4e00-\u9fff])|\n+")
 _SENTENCE_END = re.compile(r"\n|。|\.(?=\s+[A-Z]|\s*$)")
-_LEAD = re.compile(
-    r"\A(?:(?:(?:so|thus|therefore|hence|then|finally|in conclusion|ans|correct|the|final|answer|total|result|we|i|get"
-    r"|have|find|obtain|count|see|found|it|is|are|costs|a total of|in total|in the year|year|in(?= \d{4}$)"
-    r"|after \w+(?=,))\b[,.:]?"
-    r"|[,:=]|=>|[→⇒∴]|\\(?:Rightarrow|therefore|implies)(?![A-Za-z]))\s*)+",
+# What an answer may begin with before it says anything.
+LEAD = re.compile(
+    r"\A(?:(?:so|thus|therefore|hence|then|finally|clearly|in conclusion|ans|correct|solution|total|result|is|are|was"
+    r"|it(?:'s| is| must be| should be)?|i(?: would|'d| will)? (?:choose|pick|select|say|go with|get|find)"
+    r"|i think(?: that)?|we|have|get|obtain|count|see|found|costs|a total of|in total|in the year|year|in(?= \d{4}$)"
+    r"|after \w+(?=,)|among the (?:options|choices))\b[\s,.:]*"
+    r"|(?:the\s+)?(?:(?:final|correct|right|best|appropriate|most|possible)\s+)*"
+    r"(?:options?|choices?|answers?|\$?letter)\b(?:\s+letter)?(?:\s+to\s+th\w+\s+\w+)?"
+    r"(?:\s*-+>?\s+(?=\(?(?-i:[A-Z])\b)|(?:\s+(?:is|are|would be|should be|must be)\b)?[\s:→=>]*)|the\b\s*"
+    r"|(?:•|[,:=]|=>|[→⇒>∴]|\\(?:Rightarrow|therefore|implies)(?![A-Za-z])|-\s+(?=\(?(?-i:[A-Z])\b))\s*"
+    r"|[故因此所以综上述本题应,【]*(?:正确的?)?(?:答案|选项)?】?(?:应?选择?|[是为])?\s*[,:]?\s*"
+    r"(?<=[\u4e00-\u9fff,:】 ]))+",
     re.IGNORECASE,
 )
 _VERB = (
@@ -135,21 +142,26 @@ _MACROS = {
 # A system of equations, one a row, each of which names its unknown.
 _SYSTEM = r"\\begin\{(cases|aligned|array)\}((?:(?:\{l*\})?\s*[a-z]\s*&?=[^=&\\]+(?:\\\\)?)+)\\end\{\1\}"
 _LATEX: Rewriting = (
-    (re.compile(_SYSTEM), lambda rows: rows[2].strip("\\ ").replace("\\\\", ", ").replace("&", "")),
-    (re.compile(r"(?<![A-Za-z\\])([ckdm])\{\{m\}\^\{(\d)\}\}"), r"\1m^{\2}"),  # c{{m}^{2}}
-    (re.compile(r"\{\}(?=\^)"), ""),
-    (re.compile(r"\\(?:text)?color\s*\{[A-Za-z]+\}(?:\s*\{([^{}]*)\})?"), r"\1"),
-    (re.compile(r"\{([^{}]*)\\over(?![A-Za-z])([^{}]*)\}"), r"\\frac{\1}{\2}"),
-    (re.compile(r"(?<=\d)(?:,\\!\s*|\{,\}(?:\\!)?|\\,|,\\,)(?=\d{3}(?!\d))"), ""),  # thousands
-    (re.compile(r"\\([A-Za-z]+)"), lambda macro: _MACROS.get(macro[1], macro[0])),
-    (re.compile(r"[,\s(]*\b[kn]\s*∈\s*(?:\\(?:mathbb|mathbf)\s*\{?\s*Z\s*\}?|Z|ℤ)[\s)$]*$"), ""),
-    (re.compile(r"\*?\s*(?:\^\s*(?:\\circ|\{\s*\\circ\s*\})|\\degree(?![A-Za-z]))"), "°"),
-    (re.compile(r"\\(?:overline|vec|overrightarrow)\s*\{\s*([A-Z]{2}|[a-z])\s*\}"), r"\1"),
-    (re.compile(r"\\%"), "%"),
-    (re.compile(r"\\\$"), "$ "),
-    (re.compile(r"(?<!\\)\\[,;:!> ()\[\]]|~"), " "),
+    ("\\begin", re.compile(_SYSTEM), lambda rows: rows[2].strip("\\ ").replace("\\\\", ", ").replace("&", "")),
+    ("{{", re.compile(r"(?<![A-Za-z\\])([ckdm])\{\{m\}\^\{(\d)\}\}"), r"\1m^{\2}"),  # c{{m}^{2}}
+    ("{}^", re.compile(r"\{\}(?=\^)"), ""),
+    ("color", re.compile(r"\\(?:text)?color\s*\{[A-Za-z]+\}(?:\s*\{([^{}]*)\})?"), r"\1"),
+    ("\\over", re.compile(r"\{([^{}]*)\\over(?![A-Za-z])([^{}]*)\}"), r"\\frac{\1}{\2}"),
+    (",", re.compile(r"(?<=\d)(?:,\\!\s*|\{,\}(?:\\!)?|\\,|,\\,)(?=\d{3}(?!\d))"), ""),  # thousands
+    ("\\", re.compile(r"\\([A-Za-z]+)"), lambda macro: _MACROS.get(macro[1], macro[0])),
+    ("∈", re.compile(r"[,\s(]*\b[kn]\s*∈\s*(?:\\(?:mathbb|mathbf)\s*\{?\s*Z\s*\}?|Z|ℤ)[\s)$]*$"), ""),
+    ("\\", re.compile(r"\*?\s*(?:\^\s*(?:\\circ|\{\s*\\circ\s*\})|\\degree(?![A-Za-z]))"), "°"),
+    ("\\", re.compile(r"\\(?:overline|vec|overrightarrow)\s*\{\s*([A-Z]{2}|[a-z])\s*\}"), r"\1"),
+    ("\\%", re.compile(r"\\%"), "%"),
+    ("\\$", re.compile(r"\\\$"), "$ "),
+    ("", re.compile(r"(?<!\\)\\[,;:!> ()\[\]]|~"), " "),
 )
-_ASCII = (("{,}", ","), ("{:}", ":"), ("+/-", "±"), ("<=", "≤"), (">=", "≥"), ("!=", "≠"))
+_MARKS: Rewriting = (
+    ("{", re.compile(r"\{([,:])\}"), r"\1"),
+    ("+", re.compile(r"\+/-|\A\+-"), "±"),
+    ("=", re.compile("[<>!]="), lambda sign: {"<": "≤", ">": "≥", "!": "≠"}[sign[0][0]]),
+    (" x ", re.compile(r"(?<=\d) x (?=\d)"), "*"),
+)
 _WIDE = {chr(code): chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F)}
 _ODD = str.maketrans(
     {
@@ -170,7 +182,6 @@ _RAISED, _LOWERED = "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ", "₀₁₂₃₄₅�
 _SMALL = re.compile(f"[{_RAISED}]+|[{_LOWERED}]+")
 _LARGE = str.maketrans(_RAISED + _LOWERED, "0123456789+-n0123456789")
 _DISPLAY = re.compile(r"\\[\[\]]|\$\$")
-_TIMES = re.compile(r"(?<=\d) x (?=\d)")
 _INDEX = re.compile(r"(?<=[A-Za-z)\]])_\{?(\d+)\}?")
 _EDGES = " \t\r\n`*_#"
 _QUOTED = ("'", '"')
@@ -220,16 +231,16 @@ def plain(text: str) -> str:
             return text
     else:
         text = in_latin(_SMALL.sub(_on_the_line, text).translate(_ODD))
-    text = _BOLD.sub(r"\1", text).strip(_EDGES)
+    if "**" in text:
+        text = _BOLD.sub(r"\1", text)
+    text = text.strip(_EDGES)
     if len(text) > 2 and text[0] == text[-1] == "$":
         text = text[1:-1]
     if "\\" in text:
         for _ in range(4):
             text = _TEXT_MACRO.sub(r" \1 ", text)
         text = rewritten(text, _LATEX)
-    for written, sign in _ASCII:
-        text = text.replace(written, sign)
-    text = _TIMES.sub("*", "±" + text[2:] if text.startswith("+-") else text)
+    text = rewritten(text, _MARKS)
     if text.count("$") % 2 == 0:
         text = text.replace("$", "")
     text = text.strip(_EDGES)
@@ -261,7 +272,7 @@ def said(answer: str) -> str | None:
     text = _CHINESE_LEAD.sub("", sentence)
     if text != sentence and _CHINESE_UNSURE.search(sentence):
         return None
-    text = _LEAD.sub("", text)
+    text = LEAD.sub("", text)
     if found := _SOLUTION.fullmatch(text) or _STATEMENT.fullmatch(text) or _LABELLED.fullmatch(text):
         text = found[1]
     if number := _ONLY_NUMBER.fullmatch(text):

@@ -16,7 +16,7 @@ from string import ascii_uppercase
 
 from msgspec import Struct
 
-from specs_data.judges.answers import CONCLUSION, HESITATION, last_sentence, plain, said
+from specs_data.judges.answers import CONCLUSION, HESITATION, LEAD, last_sentence, plain, said
 from specs_data.judges.values import (
     Formula,
     Meaning,
@@ -30,19 +30,6 @@ from specs_data.judges.values import (
     spelling,
 )
 
-_LEAD = re.compile(
-    r"\A(?:(?:so|thus|therefore|hence|finally|then|clearly|in conclusion|ans|correct|solution"
-    r"|i(?: would|'d| will)? (?:choose|pick|select|say|go with)"
-    r"|i think(?: that)?|it (?:is|must be|should be)|it's"
-    r"|among the (?:options|choices))\b[\s,.:]*"
-    r"|(?:the\s+)?(?:(?:final|correct|right|best|appropriate|most|possible)\s+)*"
-    r"(?:options?|choices?|answers?|\$?letter)\b(?:\s+letter)?(?:\s+to\s+th\w+\s+\w+)?"
-    r"(?:\s+(?:is|are|would be|should be|must be)\b)?[\s:→=>-]*"
-    r"|(?:•|=>|[→⇒>∴]|\\(?:Rightarrow|therefore)|-\s+(?=\(?[A-Z]\b))\s*"
-    r"|[故因此所以综上述本题应,【]*(?:正确的?)?"
-    r"(?:答案|选项)?】?(?:应?选择?|[是为])?\s*[,:]?\s*(?<=[\u4e00-\u9fff,:】 ]))+",
-    re.IGNORECASE,
-)
 _BARE = re.compile(r"[•(\[{]?\s*([A-Za-z])\s*[)\]}]?\s*[.:!项]?()")
 _LETTER = re.compile(
     r"[(\[]?\s*([A-Z])(?:\s*[)\]]|(?=\s*[.:,;]|\s+[-→]\s|\s(?:because|since)\b))(?:\s*[).:\],;]+\s*|\s+[-→]\s+|\s*)(.*)",
@@ -120,7 +107,7 @@ def listed_choices(question: str) -> tuple[str, ...]:
 
 def read_letters(text: str) -> Choice:
     """The letters that `text` begins with, and what it says after them."""
-    text = _LEAD.sub("", _plain(text))
+    text = LEAD.sub("", _plain(text))
     if _SEVERAL.fullmatch(text) or (_JOINED.fullmatch(text) and len(set(text)) == len(text)):
         return Choice(frozenset(_ALL.intersection(text)))
     for form in _FORMS:
@@ -162,7 +149,7 @@ def read_choice(answer: str, choices: tuple[str, ...]) -> Choice:
     text = _plain(answer)
     last = last_sentence(text)
     if len(last) < len(text) and not (
-        _LETTER.match(_LEAD.sub("", text)) or read_letters(text).letters or reasoned(text)
+        _LETTER.match(LEAD.sub("", text)) or read_letters(text).letters or reasoned(text)
     ):
         return read_choice(last, choices)
     if not any(stem in text for stem in _NEGATIONS):  # this tells it fast
@@ -205,7 +192,7 @@ def _read_choice(text: str, choices: tuple[str, ...]) -> Choice:
 def _plain(text: str) -> str:
     if "**" in text:
         text = _BOLD.sub(r"\1)", text).replace("**", "")
-    return plain(_NAMED_OPTION.sub(r"\1", text))
+    return plain(_NAMED_OPTION.sub(r"\1", text) if "选" in text else text)
 
 
 def _letter_inside(text: str, choices: tuple[str, ...]) -> Choice:
@@ -271,7 +258,7 @@ def _said_choice(text: str, choices: tuple[str, ...]) -> str:
     """The choice that a sentence says: `The ball is blue`, `No, because ...`, `A dog, not a cat`."""
     if not choices or _OR_ANOTHER.match(text):
         return ""
-    candidates = [_LEAD.sub("", text), said(text), said(_LEAD.sub("", text)), _NOT_OTHER.sub("", text)]
+    candidates = [LEAD.sub("", text), said(text), said(LEAD.sub("", text)), _NOT_OTHER.sub("", text)]
     found = {find_choice(candidate, choices) for candidate in candidates if candidate and candidate != text}
     if (meaning := reasoned(text)) and not _AT_END.search(text):
         found.add(find_choice(meaning.said, choices))

@@ -21,36 +21,37 @@ LONGEST = 200
 _SAME_DIGITS = 40
 
 Real = Fraction | Decimal
-Rewriting = Sequence[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]]
+# What a text must have for a pattern to match (which tells it fast), the pattern, and what is written for it.
+Rewriting = Sequence[tuple[str, re.Pattern[str], str | Callable[[re.Match[str]], str]]]
 
 _CONTEXT = Context(prec=60, Emax=10**5, Emin=-(10**5))
 _PI = Decimal("3.14159265358979323846264338327950288419716939937510582097494459230781640628620899862803482534")
-_SPELLED = (
-    (re.compile(r"\\pi(?![A-Za-z])|(?<![A-Za-z])pi(?![A-Za-z])"), "π"),
-    (re.compile(r"\\sqrt\s*(\d)(?![\d.])"), r"√(\1)"),
-    (re.compile(r"(?:\\sqrt|(?<![A-Za-z\\])sqrt)(?=\s*(?:[({π]|\\frac))"), "√"),
-    (re.compile(r"\*\*"), "^"),
+_SPELLED: Rewriting = (
+    ("pi", re.compile(r"\\pi(?![A-Za-z])|(?<![A-Za-z])pi(?![A-Za-z])"), "π"),
+    ("\\sqrt", re.compile(r"\\sqrt\s*(\d)(?![\d.])"), r"√(\1)"),
+    ("sqrt", re.compile(r"(?:\\sqrt|(?<![A-Za-z\\])sqrt)(?=\s*(?:[({π]|\\frac))"), "√"),
+    ("**", re.compile(r"\*\*"), "^"),
 )
-_BRACED = (
-    (re.compile(r"√\s*\{([^{}\\]*)\}"), r"√(\1)"),
-    (re.compile(r"\\sqrt\s*\[\s*(\d+)\s*\]\s*(?:\{([^{}\\]*)\}|(\d)(?!\d))"), r"((\2\3)^(1/\1))"),
+_BRACED: Rewriting = (
+    ("√", re.compile(r"√\s*\{([^{}\\]*)\}"), r"√(\1)"),
+    ("\\sqrt", re.compile(r"\\sqrt\s*\[\s*(\d+)\s*\]\s*(?:\{([^{}\\]*)\}|(\d)(?!\d))"), r"((\2\3)^(1/\1))"),
     # The brackets tell a fraction from a factor: 2⟨(1)/(2)⟩ is a mixed number and no product.
-    (re.compile(r"\\frac\s*\{([^{}\\]*)\}\s*\{([^{}\\]*)\}"), r"⟨(\1)/(\2)⟩"),
-    (re.compile(r"\\frac\s*(\d)\s*(\d)"), r"⟨(\1)/(\2)⟩"),
-    (re.compile(r"\\frac\s*(\d)\s*\{([^{}\\]*)\}|\\frac\s*\{([^{}\\]*)\}\s*(\d)"), r"⟨(\1\3)/(\2\4)⟩"),
-    (re.compile(r"\^\s*\{([^{}\\]*)\}"), r"^(\1)"),
+    ("\\frac", re.compile(r"\\frac\s*\{([^{}\\]*)\}\s*\{([^{}\\]*)\}"), r"⟨(\1)/(\2)⟩"),
+    ("\\frac", re.compile(r"\\frac\s*(\d)\s*(\d)"), r"⟨(\1)/(\2)⟩"),
+    ("\\frac", re.compile(r"\\frac\s*(\d)\s*\{([^{}\\]*)\}|\\frac\s*\{([^{}\\]*)\}\s*(\d)"), r"⟨(\1\3)/(\2\4)⟩"),
+    ("^", re.compile(r"\^\s*\{([^{}\\]*)\}"), r"^(\1)"),
 )
 _REPEATING = re.compile(r"(\d{0,20})\.(\d{0,20})\\(?:overline|dot|bar)\s*(?:\{\s*(\d{1,20})\s*\}|(\d{1,20}))")
 _CONSTANT = re.compile(r"(?=.*[\dπ])[\d.+\-*/^()⟨⟩\s√π]+")
 # A constant as Python writes it: F(1/2) for a fraction, M(2, 1/2) for a mixed number, R(2) for a root, P for pi, and @
 # for a product without a sign.
-_PYTHON = (
-    (re.compile(r"(?<![\d.)])(\d+)\s+(\d+)\s*/\s*(\d+)(?![\d.(√π])"), r"\1⟨\2/\3⟩"),
-    (re.compile(r"√\s*(\d+(?:\.\d+)?|π|⟨[^⟨⟩]*⟩)"), r"√(\1)"),
-    (re.compile(r"(?<=[\d)π⟩])\s*(?=[(√π])|(?<=[)π⟩])\s*(?=⟨)"), "@"),
-    (re.compile(r"(\d*)\.(\d*)(?<=\d)"), lambda number: f"({number[1]}{number[2]}/1{'0' * len(number[2])})"),
-    (re.compile(r"(?<!\d)0+(?=\d)"), ""),
-    (re.compile(r"(\d+)\s*⟨"), r"M(\1,"),
+_PYTHON: Rewriting = (
+    ("/", re.compile(r"(?<![\d.)])(\d+)\s+(\d+)\s*/\s*(\d+)(?![\d.(√π])"), r"\1⟨\2/\3⟩"),
+    ("√", re.compile(r"√\s*(\d+(?:\.\d+)?|π|⟨[^⟨⟩]*⟩)"), r"√(\1)"),
+    ("", re.compile(r"(?<=[\d)π⟩])\s*(?=[(√π])|(?<=[)π⟩])\s*(?=⟨)"), "@"),
+    (".", re.compile(r"(\d*)\.(\d*)(?<=\d)"), lambda number: f"({number[1]}{number[2]}/1{'0' * len(number[2])})"),
+    ("0", re.compile(r"(?<!\d)0+(?=\d)"), ""),
+    ("⟨", re.compile(r"(\d+)\s*⟨"), r"M(\1,"),
 )
 _NAMES = str.maketrans({"⟨": "F(", "⟩": ")", "√": "R", "π": "P", "^": "**"})
 _TWO_WAYS = re.compile(r"/\s*-?(?:[RFM]?\((?:[^()]|\([^()]*\))*\)|\d+|P)(?:\*\*\(?-?\d+\)?)?\s*@")  # 1/2π
@@ -75,8 +76,9 @@ def spelled(text: str) -> str:
 
 def rewritten(text: str, table: Rewriting) -> str:
     """`text` with each pattern of the table, in its order, replaced by what stands beside it."""
-    for pattern, meant in table:
-        text = pattern.sub(meant, text)
+    for needed, pattern, meant in table:
+        if needed in text:
+            text = pattern.sub(meant, text)
     return text
 
 

@@ -98,7 +98,7 @@ _PARTS = {"half": 2, "halves": 2} | _ORDINALS | {f"{part}s": value for part, val
 _SPOKEN = frozenset((*_WORDS, *_SCALES, *_PARTS, "and", "a", "an", "point"))
 _PART = re.compile(rf"\s+({'|'.join(_PARTS)})(?![A-Za-z])", re.IGNORECASE)
 
-_MINUS = re.compile(r"(?:minus|negative)\s+", re.IGNORECASE)
+_MINUS = re.compile(r"(?:minus|negative)\s+(?=\w)", re.IGNORECASE)
 _AGAIN = re.compile(r"\s*\(([^()]{1,60})\)")
 _COMPOUND = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]+)\.?(?:\s+(?:and\s+)?|$)")
 _ARC = re.compile(r"°\s*(\d+(?:\.\d+)?)\s*(?:'|\^?\{?\\prime\}?)$")  # 15°30'
@@ -225,9 +225,8 @@ def _follows(value: Quantity, other: Quantity, sign: str) -> bool:
 
 
 def _read_value(text: str, letters: bool) -> Quantity | None:
-    minus = _MINUS.match(text) if text[:1].isalpha() else None
-    if minus:
-        found = _read_value(text[minus.end() :], letters) if text[minus.end() :][:1].isalnum() else None
+    if minus := _MINUS.match(text):
+        found = _read_value(text[minus.end() :], letters)
         return found and Quantity(-found.value, found.places, found.digits, found.unit)
     return (
         _read_literal(text, letters)
@@ -296,10 +295,8 @@ def _read_literal(text: str, letters: bool) -> Quantity | None:
 
 
 def _without_percent(number: Quantity) -> Quantity:
-    if number.unit != "%":
-        return number
     places = None if number.places is None else number.places + 2
-    return Quantity(number.value / 100, places, number.digits)
+    return Quantity(number.value / 100, places, number.digits) if number.unit == "%" else number
 
 
 def _read_words(text: str) -> Quantity | None:

@@ -29,7 +29,7 @@ from typing import Any, NoReturn
 
 import msgspec
 
-from specs_data.judges.constants import rewritten
+from specs_data.judges.constants import Rewriting, rewritten
 from specs_data.judges.numbers import Quantity, read_quantity, rounds_to, same_quantity
 from specs_data.judges.values import Formula, is_structured, read_value, same_value
 
@@ -44,17 +44,17 @@ DIGITS = 50
 _SPENT = 17
 # None where the system has none: there no worker can be started, and that is said when one is needed.
 _ALARMS = tuple(alarm for name in ("SIGPROF", "SIGALRM") if (alarm := getattr(signal, name, None)) is not None)
-_PLAIN_MATH = (
+_PLAIN_MATH: Rewriting = (
     # An inverse is a function.
-    (re.compile(r"(?<![A-Za-z\\])[a-z]\s*\^\s*\{?\s*-1\s*\}?\s*\(([a-z])\)(?=\s*=)"), r"h(\1)"),
-    (re.compile(r"(?<![A-Za-z\\])(pi|infty|sqrt|alpha|beta|theta|sin|cos|tan|cot|ln|log)(?![A-Za-z])"), r"\\\1 "),
-    (re.compile(r"(?<![A-Za-z\\])(?:infinity|inf|oo)(?![A-Za-z])"), r"\\infty "),
-    (re.compile(r"√\s*(\d+|[A-Za-z]|(?=[({]))"), lambda found: "\\sqrt" + (f"{{{found[1]}}}" if found[1] else "")),
-    (re.compile(r"\\sqrt\s*\(([^()]*)\)"), r"\\sqrt{\1}"),
-    (re.compile(r"(?:√|\\sqrt)\s*(\\frac\s*\{[^{}]*\}\s*\{[^{}]*\})"), r"\\sqrt{\1}"),
-    (re.compile(r"\*\*"), "^"),
-    (re.compile(r"(\d+(?:\.\d+)?)\s*°"), r"(\1\\cdot\\frac{\\pi}{180})"),
-    (re.compile("°"), r"^\\circ"),
+    ("", re.compile(r"(?<![A-Za-z\\])[a-z]\s*\^\s*\{?\s*-1\s*\}?\s*\(([a-z])\)(?=\s*=)"), r"h(\1)"),
+    ("", re.compile(r"(?<![A-Za-z\\])(pi|infty|sqrt|alpha|beta|theta|sin|cos|tan|cot|ln|log)(?![A-Za-z])"), r"\\\1 "),
+    ("", re.compile(r"(?<![A-Za-z\\])(?:infinity|inf|oo)(?![A-Za-z])"), r"\\infty "),
+    ("√", re.compile(r"√\s*(\d+|[A-Za-z]|(?=[({]))"), lambda found: "\\sqrt" + (f"{{{found[1]}}}" if found[1] else "")),
+    ("", re.compile(r"\\sqrt\s*\(([^()]*)\)"), r"\\sqrt{\1}"),
+    ("", re.compile(r"(?:√|\\sqrt)\s*(\\frac\s*\{[^{}]*\}\s*\{[^{}]*\})"), r"\\sqrt{\1}"),
+    ("**", re.compile(r"\*\*"), "^"),
+    ("", re.compile(r"(\d+(?:\.\d+)?)\s*°"), r"(\1\\cdot\\frac{\\pi}{180})"),
+    ("°", re.compile("°"), r"^\\circ"),
 )
 _MACROS = str.maketrans(
     {
@@ -276,15 +276,14 @@ def _same_constant(gold: Any, answer: Any, shown_gold: Quantity | None, shown_an
     difference = (gold - answer).doit()
     if difference.is_zero:
         return True
-    decimal = any(atom.is_Float for atom in difference.atoms())
-    noise = abs(gold.evalf(DIGITS)) / 10 ** (12 if decimal else DIGITS - 10)
+    known = 12 if any(atom.is_Float for atom in difference.atoms()) else DIGITS - 10
+    noise = abs(gold.evalf(DIGITS)) / 10**known
     if not difference.is_Rational and abs(difference.evalf(DIGITS)) < noise:
         return True
     if not gold.is_real or not answer.is_real:
         return False
-    if shown_answer is not None:
-        return rounds_to(_fraction(gold), shown_answer)
-    return shown_gold is not None and rounds_to(_fraction(answer), shown_gold)
+    exact, decimal = (answer, shown_gold) if shown_answer is None else (gold, shown_answer)
+    return decimal is not None and rounds_to(Fraction(str(exact.evalf(DIGITS))), decimal)
 
 
 def _cases_apart(gold: str, answer: str) -> tuple[str, str]:
@@ -351,10 +350,6 @@ def _is_formula(value: Any) -> bool:
 
 def _is_constant(value: Any) -> bool:
     return getattr(value, "is_number", False) is True and value.is_finite is not False
-
-
-def _fraction(value: Any) -> Fraction:
-    return Fraction(str(value.evalf(DIGITS)))
 
 
 @lru_cache(maxsize=1024)

@@ -102,29 +102,30 @@ _REALS = (
     r"|(?:[a-z]\s*∈\s*)?(?:\\(?:mathbb|mathbf|Bbb)\s*\{?\s*R\s*\}?|ℝ)"
 )
 _ARTICLE = re.compile(r"(?:the|an|a)\s+(?=\S)")
-_MEANINGS = tuple(
-    (re.compile(pattern, re.IGNORECASE), meaning)
-    for meaning, pattern in (
-        ("none", _NONE),
-        ("reals", _REALS),
-        ("none of these", r"none of (?:the )?(?:above|these|them|others?|(?:given |other )?(?:options|choices))"),
-        *((said, said) for said in ("yes", "no", "true", "false")),
-    )
+_MEANING = re.compile(
+    rf"(?:(?P<none>{_NONE})|(?P<reals>{_REALS})|(?P<yes>yes)|(?P<no>no)|(?P<true>true)|(?P<false>false)"
+    r"|(?P<none_of_these>none of (?:the )?(?:above|these|them|others?|(?:given |other )?(?:options|choices))))[.!]*",
+    re.IGNORECASE,
 )
 _REASONED = re.compile(r"(yes|no|true|false)\s*[,.;:-]\s*(.*)", re.IGNORECASE | re.DOTALL)
 _OPPOSITES = {"yes": "no", "no": "yes", "true": "false", "false": "true"}
 _NUMBER = r"(?:US)?[$€£¥]?\s*\d+(?:,\d{3})*(?:\.\d+)?\s*(?:[%°]|[a-zA-Z]{1,12}(?:\^\d)?)?"
-_RANGE = re.compile(rf"(?:from |between )?({_NUMBER})\s*(?:-|~|\bto\b|\band\b)\s*({_NUMBER})", re.IGNORECASE)
+_RANGE = re.compile(rf"(?:from |(between ))?({_NUMBER})\s*(?:-|~|\bto\b|(?(1)\band\b|-))\s*({_NUMBER})", re.IGNORECASE)
 _DATE = re.compile(r"(\d{4})[-/.](\d{1,2})[-/.](\d{1,2})")
-_MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
-_NAMED_DATE = re.compile(
-    r"(?:(\d{1,2})(?:st|nd|rd|th)? (?:of )?([A-Za-z]{3,9})\.?|([A-Za-z]{3,9})\.? (\d{1,2})(?:st|nd|rd|th)?),? (\d{4})"
-)
-_NAMED_RATIO = re.compile(
-    r"(?:[A-Za-z∠△]\w{0,5}(?:_\{\w{1,6}\})?\s*:\s*)+[A-Za-z∠△]\w{0,5}(?:_\{\w{1,6}\})?\s*=\s*(?=\d)"
-)
+_MONTHS = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"]
+_DAY, _MONTH = r"(\d{1,2})(?:st|nd|rd|th)?", rf"({'|'.join(_MONTHS)})[a-z]{{0,6}}\.?"
+_NAMED_DATE = re.compile(rf"(?:{_DAY} (?:of )?{_MONTH}|{_MONTH} {_DAY}),? (\d{{4}})", re.IGNORECASE)
 _CLOCK = re.compile(r"(\d{1,2}):([0-5]\d)(?::([0-5]\d))?\s*([AaPp])?\.?(?:[Mm]\.?)?")
-_RATIO = re.compile(r"\d+(?:\.\d+)?(?:\s*:\s*\d+(?:\.\d+)?)+")
+_SIDE = r"[A-Za-z∠△]\w{0,5}(?:_\{\w{1,6}\})?\s*"
+_RATIO = re.compile(rf"(?:(?:{_SIDE}:\s*)+{_SIDE}=\s*)?(\d+(?:\.\d+)?(?:\s*:\s*\d+(?:\.\d+)?)+)")
+_FORMS: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], Value | None]], ...] = (
+    (_DATE, lambda date: _digits("date", *date.groups())),  # before 2018/6/28 is a division
+    (_NAMED_DATE, lambda date: _digits("date", date[5], _month(date[2] or date[3]), date[1] or date[4])),
+    (_MEANING, lambda meaning: Meaning((meaning.lastgroup or "").replace("_", " "))),
+    (_CLOCK, lambda time: replace(_digits("clock", *time.groups()[:3]), half=(time[4] or "").lower())),
+    (_RATIO, lambda ratio: _digits("ratio", *ratio[1].split(":"))),
+    (_RANGE, lambda ends: _range(ends[2], ends[3], " to " in ends[0])),
+)
 _BETWEEN = re.compile(r"\s*(?:[,;]\s*(?:and|or)\b|[,;]|(?<![A-Za-z])(?:and|or)(?![A-Za-z]))\s*", re.IGNORECASE)
 _AND = re.compile(r"\band\b|∧", re.IGNORECASE)
 _OR = re.compile(r"\bor\b|∨", re.IGNORECASE)
@@ -142,10 +143,10 @@ _BUILDER = re.compile(
     re.DOTALL,
 )
 _RELATIONS_IN_WORDS = (
-    (re.compile(r"(?:is )?(?:greater|more|larger) than or equal to|is at least|is (?:not|no) less than"), "≥"),
-    (re.compile(r"(?:is )?(?:less|smaller) than or equal to|is at most|is (?:not|no) (?:more|greater) than"), "≤"),
-    (re.compile(r"(?:is )?(?:strictly )?(?:greater|more|larger) than"), ">"),
-    (re.compile(r"(?:is )?(?:strictly )?(?:less|smaller) than"), "<"),
+    ("", re.compile(r"(?:is )?(?:greater|more|larger) than or equal to|is at least|is (?:not|no) less than"), "≥"),
+    ("", re.compile(r"(?:is )?(?:less|smaller) than or equal to|is at most|is (?:not|no) (?:more|greater) than"), "≤"),
+    ("than", re.compile(r"(?:is )?(?:strictly )?(?:greater|more|larger) than"), ">"),
+    ("than", re.compile(r"(?:is )?(?:strictly )?(?:less|smaller) than"), "<"),
 )
 _RELATION = re.compile(r"([<≤>≥])")
 _TURNED = {">": "<", "≥": "≤"}
@@ -163,12 +164,12 @@ _LEFT_SIDE = re.compile(r"[^=]*=")
 _INEQUALITY = re.compile(r"[<>≤≥≠]|\\n[lg]eq?(?![a-z])")
 _ROOT = r"(?:\\sqrt|√|(?<![A-Za-z])sqrt)\s*(?:\{\s*(\w+)\s*\}|\(\s*(\w+)\s*\)|(?<=t)\s*(\w)|(?<=√)\s*(\d+|[A-Za-z]))"
 _SIMPLE = (
-    (re.compile(_ROOT), r"√(\1\2\3\4)"),
-    (re.compile(r"\\frac\s*(\d)\s*(\d)"), r"\\frac{\1}{\2}"),
-    (re.compile(r"(?<![A-Za-z\\])pi(?![A-Za-z])"), "π"),
-    (re.compile(r"(?<=[_^])\{\s*(\w)\s*\}(?!\d)"), r"\1"),
-    (re.compile(r"(?<=\d)\s+(?=\d)"), ","),
-    (re.compile(r"(?<!\d)\s*\*|\*\s*(?!\d|\s)|\s"), ""),
+    ("", re.compile(_ROOT), r"√(\1\2\3\4)"),
+    ("\\frac", re.compile(r"\\frac\s*(\d)\s*(\d)"), r"\\frac{\1}{\2}"),
+    ("pi", re.compile(r"(?<![A-Za-z\\])pi(?![A-Za-z])"), "π"),
+    ("{", re.compile(r"(?<=[_^])\{\s*(\w)\s*\}(?!\d)"), r"\1"),
+    (" ", re.compile(r"(?<=\d)\s+(?=\d)"), ","),
+    ("", re.compile(r"(?<!\d)\s*\*|\*\s*(?!\d|\s)|\s"), ""),
 )
 _QUOTES = str.maketrans("", "", "\"'`")
 _TYPESET = re.compile(r"[\\√^_*<>]|pi|sqrt|\d\s+\d")  # what has none of these is only rid of its blanks
@@ -211,16 +212,12 @@ def read_plain(text: str, letters: bool = False) -> Value:
     number = read_plain_quantity(text, letters)
     if number and "/" not in text:
         return replace(number, text=text)
-    return (
-        _read_date(text)  # before 2018/6/28 is a division
-        or (number and replace(number, text=text))
-        or _read_meaning(text)
-        or _read_digits(text)
-        or _read_range(text)
-        or _read_set(text.replace("\\{", "{").replace("\\}", "}"))
-        or _read_words(text)
-        or _formula(text)
-    )
+    for form, made in _FORMS:
+        if (found := form.fullmatch(text)) and (value := made(found)):
+            return value
+    if number:
+        return replace(number, text=text)
+    return _read_set(text.replace("\\{", "{").replace("\\}", "}")) or _read_words(text) or _formula(text)
 
 
 def is_structured(value: Value) -> bool:
@@ -297,11 +294,6 @@ def same_value(gold: Value, answer: Value, agree: FormulasAgree = lambda *_: Non
 # Reading
 
 
-def _read_meaning(text: str) -> Meaning | None:
-    text = text.strip(".!")
-    return next((Meaning(said) for pattern, said in _MEANINGS if pattern.fullmatch(text)), None)
-
-
 def reasoned(text: str) -> Meaning | None:
     """`Yes, because ...`: a yes or no with its reason, which must not say the opposite."""
     found = _REASONED.match(text)
@@ -313,29 +305,17 @@ def reasoned(text: str) -> Meaning | None:
     return None if unsure else Meaning(said)
 
 
-def _read_date(text: str) -> Digits | None:
-    if date := _DATE.fullmatch(text):
-        return Digits("date", tuple(map(Fraction, date.groups())))
-    if date := _NAMED_DATE.fullmatch(text):
-        month = (date[2] or date[3]).lower()[:3]
-        if month in _MONTHS:
-            return Digits("date", tuple(map(Fraction, (date[5], _MONTHS.index(month) + 1, date[1] or date[4]))))
-    return None
+def _digits(kind: str, *numbers: str | None) -> Digits:
+    return Digits(kind, tuple(Fraction(number) for number in numbers if number))
 
 
-def _read_digits(text: str) -> Digits | None:
-    if clock := _CLOCK.fullmatch(text):
-        return Digits("clock", tuple(Fraction(part) for part in clock.groups()[:3] if part), (clock[4] or "").lower())
-    terms = text[named.end() :] if (named := _NAMED_RATIO.match(text)) else text
-    return Digits("ratio", tuple(map(Fraction, terms.split(":")))) if _RATIO.fullmatch(terms) else None
+def _month(name: str) -> str:
+    return str(_MONTHS.index(name.lower()) + 1)
 
 
-def _read_range(text: str) -> Range | None:
-    found = _RANGE.fullmatch(text)
-    if not found or (" and " in text and not text.lower().startswith("between ")):
-        return None
-    low, high = read_quantity(found[1].strip(), True), read_quantity(found[2].strip(), True)
-    return Range(replace(low, unit=low.unit or high.unit), high, " to " in text) if low and high else None
+def _range(first: str, last: str, said: bool) -> Range | None:
+    low, high = read_quantity(first.strip(), True), read_quantity(last.strip(), True)
+    return Range(replace(low, unit=low.unit or high.unit), high, said) if low and high else None
 
 
 def _read_words(text: str) -> Words | None:
@@ -353,13 +333,7 @@ def _read_set(text: str) -> Value | None:
     builder = _BUILDER.fullmatch(text)
     if builder:
         text = builder[2].strip().rstrip(",")
-    return (
-        _read_except(text)
-        or _read_inequality(text)
-        or _read_between(text)
-        or _read_union(text)
-        or (None if builder else _read_items(text))
-    )
+    return _read_except(text) or _read_union(text) or (None if builder else _read_items(text))
 
 
 def _read_items(text: str) -> Items | None:
@@ -463,8 +437,11 @@ def _interval(brackets: str, ends: Sequence[str], name: str = "") -> Items:
 
 def _read_between(text: str) -> Items | None:
     """`-1 < x and x <= 3` as (-1, 3]."""
-    found = [side for part in _AND.split(text, maxsplit=2) if (side := _read_inequality(part))]
-    if len(found) != 2 or len(_AND.findall(text)) != 1 or found[0].names != found[1].names:
+    sides = _AND.split(text, maxsplit=2)
+    found = [interval for side in sides if (interval := _read_inequality(side))]
+    if len(found) == len(sides) == 1:
+        return found[0]
+    if len(found) != 2 or len(sides) != 2 or found[0].names != found[1].names:
         return None
     low, high = found if _is_infinite(found[0].values[1]) else found[::-1]
     if not _is_infinite(low.values[1]) or not _is_infinite(high.values[0]):
@@ -479,13 +456,11 @@ def _read_union(text: str) -> Items | None:
         text = text[named.end() :]
     cups = "∪" in text
     sides = text.split("∪", MOST_ITEMS) if cups or not _INEQUALITY.search(text) else _OR.split(text, MOST_ITEMS)
-    if not 2 <= len(sides) < MOST_ITEMS:
-        return None
-    found = [_read_inequality(side) or (_read_items(side) if cups else None) for side in sides]
+    found = [_read_between(side) or (_read_items(side) if cups else None) for side in sides[:MOST_ITEMS]]
     parts = tuple(part for part in found if part and _is_interval(part))
     if len(parts) < len(sides) or len({part.names for part in parts}) > 1:
         return None
-    return Items("", parts, joint="∪")
+    return Items("", parts, joint="∪") if len(parts) > 1 else parts[0]
 
 
 # Comparing
