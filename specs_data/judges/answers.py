@@ -36,6 +36,7 @@ _FRACTION_OPENS = re.compile(r"\\[dtc]?frac\s*\{\s*\Z")
 _SIGN = re.compile(
     r"(?:(?:^|(?<=[\s=≈$(\[,:;>*_]))(?<![\d)}] )[-\u2212]|[=≈$(]\s*[-\u2212]\s*|(\\pm|±|\\\$|[€£¥₹]|(?<=US)\$)\s*)\$?\Z"
 )
+_TIMES = re.compile(r"(?<![\w.])\d+(?:\.\d+)?\Z")  # 2\boxed{7} is not 7
 _UNSIGNED = re.compile(
     r"(?:[^A-Za-z%°$€£¥₹\\]|\\[^A-Za-z%°$€£¥₹]|\\(?:[dtc]?frac|sqrt|pi|times|cdot|left|right)(?![A-Za-z]))*"
 )
@@ -70,12 +71,10 @@ LEAD = re.compile(
     r"(?<=[\u4e00-\u9fff,:】 ]))+",
     re.IGNORECASE,
 )
-_VERB = (
-    r"(?:is|are|was|were|be|equals?|has|have|costs?|gives?|gets?|measures|becomes|needs?|weighs|pays?|makes|counts?"
-    r"|totals|remains?)"
-)
 _STATEMENT = re.compile(
-    rf"(?=.?[A-Za-z(∠△])[^=<>≈\n]{{1,150}}?\s{_VERB}\s+(?:(?:equal to|that|still|just)\s+)?(\S.*)", re.DOTALL
+    r"(?=.?[A-Za-z(∠△])[^=<>≈\n]{1,150}?\s(?:is|are|was|were|be|equals?|has|have|costs?|gives?|gets?|measures|becomes"
+    r"|needs?|weighs|pays?|makes|counts?|totals|remains?)\s+(?:(?:equal to|that|still|just)\s+)?(\S.*)",
+    re.DOTALL,
 )
 _LABELLED = re.compile(r"[A-Za-z][A-Za-z' ]{0,40}:\s+(\S.*)", re.DOTALL)
 _SOLUTION = re.compile(
@@ -143,6 +142,7 @@ _MACROS = {
 _SYSTEM = r"\\begin\{(cases|aligned|array)\}((?:(?:\{l*\})?\s*[a-z]\s*&?=[^=&\\]+(?:\\\\)?)+)\\end\{\1\}"
 _LATEX: Rewriting = (
     ("\\begin", re.compile(_SYSTEM), lambda rows: rows[2].strip("\\ ").replace("\\\\", ", ").replace("&", "")),
+    ("mod", re.compile(r"\\?\(?\\?[pb]?mod\s*\{?\s*(\w+)\s*\}?\)?"), r"mod \1"),
     ("{{", re.compile(r"(?<![A-Za-z\\])([ckdm])\{\{m\}\^\{(\d)\}\}"), r"\1m^{\2}"),  # c{{m}^{2}}
     ("{}^", re.compile(r"\{\}(?=\^)"), ""),
     ("color", re.compile(r"\\(?:text)?color\s*\{[A-Za-z]+\}(?:\s*\{([^{}]*)\})?"), r"\1"),
@@ -347,6 +347,8 @@ def _with_neighbours(text: str, start: int, end: int, content: str) -> str:
         return content
     if sign := _SIGN.search(text, max(0, start - 12), start):
         content = (sign[1] or "-") + content
+    elif times := _TIMES.search(text, max(0, start - 12), start):
+        content = f"{times[0]}*{content}"
     if factor := _FACTOR.match(text, end):
         content, end = content + factor[0], factor.end()
     line = text[end : end + 60].partition("\n")[0].replace("\\$", " ").replace("$", " ")

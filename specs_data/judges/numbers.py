@@ -23,7 +23,7 @@ from msgspec.structs import replace
 
 from specs_data.judges.answers import plain
 from specs_data.judges.constants import agree, read_constant, spelled
-from specs_data.judges.units import conversion, is_known, read_unit, unit_of
+from specs_data.judges.units import conversion, is_known, read_unit
 
 LONGEST = 120
 NOISE = Fraction(1, 10**9)
@@ -63,7 +63,7 @@ _NAME = re.compile(
     r"|\\frac\s*\{[A-Z]{2}\}\s*\{[A-Z]{2}\}|[A-Z]{2}\s*/\s*[A-Z]{2}|\\(?:sin|cos|tan)\s*∠?\s*[A-Z]{1,3})\s*"
 )
 _NO_NAME = re.compile(
-    r"[a-z]{2}|(?!\\).*(?:sin|cos|tan|cot|sec|csc|log|ln|exp|sqrt)\b.*"
+    r"[a-z]{2}|(?!\\|(?:sin|cos|tan)\s*∠?\s*[A-Z]+$).*(?:sin|cos|tan|cot|sec|csc|log|ln|exp|sqrt)\b.*"
     r"|(?i:.*\b(?:not|no|never|neither|nor|or|except|but|if|than|least|most|up to|under|over|almost|maybe|twice|thrice"
     r"|half|third|double|triple|minus|negative|plus|opposite|reciprocal|(?:square|cube|root|power) of)\b.*)"
 )
@@ -288,10 +288,10 @@ def _read_literal(text: str, letters: bool) -> Quantity | None:
     if share and places is None:
         value /= _PARTS[share[1].lower()]
         rest = rest[share.end() :]
-    unit, currency = read_unit(rest, letters), part["currency"][-1:]
+    unit, currency = read_unit(rest, letters), part["currency"].rpartition(" ")[2]
     if unit is None or (unit and currency and is_known(unit)):
         return None
-    return Quantity(value, places, digits, unit_of(currency) or unit)
+    return Quantity(value, places, digits, read_unit(currency) or unit)
 
 
 def _without_percent(number: Quantity) -> Quantity:

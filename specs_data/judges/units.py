@@ -38,7 +38,7 @@ A amp ampere = current : m μ k; C coulomb = 1 A*s : m μ u n; V volt = 1 W/A : 
 F farad = 1 C/V : m μ u n p; Wb weber = 1 V*s; H henry = 1 Wb/A : m μ; T tesla = 1 Wb/m^2 : m
 mol mole = amount : m; lm lumen = light; lx lux = 1 lm/m^2
 bit = information; byte = 8 bit; kB KB = 1000 byte; MB = 1000 kB; GB = 1000 MB; TB = 1000 GB; bps = 1 bit/s : k M
-dollar $ USD usdollar usdollars = dollars; us_cent cent ¢ = 1/100 dollar; euro EUR € = euros
+dollar $ USD US$ usdollar usdollars = dollars; us_cent cent ¢ = 1/100 dollar; euro EUR € = euros
 pound_sterling GBP £ = sterling; yen ¥ = yens; rupee ₹ = rupees
 unit square sq cubic cu am pm AM PM CD CDs TV TVs dB rpm fps bpm ppm cd =
 """
@@ -224,8 +224,3 @@ def unit_end(text: str) -> int:
         if words and all(len(word) > 1 and is_known(word) and word not in _PRODUCTS for word in words):
             return gap.end() if read_unit(" " + unit) is not None else len(text)
     return len(text)
-
-
-def unit_of(sign: str) -> str:
-    """The unit that a currency sign stands for; empty for none."""
-    return _NAMES["$" if sign == "D" else sign] if sign else ""

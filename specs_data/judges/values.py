@@ -101,6 +101,7 @@ _REALS = (
     r"(?:the set of )?all real numbers|all reals?|the real numbers"
     r"|(?:[a-z]\s*∈\s*)?(?:\\(?:mathbb|mathbf|Bbb)\s*\{?\s*R\s*\}?|ℝ)"
 )
+_FIRST_ARTICLE = re.compile(r"\A(?:the|an?) (?=.)", re.DOTALL)
 _ARTICLE = re.compile(r"(?:the|an|a)\s+(?=\S)")
 _MEANING = re.compile(
     rf"(?:(?P<none>{_NONE})|(?P<reals>{_REALS})|(?P<yes>yes)|(?P<no>no)|(?P<true>true)|(?P<false>false)"
@@ -131,8 +132,7 @@ _AND = re.compile(r"\band\b|∧", re.IGNORECASE)
 _OR = re.compile(r"\bor\b|∨", re.IGNORECASE)
 _THOUSANDS = re.compile(r"(?<![\d,.])\d{1,3}(?:,\d{3})+(?!,?\d)")
 _APART = re.compile(r",\s|;|\b(?:and|or)\b", re.IGNORECASE)
-_OPEN = {"(": ")", "[": "]", "{": "}"}
-_CLOSE = frozenset(_OPEN.values())
+_OPEN, _CLOSE = "([{", ")]}"
 _OF = r"\s*[=∈]\s*(?=[^=])"
 _ITEMS_NAME = re.compile(
     rf"\s*(?:([A-Za-z]\w{{0,3}}){_OF}|\(\s*((?:\\?[a-z]+)(?:\s*,\s*\\?[a-z]+){{1,3}})\s*\)\s*=|([A-Z]'*(?:_\d)?)\s*=?\s*(?=\())"
@@ -182,11 +182,7 @@ _SENTENCE = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}\s+[A-Za-z]{2,}|\b(?:because
 def fold(text: str) -> str:
     """A word or phrase without case, punctuation and a leading article: what makes two the same. A minus
     sign stays, and so does what makes a number another one."""
-    text = _FOLDED.sub(" ", without_indices(plain(text)).casefold()).strip(_EDGES)
-    for article in ("the ", "a ", "an "):
-        if text.startswith(article) and len(text) > len(article):
-            return text[len(article) :]
-    return text
+    return _FIRST_ARTICLE.sub("", _FOLDED.sub(" ", without_indices(plain(text)).casefold()).strip(_EDGES))
 
 
 def spelling(text: str) -> str:
@@ -439,10 +435,10 @@ def _read_between(text: str) -> Items | None:
     """`-1 < x and x <= 3` as (-1, 3]."""
     sides = _AND.split(text, maxsplit=2)
     found = [interval for side in sides if (interval := _read_inequality(side))]
-    if len(found) == len(sides) == 1:
-        return found[0]
-    if len(found) != 2 or len(sides) != 2 or found[0].names != found[1].names:
+    if len(found) < len(sides) or len({side.names for side in found}) > 1 or len(sides) > 2:
         return None
+    if len(sides) == 1:
+        return found[0]
     low, high = found if _is_infinite(found[0].values[1]) else found[::-1]
     if not _is_infinite(low.values[1]) or not _is_infinite(high.values[0]):
         return None
@@ -475,10 +471,8 @@ def _same_formula(gold: Formula, answer: Formula, agree: FormulasAgree) -> bool 
         return True
     if len({_tower(gold), _tower(answer)} - {None}) == 2:
         return False
-    if _unseen(gold.text, answer.text) != _unseen(answer.text, gold.text):
+    if _unseen(gold.text, answer.text) != _unseen(answer.text, gold.text) or _signs(gold.text) != _signs(answer.text):
         return False
-    if _INEQUALITY.search(gold.text) or _INEQUALITY.search(answer.text):
-        return agree(gold, answer) if _signs(gold.text) == _signs(answer.text) else False
     return agree(gold, answer)
 
 

@@ -169,6 +169,8 @@ def test_several_values(judge: RuleJudge, answer: str, gold: str, right: bool) -
         (r"\begin{pmatrix}1\\2\end{pmatrix}", r"\begin{pmatrix} 1 \\ 2 \end{pmatrix}", True),
         ("y=1+2x", "y=2x+1", True),
         (r"\log_2 8", "3", True), ("3!", "6", True), ("x+1=3", "x=2", True), (r"\sin(x)", r"\sin x", True),
+        (r"\sin x = 3", "3", False), (r"\ln x = 3", "3", False), ("sin A = 0.6", "0.6", True), ("f(2) = 3", "3", True),
+        ("5 mod 11", r"5 \pmod{11}", True), (r"5 \pmod{11}", "5", False), ("6 mod 11", r"5 \pmod{11}", False),
     ],
 )  # fmt: skip
 def test_mathematics(judge: RuleJudge, answer: str, gold: str, right: bool) -> None:
@@ -238,6 +240,7 @@ def test_products_unions_and_indices(judge: RuleJudge, answer: str, gold: str, r
         (r"so $x=- \boxed{5}$ m", "-5", True), (r"- \boxed{5}", "5", True),
         (r"$x=\boxed{3}, y=\boxed{4}$", "4", False), (r"\boxed{3} / \boxed{4}", "4", False),
         (r"\frac{\boxed{3}}{\boxed{4}}", "4", False), (r"\frac{\boxed{3}}{\boxed{4}}", "3/4", True),
+        (r"x = 2\boxed{7}", "7", False), (r"x = 2\boxed{7}", "14", True), (r"2: \boxed{7}", "7", True),
         (r"\boxed{3} / \boxed{4}", "3/4", True), (r"\boxed{3} & \boxed{4}", "3,4", True),
         (r"$x=\boxed{3}, y=\boxed{4}$", "x=3, y=4", True), (r"$\boxed{5}\text{ cm}$", "5 m", False),
         (r"\(\boxed{500}\,\mathrm{cm}\).", "5 m", True), (r"\boxed{50}\%", "0.5", True),
