@@ -145,7 +145,8 @@ def _same_form(gold: Quantity, answer: Quantity) -> bool:
     if gold.unit == answer.unit:
         return same_number(gold, answer)
     if "%" in (gold.unit, answer.unit) and not (gold.unit and answer.unit):
-        return same_number(gold, answer) or same_number(_without_percent(gold), _without_percent(answer))
+        as_written = (gold.unit or abs(gold.value) >= 1) and same_number(gold, answer)
+        return bool(as_written) or same_number(_without_percent(gold), _without_percent(answer))
     if not gold.unit or not answer.unit:
         return same_number(gold, answer) or _same_angle(gold, answer)
     factors = conversion(answer.unit, gold.unit)

@@ -88,9 +88,9 @@ class RuleJudge:
         fmt: ResponseFormat = THINK_ANSWER,
         policy: Policy | UnsetType = UNSET,
     ) -> Judgement:
-        """Judge one response. `choices` are the contents behind the letters A, B, ..., where known.
-        `policy` is how the source wants
-        numbers compared. Never raises, whatever the text; blocks for a second at most once a worker is running."""
+        """Judge one response. `choices` are the contents behind the letters A, B, ..., where known; `policy` is how
+        the source wants numbers compared. Never raises, whatever the text; blocks for a second at most once a worker
+        is running."""
         verdict = _decide(response, fmt, _Asked(gold, answer_type, tuple(choices), policy))
         found = verdict.found
         return verdict.told(self._symbolic.ask(found).result() if isinstance(found, Question) else found)

@@ -113,7 +113,7 @@ def test_numbers_are_judged_alike_as_math(
         ("0.30000000000000004", "0.3", True), ("1.414", r"\sqrt{2}", True), ("1.4", r"\sqrt{2}", False),
         # percent
         ("5%", "0.05", True), ("50", "50%", True), ("0.5", "50%", True), ("0.5%", "50%", False),
-        ("66.7%", "2/3", True),
+        ("66.7%", "2/3", True), (".5%", "1/2", False), ("0.5", "0.5%", True),
         (r"5\%", "5", True), ("50%", "5", False),
         # units
         ("1 hour", "60 minutes", True), ("36 km/h", "10 m/s", True), ("32°F", "0°C", True), ("1 kg", "1000 g", True),
