@@ -17,18 +17,7 @@ from string import ascii_uppercase
 from msgspec import Struct
 
 from specs_data.judges.answers import CONCLUSION, HESITATION, LEAD, last_sentence, plain, said
-from specs_data.judges.values import (
-    Formula,
-    Meaning,
-    Value,
-    Words,
-    fold,
-    is_structured,
-    read_value,
-    reasoned,
-    same_value,
-    spelling,
-)
+from specs_data.judges.values import Formula, Meaning, Value, Words, fold, read_value, reasoned, same_value, spelling
 
 _BARE = re.compile(r"[•(\[{]?\s*([A-Za-z])\s*[)\]}]?\s*[.:!项]?()")
 _LETTER = re.compile(
@@ -250,7 +239,7 @@ def _is_value(content: str, kinds: set[type], worded: bool) -> bool:
     if isinstance(value, Words | Meaning) or not content.strip():
         return False
     return (type(value) in kinds or not worded) and (
-        is_structured(value) or not re.search(r"[A-Za-z]{3}", re.sub(r"\\[A-Za-z]+", "", content))
+        not isinstance(value, Formula) or not re.search(r"[A-Za-z]{3}", re.sub(r"\\[A-Za-z]+", "", content))
     )
 
 

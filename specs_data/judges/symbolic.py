@@ -90,9 +90,6 @@ class Reply(msgspec.Struct, frozen=True):
     rule: str
 
 
-TOO_LONG = Reply(None, "too long")
-TOO_LARGE = Reply(None, "too large")
-OUT_OF_TIME = Reply(None, "out of time")
 FAILED = Reply(None, "math-verify failed")
 
 
@@ -172,8 +169,8 @@ class _Worker:
 def _refused(text: str) -> Reply | None:
     """What would only run into the time limit."""
     if len(text) > LONGEST or any(text.count(mark) > DEEPEST for mark in "{([^!"):
-        return TOO_LONG
-    return TOO_LARGE if _LARGE.search(text) else None
+        return Reply(None, "too long")
+    return Reply(None, "too large") if _LARGE.search(text) else None
 
 
 # What follows runs in the worker.
@@ -191,7 +188,7 @@ def _serve() -> NoReturn:
         if os.WIFSIGNALED(status):
             late = os.WTERMSIG(status) in _ALARMS
             with suppress(BrokenPipeError):
-                line.send_bytes(msgspec.json.encode(OUT_OF_TIME if late else FAILED))
+                line.send_bytes(msgspec.json.encode(Reply(None, "out of time") if late else FAILED))
         elif os.WEXITSTATUS(status) != _SPENT:
             os._exit(0)
 
