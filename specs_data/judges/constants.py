@@ -63,6 +63,20 @@ _SIGNS = {
     ast.Div: (Fraction.__truediv__, _CONTEXT.divide),
 }
 
+# Number words, which are no units.
+_ONES = (
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
+    "eighteen nineteen"
+)
+_TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
+WORDS = dict(zip(_ONES.split(), range(20), strict=True)) | dict(zip(_TENS.split(), range(20, 100, 10), strict=True))
+_NTHS = "third fourth fifth sixth seventh eighth ninth tenth"
+_ORDINALS = dict(zip(_NTHS.split(), range(3, 11), strict=True))
+_ORDINALS |= {"quarter": 4, "twelfth": 12, "hundredth": 100, "thousandth": 1000}
+PARTS = {"half": 2, "halves": 2} | _ORDINALS | {f"{part}s": value for part, value in _ORDINALS.items()}
+SCALES = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12}
+SCALES |= {"万": 10**4, "亿": 10**8}
+
 
 def spelled(text: str) -> str:
     """`text` with its roots, fractions and powers on one line: √(2), ⟨(1)/(2)⟩, ^(3)."""

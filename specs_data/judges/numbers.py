@@ -22,7 +22,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from specs_data.judges.answers import plain
-from specs_data.judges.constants import agree, read_constant, spelled
+from specs_data.judges.constants import PARTS, SCALES, WORDS, agree, read_constant, spelled
 from specs_data.judges.units import conversion, is_known, read_unit
 
 LONGEST = 120
@@ -76,27 +76,15 @@ _LEAD = re.compile(
     re.IGNORECASE,
 )
 _SCALE = re.compile(r"\s*(?:(hundred|thousand|million|billion|trillion|dozen)s?\b|([万亿]))", re.IGNORECASE)
-_SCALES = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12}
-_SCALES |= {"万": 10**4, "亿": 10**8}
 
 _FRACTION = re.compile(r"([+-]?\d{1,30})/(\d{1,30})|\\frac\{([+-]?\d{1,30})\}\{([+-]?\d{1,30})\}")
 _CONSTANT_ENDS = re.compile(r"\s*(?:[A-Za-zμΩ°%$€£]|$)")
 _RAISED = re.compile(r"\^\((\d)\)")
 _ALGEBRA = re.compile(r"\s*[A-Za-ln-zΩ](?![A-Za-z]).*")  # also of 2π h, where h may well be a height
 
-_SCALES_DOWN = sorted(_SCALES.items(), key=lambda scale: -scale[1])
-_ONES = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
-    "eighteen nineteen"
-)
-_TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
-_WORDS = dict(zip(_ONES.split(), range(20), strict=True)) | dict(zip(_TENS.split(), range(20, 100, 10), strict=True))
-_NTHS = "third fourth fifth sixth seventh eighth ninth tenth"
-_ORDINALS = dict(zip(_NTHS.split(), range(3, 11), strict=True))
-_ORDINALS |= {"quarter": 4, "twelfth": 12, "hundredth": 100, "thousandth": 1000}
-_PARTS = {"half": 2, "halves": 2} | _ORDINALS | {f"{part}s": value for part, value in _ORDINALS.items()}
-_SPOKEN = frozenset((*_WORDS, *_SCALES, *_PARTS, "and", "a", "an", "point"))
-_PART = re.compile(rf"\s+({'|'.join(_PARTS)})(?![A-Za-z])", re.IGNORECASE)
+_SCALES_DOWN = sorted(SCALES.items(), key=lambda scale: -scale[1])
+_SPOKEN = frozenset((*WORDS, *SCALES, *PARTS, "and", "a", "an", "point"))
+_PART = re.compile(rf"\s+({'|'.join(PARTS)})(?![A-Za-z])", re.IGNORECASE)
 
 _MINUS = re.compile(r"(?:minus|negative)\s+(?=\w)", re.IGNORECASE)
 _AGAIN = re.compile(r"\s*\(([^()]{1,60})\)")
@@ -282,12 +270,12 @@ def _read_literal(text: str, letters: bool) -> Quantity | None:
     rest = text[head.end() :]
     scale = _SCALE.match(rest) if rest else None
     if scale:
-        value *= _SCALES[(scale[1] or scale[2]).lower()]
+        value *= SCALES[(scale[1] or scale[2]).lower()]
         places = None if value.denominator == 1 else places
         rest = rest[scale.end() :]
     share = _PART.match(rest) if rest else None
     if share and places is None:
-        value /= _PARTS[share[1].lower()]
+        value /= PARTS[share[1].lower()]
         rest = rest[share.end() :]
     unit, currency = read_unit(rest, letters), part["currency"].rpartition(" ")[2]
     if unit is None or (unit and currency and is_known(unit)):
@@ -316,7 +304,7 @@ def _spoken(words: list[str]) -> Fraction | None:
         return _decimal(words)
     if words[0] == "half" and words[1:] in (["a"], ["an"]):
         return Fraction(1, 2)
-    part = _PARTS.get(words[-1])
+    part = PARTS.get(words[-1])
     if part is None:
         return _cardinal(words)
     before = words[:-1]
@@ -335,7 +323,7 @@ def _decimal(words: list[str]) -> Fraction | None:
     """`three point one four`: each digit is said alone."""
     at = words.index("point")
     whole = _cardinal(words[:at]) if at else Fraction(0)
-    decimals = [_WORDS.get(word, 10) for word in words[at + 1 :]]
+    decimals = [WORDS.get(word, 10) for word in words[at + 1 :]]
     enough = whole is not None and decimals and max(decimals) <= 9
     return Fraction(f"{whole}.{''.join(map(str, decimals))}") if enough else None
 
@@ -353,7 +341,7 @@ def _cardinal(words: list[str]) -> Fraction | None:
             count = _counted(before)
             rest = _cardinal(after[after[0] == "and" :]) if after else Fraction(0)
             return count * size + rest if count and rest is not None and rest < size else None
-    numbers = [_WORDS.get(word, -1) for word in words]
+    numbers = [WORDS.get(word, -1) for word in words]
     tens = len(numbers) == 2 and numbers[0] >= 20 and 0 < numbers[1] < 10
     return Fraction(sum(numbers)) if tens or (len(numbers) == 1 and numbers[0] >= 0) else None
 

@@ -13,6 +13,8 @@ from functools import cache, lru_cache
 
 from msgspec import Struct
 
+from specs_data.judges.constants import PARTS, SCALES, WORDS
+
 # Names of a unit, the first as it is shown = what one is: a dimension of its own, or so much of other units (+ where
 # its zero lies) : the prefixes that its first name takes. What has no size is known to be a unit, no more.
 _TABLE = """
@@ -70,12 +72,9 @@ _NOUN = re.compile(r"(?=.*[aeiouyAEIOUY])[A-Za-z]{3,}")
 _NO_UNIT = re.compile(
     r"(?<![A-Za-z])(?:or|and|to|not|but|minus|plus|times(?=\s*\S)|than|less|more|fewer|if|is|are|was|were|of|over|at|least|most"
     r"|either|nor|by|the|below|above|under|before|after|short|greater|larger|smaller|bigger|higher|lower|negative|without"
-    r"|half|halves|(?:third|quarter|fourth|fifth|sixth|seventh|eighth|ninth|tenth|hundredth|thousandth)s?"
-    r"|choose|factorial|remainder|rem|mod|modulo|squared|cubed|double|twice|infty|cup|cap|leq|geq|le|ge|lt|gt|neq|ne|frac"
-    r"|(?:hundred|thousand|million|billion|trillion|dozen)s?|pi|alpha|beta|gamma|delta|epsilon|theta|lambda|sigma|omega|phi|psi(?=\s*[/*^])"
-    r"|(?:sqrt|sin|cos|tan|cot|csc|log|ln|exp)[abntxyzθ]?|sec[abntxyzθ]|zero|one|two|three|four|five|six|seven|eight"
-    r"|nine|ten|eleven|twelve|thirteen|fourteen|fifteen|sixteen|seventeen|eighteen|nineteen|twenty|thirty|forty|fifty"
-    r"|sixty|seventy|eighty|ninety)(?![A-Za-z])",
+    r"|choose|factorial|remainder|rem|mod|modulo|squared|cubed|double|twice|infty|cap|frac|pi"
+    rf"|{'|'.join((*WORDS, *PARTS))}|(?:{'|'.join(SCALES)})s?|psi(?=\s*[/*^])"
+    r"|alpha|beta|gamma|delta|epsilon|theta|lambda|sigma|omega|phi|(?:sqrt|sin|cos|tan|cot|csc|log|ln|exp)[abntxyzθ]?|sec[abntxyzθ])(?![A-Za-z])",
     re.IGNORECASE,
 )
 _COMBINATION = re.compile(r"(?<![A-Za-z])[A-Z]-?\d")  # 9C2
