@@ -65,8 +65,8 @@ LEAD = re.compile(
     r"|after \w+(?=,)|among the (?:options|choices))\b[\s,.:]*"
     r"|(?:the\s+)?(?:(?:final|correct|right|best|appropriate|most|possible)\s+)*"
     r"(?:options?|choices?|answers?|\$?letter)\b(?:\s+letter)?(?:\s+to\s+th\w+\s+\w+)?"
-    r"(?:\s*-+>?\s+(?=\(?(?-i:[A-Z])\b)|(?:\s+(?:is|are|would be|should be|must be)\b)?[\s:→=>]*)|the\b\s*"
-    r"|(?:•|[,:=]|=>|[→⇒>∴]|\\(?:Rightarrow|therefore|implies)(?![A-Za-z])|-\s+(?=\(?(?-i:[A-Z])\b))\s*"
+    r"(?:\s*-+>?\s+(?=\(?(?-i:[A-Z])\b)|(?:\s+(?:is|are|would be|should be|must be)\b)?(?:=>|[\s:→=])*)|the\b\s*"
+    r"|(?:=>|[•,:=→⇒∴]|>\s*(?=\(?(?-i:[A-Z])\b)|\\(?:Rightarrow|therefore|implies)(?![A-Za-z]))\s*"
     r"|[故因此所以综上述本题应,【]*(?:正确的?)?(?:答案|选项)?】?(?:应?选择?|[是为])?\s*[,:]?\s*"
     r"(?<=[\u4e00-\u9fff,:】 ]))+",
     re.IGNORECASE,
@@ -142,13 +142,14 @@ _MACROS = {
 _SYSTEM = r"\\begin\{(cases|aligned|array)\}((?:(?:\{l*\})?\s*[a-z]\s*&?=[^=&\\]+(?:\\\\)?)+)\\end\{\1\}"
 _LATEX: Rewriting = (
     ("\\begin", re.compile(_SYSTEM), lambda rows: rows[2].strip("\\ ").replace("\\\\", ", ").replace("&", "")),
-    ("mod", re.compile(r"\\?\(?\\?[pb]?mod\s*\{?\s*(\w+)\s*\}?\)?"), r"mod \1"),
+    ("mod", re.compile(r"\(?\\[pb]?mod(?![A-Za-z])\s*\{?\s*(\w+)\s*\}?\)?"), r"mod \1"),
     ("{{", re.compile(r"(?<![A-Za-z\\])([ckdm])\{\{m\}\^\{(\d)\}\}"), r"\1m^{\2}"),  # c{{m}^{2}}
     ("{}^", re.compile(r"\{\}(?=\^)"), ""),
     ("color", re.compile(r"\\(?:text)?color\s*\{[A-Za-z]+\}(?:\s*\{([^{}]*)\})?"), r"\1"),
     ("\\over", re.compile(r"\{([^{}]*)\\over(?![A-Za-z])([^{}]*)\}"), r"\\frac{\1}{\2}"),
     (",", re.compile(r"(?<=\d)(?:,\\!\s*|\{,\}(?:\\!)?|\\,|,\\,)(?=\d{3}(?!\d))"), ""),  # thousands
     ("\\", re.compile(r"\\([A-Za-z]+)"), lambda macro: _MACROS.get(macro[1], macro[0])),
+    ("μ", re.compile(r"μ\s+(?=[A-Za-z])"), "μ"),
     ("∈", re.compile(r"[,\s(]*\b[kn]\s*∈\s*(?:\\(?:mathbb|mathbf)\s*\{?\s*Z\s*\}?|Z|ℤ)[\s)$]*$"), ""),
     ("\\", re.compile(r"\*?\s*(?:\^\s*(?:\\circ|\{\s*\\circ\s*\})|\\degree(?![A-Za-z]))"), "°"),
     ("\\", re.compile(r"\\(?:overline|vec|overrightarrow)\s*\{\s*([A-Z]{2}|[a-z])\s*\}"), r"\1"),
@@ -158,6 +159,7 @@ _LATEX: Rewriting = (
 )
 _MARKS: Rewriting = (
     ("{", re.compile(r"\{([,:])\}"), r"\1"),
+    ("(mod ", re.compile(r"\((mod \w+)\)"), r"\1"),
     ("+", re.compile(r"\+/-|\A\+-"), "±"),
     ("=", re.compile("[<>!]="), lambda sign: {"<": "≤", ">": "≥", "!": "≠"}[sign[0][0]]),
     (" x ", re.compile(r"(?<=\d) x (?=\d)"), "*"),

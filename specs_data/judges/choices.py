@@ -30,6 +30,7 @@ _RIGHT = re.compile(
     re.DOTALL,
 )
 _FORMS = (_BARE, re.compile(r"([A-Z])\s*(\([^()]*\))\s*"), _RIGHT, _LETTER)  # the second one is B (blue)
+_BULLET = re.compile(r"\A-\s+(?=\(?[A-Z]\b)")
 _NAMED_OPTION = re.compile(r"([A-Z])\s*选项")
 _BOLD = re.compile(r"\*\*\(?([A-Z])[).:]?\*\*[).:]?(?=\s+\S)")
 _MARKED = re.compile(
@@ -181,7 +182,7 @@ def _read_choice(text: str, choices: tuple[str, ...]) -> Choice:
 def _plain(text: str) -> str:
     if "**" in text:
         text = _BOLD.sub(r"\1)", text).replace("**", "")
-    return plain(_NAMED_OPTION.sub(r"\1", text) if "选" in text else text)
+    return _BULLET.sub("", plain(_NAMED_OPTION.sub(r"\1", text) if "选" in text else text))
 
 
 def _letter_inside(text: str, choices: tuple[str, ...]) -> Choice:

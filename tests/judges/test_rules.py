@@ -111,11 +111,15 @@ def test_numbers_are_judged_alike_as_math(
         ("9.223", "9.22", True), ("9.22", "9.2", False), ("9.2", "9.22", False), ("9.226", "9.22", False),
         ("0.333", "1/3", True), ("0.33", "1/3", False), ("1/3", "0.333", True), ("0.334", "1/3", False),
         ("0.30000000000000004", "0.3", True), ("1.414", r"\sqrt{2}", True), ("1.4", r"\sqrt{2}", False),
+        # a sign after a lead
+        ("> 5 cm", "5 cm", False), ("The answer is > 5 cm", "5 cm", False), ("The answer is -5 cm", "5 cm", False),
+        ("Clearly 5 cm", "5 cm", True), ("=> 5 cm", "5 cm", True),
         # percent
         ("5%", "0.05", True), ("50", "50%", True), ("0.5", "50%", True), ("0.5%", "50%", False),
         ("66.7%", "2/3", True), (".5%", "1/2", False), ("0.5", "0.5%", True),
         (r"5\%", "5", True), ("50%", "5", False),
         # units
+        (r"5\mu m", "5 μm", True), (r"5\,\mu m", "0.000005 m", True), (r"3\,k\Omega", "3000 ohms", True),
         ("1 hour", "60 minutes", True), ("36 km/h", "10 m/s", True), ("32°F", "0°C", True), ("1 kg", "1000 g", True),
         ("1 square meter", "10000 cm²", True), ("5 inches", "5 in", True), ("5 apples", "5", True),
         ("5 apples", "5 pears", False), ("5 s", "5 m", False), ("50 cents", "$0.5", True), ("$5", "5 dollars", True),
