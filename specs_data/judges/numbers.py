@@ -264,7 +264,8 @@ def _read_literal(text: str, letters: bool) -> Quantity | None:
     exponent = int(part["e"] or part["p"] or part["q"] or 0)
     if written in ("", ".") or abs(exponent) > MOST_DIGITS:
         return None
-    value = Fraction(f"{part['sign']}{written}e{exponent}")
+    signed = part["sign"] + written
+    value = Fraction(f"{signed}e{exponent}") if "." in written or exponent else Fraction(int(signed))
     places = len(written.partition(".")[2]) - exponent if "." in written else None
     digits = len(written.replace(".", "").lstrip("0"))
     rest = text[head.end() :]
@@ -280,7 +281,7 @@ def _read_literal(text: str, letters: bool) -> Quantity | None:
     unit, currency = read_unit(rest, letters), part["currency"].rpartition(" ")[2]
     if unit is None or (unit and currency and is_known(unit)):
         return None
-    return Quantity(value, places, digits, read_unit(currency) or unit)
+    return Quantity(value, places, digits, (currency and read_unit(currency)) or unit)
 
 
 def _without_percent(number: Quantity) -> Quantity:
