@@ -21,7 +21,8 @@ from specs_data.judges.values import Formula, Meaning, Value, Words, fold, read_
 
 _BARE = re.compile(r"[•(\[{]?\s*([A-Za-z])\s*[)\]}]?\s*[.:!项]?()")
 _LETTER = re.compile(
-    r"[(\[]?\s*([A-Z])(?:\s*[)\]]|(?=\s*[.:,;]|\s+[-→]\s|\s(?:because|since)\b))(?:\s*[).:\],;]+\s*|\s+[-→]\s+|\s*)(.*)",
+    r"(?:\(\s*(?=[A-Z]\s*\))|\[\s*(?=[A-Z]\s*\]))?([A-Z])(?:\s*[)\]]|(?=\s*[.:,;]|\s+[-→]\s|\s(?:because|since)\b))"
+    r"(?:\s*[).:\],;]+\s*|\s+[-→]\s+|\s*)(.*)",
     re.DOTALL,
 )
 _RIGHT = re.compile(
