@@ -12,7 +12,7 @@ The policy of the rules, in full; each part of it stands in the code once.
   relative tolerance an answer is right. There is no tolerance that is not asked for.
 - A unit that only one side has is forgiven. Two units are converted; where they cannot be, the answer is wrong.
 - A percent sign is a unit that only one side may have, and it is also a factor: 50% is 0.5, and 5% is 5 as well as
-  0.05. Two percentages are compared as they stand.
+  0.05. For a gold below 1 it is a factor only: 0.5% is not 1/2. Two percentages are compared as they stand.
 - A comma or a space before groups of three digits separates thousands; a decimal comma is not read.
 - A root or pi is known to 60 digits and the same where 40 agree. An angle in degrees may be met in parts of pi.
 - `a - b` of two plain numbers is a range, a score or a date and no number.

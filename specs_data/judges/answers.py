@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 
 from specs_data.format import THINK_ANSWER, ResponseFormat, boxes, strip_stop_tokens
+from specs_data.judges.constants import Rewriting, rewritten
 from specs_data.judges.units import adjoining_unit, in_latin
 
 # A malformed response states its answer near its end; reading more would only cost time.
@@ -35,6 +36,7 @@ _FRACTION_OPENS = re.compile(r"\\[dtc]?frac\s*\{\s*\Z")
 _SIGN = re.compile(
     r"(?:(?:^|(?<=[\s=≈$(\[,:;>*_]))(?<![\d)}] )[-\u2212]|[=≈$(]\s*[-\u2212]\s*|(\\pm|±|\\\$|[€£¥₹]|(?<=US)\$)\s*)\$?\Z"
 )
+_TIMES = re.compile(r"(?<![\w.])\d+(?:\.\d+)?\Z")  # 2\boxed{7} is not 7
 _UNSIGNED = re.compile(
     r"(?:[^A-Za-z%°$€£¥₹\\]|\\[^A-Za-z%°$€£¥₹]|\\(?:[dtc]?frac|sqrt|pi|times|cdot|left|right)(?![A-Za-z]))*"
 )
@@ -55,19 +57,24 @@ _SO = re.compile(
 )
 _SENTENCES = re.compile(r"(?<=[.!])\s+(?=[A-Z$*\\∴\u4e00-\u9fff])|(?<=[\u4e00-\u9fff\d$°])[.。](?=[\u4e00-\u9fff])|\n+")
 _SENTENCE_END = re.compile(r"\n|。|\.(?=\s+[A-Z]|\s*$)")
-_LEAD = re.compile(
-    r"(?:(?:so|thus|therefore|hence|then|finally|in conclusion|ans|correct|the|final|answer|total|result|we|i|get|have"
-    r"|find|obtain|count|see|found|it|is|are|costs|a total of|in total|in the year|year|in(?= \d{4}$)"
-    r"|after \w+(?=,))\b[,.:]?"
-    r"|[,:=]|=>|[→⇒∴]|\\(?:Rightarrow|therefore|implies)(?![A-Za-z]))\s*",
+# What an answer may begin with before it says anything.
+LEAD = re.compile(
+    r"\A(?:(?:so|thus|therefore|hence|then|finally|clearly|in conclusion|ans|correct|solution|total|result|is|are|was"
+    r"|it(?:'s| is| must be| should be)?|i(?: would|'d| will)? (?:choose|pick|select|say|go with|get|find)"
+    r"|i think(?: that)?|we|have|get|obtain|count|see|found|costs|a total of|in total|in the year|year|in(?= \d{4}$)"
+    r"|after \w+(?=,)|among the (?:options|choices))\b[\s,.:]*"
+    r"|(?:the\s+)?(?:(?:final|correct|right|best|appropriate|most|possible)\s+)*"
+    r"(?:options?|choices?|answers?|\$?letter)\b(?:\s+letter)?(?:\s+to\s+th\w+\s+\w+)?"
+    r"(?:\s*-+>?\s+(?=\(?(?-i:[A-Z])\b)|(?:\s+(?:is|are|would be|should be|must be)\b)?(?:=>|[\s:→=])*)|the\b\s*"
+    r"|(?:=>|[•,:=→⇒∴]|>\s*(?=\(?(?-i:[A-Z])\b)|\\(?:Rightarrow|therefore|implies)(?![A-Za-z]))\s*"
+    r"|[故因此所以综上述本题应,【]*(?:正确的?)?(?:答案|选项)?】?(?:应?选择?|[是为])?\s*[,:]?\s*"
+    r"(?<=[\u4e00-\u9fff,:】 ]))+",
     re.IGNORECASE,
 )
-_VERB = (
-    r"(?:is|are|was|were|be|equals?|has|have|costs?|gives?|gets?|measures|becomes|needs?|weighs|pays?|makes|counts?"
-    r"|totals|remains?)"
-)
 _STATEMENT = re.compile(
-    rf"(?=.?[A-Za-z(∠△])[^=<>≈\n]{{1,150}}?\s{_VERB}\s+(?:(?:equal to|that|still|just)\s+)?(?P<said>\S.*)", re.DOTALL
+    r"(?=.?[A-Za-z(∠△])[^=<>≈\n]{1,150}?\s(?:is|are|was|were|be|equals?|has|have|costs?|gives?|gets?|measures|becomes"
+    r"|needs?|weighs|pays?|makes|counts?|totals|remains?)\s+(?:(?:equal to|that|still|just)\s+)?(\S.*)",
+    re.DOTALL,
 )
 _LABELLED = re.compile(r"[A-Za-z][A-Za-z' ]{0,40}:\s+(\S.*)", re.DOTALL)
 _SOLUTION = re.compile(
@@ -107,6 +114,7 @@ _UNSURE = re.compile(
     r"|wrong|incorrect)\b|n't|\?",
     re.IGNORECASE,
 )
+_WORDED = re.compile(r"[^\W\d_]{2}|[→⇒∴:].", re.DOTALL)
 _CHINESE_LEAD = re.compile(
     r"(?=[A-Z∠△]*\s*[\u4e00-\u9fff])(?:[\u4e00-\u9fff,:\s]|[A-Za-z∠△](?=[A-Za-z∠△]*\s*[\u4e00-\u9fff]))+(?=[^\u4e00-\u9fff,:\s])"
 )
@@ -117,25 +125,45 @@ _POINT = re.compile(
 _TEXT_MACRO = re.compile(
     r"\\(?:text|textbf|textit|textnormal|underline|emph|mathrm|mathbf|mathit|mathsf|operatorname|mbox)\s*\{([^{}]*)\}"
 )
-_SPACING = re.compile(
-    r"(?<!\\)\\[,;:!> ()\[\]]|\\(?:quad|qquad|displaystyle|left|right|big|Big|bigl|bigr)(?![A-Za-z])|~"
-)
-_FONT = re.compile(
-    r"\\(?:bf|it|rm|sf|large|Large|LARGE|huge|Huge|normalsize|small|limits)(?![A-Za-z])\s*"
-    r"|\\(?:text)?color\s*\{[A-Za-z]+\}(?:\s*\{([^{}]*)\})?"
-)
-_NESTED = re.compile(r"(?<![A-Za-z\\])([ckdm])\{\{m\}\^\{(\d)\}\}")  # c{{m}^{2}}
-_OVER = re.compile(r"\{([^{}]*)\\over(?![A-Za-z])([^{}]*)\}")
-_THIN_THOUSANDS = re.compile(r"(?<=\d)(?:,\\!\s*|\{,\}(?:\\!)?|\\,|,\\,)(?=\d{3}(?!\d))")
-_INTEGERS = re.compile(r"[,\s(]*\b[kn]\s*(?:\\in|∈)\s*(?:\\(?:mathbb|mathbf)\s*\{?\s*Z\s*\}?|Z|ℤ)[\s)$]*$")
-_MACRO = re.compile(r"\\([A-Za-z]+)")
-_SIGNS = {
-    **{"angle": "∠", "triangle": "△", "colon": ":", "lor": " or ", "vee": " or ", "langle": "(", "rangle": ")"},
-    **{"times": "*", "cdot": "*", "div": "/", "pm": "±", "approx": "≈", "simeq": "≈"},
-    **{"dfrac": r"\frac", "tfrac": r"\frac", "cfrac": r"\frac"},
+_MACROS = {
+    name: sign
+    for names, sign in (
+        ("quad qquad displaystyle left right big Big bigl bigr", " "),
+        ("bf it rm sf large Large LARGE huge Huge normalsize small limits", ""),
+        *(("times cdot", "*"), ("div", "/"), ("pm", "±"), ("approx simeq", "≈"), ("colon", ":"), ("cup", "∪")),
+        *(("le leq leqslant", "≤"), ("ge geq geqslant", "≥"), ("ne neq", "≠"), ("lt", "<"), ("gt", ">"), ("in", "∈")),
+        *(("land wedge", "∧"), ("lor vee", " or "), ("emptyset varnothing", "∅"), ("angle", "∠"), ("triangle", "△")),
+        *(("langle", "("), ("rangle", ")"), ("lbrace", "\\{"), ("rbrace", "\\}"), ("dfrac tfrac cfrac", "\\frac")),
+        *(("pi", "π"), ("mu", "μ"), ("Omega", "Ω")),
+    )
+    for name in names.split()
 }
-_ARROW = re.compile(r"\\(?:overline|vec|overrightarrow)\s*\{\s*([A-Z]{2}|[a-z])\s*\}")
-_DEGREE = re.compile(r"\*?\s*(?:\^\s*(?:\\circ|\{\s*\\circ\s*\})|\\degree(?![A-Za-z]))")
+# A system of equations, one a row, each of which names its unknown.
+_SYSTEM = r"\\begin\{(cases|aligned|array)\}((?:(?:\{l*\})?\s*[a-z]\s*&?=[^=&\\]+(?:\\\\)?)+)\\end\{\1\}"
+_LATEX: Rewriting = (
+    ("\\begin", re.compile(_SYSTEM), lambda rows: rows[2].strip("\\ ").replace("\\\\", ", ").replace("&", "")),
+    ("mod", re.compile(r"\(?\\[pb]?mod(?![A-Za-z])\s*\{?\s*(\w+)\s*\}?\)?"), r"mod \1"),
+    ("{{", re.compile(r"(?<![A-Za-z\\])([ckdm])\{\{m\}\^\{(\d)\}\}"), r"\1m^{\2}"),  # c{{m}^{2}}
+    ("{}^", re.compile(r"\{\}(?=\^)"), ""),
+    ("color", re.compile(r"\\(?:text)?color\s*\{[A-Za-z]+\}(?:\s*\{([^{}]*)\})?"), r"\1"),
+    ("\\over", re.compile(r"\{([^{}]*)\\over(?![A-Za-z])([^{}]*)\}"), r"\\frac{\1}{\2}"),
+    (",", re.compile(r"(?<=\d)(?:,\\!\s*|\{,\}(?:\\!)?|\\,|,\\,)(?=\d{3}(?!\d))"), ""),  # thousands
+    ("\\", re.compile(r"\\([A-Za-z]+)"), lambda macro: _MACROS.get(macro[1], macro[0])),
+    ("μ", re.compile(r"μ\s+(?=[A-Za-z])"), "μ"),
+    ("∈", re.compile(r"[,\s(]*\b[kn]\s*∈\s*(?:\\(?:mathbb|mathbf)\s*\{?\s*Z\s*\}?|Z|ℤ)[\s)$]*$"), ""),
+    ("\\", re.compile(r"\*?\s*(?:\^\s*(?:\\circ|\{\s*\\circ\s*\})|\\degree(?![A-Za-z]))"), "°"),
+    ("\\", re.compile(r"\\(?:overline|vec|overrightarrow)\s*\{\s*([A-Z]{2}|[a-z])\s*\}"), r"\1"),
+    ("\\%", re.compile(r"\\%"), "%"),
+    ("\\$", re.compile(r"\\\$"), "$ "),
+    ("", re.compile(r"(?<!\\)\\[,;:!> ()\[\]]|~"), " "),
+)
+_MARKS: Rewriting = (
+    ("{", re.compile(r"\{([,:])\}"), r"\1"),
+    ("(mod ", re.compile(r"\((mod \w+)\)"), r"\1"),
+    ("+", re.compile(r"\+/-|\A\+-"), "±"),
+    ("=", re.compile("[<>!]="), lambda sign: {"<": "≤", ">": "≥", "!": "≠"}[sign[0][0]]),
+    (" x ", re.compile(r"(?<=\d) x (?=\d)"), "*"),
+)
 _WIDE = {chr(code): chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F)}
 _ODD = str.maketrans(
     {
@@ -152,16 +180,10 @@ _ODD = str.maketrans(
         **_WIDE,
     }
 )
-_SUPERSCRIPTS = "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ"
-_SUBSCRIPTS = "₀₁₂₃₄₅₆₇₈₉"
-_RAISED = re.compile(f"[{_SUPERSCRIPTS}]+")
-_LOWERED = re.compile(f"[{_SUBSCRIPTS}]+")
-_RAISED_TO = str.maketrans(_SUPERSCRIPTS, "0123456789+-n")
-_LOWERED_TO = str.maketrans(_SUBSCRIPTS, "0123456789")
+_RAISED, _LOWERED = "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ", "₀₁₂₃₄₅₆₇₈₉"
+_SMALL = re.compile(f"[{_RAISED}]+|[{_LOWERED}]+")
+_LARGE = str.maketrans(_RAISED + _LOWERED, "0123456789+-n0123456789")
 _DISPLAY = re.compile(r"\\[\[\]]|\$\$")
-_TIMES = re.compile(r"(?<=\d) x (?=\d)")
-# A system of equations, one a row, each of which names its unknown.
-_SYSTEM = re.compile(r"\\begin\{(cases|aligned|array)\}((?:(?:\{l*\})?\s*[a-z]\s*&?=[^=&\\]+(?:\\\\)?)+)\\end\{\1\}")
 _INDEX = re.compile(r"(?<=[A-Za-z)\]])_\{?(\d+)\}?")
 _EDGES = " \t\r\n`*_#"
 _QUOTED = ("'", '"')
@@ -210,38 +232,23 @@ def plain(text: str) -> str:
         if text.isalnum():
             return text
     else:
-        text = in_latin(_LOWERED.sub(_lowered, _RAISED.sub(_raised, text)).translate(_ODD))
+        text = in_latin(_SMALL.sub(_on_the_line, text).translate(_ODD))
     if "**" in text:
         text = _BOLD.sub(r"\1", text)
     text = text.strip(_EDGES)
-    if text[:1] in _QUOTED:
-        text = _unquoted(text)
     if len(text) > 2 and text[0] == text[-1] == "$":
         text = text[1:-1]
     if "\\" in text:
-        text = _plain_latex(text)
-    if "{" in text:
-        text = text.replace("{,}", ",").replace("{:}", ":")
-    if "+" in text:
-        text = text.replace("+/-", "±")
-        text = "±" + text[2:] if text.startswith("+-") else text
-    if " x " in text:
-        text = _TIMES.sub("*", text)
+        for _ in range(4):
+            text = _TEXT_MACRO.sub(r" \1 ", text)
+        text = rewritten(text, _LATEX)
+    text = rewritten(text, _MARKS)
     if text.count("$") % 2 == 0:
         text = text.replace("$", "")
     text = text.strip(_EDGES)
-    if text[:1] in _QUOTED:
-        text = _unquoted(text)
-    if text.endswith(".") and not text.endswith(".."):
-        text = text[:-1].rstrip(_EDGES)
-    return text
-
-
-def _unquoted(text: str) -> str:
-    """`text` without the pairs of quotes around it; a quote on one side may be a prime."""
-    while len(text) > 1 and text[0] == text[-1] and text[0] in _QUOTED:
+    while text[:1] in _QUOTED and len(text) > 1 and text[0] == text[-1]:  # a quote on one side may be a prime
         text = text[1:-1].strip(_EDGES)
-    return text
+    return text[:-1].rstrip(_EDGES) if text.endswith(".") and not text.endswith("..") else text
 
 
 def without_indices(text: str) -> str:
@@ -249,14 +256,10 @@ def without_indices(text: str) -> str:
     return _INDEX.sub(r"\1", text) if "_" in text else text
 
 
-def _raised(run: re.Match[str]) -> str:
-    exponent = run.group().translate(_RAISED_TO)
-    return f"^{exponent}" if len(exponent) == 1 else f"^{{{exponent}}}"
-
-
-def _lowered(run: re.Match[str]) -> str:
-    index = run.group().translate(_LOWERED_TO)
-    return f"_{index}" if len(index) == 1 else f"_{{{index}}}"
+def _on_the_line(small: re.Match[str]) -> str:
+    """A run of exponents as ^2 or ^{10}, of indices as _2."""
+    text = small[0].translate(_LARGE)
+    return ("^" if small[0][0] in _RAISED else "_") + (text if len(text) == 1 else f"{{{text}}}")
 
 
 def said(answer: str) -> str | None:
@@ -266,19 +269,14 @@ def said(answer: str) -> str | None:
     concluded = CONCLUSION.search(last)
     sentence = concluded[1] if concluded else last
     sentence = _REMARK.sub("", _REASON.sub("", sentence))
-    if _UNSURE.search(sentence) or not _has_words(answer):
+    if _UNSURE.search(sentence) or not _WORDED.search(answer):
         return None
     text = _CHINESE_LEAD.sub("", sentence)
     if text != sentence and _CHINESE_UNSURE.search(sentence):
         return None
-    while lead := _LEAD.match(text):
-        text = text[lead.end() :]
-    if solution := _SOLUTION.fullmatch(text):
-        text = solution[1]
-    elif statement := _STATEMENT.fullmatch(text):
-        text = statement["said"]
-    elif label := _LABELLED.fullmatch(text):
-        text = label[1]
+    text = LEAD.sub("", text)
+    if found := _SOLUTION.fullmatch(text) or _STATEMENT.fullmatch(text) or _LABELLED.fullmatch(text):
+        text = found[1]
     if number := _ONLY_NUMBER.fullmatch(text):
         text = number[1]
     text = _POINT.sub("", text.strip(_EDGES))
@@ -290,45 +288,13 @@ def last_sentence(text: str) -> str:
     return _SENTENCES.split(text.strip())[-1]
 
 
-def _has_words(text: str) -> bool:
-    return any(text[at : at + 2].isalpha() or text[at] in "→⇒∴:" for at in range(len(text) - 1))
-
-
-def _plain_latex(text: str) -> str:
-    for _ in range(4):
-        text, changed = _TEXT_MACRO.subn(r" \1 ", text)
-        if not changed:
-            break
-    if "\\begin" in text:
-        text = _SYSTEM.sub(lambda rows: rows[2].strip("\\ ").replace("\\\\", ", ").replace("&", ""), text)
-    if "{{" in text or "{}" in text:
-        text = _NESTED.sub(r"\1m^{\2}", text).replace("{}^", "^")
-    text = _OVER.sub(r"\\frac{\1}{\2}", _FONT.sub(r"\1", text))
-    if "Z" in text:
-        text = _INTEGERS.sub("", text)
-    text = _THIN_THOUSANDS.sub("", text).replace("\\%", "%").replace("\\$", "$ ")
-    text = _MACRO.sub(lambda macro: _SIGNS.get(macro[1], macro[0]), text)
-    if "\\circ" in text or "\\degree" in text:
-        text = _DEGREE.sub("°", text)
-    if "{" in text:
-        text = _ARROW.sub(r"\1", text)
-    return _SPACING.sub(" ", text)
-
-
 def _stated(part: str) -> str | None:
     """What an answer part states: its last box, what follows its last label, or all of it."""
     part = part[-READ_AT_MOST:]
     if box := _last_box(part):
         return box[1]
-    return _after_label(part) or part.strip() or None
-
-
-def _after_label(part: str) -> str | None:
-    """The rest of the sentence after the last answer label in `part`."""
-    ends = _labels(part)
-    if not ends or _SO.search(part):
-        return None
-    return _after_last(part, ends[-1]) or None
+    ends = [] if _SO.search(part) else _labels(part)
+    return (_after_last(part, ends[-1]) if ends else "") or part.strip() or None
 
 
 def _after_last(text: str, label: int) -> str:
@@ -348,22 +314,20 @@ def _last_box(text: str) -> tuple[int, str] | None:
         answer = _with_neighbours(text, *only.span(), only[1].strip())
         return (only.end(), answer) if answer else None
     found = boxes(text)
+    if not found and "boxed" in text:
+        found = [(bare.start(), bare.end(), bare[1] or bare[2]) for bare in _BARE_BOX.finditer(text)]
     if not found:
-        *_, bare = (None, *_BARE_BOX.finditer(text)) if "boxed" in text else (None,)
-        return (bare.end(), (bare[1] or bare[2]).strip()) if bare and (bare[1] or bare[2]) else None
+        return None
     first = last = len(found) - 1
     while first and _is_linked(text, *found[first - 1][:2], found[first][0]):
         first -= 1
     contents = [_with_neighbours(text, start, end, _innermost(content)) for start, end, content in found[first:]]
-    if first == last or len(set(contents)) == 1:
-        answer = contents[0]
-    elif text[found[first][1] : found[first + 1][0]].strip(" $") == "}{":
-        answer = f"\\frac{{{contents[0]}}}{{{contents[1]}}}"
-    else:
-        links = [text[found[n][1] : found[n + 1][0]].replace("$", "").replace("&", ",") for n in range(first, last)]
-        answer = contents[0]
-        for link, content in zip((_PART.sub("", link) for link in links), contents[1:], strict=True):
-            answer += (link if _LINKING.search(link) else ", " + link.strip()) + content
+    answer = contents[0]
+    for at, content in enumerate(contents[1:], start=first) if len(set(contents)) > 1 else ():
+        link = _PART.sub("", text[found[at][1] : found[at + 1][0]].replace("$", "").replace("&", ","))
+        if link.strip() == "}{":
+            return found[last][1], f"\\frac{{{answer}}}{{{content}}}"
+        answer += (link if _LINKING.search(link) else ", " + link.strip()) + content
     answer = answer.strip()
     return (found[last][1], answer) if answer else None
 
@@ -383,13 +347,14 @@ def _with_neighbours(text: str, start: int, end: int, content: str) -> str:
         return content  # so it mostly is, and this tells it fast
     if not content or not _UNSIGNED.fullmatch(content):
         return content
-    sign = _SIGN.search(text, max(0, start - 12), start)
-    if sign:
+    if sign := _SIGN.search(text, max(0, start - 12), start):
         content = (sign[1] or "-") + content
+    elif times := _TIMES.search(text, max(0, start - 12), start):
+        content = f"{times[0]}*{content}"
     if factor := _FACTOR.match(text, end):
         content, end = content + factor[0], factor.end()
     line = text[end : end + 60].partition("\n")[0].replace("\\$", " ").replace("$", " ")
-    unit = adjoining_unit(_plain_latex(line.translate(_ODD))) if line.strip() else ""
+    unit = adjoining_unit(plain(line)) if line.strip() else ""
     return f"{content} {unit}" if unit else content
 
 
@@ -410,10 +375,9 @@ def _last_part(text: str, after: int, fmt: ResponseFormat) -> tuple[int, str] | 
     ends = [(end, marker) for marker in fmt.markers if (end := text.find(marker, inside)) >= 0]
     end, marker = min(ends, default=(len(text), ""))
     body = text[inside:end].strip()
-    closed = bool(marker) and marker == fmt.answer.close
-    if marker and not closed:  # the marker has been moved into other text
-        return None
-    answer = _stated(body) if closed or _is_bare(body) else None
+    # Another marker has been moved into other text.
+    told = marker == fmt.answer.close if marker else _is_bare(body)
+    answer = _stated(body) if told else None
     return (inside, answer) if answer else None
 
 
@@ -430,9 +394,7 @@ def _last_label(text: str, after: int, fmt: ResponseFormat) -> tuple[int, str] |
 
 def _labels(text: str, after: int = 0) -> list[int]:
     """Where the answer labels from `after` on end. (Looking for their stems is much faster than a regex.)"""
-    if not any(stem in text for stem in _LABEL_STEMS):
-        return []
-    return [label.end() for label in _LABEL.finditer(text, after)]
+    return [label.end() for label in _LABEL.finditer(text, after)] if any(stem in text for stem in _LABEL_STEMS) else []
 
 
 def _last_line(text: str, fmt: ResponseFormat) -> str | None:

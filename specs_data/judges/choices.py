@@ -9,52 +9,29 @@ Contents are compared as values: 0.5 is 1/2, and -2 is not 2.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Set
 from difflib import SequenceMatcher
 from functools import lru_cache
 from string import ascii_uppercase
 
 from msgspec import Struct
 
-from specs_data.judges.answers import CONCLUSION, HESITATION, last_sentence, plain, said
-from specs_data.judges.values import (
-    Formula,
-    Meaning,
-    Value,
-    Words,
-    fold,
-    is_structured,
-    read_value,
-    reasoned,
-    same_value,
-    spelling,
-)
+from specs_data.judges.answers import CONCLUSION, HESITATION, LEAD, last_sentence, plain, said
+from specs_data.judges.values import Formula, Meaning, Value, Words, fold, read_value, reasoned, same_value, spelling
 
-_LEAD = re.compile(
-    r"(?:(?:so|thus|therefore|hence|finally|then|clearly|in conclusion|ans|correct|solution"
-    r"|i(?: would|'d| will)? (?:choose|pick|select|say|go with)"
-    r"|i think(?: that)?|it (?:is|must be|should be)|it's"
-    r"|among the (?:options|choices))\b[\s,.:]*"
-    r"|(?:the\s+)?(?:(?:final|correct|right|best|appropriate|most|possible)\s+)*"
-    r"(?:options?|choices?|answers?|\$?letter)\b(?:\s+letter)?(?:\s+to\s+th\w+\s+\w+)?"
-    r"(?:\s+(?:is|are|would be|should be|must be)\b)?[\s:→=>-]*"
-    r"|(?:•|=>|[→⇒>∴]|\\(?:Rightarrow|therefore)|-\s+(?=\(?[A-Z]\b))\s*"
-    r"|[故因此所以综上述本题应,【]*(?:正确的?)?"
-    r"(?:答案|选项)?】?(?:应?选择?|[是为])?\s*[,:]?\s*(?<=[\u4e00-\u9fff,:】 ]))",
-    re.IGNORECASE,
-)
-_FORM = r"(?:\(\s*([A-Z])\s*\)|\[\s*([A-Z])\s*\]|([A-Z]))"
-_BARE = re.compile(r"[•(\[{]?\s*([A-Za-z])\s*[)\]}]?\s*[.:!项]?")
+_BARE = re.compile(r"[•(\[{]?\s*([A-Za-z])\s*[)\]}]?\s*[.:!项]?()")
 _LETTER = re.compile(
-    r"(?:\(\s*([A-Z])\s*\)|\[\s*([A-Z])\s*\]|([A-Z])(?=\s*[).:\],;]|\s+[-→]\s|\s(?:because|since)\b))(?:\s*[).:\],;]+\s*|\s+[-→]\s+|\s*)(.*)",
+    r"(?:\(\s*(?=[A-Z]\s*\))|\[\s*(?=[A-Z]\s*\]))?([A-Z])(?:\s*[)\]]|(?=\s*[.:,;]|\s+[-→]\s|\s(?:because|since)\b))"
+    r"(?:\s*[).:\],;]+\s*|\s+[-→]\s+|\s*)(.*)",
     re.DOTALL,
 )
-_IN_BRACKETS = re.compile(r"([A-Z])\s*(\([^()]*\))\s*")  # B (blue)
 _RIGHT = re.compile(
-    rf"{_FORM}(?:\s+(?:is|are)\s+(?:the\s+)?(?:only\s+)?(?:correct|right|true|best|answer)\b"
+    r"[(\[]?\s*([A-Z])\s*[)\]]?(?:\s+(?:is|are)\s+(?:the\s+)?(?:only\s+)?(?:correct|right|true|best|answer)\b"
     r"|(?:选项)?(?:是?正确)的?|\s+it is)(.*)",
     re.DOTALL,
 )
+_FORMS = (_BARE, re.compile(r"([A-Z])\s*(\([^()]*\))\s*"), _RIGHT, _LETTER)  # the second one is B (blue)
+_BULLET = re.compile(r"\A-\s+(?=\(?[A-Z]\b)")
 _NAMED_OPTION = re.compile(r"([A-Z])\s*选项")
 _BOLD = re.compile(r"\*\*\(?([A-Z])[).:]?\*\*[).:]?(?=\s+\S)")
 _MARKED = re.compile(
@@ -63,9 +40,8 @@ _MARKED = re.compile(
 )
 _LAST = re.compile(
     r"(.*?)[\s,]*(?:(?:so|thus|hence|therefore|i\.e\.|that is)[,\s]+)?"
-    r"(?:\(\s*(?:option |choice |answer )?([A-Z])\s*\)"
-    r"|(?:the\s+)?(?:(?:correct|right|best|final)\s+)?(?:option|choice|answer)\s+(?:is\s+)?\(?([A-Z])\)?"
-    r"|[故应该所以]*选\s*\(?([A-Z])\)?)\s*",
+    r"(?:\(\s*(?:option |choice |answer )?(?=[A-Z]\s*\))|[故应该所以]*选\s*\(?"
+    r"|(?:the\s+)?(?:(?:correct|right|best|final)\s+)?(?:option|choice|answer)\s+(?:is\s+)?\(?)([A-Z])\s*\)?\s*",
     re.DOTALL | re.IGNORECASE,
 )
 _OPTION = re.compile(r"(?:^|(?<=\s))(?:\(([A-Z])[).:][ \t]*|([A-Z])[).:][ \t]+)", re.MULTILINE)
@@ -85,6 +61,7 @@ _DOUBT = re.compile(
 )
 _TELLING = re.compile(r"-?\w*\d[\w.]*|\b(?:not|no|never|only)\b|n't")
 _WORD = re.compile(r"\w+")
+_CAPITAL = re.compile(r"\b[A-Z]\b")
 _AT_END = re.compile(r"[\s(][A-Z]\)?$")
 _OR_ANOTHER = re.compile(r"[(\[]?[A-Z][)\]]?\s+or\s+[(\[]?[A-Z]\b")
 # Another letter that the rest of an answer commits to.
@@ -97,14 +74,13 @@ _NOT_OTHER = re.compile(r",?\s+\(?(?:and )?(?:not|rather than|instead of)\s+.*",
 _WHICH = re.compile(
     r"(?:(?:which|that|it)\s+(?:is|equals)|i\.e\.,?|namely)\s+(.*)|.*[=≈]\s*([^=≈]+)", re.DOTALL | re.IGNORECASE
 )
-
-_FIRST = [frozenset(ascii_uppercase[:number]) for number in range(len(ascii_uppercase) + 1)]
+_ALL = frozenset(ascii_uppercase)
 
 
 class Choice(Struct, frozen=True):
-    """The letters that an answer chooses, None where it chooses none or contradicts itself, and what it says."""
+    """The letters that an answer chooses, empty where it chooses none or contradicts itself, and what it says."""
 
-    letters: frozenset[str] | None
+    letters: frozenset[str] = frozenset()
     said: str = ""
 
 
@@ -120,149 +96,122 @@ def listed_choices(question: str) -> tuple[str, ...]:
     return choices if all(choices) else ()
 
 
-def read_letters(text: str) -> tuple[frozenset[str], str] | None:
-    """The letters that `text` begins with and what it says after them, or None where it chooses none."""
-    text = _without_lead(_plain(text))
-    if bare := _BARE.fullmatch(text):
-        return frozenset(bare[1].upper()), ""
-    if _SEVERAL.fullmatch(text):
-        return frozenset(re.findall(r"[A-Z]", text)), ""
-    if _JOINED.fullmatch(text) and len(set(text)) == len(text):
-        return frozenset(text), ""
-    bracketed = _IN_BRACKETS.fullmatch(text)
-    if bracketed and not _ANOTHER.match(bracketed[2]):
-        return frozenset(bracketed[1]), bracketed[2]
-    found = _RIGHT.fullmatch(text) or _LETTER.match(text)
-    if not found or _ANOTHER.match(found[4]):
-        return None
-    return frozenset(found[1] or found[2] or found[3]), found[4].strip()
+def read_letters(text: str) -> Choice:
+    """The letters that `text` begins with, and what it says after them."""
+    text = LEAD.sub("", _plain(text))
+    if _SEVERAL.fullmatch(text) or (_JOINED.fullmatch(text) and len(set(text)) == len(text)):
+        return Choice(frozenset(_ALL.intersection(text)))
+    for form in _FORMS:
+        if (found := form.fullmatch(text)) and not _ANOTHER.match(found[2]):
+            return Choice(frozenset(found[1].upper()), found[2].strip())
+    return Choice()
 
 
-def find_choice(text: str, choices: Sequence[str]) -> str | None:
-    """The letter of the one choice whose content is `text`, as words or as a value; None for no one."""
+def find_choice(text: str, choices: tuple[str, ...]) -> str:
+    """The letter of the one choice whose content is `text`, as words or as a value; empty for no one."""
     found = _spelled(text, choices)
     if not found:
         value = read_value(plain(text).removesuffix(" one"), True)
-        found = [letter for letter, content in _values(tuple(choices)).items() if _is_same(content, value)]
-    return found[0] if len(found) == 1 else None
+        # Formulas that are spelled alike have been found before; no others can be told here.
+        values = {} if isinstance(value, Formula) else _values(choices)
+        found = [letter for letter, content in values.items() if same_value(content, value)]
+    return found[0] if len(found) == 1 else ""
 
 
-def _spelled(text: str, choices: Sequence[str]) -> list[str]:
+def _spelled(text: str, choices: tuple[str, ...]) -> list[str]:
     written = spelling(text)
-    return [letter for letter, content in _listed(tuple(choices)).items() if content.spelling == written]
+    return [letter for letter, content in _spellings(choices).items() if content == written]
 
 
-def _is_same(content: Value, value: Value) -> bool:
-    """Formulas that are spelled alike have been found before; no others can be told here."""
-    return not isinstance(value, Formula) and bool(same_value(content, value, lambda *_: None))
-
-
-def gold_letters(gold: str, choices: Sequence[str]) -> frozenset[str] | str:
+def gold_letters(gold: str, choices: tuple[str, ...]) -> frozenset[str] | str:
     """The letters that are right, or the named reason why the gold does not say."""
-    letters = read_letters(gold)
-    if letters and choices and not letters[0] <= _letters(choices):
-        letters = None
-    content = None if letters and not letters[1] and not _spelled(gold, choices) else find_choice(gold, choices)
-    if letters and _JOINED.fullmatch(gold) and sorted(gold) != list(gold):
-        letters = None  # a word: BAD
-    if content and letters and letters[0] != {content}:
-        return frozenset(content) if letters[1] else "ambiguous gold"
-    if letters:
-        return letters[0]
-    return frozenset(content) if content else "gold is not a choice"
+    found = read_letters(gold)
+    letters = found.letters if found.letters <= _letters(choices) else frozenset()
+    content = "" if letters and not found.said and not _spelled(gold, choices) else find_choice(gold, choices)
+    if _JOINED.fullmatch(gold) and sorted(gold) != list(gold):
+        letters = frozenset()  # a word: BAD
+    if content and letters and letters != {content}:
+        return frozenset(content) if found.said else "ambiguous gold"
+    return letters or frozenset(content) or "gold is not a choice"
 
 
-def chosen_letters(answer: str, choices: Sequence[str]) -> frozenset[str] | None:
-    """The letters that an answer chooses, None where it chooses none or contradicts itself."""
-    return read_choice(answer, choices).letters
-
-
-def read_choice(answer: str, choices: Sequence[str]) -> Choice:
+def read_choice(answer: str, choices: tuple[str, ...]) -> Choice:
     """What an answer chooses, by its letter and its content, which must agree."""
     text = _plain(answer)
     last = last_sentence(text)
-    if len(last) < len(text) and not (_LETTER.match(_without_lead(text)) or read_letters(text) or reasoned(text)):
+    if len(last) < len(text) and not (
+        _LETTER.match(LEAD.sub("", text)) or read_letters(text).letters or reasoned(text)
+    ):
         return read_choice(last, choices)
     if not any(stem in text for stem in _NEGATIONS):  # this tells it fast
         return _read_choice(text, choices)
     denied = "".join(found[0] for found in _DENIED.finditer(text))
     chosen = _read_choice(_DENIED.sub(" ", text).strip(" ,;"), choices)
-    if chosen.letters and chosen.letters <= set(re.findall(r"\b[A-Z]\b", denied)):
-        return Choice(None, chosen.said)
-    return chosen
+    return Choice(said=chosen.said) if chosen.letters <= set(_CAPITAL.findall(denied)) else chosen
 
 
-def _read_choice(text: str, choices: Sequence[str]) -> Choice:
+def _read_choice(text: str, choices: tuple[str, ...]) -> Choice:
     bare = _BARE.fullmatch(text)
-    if bare and (not choices or bare[1].upper() in _letters(choices)):
+    if bare and bare[1].upper() in _letters(choices):
         return Choice(frozenset(bare[1].upper()), bare[1].upper())
     found = read_letters(text)
-    if choices:  # where the answer begins with a letter, only what is written as a choice is one
-        written = _spelled(text, choices) if found else [content] if (content := find_choice(text, choices)) else []
-        if len(written) == 1:
-            return Choice(frozenset(written), f"{written[0]}: {text}")
-    if choices and (found is None or found[1]):
-        marked = _MARKED.fullmatch(text)
-        content = find_choice(marked[2], choices) if marked else None
-        if marked and content:
-            same = content == marked[1].upper()
-            return Choice(frozenset(content) if same else None, f"{marked[1].upper()}: {marked[2]}")
-    if found is None or (choices and not found[0] <= _letters(choices)):
+    # Where the answer begins with a letter, only what is written as a choice is one.
+    written = _spelled(text, choices) if found.letters else [*find_choice(text, choices)]
+    if len(written) == 1:
+        return Choice(frozenset(written), f"{written[0]}: {text}")
+    marked = _MARKED.fullmatch(text) if found.said or not found.letters else None
+    if marked and (content := find_choice(marked[2], choices)):
+        letter = marked[1].upper()
+        return Choice(frozenset(content if content == letter else ""), f"{letter}: {marked[2]}")
+    if not found.letters or not found.letters <= _letters(choices):
         found = _letter_inside(text, choices)
-    if found is None and (concluded := CONCLUSION.search(text)):
+    if not found.letters and (concluded := CONCLUSION.search(text)):
         chosen = read_choice(concluded[1], choices)
-        by_letter = chosen.letters if re.search(r"\b[A-Z]\b", concluded[1]) else None
-        if by_letter and _is_contradicted(by_letter, text[: concluded.start()], choices):
-            return Choice(None, text)
-        return chosen
-    if found is None:
+        by_letter = chosen.letters if _CAPITAL.search(concluded[1]) else ()
+        return (
+            Choice(said=text)
+            if by_letter and _is_contradicted(chosen.letters, text[: concluded.start()], choices)
+            else chosen
+        )
+    if not found.letters:
         content = _said_choice(text, choices)
-        return Choice(frozenset(content) if content else None, f"{content}: {text}" if content else text)
-    letters, rest = found
-    what = ", ".join(sorted(letters)) + f": {rest}" * bool(rest)
-    return Choice(None if _is_contradicted(letters, rest, choices) else letters, what)
+        return Choice(frozenset(content), f"{content}: {text}" if content else text)
+    what = ", ".join(sorted(found.letters)) + f": {found.said}" * bool(found.said)
+    return Choice(frozenset() if _is_contradicted(found.letters, found.said, choices) else found.letters, what)
 
 
 def _plain(text: str) -> str:
-    text = _NAMED_OPTION.sub(r"\1", text) if "选" in text else text
-    return plain(_BOLD.sub(r"\1)", text) if "**" in text else text).replace("*", "") if "**" in text else plain(text)
+    if "**" in text:
+        text = _BOLD.sub(r"\1)", text).replace("**", "")
+    return _BULLET.sub("", plain(_NAMED_OPTION.sub(r"\1", text) if "选" in text else text))
 
 
-def _without_lead(text: str) -> str:
-    while (lead := _LEAD.match(text)) and lead.end():
-        text = text[lead.end() :]
-    return text
-
-
-def _letter_inside(text: str, choices: Sequence[str]) -> tuple[frozenset[str], str] | None:
+def _letter_inside(text: str, choices: tuple[str, ...]) -> Choice:
     """The letter that a sentence names at its end: 45° (B), `which is option C`."""
     last = _LAST.fullmatch(text)
-    letter = (last[2] or last[3] or last[4]) if last else ""
-    if not last or not letter.isupper() or (choices and letter not in _letters(choices)):
-        return None
-    rest = last[1]
-    if (_ANOTHER.search(rest) or _DOUBT.search(rest)) and not (choices and find_choice(rest, choices)):
-        return None
-    return frozenset(letter), rest
+    if not last or last[2] not in _letters(choices):
+        return Choice()
+    unsure = _ANOTHER.search(last[1]) or _DOUBT.search(last[1])
+    return Choice() if unsure and not find_choice(last[1], choices) else Choice(frozenset(last[2]), last[1])
 
 
-def _is_contradicted(letters: frozenset[str], rest: str, choices: Sequence[str]) -> bool:
+def _is_contradicted(letters: frozenset[str], rest: str, choices: tuple[str, ...]) -> bool:
     """Does what is said beside the letters name another letter, or the content of no choice or of another?"""
     if any(claim[1] not in letters for claim in _CLAIM.finditer(rest)):
         return True
-    if HESITATION.search(rest) and set(re.findall(r"\b[A-Z]\b", rest)) - letters:
+    if HESITATION.search(rest) and set(_CAPITAL.findall(rest)) - letters:
         return True
     last = _LAST.fullmatch(rest)
-    if last and (last[2] or last[3] or last[4]) not in letters and not (choices and find_choice(rest, choices)):
+    if last and last[2] not in letters and not find_choice(rest, choices):
         return True
     if not choices or len(letters) > 1 or _BECAUSE.match(rest):
         return False
     named = [(content, find_choice(content, choices)) for content in _contents_said(rest)]
     if any(letter in letters for _, letter in named):
         return False
-    if any(_nearly_says(rest, content_of(letter, choices)) for letter in letters):
+    if any(_nearly_says(rest, contents(choices).get(letter, "")) for letter in letters):
         return True
-    kinds = {letter: type(content) for letter, content in _values(tuple(choices)).items()}
+    kinds = {letter: type(content) for letter, content in _values(choices).items()}
     worded = any(kinds[letter] in (Words, Meaning) for letter in letters)
     return any(letter or _is_value(content, {*kinds.values()}, worded) for content, letter in named)
 
@@ -292,65 +241,59 @@ def _is_value(content: str, kinds: set[type], worded: bool) -> bool:
     if isinstance(value, Words | Meaning) or not content.strip():
         return False
     return (type(value) in kinds or not worded) and (
-        is_structured(value) or not re.search(r"[A-Za-z]{3}", re.sub(r"\\[A-Za-z]+", "", content))
+        not isinstance(value, Formula) or not re.search(r"[A-Za-z]{3}", re.sub(r"\\[A-Za-z]+", "", content))
     )
 
 
-def _said_choice(text: str, choices: Sequence[str]) -> str | None:
+def _said_choice(text: str, choices: tuple[str, ...]) -> str:
     """The choice that a sentence says: `The ball is blue`, `No, because ...`, `A dog, not a cat`."""
     if not choices or _OR_ANOTHER.match(text):
-        return None
-    candidates = [_without_lead(text), said(text), said(_without_lead(text)), _NOT_OTHER.sub("", text)]
+        return ""
+    candidates = [LEAD.sub("", text), said(text), said(LEAD.sub("", text)), _NOT_OTHER.sub("", text)]
     found = {find_choice(candidate, choices) for candidate in candidates if candidate and candidate != text}
     if (meaning := reasoned(text)) and not _AT_END.search(text):
         found.add(find_choice(meaning.said, choices))
-    found.discard(None)
-    return found.pop() if len(found) == 1 else None if found else _only_named(text, choices)
+    found.discard("")
+    return found.pop() if len(found) == 1 else "" if found else _only_named(text, choices)
 
 
-def _only_named(text: str, choices: Sequence[str]) -> str | None:
+def _only_named(text: str, choices: tuple[str, ...]) -> str:
     """The one choice whose words a sentence has: Only Carla can be the thief."""
     text = _NOT_OTHER.sub("", text)
     if _DOUBT.search(text):
-        return None
-    contents = {letter: _words(one.text) for letter, one in _listed(tuple(choices)).items() if len(one.text) > 2}
+        return ""
+    words = {letter: _words(content) for letter, content in contents(choices).items() if len(content) > 2}
     sentence = _words(text)
-    named = [one for one in contents.values() if (one if one.isascii() else one.strip()) in sentence]
+    named = [one for one in words.values() if (one if one.isascii() else one.strip()) in sentence]
     longest = [one for one in named if not any(one in other for other in named if other != one)]
-    found = [letter for letter, content in contents.items() if longest == [content]]
-    return found[0] if found and isinstance(_values(tuple(choices))[found[0]], Words) else None
+    found = [letter for letter, content in words.items() if longest == [content]]
+    return found[0] if found and isinstance(_values(choices)[found[0]], Words) else ""
 
 
 def _words(text: str) -> str:
     return f" {' '.join(_WORD.findall(fold(text)))} "
 
 
-def content_of(letter: str, choices: Sequence[str]) -> str:
-    """What the choice of this letter says, without its letter; empty for none."""
-    return _listed(tuple(choices))[letter].text if letter in _letters(choices) else ""
+@lru_cache(maxsize=1024)
+def contents(choices: tuple[str, ...]) -> dict[str, str]:
+    """What the choice of each letter says; a choice may carry its letter: `(A) red`."""
+    listed = dict(zip(ascii_uppercase, choices, strict=False))
+    prefixes = {letter: _PREFIX.match(choice) for letter, choice in listed.items()}
+    if all(prefix and prefix[1] == letter for letter, prefix in prefixes.items()):
+        return {letter: listed[letter][prefix.end() :] for letter, prefix in prefixes.items() if prefix}
+    return listed
 
 
-def _letters(choices: Sequence[str]) -> frozenset[str]:
-    return _FIRST[min(len(choices), len(ascii_uppercase))]
-
-
-class _Content(Struct, frozen=True):
-    """What a choice says, and its spelling."""
-
-    text: str
-    spelling: str
+def _letters(choices: tuple[str, ...]) -> Set[str]:
+    """The letters there are: any, where nothing is known of the choices."""
+    return contents(choices).keys() or _ALL
 
 
 @lru_cache(maxsize=1024)
-def _listed(choices: tuple[str, ...]) -> dict[str, _Content]:
-    """The content of each letter; a choice may carry its letter: `(A) red`."""
-    prefixes = [_PREFIX.match(choice) for choice in choices]
-    letters = [chr(ord("A") + number) for number in range(len(choices))]
-    if all(prefix and prefix[1] == letter for prefix, letter in zip(prefixes, letters, strict=True)):
-        choices = tuple(choice[prefix.end() :] for choice, prefix in zip(choices, prefixes, strict=True) if prefix)
-    return {letter: _Content(text, spelling(text)) for letter, text in zip(letters, choices, strict=True)}
+def _spellings(choices: tuple[str, ...]) -> dict[str, str]:
+    return {letter: spelling(content) for letter, content in contents(choices).items()}
 
 
 @lru_cache(maxsize=1024)
 def _values(choices: tuple[str, ...]) -> dict[str, Value]:
-    return {letter: read_value(content.text, True) for letter, content in _listed(choices).items()}
+    return {letter: read_value(content, True) for letter, content in contents(choices).items()}

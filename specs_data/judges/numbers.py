@@ -22,8 +22,8 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from specs_data.judges.answers import plain
-from specs_data.judges.constants import agree, read_constant, spelled
-from specs_data.judges.units import conversion, is_known, read_unit, unit_of
+from specs_data.judges.constants import PARTS, SCALES, WORDS, agree, read_constant, spelled
+from specs_data.judges.units import conversion, is_known, read_unit
 
 LONGEST = 120
 NOISE = Fraction(1, 10**9)
@@ -63,56 +63,52 @@ _NAME = re.compile(
     r"|\\frac\s*\{[A-Z]{2}\}\s*\{[A-Z]{2}\}|[A-Z]{2}\s*/\s*[A-Z]{2}|\\(?:sin|cos|tan)\s*∠?\s*[A-Z]{1,3})\s*"
 )
 _NO_NAME = re.compile(
-    r"[a-z]{2}|(?!\\).*(?:sin|cos|tan|cot|sec|csc|log|ln|exp|sqrt)\b.*"
+    r"[a-z]{2}|(?!\\|(?:sin|cos|tan)\s*∠?\s*[A-Z]+$).*(?:sin|cos|tan|cot|sec|csc|log|ln|exp|sqrt)\b.*"
     r"|(?i:.*\b(?:not|no|never|neither|nor|or|except|but|if|than|least|most|up to|under|over|almost|maybe|twice|thrice"
     r"|half|third|double|triple|minus|negative|plus|opposite|reciprocal|(?:square|cube|root|power) of)\b.*)"
 )
 _SIDES = re.compile(r"(=|≈)")
 _MOST_SIDES = 8
 _RANGE = re.compile(r"\d[\d.,]*\s*[%°]?\s*-\s*\d[\d.,]*(?:\s*-\s*\d[\d.,]*)?\s*(?:[%°]|[A-Za-z][A-Za-z ^\d]*)?")
-_ABOUT = re.compile(r"(?:≈|~|=|approximately|approx\.?|about|around|roughly|nearly|exactly|only)\s*", re.IGNORECASE)
+_LEAD = re.compile(
+    r"\A(?:(?:so|thus|therefore|hence|then|finally)\b\s*,?\s*)?"
+    r"(?:(?:≈|~|=|approximately|approx\.?|about|around|roughly|nearly|exactly|only)\s*)?",
+    re.IGNORECASE,
+)
 _SCALE = re.compile(r"\s*(?:(hundred|thousand|million|billion|trillion|dozen)s?\b|([万亿]))", re.IGNORECASE)
-_SCALES = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12}
-_SCALES |= {"万": 10**4, "亿": 10**8}
 
 _FRACTION = re.compile(r"([+-]?\d{1,30})/(\d{1,30})|\\frac\{([+-]?\d{1,30})\}\{([+-]?\d{1,30})\}")
 _CONSTANT_ENDS = re.compile(r"\s*(?:[A-Za-zμΩ°%$€£]|$)")
 _RAISED = re.compile(r"\^\((\d)\)")
 _ALGEBRA = re.compile(r"\s*[A-Za-ln-zΩ](?![A-Za-z]).*")  # also of 2π h, where h may well be a height
 
-_SCALES_DOWN = sorted(_SCALES.items(), key=lambda scale: -scale[1])
-_ONES = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
-    "eighteen nineteen"
-)
-_TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
-_WORDS = dict(zip(_ONES.split(), range(20), strict=True)) | dict(zip(_TENS.split(), range(20, 100, 10), strict=True))
-_NTHS = "third fourth fifth sixth seventh eighth ninth tenth"
-_ORDINALS = dict(zip(_NTHS.split(), range(3, 11), strict=True)) | {
-    "quarter": 4,
-    "twelfth": 12,
-    "hundredth": 100,
-    "thousandth": 1000,
-}
-_PARTS = {"half": 2, "halves": 2} | _ORDINALS | {f"{part}s": value for part, value in _ORDINALS.items()}
-_SPOKEN = frozenset((*_WORDS, *_SCALES, *_PARTS, "and", "a", "an", "point"))
-_PART = re.compile(rf"\s+({'|'.join(_PARTS)})(?![A-Za-z])", re.IGNORECASE)
+_SCALES_DOWN = sorted(SCALES.items(), key=lambda scale: -scale[1])
+_SPOKEN = frozenset((*WORDS, *SCALES, *PARTS, "and", "a", "an", "point"))
+_PART = re.compile(rf"\s+({'|'.join(PARTS)})(?![A-Za-z])", re.IGNORECASE)
 
-_LEAD = re.compile(r"(?:so|thus|therefore|hence|then|finally)\b\s*,?\s*", re.IGNORECASE)
-_MINUS = re.compile(r"(?:minus|negative)\s+", re.IGNORECASE)
+_MINUS = re.compile(r"(?:minus|negative)\s+(?=\w)", re.IGNORECASE)
 _AGAIN = re.compile(r"\s*\(([^()]{1,60})\)")
 _COMPOUND = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]+)\.?(?:\s+(?:and\s+)?|$)")
 _ARC = re.compile(r"°\s*(\d+(?:\.\d+)?)\s*(?:'|\^?\{?\\prime\}?)$")  # 15°30'
 
 
+@lru_cache(maxsize=4096)
 def read_quantity(text: str, letters: bool = True) -> Quantity | None:
     """The number that `text` is, all of it, or None. Without `letters`, 5m is algebra and only 5 m is metres."""
-    return _remembered(text, letters) if len(text) <= LONGEST else None
+    return read_plain_quantity(plain(text), letters) if len(text) <= LONGEST else None
 
 
 def read_plain_quantity(text: str, letters: bool = True) -> Quantity | None:
     """`read_quantity` of a text that is `plain`."""
-    return _read(text, letters) if len(text) <= LONGEST else None
+    if _INTEGER.fullmatch(text):
+        return Quantity(Fraction(int(text)))
+    if len(text) > LONGEST:
+        return None
+    if not text[:1].isdigit():
+        text = _LEAD.sub("", text)
+    if "=" in text or "≈" in text:
+        return _read_chain(text, letters)
+    return None if _RANGE.fullmatch(text) else _read_value(text, letters)
 
 
 def same_quantity(gold: Quantity, answer: Quantity) -> bool:
@@ -130,16 +126,15 @@ def names_differ(gold: str, answer: str) -> bool:
         return False
     short, long = sorted((gold, answer), key=len)
     is_word = len(long) > 2 and long.isalpha() and not long.isupper()
-    return not (
-        is_word and long[:1].lower() == short[:1].lower() and (len(short) == 1 or long.lower() == short.lower())
-    )
+    return not is_word or long.lower() not in (short.lower(), short.lower() + long[1:].lower())
 
 
 def _same_form(gold: Quantity, answer: Quantity) -> bool:
     if gold.unit == answer.unit:
         return same_number(gold, answer)
     if "%" in (gold.unit, answer.unit) and not (gold.unit and answer.unit):
-        return same_number(gold, answer) or same_number(_without_percent(gold), _without_percent(answer))
+        as_written = (gold.unit or abs(gold.value) >= 1) and same_number(gold, answer)
+        return bool(as_written) or same_number(_without_percent(gold), _without_percent(answer))
     if not gold.unit or not answer.unit:
         return same_number(gold, answer) or _same_angle(gold, answer)
     factors = conversion(answer.unit, gold.unit)
@@ -153,14 +148,9 @@ def _same_form(gold: Quantity, answer: Quantity) -> bool:
 
 def _same_angle(gold: Quantity, answer: Quantity) -> bool:
     """One in degrees and one in parts of pi, which needs no unit to be radians."""
-    if gold.unit == "degree" and answer.surd and "π" in spelled(answer.text):
-        return _same_form(gold, replace(answer, unit="rad"))
-    return (
-        answer.unit == "degree"
-        and gold.surd
-        and "π" in spelled(gold.text)
-        and _same_form(replace(gold, unit="rad"), answer)
-    )
+    sides = (gold, answer)
+    one, other = (replace(it, unit=it.unit or "rad") if it.surd and "π" in spelled(it.text) else it for it in sides)
+    return {one.unit, other.unit} == {"degree", "rad"} and _same_form(one, other)
 
 
 def same_number(gold: Quantity, answer: Quantity) -> bool:
@@ -180,7 +170,9 @@ def same_number(gold: Quantity, answer: Quantity) -> bool:
         return True
     if gold.places is not None:
         return (answer.places is None or answer.places > gold.places) and rounds_to(answer.value, gold)
-    return answer.places is not None and (gold.surd or not _terminates(gold.value)) and rounds_to(gold.value, answer)
+    below = gold.value.denominator
+    endless = gold.surd or pow(10, below.bit_length(), below) != 0  # as a decimal
+    return answer.places is not None and endless and rounds_to(gold.value, answer)
 
 
 def rounds_to(value: Fraction, shown: Quantity) -> bool:
@@ -188,25 +180,6 @@ def rounds_to(value: Fraction, shown: Quantity) -> bool:
     if shown.places is None or shown.digits < ENOUGH_DIGITS:
         return False
     return 2 * abs(value - shown.value) <= Fraction(10) ** -shown.places
-
-
-@lru_cache(maxsize=4096)
-def _remembered(text: str, letters: bool) -> Quantity | None:
-    return _read(plain(text), letters)
-
-
-def _read(text: str, letters: bool) -> Quantity | None:
-    if _INTEGER.fullmatch(text):
-        return Quantity(Fraction(int(text)))
-    lead = _LEAD.match(text) if text[:1].isalpha() else None
-    if lead:
-        text = text[lead.end() :]
-    about = None if text[:1].isdigit() else _ABOUT.match(text)
-    if about:
-        text = text[about.end() :]
-    if "=" in text or "≈" in text:
-        return _read_chain(text, letters)
-    return None if _RANGE.fullmatch(text) else _read_value(text, letters)
 
 
 def _read_chain(text: str, letters: bool) -> Quantity | None:
@@ -241,9 +214,8 @@ def _follows(value: Quantity, other: Quantity, sign: str) -> bool:
 
 
 def _read_value(text: str, letters: bool) -> Quantity | None:
-    minus = _MINUS.match(text) if text[:1].isalpha() else None
-    if minus:
-        found = _read_value(text[minus.end() :], letters) if text[minus.end() :][:1].isalnum() else None
+    if minus := _MINUS.match(text):
+        found = _read_value(text[minus.end() :], letters)
         return found and Quantity(-found.value, found.places, found.digits, found.unit)
     return (
         _read_literal(text, letters)
@@ -292,43 +264,29 @@ def _read_literal(text: str, letters: bool) -> Quantity | None:
     exponent = int(part["e"] or part["p"] or part["q"] or 0)
     if written in ("", ".") or abs(exponent) > MOST_DIGITS:
         return None
-    whole, point, decimals = written.partition(".")
-    shift = exponent - len(decimals)
-    value = Fraction(int(whole + decimals) * 10 ** max(0, shift), 10 ** max(0, -shift))
-    places = -shift if point else None
+    signed = part["sign"] + written
+    value = Fraction(f"{signed}e{exponent}") if "." in written or exponent else Fraction(int(signed))
+    places = len(written.partition(".")[2]) - exponent if "." in written else None
     digits = len(written.replace(".", "").lstrip("0"))
     rest = text[head.end() :]
     scale = _SCALE.match(rest) if rest else None
     if scale:
-        factor = _SCALES[(scale[1] or scale[2]).lower()]
-        value *= factor
-        places = None if places is None or value.denominator == 1 else places
+        value *= SCALES[(scale[1] or scale[2]).lower()]
+        places = None if value.denominator == 1 else places
         rest = rest[scale.end() :]
     share = _PART.match(rest) if rest else None
     if share and places is None:
-        value /= _PARTS[share[1].lower()]
+        value /= PARTS[share[1].lower()]
         rest = rest[share.end() :]
-    return _with_unit(-value if part["sign"] == "-" else value, places, digits, part["currency"], rest, letters)
-
-
-def _with_unit(
-    value: Fraction, places: int | None, digits: int, currency: str, rest: str, letters: bool
-) -> Quantity | None:
-    unit = read_unit(rest, letters)
+    unit, currency = read_unit(rest, letters), part["currency"].rpartition(" ")[2]
     if unit is None or (unit and currency and is_known(unit)):
         return None
-    return Quantity(value, places, digits, unit_of(currency[-1:]) or unit)
+    return Quantity(value, places, digits, (currency and read_unit(currency)) or unit)
 
 
 def _without_percent(number: Quantity) -> Quantity:
-    if number.unit != "%":
-        return number
     places = None if number.places is None else number.places + 2
-    return Quantity(number.value / 100, places, number.digits)
-
-
-def _terminates(value: Fraction) -> bool:
-    return pow(10, value.denominator.bit_length(), value.denominator) == 0
+    return Quantity(number.value / 100, places, number.digits) if number.unit == "%" else number
 
 
 def _read_words(text: str) -> Quantity | None:
@@ -347,19 +305,18 @@ def _spoken(words: list[str]) -> Fraction | None:
         return _decimal(words)
     if words[0] == "half" and words[1:] in (["a"], ["an"]):
         return Fraction(1, 2)
-    part = _PARTS.get(words[-1])
+    part = PARTS.get(words[-1])
     if part is None:
         return _cardinal(words)
     before = words[:-1]
     if not before:
         return Fraction(1, 2) if words[-1] == "half" else None
     if "and" not in before:
-        count = Fraction(1) if before in (["a"], ["an"]) else _cardinal(before)
+        count = _counted(before)
         # Twenty-fifth is a place in a row.
         return count / part if count and (count < 20 or words[-1].endswith("s")) else None
     at = len(before) - 1 - before[::-1].index("and")
-    whole = _cardinal(before[:at])
-    count = Fraction(1) if before[at + 1 :] == ["a"] else _cardinal(before[at + 1 :])
+    whole, count = _cardinal(before[:at]), _counted(before[at + 1 :])
     return None if whole is None or count is None else whole + count / part
 
 
@@ -367,10 +324,13 @@ def _decimal(words: list[str]) -> Fraction | None:
     """`three point one four`: each digit is said alone."""
     at = words.index("point")
     whole = _cardinal(words[:at]) if at else Fraction(0)
-    decimals = [_WORDS.get(word, 10) for word in words[at + 1 :]]
-    if whole is None or not decimals or max(decimals) > 9:
-        return None
-    return whole + sum(Fraction(digit, 10**place) for place, digit in enumerate(decimals, start=1))
+    decimals = [WORDS.get(word, 10) for word in words[at + 1 :]]
+    enough = whole is not None and decimals and max(decimals) <= 9
+    return Fraction(f"{whole}.{''.join(map(str, decimals))}") if enough else None
+
+
+def _counted(words: list[str]) -> Fraction | None:
+    return Fraction(1) if words in (["a"], ["an"]) else _cardinal(words)
 
 
 def _cardinal(words: list[str]) -> Fraction | None:
@@ -379,10 +339,10 @@ def _cardinal(words: list[str]) -> Fraction | None:
         if scale in words:
             at = words.index(scale)
             before, after = words[:at], words[at + 1 :]
-            count = Fraction(1) if before in (["a"], ["an"]) else _cardinal(before)
+            count = _counted(before)
             rest = _cardinal(after[after[0] == "and" :]) if after else Fraction(0)
             return count * size + rest if count and rest is not None and rest < size else None
-    numbers = [_WORDS.get(word, -1) for word in words]
+    numbers = [WORDS.get(word, -1) for word in words]
     tens = len(numbers) == 2 and numbers[0] >= 20 and 0 < numbers[1] < 10
     return Fraction(sum(numbers)) if tens or (len(numbers) == 1 and numbers[0] >= 0) else None
 
@@ -391,7 +351,7 @@ def _read_constant(text: str, letters: bool) -> Quantity | None:
     """A constant with or without a unit: 2+3, 3√2 cm, 9πcm^2."""
     if text.count("°") > 1:  # 120° - 50°
         found = _read_constant(text.replace("°", " "), letters)
-        return found and replace(found, unit="degree") if not found or not found.unit else None
+        return replace(found, unit="degree") if found and not found.unit else None
     if simple := _FRACTION.fullmatch(text):  # so most constants are, and this reads them fast
         top, below = int(simple[1] or simple[3]), int(simple[2] or simple[4])
         return Quantity(Fraction(top, below)) if below else None

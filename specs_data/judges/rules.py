@@ -25,6 +25,7 @@ import re
 from collections.abc import Sequence
 from fractions import Fraction
 from functools import lru_cache
+from itertools import accumulate
 from types import TracebackType
 from typing import Self
 
@@ -33,15 +34,14 @@ from msgspec.structs import replace
 
 from specs_data.format import THINK_ANSWER, ResponseFormat
 from specs_data.judges.answers import final_answer, plain, said, unboxed, without_indices
-from specs_data.judges.choices import content_of, gold_letters, read_choice
+from specs_data.judges.choices import contents, gold_letters, read_choice
 from specs_data.judges.numbers import Quantity
 from specs_data.judges.symbolic import Question, Reply, SymbolicJudge
 from specs_data.judges.units import conversion, read_unit
 from specs_data.judges.values import (
+    Digits,
     Formula,
     Meaning,
-    Range,
-    Ratio,
     Value,
     Words,
     formula_text,
@@ -88,14 +88,12 @@ class RuleJudge:
         fmt: ResponseFormat = THINK_ANSWER,
         policy: Policy | UnsetType = UNSET,
     ) -> Judgement:
-        """Judge one response. `choices` are the contents behind the letters A, B, ..., where known.
-        `policy` is how the source wants
-        numbers compared. Never raises, whatever the text; blocks for a second at most once a worker is running."""
-        answer, verdict = _decide(response, gold, answer_type, tuple(choices), fmt, policy)
+        """Judge one response. `choices` are the contents behind the letters A, B, ..., where known; `policy` is how
+        the source wants numbers compared. Never raises, whatever the text; blocks for a second at most once a worker
+        is running."""
+        verdict = _decide(response, fmt, _Asked(gold, answer_type, tuple(choices), policy))
         found = verdict.found
-        if isinstance(found, Question):
-            found = self._symbolic.ask(found).result()
-        return Judgement(found.same, found.rule, answer, gold=verdict.gold, read=verdict.read)
+        return verdict.told(self._symbolic.ask(found).result() if isinstance(found, Question) else found)
 
     async def ajudge(
         self,
@@ -107,11 +105,11 @@ class RuleJudge:
         policy: Policy | UnsetType = UNSET,
     ) -> Judgement:
         """`judge`, without blocking the event loop."""
-        answer, verdict = _decide(response, gold, answer_type, tuple(choices), fmt, policy)
+        verdict = _decide(response, fmt, _Asked(gold, answer_type, tuple(choices), policy))
         found = verdict.found
         if isinstance(found, Question):
             found = await asyncio.wrap_future(self._symbolic.ask(found))
-        return Judgement(found.same, found.rule, answer, gold=verdict.gold, read=verdict.read)
+        return verdict.told(found)
 
     def close(self) -> None:
         """End the processes."""
@@ -126,16 +124,23 @@ class RuleJudge:
         self.close()
 
 
+class _Asked(Struct, frozen=True):
+    """What a response is judged by."""
+
+    gold: str
+    type: AnswerType
+    choices: tuple[str, ...] = ()
+    policy: Policy | UnsetType = UNSET
+
+
 class _Gold(Struct, frozen=True):
-    """A gold answer, read once. `fault` names why nothing can be judged by it. Of a `literal` one, as of a scale
-    1:100 in a text, each term counts."""
+    """A gold answer, read once: the letters of a choice, or a value. `fault` names why nothing can be judged by it."""
 
     text: str
     rule: str = "math"
     fault: str = ""
     letters: frozenset[str] = frozenset()
-    value: Value | None = None
-    literal: bool = False
+    value: Value = Words("")
 
 
 class _Verdict(Struct, frozen=True):
@@ -144,119 +149,98 @@ class _Verdict(Struct, frozen=True):
     found: Reply | Question
     gold: str = ""
     read: str = ""
+    answer: str | None = None
+
+    def told(self, reply: Reply) -> Judgement:
+        """The judgement, where `reply` is what was found in the end."""
+        return Judgement(reply.same, reply.rule, self.answer, gold=self.gold, read=self.read)
 
 
 def same_answer(gold: str, answer: str, answer_type: AnswerType, choices: Sequence[str] = ()) -> bool | None:
     """Do two final answers say the same? By plain rules only: None where those cannot tell."""
-    found = _compare(gold, answer, answer_type, tuple(choices)).found
+    found = _compare(answer, _Asked(gold, answer_type, tuple(choices))).found
     return None if isinstance(found, Question) else found.same
 
 
 def gold_fault(problem: Problem) -> str | None:
     """Why no response to `problem` can be judged by rule, whatever it answers; None if it can."""
-    return _read_gold(problem.answer, problem.answer_type, problem.choices).fault or None
+    return _read_gold(_Asked(problem.answer, problem.answer_type, problem.choices)).fault or None
 
 
-def _decide(
-    response: str,
-    gold: str,
-    answer_type: AnswerType,
-    choices: tuple[str, ...],
-    fmt: ResponseFormat,
-    policy: Policy | UnsetType,
-) -> tuple[str | None, _Verdict]:
+def _decide(response: str, fmt: ResponseFormat, asked: _Asked) -> _Verdict:
     answer = final_answer(response, fmt)
-    if answer is not None and len(answer) > LONGEST:
-        return answer[:LONGEST], _Verdict(Reply(None, "too long"))
-    if len(gold) > LONGEST:
-        return answer, _Verdict(Reply(None, "too long"))
+    if len(answer or "") > LONGEST or len(asked.gold) > LONGEST:
+        return _Verdict(Reply(None, "too long"), answer=answer and answer[:LONGEST])
     if answer is None:
-        fault = _read_gold(gold, answer_type, choices).fault
-        return None, _Verdict(Reply(None, fault) if fault else Reply(False, "no answer"))
-    return answer, (_remembered if len(answer) < LONGEST_REMEMBERED else _compare)(
-        gold, answer, answer_type, choices, policy
-    )
+        fault = _read_gold(asked).fault
+        return _Verdict(Reply(None, fault) if fault else Reply(False, "no answer"))
+    return (_remembered if len(answer) < LONGEST_REMEMBERED else _compare)(answer, asked)
 
 
 @lru_cache(maxsize=4096)
-def _read_gold(
-    gold: str, answer_type: AnswerType, choices: tuple[str, ...], policy: Policy | UnsetType = UNSET
-) -> _Gold:
-    tagged = _ANSWER_TAGS.fullmatch(gold)
-    text = plain(unboxed(tagged[1] if tagged else gold))
+def _read_gold(asked: _Asked) -> _Gold:
+    tagged = _ANSWER_TAGS.fullmatch(asked.gold)
+    text = plain(unboxed(tagged[1] if tagged else asked.gold))
     if not text or text.lower() in _MISSING:
         return _Gold(text, fault="empty gold")
-    if answer_type == "open":
+    if asked.type == "open":
         return _Gold(text, fault="needs a judge model")
-    if answer_type == "multiple_choice":
-        letters = gold_letters(text, choices)
+    if asked.type == "multiple_choice":
+        letters = gold_letters(text, asked.choices)
         if not isinstance(letters, str):
             return _Gold(text, "choice", letters=letters)
-        if choices:
+        if asked.choices:
             return _Gold(text, fault=letters)
-    value = read_plain(text, letters=answer_type == "numeric")
-    if policy and isinstance(value, Quantity):
-        unit = value.unit or read_unit(f" {policy.unit}") or ""
-        value = replace(value, unit=unit, asked=policy.precision, within=Fraction(policy.tolerance))
-    worded = isinstance(value, Words) or (answer_type in ("text", "multiple_choice") and not is_structured(value))
-    if answer_type == "numeric" and worded:
+    value = read_plain(text, letters=asked.type == "numeric")
+    if asked.policy and isinstance(value, Quantity):
+        unit = value.unit or read_unit(f" {asked.policy.unit}") or ""
+        value = replace(value, unit=unit, asked=asked.policy.precision, within=Fraction(asked.policy.tolerance))
+    worded = isinstance(value, Words) or (asked.type in ("text", "multiple_choice") and not is_structured(value))
+    if (asked.type == "numeric" and worded) or (isinstance(value, Formula) and not worded and not _is_balanced(text)):
         return _Gold(text, fault="unparseable gold")
-    if isinstance(value, Formula) and not worded and not _is_balanced(text):
-        return _Gold(text, fault="unparseable gold")
-    return _Gold(text, "text" if worded else "math", value=value, literal=answer_type == "text")
+    if isinstance(value, Digits) and value.kind == "ratio" and asked.type == "text":
+        value = replace(value, kind="scale")
+    return _Gold(text, "text" if worded else "math", value=value)
 
 
-def _compare(
-    written: str,
-    answer: str,
-    answer_type: AnswerType,
-    choices: tuple[str, ...],
-    policy: Policy | UnsetType = UNSET,
-) -> _Verdict:
-    gold = _read_gold(written, answer_type, choices, policy)
+def _compare(answer: str, asked: _Asked) -> _Verdict:
+    gold = _read_gold(asked)
     if gold.fault:
-        return _Verdict(Reply(None, gold.fault))
-    if gold.value is None:
-        return _compare_choice(gold, answer, choices)
-    answer = plain(answer)
-    letters = answer_type == "numeric"
-    if answer == gold.text or without_indices(answer) == without_indices(gold.text):
-        return _verdict(gold.value, read_plain(answer, letters), Reply(True, "exact"))
-    value = read_plain(answer, letters)
-    verdict = _verdict(gold.value, value, _compare_values(gold, gold.value, value, answer))
-    stated = None if is_structured(value) else said(answer)
-    if stated is None or (isinstance(verdict.found, Reply) and verdict.found.same):
-        return verdict
-    value = read_value(stated, letters)
-    return _verdict(gold.value, value, _compare_values(gold, gold.value, value, stated))
+        return _Verdict(Reply(None, gold.fault), answer=answer)
+    if gold.letters:
+        return _compare_choice(gold, answer, asked.choices)
+    text, letters = plain(answer), asked.type == "numeric"
+    value = read_plain(text, letters)
+    if text == gold.text or without_indices(text) == without_indices(gold.text):
+        return _Verdict(Reply(True, "exact"), shown(gold.value), shown(value), answer)
+    found = _compare_values(gold, value, text)
+    settled = is_structured(value) or (isinstance(found, Reply) and found.same)
+    if not settled and (stated := said(text)) is not None:
+        value = read_value(stated, letters)
+        found = _compare_values(gold, value, stated)
+    return _Verdict(found, shown(gold.value), shown(value), answer)
 
 
 def _compare_choice(gold: _Gold, answer: str, choices: tuple[str, ...]) -> _Verdict:
     """By letter and content; a formula without a letter may be the content in another form."""
     chosen = read_choice(answer, choices)
-    content = content_of(min(gold.letters), choices) if chosen.letters is None and len(gold.letters) == 1 else ""
+    content = contents(choices).get(min(gold.letters), "") if not chosen.letters and len(gold.letters) == 1 else ""
     is_formula = content and all(isinstance(read_value(text), Formula) for text in (content, answer))
     if is_formula and set(_LETTER.findall(answer)) <= set(_LETTER.findall(content)):
-        return _compare(content, answer, "math", ())
-    return _Verdict(Reply(chosen.letters == gold.letters, "choice"), ", ".join(sorted(gold.letters)), chosen.said)
-
-
-def _verdict(gold: Value, value: Value, found: Reply | Question) -> _Verdict:
-    return _Verdict(found, shown(gold), shown(value))
+        return _compare(answer, _Asked(content, "math"))
+    found = Reply(chosen.letters == gold.letters, "choice")
+    return _Verdict(found, ", ".join(sorted(gold.letters)), chosen.said, answer)
 
 
 # The responses to one problem mostly end in the same few answers.
 _remembered = lru_cache(maxsize=4096)(_compare)
 
 
-def _compare_values(gold: _Gold, wanted: Value, value: Value, text: str) -> Reply | Question:
+def _compare_values(gold: _Gold, value: Value, text: str) -> Reply | Question:
+    wanted = gold.value
     if isinstance(wanted, Meaning) and not is_structured(value):
         value = reasoned(text) or value
-    if gold.literal and isinstance(wanted, Ratio):
-        return Reply(
-            bool(wanted == value or (isinstance(value, Range) and same_value(wanted, value, _not_here))), "text"
-        )
-    same = same_value(wanted, value, _not_here)
+    same = same_value(wanted, value)
     if same is not None:
         return Reply(same, _rule(wanted, value))
     if gold.rule == "text":
@@ -267,10 +251,6 @@ def _compare_values(gold: _Gold, wanted: Value, value: Value, text: str) -> Repl
     if too_long or prose or not _is_balanced(text):
         return Reply(False, "number" if isinstance(wanted, Quantity) else "math")
     return _ask(gold.text, wanted, value, text)
-
-
-def _not_here(_gold: Formula, _answer: Formula) -> None:
-    """Formulas are compared in a process of their own."""
 
 
 def _rule(gold: Value, value: Value) -> str:
@@ -294,9 +274,6 @@ def _ask(gold: str, wanted: Value, value: Value, text: str) -> Reply | Question:
 
 
 def _is_balanced(text: str) -> bool:
-    depth = 0
-    for mark in text.replace("\\{", "").replace("\\}", ""):
-        depth += (mark == "{") - (mark == "}")
-        if depth < 0:
-            return False
-    return depth == 0 and any(mark.isalnum() for mark in text)
+    marks = text.replace("\\{", "").replace("\\}", "")
+    depths = [0, *accumulate((mark == "{") - (mark == "}") for mark in marks)]
+    return min(depths) == depths[-1] == 0 and any(mark.isalnum() for mark in text)

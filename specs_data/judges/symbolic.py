@@ -16,16 +16,20 @@ import re
 import signal
 import subprocess
 import sys
+from collections import deque
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from fractions import Fraction
-from functools import lru_cache
-from threading import Lock, local
-from typing import IO, Any, NoReturn
+from functools import lru_cache, partial
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from typing import Any, NoReturn
 
 import msgspec
 
+from specs_data.judges.constants import Rewriting, rewritten
 from specs_data.judges.numbers import Quantity, read_quantity, rounds_to, same_quantity
 from specs_data.judges.values import Formula, is_structured, read_value, same_value
 
@@ -40,28 +44,26 @@ DIGITS = 50
 _SPENT = 17
 # None where the system has none: there no worker can be started, and that is said when one is needed.
 _ALARMS = tuple(alarm for name in ("SIGPROF", "SIGALRM") if (alarm := getattr(signal, name, None)) is not None)
-_PLAIN_MATH = (
-    (
-        re.compile(r"(?<![A-Za-z\\])[a-z]\s*\^\s*\{?\s*-1\s*\}?\s*\(([a-z])\)(?=\s*=)"),
-        r"h(\1)",
-    ),  # an inverse is a function
-    (re.compile(r"(?<![A-Za-z\\])(pi|infty|sqrt|alpha|beta|theta|sin|cos|tan|cot|ln|log)(?![A-Za-z])"), r"\\\1 "),
-    (re.compile(r"(?<![A-Za-z\\])(?:infinity|inf|oo)(?![A-Za-z])"), r"\\infty "),
-    (re.compile("π"), r"\\pi "),
-    (re.compile(r"√\s*(\d+|[A-Za-z]|(?=[({]))"), lambda found: "\\sqrt" + (f"{{{found[1]}}}" if found[1] else "")),
-    (re.compile(r"\\sqrt\s*\(([^()]*)\)"), r"\\sqrt{\1}"),
-    (re.compile(r"(?:√|\\sqrt)\s*(\\frac\s*\{[^{}]*\}\s*\{[^{}]*\})"), r"\\sqrt{\1}"),
-    (re.compile("<=|≤"), r"\\le "),
-    (re.compile(">=|≥"), r"\\ge "),
-    (re.compile("∪"), r"\\cup "),
-    (re.compile("±"), r"\\pm "),
-    (re.compile(r"\*\*"), "^"),
-    (re.compile("%"), r"\\%"),
-    (re.compile(r"(\d+(?:\.\d+)?)\s*°"), r"(\1\\cdot\\frac{\\pi}{180})"),
-    (re.compile("°"), r"^\\circ"),
+_PLAIN_MATH: Rewriting = (
+    # An inverse is a function.
+    ("", re.compile(r"(?<![A-Za-z\\])[a-z]\s*\^\s*\{?\s*-1\s*\}?\s*\(([a-z])\)(?=\s*=)"), r"h(\1)"),
+    ("", re.compile(r"(?<![A-Za-z\\])(pi|infty|sqrt|alpha|beta|theta|sin|cos|tan|cot|ln|log)(?![A-Za-z])"), r"\\\1 "),
+    ("", re.compile(r"(?<![A-Za-z\\])(?:infinity|inf|oo)(?![A-Za-z])"), r"\\infty "),
+    ("√", re.compile(r"√\s*(\d+|[A-Za-z]|(?=[({]))"), lambda found: "\\sqrt" + (f"{{{found[1]}}}" if found[1] else "")),
+    ("", re.compile(r"\\sqrt\s*\(([^()]*)\)"), r"\\sqrt{\1}"),
+    ("", re.compile(r"(?:√|\\sqrt)\s*(\\frac\s*\{[^{}]*\}\s*\{[^{}]*\})"), r"\\sqrt{\1}"),
+    ("**", re.compile(r"\*\*"), "^"),
+    ("", re.compile(r"(\d+(?:\.\d+)?)\s*°"), r"(\1\\cdot\\frac{\\pi}{180})"),
+    ("°", re.compile("°"), r"^\\circ"),
+)
+_MACROS = str.maketrans(
+    {
+        **{"≤": "\\le ", "≥": "\\ge ", "≠": "\\neq ", "∪": "\\cup ", "∈": "\\in ", "∅": "\\emptyset ", "±": "\\pm "},
+        **{"π": "\\pi ", "μ": "\\mu ", "Ω": "\\Omega ", "∧": "\\wedge ", "%": "\\%"},
+    }
 )
 _LOST_ROOT = re.compile(r"√|\\sqrt\s*(?:-|\\frac)")  # math-verify would read on without it
-_SIGNS = (1, 1, 1, -1, -1)  # of the values that two formulas are tried with
+_OF_UNKNOWN = re.compile(r"(?:sin|cos|tan|cot|sec|csc|log|exp)\([a-z]\b")
 _LETTER = re.compile(r"\\[A-Za-z]+|[A-Za-z]")
 # Powers of powers of numbers, and powers and factorials with many digits.
 _LARGE = re.compile(r"\d[\s)}]*\^[\s({]*\d+[\s)}]*\^|\^[\s({]*-?\d{4,}|\d{4,}[\s)}]*!|!\s*\)*\s*!")
@@ -88,9 +90,6 @@ class Reply(msgspec.Struct, frozen=True):
     rule: str
 
 
-TOO_LONG = Reply(None, "too long")
-TOO_LARGE = Reply(None, "too large")
-OUT_OF_TIME = Reply(None, "out of time")
 FAILED = Reply(None, "math-verify failed")
 
 
@@ -101,99 +100,77 @@ class SymbolicJudge:
     """
 
     def __init__(self, workers: int) -> None:
-        self._workers = workers
-        self._threads: ThreadPoolExecutor | None = None
-        self._own = local()
-        self._started: list[subprocess.Popen[bytes]] = []
-        self._lock = Lock()
+        self._pool = partial(ThreadPoolExecutor, workers, thread_name_prefix="math")
+        self._threads = self._pool()
+        self._idle: deque[_Worker] = deque()
 
     def ask(self, question: Question) -> Future[Reply]:
         """The reply, in the future. Raises nothing but on a closed pool."""
-        refused = _refused(question.gold) or _refused(question.answer)
-        if refused is not None:
-            done: Future[Reply] = Future()
-            done.set_result(refused)
-            return done
-        with self._lock:
-            if self._threads is None:
-                self._threads = ThreadPoolExecutor(self._workers, thread_name_prefix="math")
         return self._threads.submit(self._ask, question)
 
     def close(self) -> None:
         """End the workers. Questions still waiting are answered first."""
-        with self._lock:
-            threads, self._threads = self._threads, None
-        if threads is not None:
-            threads.shutdown()
-        for worker in self._started:
-            _end(worker)
-        self._started.clear()
-        self._own = local()
+        threads, self._threads = self._threads, self._pool()
+        threads.shutdown()
+        while self._idle:
+            self._idle.pop().end()
 
     def _ask(self, question: Question) -> Reply:
-        line = msgspec.json.encode(Question(_utf8(question.gold), _utf8(question.answer))) + b"\n"
-        for _ in range(2):
-            worker = self._worker()
+        if refused := _refused(question.gold) or _refused(question.answer):
+            return refused
+        # No pipe can carry a lone surrogate.
+        texts = (text.encode("utf-8", "replace").decode() for text in (question.gold, question.answer))
+        line = msgspec.json.encode(Question(*texts))
+        for again in (False, True):
+            worker = None
             try:
-                _pipe(worker.stdin).write(line)
-                return msgspec.json.decode(_pipe(worker.stdout).readline(), type=Reply)
-            except (OSError, ValueError):
+                worker = self._idle.pop() if self._idle and not again else _Worker()
+                reply = worker.ask(line)
+            except (OSError, EOFError, ValueError, IndexError):
                 # The worker itself is gone (killed from outside, out of memory): start another.
-                _end(worker)
-                self._own.worker = None
+                if worker:
+                    worker.end()
+            else:
+                self._idle.append(worker)
+                return reply
         return FAILED
 
-    def _worker(self) -> subprocess.Popen[bytes]:
-        worker: subprocess.Popen[bytes] | None = getattr(self._own, "worker", None)
-        if worker is None:
-            worker = self._own.worker = _start()
-            with self._lock:
-                self._started.append(worker)
-        return worker
 
+class _Worker:
+    """A process that answers questions, and our end of the line to it."""
 
-def _start() -> subprocess.Popen[bytes]:
-    # -P: a file in the user's folder must not stand in for a module. A fixed hash seed: sympy's
-    # search order, and so what it manages in time, depends on it.
-    return subprocess.Popen(  # noqa: S603
-        [sys.executable, "-P", "-m", __name__],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        bufsize=0,
-        env={**os.environ, "PYTHONHASHSEED": "0"},
-        start_new_session=True,
-    )
+    def __init__(self) -> None:
+        self._line, theirs = Pipe()
+        # -P: a file in the user's folder must not stand in for a module. A fixed hash seed: sympy's
+        # search order, and so what it manages in time, depends on it.
+        with theirs:
+            self._process = subprocess.Popen(  # noqa: S603
+                [sys.executable, "-P", "-m", __name__],
+                stdin=theirs.fileno(),
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                env={**os.environ, "PYTHONHASHSEED": "0"},
+                start_new_session=True,
+            )
 
+    def ask(self, question: bytes) -> Reply:
+        self._line.send_bytes(question)
+        return msgspec.json.decode(self._line.recv_bytes(), type=Reply)
 
-def _pipe(pipe: IO[bytes] | None) -> IO[bytes]:
-    if pipe is None:
-        raise ValueError("the worker was started without pipes")
-    return pipe
-
-
-def _end(worker: subprocess.Popen[bytes]) -> None:
-    for pipe in (worker.stdin, worker.stdout):
-        if pipe:
-            with suppress(OSError):
-                pipe.close()
-    try:
-        worker.wait(timeout=PATIENCE)
-    except subprocess.TimeoutExpired:
-        worker.kill()
-        worker.wait()
-
-
-def _utf8(text: str) -> str:
-    """`text` without lone surrogates, which no pipe can carry."""
-    return text.encode("utf-8", "replace").decode()
+    def end(self) -> None:
+        self._line.close()
+        try:
+            self._process.wait(timeout=PATIENCE)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
 
 
 def _refused(text: str) -> Reply | None:
     """What would only run into the time limit."""
     if len(text) > LONGEST or any(text.count(mark) > DEEPEST for mark in "{([^!"):
-        return TOO_LONG
-    return TOO_LARGE if _LARGE.search(text) else None
+        return Reply(None, "too long")
+    return Reply(None, "too large") if _LARGE.search(text) else None
 
 
 # What follows runs in the worker.
@@ -201,18 +178,17 @@ def _refused(text: str) -> Reply | None:
 
 def _serve() -> NoReturn:
     """Fork children that answer, one after another, until the reader of the answers is gone."""
-    replies = os.dup(1)
-    os.dup2(2, 1)  # whatever a library prints must not look like a reply
     _load()
+    line = Connection(0)
     while True:
         child = os.fork()
         if child == 0:
-            _answer_all(replies)
+            _answer_all(line)
         status = os.waitpid(child, 0)[1]
         if os.WIFSIGNALED(status):
             late = os.WTERMSIG(status) in _ALARMS
             with suppress(BrokenPipeError):
-                _write(replies, OUT_OF_TIME if late else FAILED)
+                line.send_bytes(msgspec.json.encode(Reply(None, "out of time") if late else FAILED))
         elif os.WEXITSTATUS(status) != _SPENT:
             os._exit(0)
 
@@ -226,7 +202,7 @@ def _load() -> None:
         _verified(gold, answer)
 
 
-def _answer_all(replies: int) -> NoReturn:
+def _answer_all(line: Connection) -> NoReturn:
     import resource
 
     for alarm in _ALARMS:
@@ -235,26 +211,17 @@ def _answer_all(replies: int) -> NoReturn:
     if hard == resource.RLIM_INFINITY or hard > MOST_MEMORY:
         with suppress(ValueError, OSError):
             resource.setrlimit(resource.RLIMIT_AS, (MOST_MEMORY, hard))
-    # Unbuffered: a line must not be lost with a child that had read ahead.
-    with open(0, "rb", buffering=0) as questions:
+    with suppress(EOFError, OSError):
         for _ in range(QUESTIONS_PER_CHILD):
-            line = questions.readline()
-            if not line:
-                os._exit(0)
+            question = msgspec.json.decode(line.recv_bytes(), type=Question)
             signal.setitimer(signal.ITIMER_PROF, SECONDS)
             signal.setitimer(signal.ITIMER_REAL, PATIENCE)
-            reply = _reply(msgspec.json.decode(line, type=Question))
+            reply = _reply(question)
             signal.setitimer(signal.ITIMER_PROF, 0)
             signal.setitimer(signal.ITIMER_REAL, 0)
-            try:
-                _write(replies, reply)
-            except BrokenPipeError:
-                os._exit(0)
-    os._exit(_SPENT)
-
-
-def _write(replies: int, reply: Reply) -> None:
-    os.write(replies, msgspec.json.encode(reply) + b"\n")
+            line.send_bytes(msgspec.json.encode(reply))
+        os._exit(_SPENT)
+    os._exit(0)
 
 
 def _reply(question: Question) -> Reply:
@@ -272,11 +239,10 @@ def _verified(gold: str, answer: str) -> Reply:
     return Reply(bool(same_value(wanted, found, _formulas_agree)), rule)
 
 
-def _formulas_agree(gold: Formula, answer: Formula) -> bool:
-    return not (gold.unit and answer.unit and gold.unit != answer.unit) and _same(gold.text, answer.text)
-
-
-def _same(gold: str, answer: str) -> bool:
+def _formulas_agree(formula: Formula, another: Formula) -> bool:
+    if formula.unit and another.unit and formula.unit != another.unit:
+        return False
+    gold, answer = formula.text, another.text
     shown_gold, shown_answer = read_quantity(gold, letters=False), read_quantity(answer, letters=False)
     if shown_gold and shown_answer:
         return same_quantity(shown_gold, shown_answer)
@@ -285,14 +251,15 @@ def _same(gold: str, answer: str) -> bool:
     value, other = map(_parsed, _cases_apart(gold, answer))
     if value is None or other is None:
         return False
-    if any(str(symbol) == "i" for one in (value, other) for symbol in getattr(one, "free_symbols", ())):
-        value, other = _complex(value), _complex(other)
     if _is_constant(value) and _is_constant(other):
         return _same_constant(value, other, shown_gold, shown_answer)
     if _is_equation(value) and _is_equation(other):
         return _same_equation(value, other)
-    if _is_equation(value) != _is_equation(other) and not _is_named(value if _is_equation(value) else other):
-        return False  # x/2 = 5 is not 5
+    if _is_equation(value) != _is_equation(other):
+        equation = value if _is_equation(value) else other
+        named = equation.lhs.is_Symbol or equation.lhs.is_Function or equation.rhs.is_Symbol
+        if not named or _OF_UNKNOWN.match(str(equation.lhs)):
+            return False  # neither x/2 = 5 nor ln x = 5 is 5; f(2) = 5 and sin A = 5 are
     if _is_formula(value) and _is_formula(other):
         same = _same_formula(value, other)
         if same is not None:
@@ -304,42 +271,23 @@ def _same(gold: str, answer: str) -> bool:
 
 
 def _same_constant(gold: Any, answer: Any, shown_gold: Quantity | None, shown_answer: Quantity | None) -> bool:
-    """Exactly equal, or one rounds to the other as written. (math-verify would round both to six places.)"""
-    difference = (gold - answer).doit()
-    if difference.is_zero:
-        return True
-    decimal = any(atom.is_Float for atom in difference.atoms())
-    noise = abs(gold.evalf(DIGITS)) / 10 ** (12 if decimal else DIGITS - 10)
-    if not difference.is_Rational and abs(difference.evalf(DIGITS)) < noise:
+    """Equal, or one rounds to the other as written. (math-verify would round both to six places.)"""
+    if _close(gold, answer):
         return True
     if not gold.is_real or not answer.is_real:
         return False
-    if shown_answer is not None:
-        return rounds_to(_fraction(gold), shown_answer)
-    return shown_gold is not None and rounds_to(_fraction(answer), shown_gold)
+    exact, decimal = (answer, shown_gold) if shown_answer is None else (gold, shown_answer)
+    return decimal is not None and rounds_to(Fraction(str(exact.evalf(DIGITS))), decimal)
 
 
 def _cases_apart(gold: str, answer: str) -> tuple[str, str]:
     """Both texts with another letter for a capital that is there in the other case, too: math-verify reads 2A as 2a."""
     letters = {found for found in _LETTER.findall(gold + " " + answer) if len(found) == 1}
-    free = iter(sorted(set("zwvutsrqkhgdcba") - {letter.lower() for letter in letters}))
-    others = {
-        letter: next(free, letter) for letter in sorted(letters) if letter.isupper() and letter.lower() in letters
-    }
-    if not others:
-        return gold, answer
-    return _LETTER.sub(lambda found: others.get(found[0], found[0]), gold), _LETTER.sub(
-        lambda found: others.get(found[0], found[0]), answer
-    )
-
-
-def _complex(value: Any) -> Any:
-    """`value` with its letter i as the imaginary unit."""
-    from sympy import I
-
-    if not hasattr(value, "subs"):
-        return value
-    return value.subs({symbol: I for symbol in value.free_symbols if str(symbol) == "i"})
+    free = sorted(set("zwvutsrqkhgdcba") - {letter.lower() for letter in letters})
+    twice = sorted(letter for letter in letters if letter.isupper() and letter.lower() in letters)
+    others = dict(zip(twice, free, strict=False))
+    apart = [_LETTER.sub(lambda found: others.get(found[0], found[0]), text) for text in (gold, answer)]
+    return apart[0], apart[1]
 
 
 def _same_equation(gold: Any, answer: Any) -> bool:
@@ -353,35 +301,27 @@ def _same_equation(gold: Any, answer: Any) -> bool:
         return true and bool(_close(gold.rhs, answer.rhs))
     if first.free_symbols != second.free_symbols:
         return False
-    ratios = [(first / second).subs(point).evalf(DIGITS) for point in _points(first.free_symbols, _SIGNS)]
-    known = [
-        ratio for at, ratio in enumerate(ratios) if at < 1 or ratio.is_real
-    ]  # ln x^2 is 2 ln x where both are real
-    return all(ratio.is_number and ratio.is_finite and ratio and _close(known[0], ratio) for ratio in known)
+    one, *more = [(first / second).subs(point).evalf(DIGITS) for _, point in _points(first.free_symbols)]
+    known = [one, *(ratio for ratio in more if ratio.is_real)]  # ln x^2 is 2 ln x where both are real
+    return all(ratio.is_number and ratio.is_finite and ratio and _close(one, ratio) for ratio in known)
 
 
-def _points(symbols: Any, signs: tuple[int, ...]) -> list[dict[Any, Fraction]]:
-    """Values for the symbols, one set of them for each sign."""
-    ordered = sorted(symbols, key=str)
-    return [
-        {symbol: Fraction(sign * (37 + 61 * number + 17 * at), 41 + 2 * at) for at, symbol in enumerate(ordered)}
-        for number, sign in enumerate(signs)
-    ]
+def _points(symbols: Any) -> Iterator[tuple[int, dict[Any, Fraction]]]:
+    """Values for the symbols, all of one sign, which is given with them."""
+    ordered = list(enumerate(sorted(symbols, key=str)))
+    for first, sign in ((37, 1), (98, 1), (159, 1), (220, -1), (281, -1)):
+        yield sign, {symbol: Fraction(sign * (first + 17 * at), 41 + 2 * at) for at, symbol in ordered}
 
 
 def _is_equation(value: Any) -> bool:
     return getattr(value, "rel_op", "") == "=="
 
 
-def _is_named(equation: Any) -> bool:
-    return bool(equation.lhs.is_Symbol or equation.lhs.is_Function or equation.rhs.is_Symbol)
-
-
 def _same_formula(gold: Any, answer: Any) -> bool | None:
     """Do two formulas have the same values? A tenth of the time that simplifying their difference
     takes, and it settles what simplifying may not. None where they agree for positive values only,
     as ln x^2 and 2 ln x do, or have no values that can be computed."""
-    for sign, point in zip(_SIGNS, _points(gold.free_symbols | answer.free_symbols, _SIGNS), strict=True):
+    for sign, point in _points(gold.free_symbols | answer.free_symbols):
         same = _close(gold.subs(point), answer.subs(point))
         if same is None or (not same and sign < 0):
             return None
@@ -395,7 +335,7 @@ def _close(gold: Any, answer: Any) -> bool | None:
     value, other = gold.evalf(DIGITS), answer.evalf(DIGITS)
     if not (value.is_number and other.is_number) or not (value.is_finite and other.is_finite):
         return None
-    return bool(abs(value - other) <= abs(value) / 10**12)
+    return bool(abs(value - other) <= max(abs(value) / 10**12, Fraction(1, 10**40)))
 
 
 def _is_formula(value: Any) -> bool:
@@ -406,30 +346,23 @@ def _is_constant(value: Any) -> bool:
     return getattr(value, "is_number", False) is True and value.is_finite is not False
 
 
-def _fraction(value: Any) -> Fraction:
-    return Fraction(str(value.evalf(DIGITS)))
-
-
 @lru_cache(maxsize=1024)
 def _parsed(text: str) -> Any:
-    """The sympy object that `text` writes, or None."""
+    """The sympy object that `text` writes, its letter i the imaginary unit; or None."""
     from math_verify import LatexExtractionConfig, parse
+    from sympy import I
 
     # Only the LaTeX reader: the other one hands text to sympy's parse_expr, which evaluates it.
     reader = LatexExtractionConfig(boxed_match_priority=0)
     # Units have been read before; math-verify would take the ab of 6ab for one.
     reader = replace(reader, normalization_config=replace(reader.normalization_config, units=False))
-    latex = _as_latex(text)
+    latex = rewritten(text, _PLAIN_MATH).translate(_MACROS)
     if _LOST_ROOT.search(latex):
         return None
     found = parse(f"\\boxed{{{latex}}}", extraction_config=[reader], parsing_timeout=None)
-    return next((value for value in found if not isinstance(value, str)), None)
-
-
-def _as_latex(text: str) -> str:
-    for pattern, latex in _PLAIN_MATH:
-        text = pattern.sub(latex, text)
-    return text
+    value: Any = next((value for value in found if not isinstance(value, str)), None)
+    letters = {symbol: I for symbol in getattr(value, "free_symbols", ()) if str(symbol) == "i"}
+    return value.subs(letters) if letters else value
 
 
 if __name__ == "__main__":

@@ -13,6 +13,8 @@ from functools import cache, lru_cache
 
 from msgspec import Struct
 
+from specs_data.judges.constants import PARTS, SCALES, WORDS
+
 # Names of a unit, the first as it is shown = what one is: a dimension of its own, or so much of other units (+ where
 # its zero lies) : the prefixes that its first name takes. What has no size is known to be a unit, no more.
 _TABLE = """
@@ -38,7 +40,7 @@ A amp ampere = current : m μ k; C coulomb = 1 A*s : m μ u n; V volt = 1 W/A : 
 F farad = 1 C/V : m μ u n p; Wb weber = 1 V*s; H henry = 1 Wb/A : m μ; T tesla = 1 Wb/m^2 : m
 mol mole = amount : m; lm lumen = light; lx lux = 1 lm/m^2
 bit = information; byte = 8 bit; kB KB = 1000 byte; MB = 1000 kB; GB = 1000 MB; TB = 1000 GB; bps = 1 bit/s : k M
-dollar $ USD usdollar usdollars = dollars; us_cent cent ¢ = 1/100 dollar; euro EUR € = euros
+dollar $ USD US$ usdollar usdollars = dollars; us_cent cent ¢ = 1/100 dollar; euro EUR € = euros
 pound_sterling GBP £ = sterling; yen ¥ = yens; rupee ₹ = rupees
 unit square sq cubic cu am pm AM PM CD CDs TV TVs dB rpm fps bpm ppm cd =
 """
@@ -48,14 +50,8 @@ _PREFIXES = {
     **{"n": ("nano", "1e-9"), "p": ("pico", "1e-12")},
 }
 # What is written alike, of two kinds: pounds may be money, and C is a degree, too.
-_EITHER = (
-    {"yen", "yuan"},
-    {"pound_sterling", "lb"},
-    {"degC", "C"},
-    {"degF", "F"},
-    {"degC", "degree"},
-    {"degF", "degree"},
-)
+_EITHER = [{"yen", "yuan"}, {"pound_sterling", "lb"}]
+_EITHER += [{"degC", "C"}, {"degF", "F"}, {"degC", "degree"}, {"degF", "degree"}]
 
 _GAP = re.compile(r"(?<=[\w})π])\s+(?=[A-Za-zμΩ])|(?<=[})π])(?=[A-Za-zμΩ])")
 _SIGNS = "A-Za-zμΩÅ°$€£¥₹¢"
@@ -70,36 +66,25 @@ _FACTOR = re.compile(
 _RAISED = {"": 1, "square": 2, "sq": 2, "cubic": 3, "cu": 3}
 _BARE = re.compile(r"(?:(?:square|cubic|sq\.?|cu\.?)\s+)?units?(?:\s*\^?\s*\{?[23]\}?)?", re.IGNORECASE)
 _ENGLISH = frozenset(("A", "in", "am", "us"))  # words as well: 5 in, but not: 5 in the picture
-_LATEX = ((re.compile(r"\\Omega(?![A-Za-z])\s*"), "Ω"), (re.compile(r"\\mu(?![A-Za-z])\s*"), "μ"))
 # In algebra, letters that stand right after a number are more likely a product.
 _PRODUCTS = frozenset(("pt", "ha", "hp", "ly", "pm", "am", "cd", "cl", "dl", "cc", "cu", "sq", "us", "ns", "um", "ug"))
 _NOUN = re.compile(r"(?=.*[aeiouyAEIOUY])[A-Za-z]{3,}")
 _NO_UNIT = re.compile(
     r"(?<![A-Za-z])(?:or|and|to|not|but|minus|plus|times(?=\s*\S)|than|less|more|fewer|if|is|are|was|were|of|over|at|least|most"
     r"|either|nor|by|the|below|above|under|before|after|short|greater|larger|smaller|bigger|higher|lower|negative|without"
-    r"|half|halves|(?:third|quarter|fourth|fifth|sixth|seventh|eighth|ninth|tenth|hundredth|thousandth)s?"
-    r"|choose|factorial|remainder|rem|mod|modulo|squared|cubed|double|twice|infty|cup|cap|leq|geq|le|ge|lt|gt|neq|ne|frac"
-    r"|(?:hundred|thousand|million|billion|trillion|dozen)s?|pi|alpha|beta|gamma|delta|epsilon|theta|lambda|sigma|omega|phi|psi(?=\s*[/*^])"
-    r"|(?:sqrt|sin|cos|tan|cot|csc|log|ln|exp)[abntxyzθ]?|sec[abntxyzθ]|zero|one|two|three|four|five|six|seven|eight"
-    r"|nine|ten|eleven|twelve|thirteen|fourteen|fifteen|sixteen|seventeen|eighteen|nineteen|twenty|thirty|forty|fifty"
-    r"|sixty|seventy|eighty|ninety)(?![A-Za-z])",
+    r"|choose|factorial|remainder|rem|mod|modulo|squared|cubed|double|twice|infty|cap|frac|pi"
+    rf"|{'|'.join((*WORDS, *PARTS))}|(?:{'|'.join(SCALES)})s?|psi(?=\s*[/*^])"
+    r"|alpha|beta|gamma|delta|epsilon|theta|lambda|sigma|omega|phi|(?:sqrt|sin|cos|tan|cot|csc|log|ln|exp)[abntxyzθ]?|sec[abntxyzθ])(?![A-Za-z])",
     re.IGNORECASE,
 )
 _COMBINATION = re.compile(r"(?<![A-Za-z])[A-Z]-?\d")  # 9C2
 _CHINESE = {
-    **{
-        "千米/时": "km/h",
-        "米/秒": "m/s",
-        "千米": "km",
-        "公里": "km",
-        "厘米": "cm",
-        "毫米": "mm",
-        "分米": "dm",
-        "米": "m",
-    },
+    **{"千米/时": "km/h", "米/秒": "m/s", "千米": "km", "公里": "km"},
+    **{"厘米": "cm", "毫米": "mm", "分米": "dm", "米": "m"},
     **{"千克": "kg", "公斤": "kg", "克": "g", "毫升": "mL", "升": "L"},
     **{"小时": "h", "分钟": "min", "秒": "s", "天": "days", "元": "yuan", "度": "°"},
 }
+_CHINESE_POWERS = {None: "", "平方": "^2", "立方": "^3"}
 _COUNTERS = "个只人条块岁名辆本张次种件棵页支把位头台双根朵倍"  # 23个 counts 23 of something
 _CHINESE_UNIT = re.compile(
     rf"(?<=[\dπ}})$^A-Za-z 万亿])(平方|立方)?({'|'.join(_CHINESE)})(?![\u4e00-\u9fff])|(?<=\d) ?[{_COUNTERS}](?!\w)"
@@ -141,8 +126,6 @@ def read_unit(text: str, letters: bool = True) -> str | None:
     text = text.strip().rstrip(".")
     if text in ("", "%"):
         return text
-    if "\\" in text:
-        text = _without_latex(text)
     if not _UNIT.fullmatch(text) or _NO_UNIT.search(text) or _COMBINATION.search(text):
         return None
     words = _WORD.findall(text)
@@ -210,14 +193,9 @@ def _singular(unit: str) -> str:
 
 def in_latin(text: str) -> str:
     """`text` with its Chinese units in symbols: 5平方厘米 is 5 cm^2."""
-    return _CHINESE_UNIT.sub(_latin, text)
-
-
-def _latin(unit: re.Match[str]) -> str:
-    if not unit[2]:
-        return " units "
-    power = {"平方": "^2", "立方": "^3"}.get(unit[1] or "", "")
-    return f" {_CHINESE[unit[2]]}{power}"
+    return _CHINESE_UNIT.sub(
+        lambda unit: f" {_CHINESE[unit[2]]}{_CHINESE_POWERS[unit[1]]}" if unit[2] else " units ", text
+    )
 
 
 def is_known(word: str) -> bool:
@@ -227,7 +205,7 @@ def is_known(word: str) -> bool:
 
 def adjoining_unit(text: str) -> str:
     """The known unit that `text` begins with, as it is written there, or nothing."""
-    text = _without_latex(text).lstrip()
+    text = text.lstrip()
     if text[:1] == "%":
         return "%"
     end = 0
@@ -245,14 +223,3 @@ def unit_end(text: str) -> int:
         if words and all(len(word) > 1 and is_known(word) and word not in _PRODUCTS for word in words):
             return gap.end() if read_unit(" " + unit) is not None else len(text)
     return len(text)
-
-
-def unit_of(sign: str) -> str:
-    """The unit that a currency sign stands for; empty for none."""
-    return _NAMES["$" if sign == "D" else sign] if sign else ""
-
-
-def _without_latex(text: str) -> str:
-    for pattern, sign in _LATEX:
-        text = pattern.sub(sign, text)
-    return text

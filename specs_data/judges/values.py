@@ -26,7 +26,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from specs_data.judges.answers import plain, without_indices
-from specs_data.judges.constants import spelled, tower
+from specs_data.judges.constants import rewritten, spelled, tower
 from specs_data.judges.numbers import Quantity, names_differ, read_plain_quantity, read_quantity, same_quantity
 from specs_data.judges.units import unit_end
 
@@ -45,17 +45,12 @@ class Range(Struct, frozen=True):
 
 
 class Digits(Struct, frozen=True):
-    """A date or a clock time: nothing but its numbers counts, and the half of the day where both have it."""
+    """A date, a clock time, a ratio, or a scale, of which each term counts: nothing but its numbers counts, and the
+    half of the day where both have it."""
 
     kind: str
-    numbers: tuple[int, ...]
+    numbers: tuple[Fraction, ...]
     half: str = ""
-
-
-class Ratio(Struct, frozen=True):
-    """2:3 or 1:2:9."""
-
-    terms: tuple[Fraction, ...]
 
 
 class Meaning(Struct, frozen=True):
@@ -80,7 +75,8 @@ class Formula(Struct, frozen=True):
 
 class Items(Struct, frozen=True):
     """Several values and the brackets around them ("" for none). `names` are the variables they belong to; `joint`
-    is the sign between them where that says more than a comma: "or" where each of them will do, ";" for an order."""
+    is the sign between them where that says more than a comma: "or" where each of them will do, ";" for an order,
+    ".." for the ends of an interval, which is open "(" or closed "[" at each of them, "∪" for several intervals."""
 
     brackets: str
     values: tuple[Value, ...]
@@ -88,22 +84,7 @@ class Items(Struct, frozen=True):
     joint: str = ""
 
 
-class Interval(Struct, frozen=True):
-    """What lies between two values, open "(" or closed "[" at each end."""
-
-    brackets: str
-    low: Value
-    high: Value
-    name: str = ""
-
-
-class Union(Struct, frozen=True):
-    """Several intervals in one."""
-
-    parts: tuple[Interval, ...]
-
-
-Value = Quantity | Range | Digits | Ratio | Meaning | Words | Formula | Items | Interval | Union
+Value = Quantity | Range | Digits | Meaning | Words | Formula | Items
 
 _WORDS = re.compile(r"(?=.*[^\W\d_]{3})[^\W\d_]+(?:[\s',.-]+[^\W\d_]+)*[.!?]?")
 _SHORT_WORD = re.compile(r"am|an|as|at|be|by|do|go|he|if|in|is|it|me|my|no|of|ok|on|or|so|to|up|us|we", re.IGNORECASE)
@@ -113,71 +94,64 @@ _EDGES = " .!?()[]{}*"
 _NONE = (
     r"(?:there (?:is|are) |(?:the |this )?(?:\w+ )?(?:equation|inequality|system) has )?"
     r"no (?:real |such |possible |valid )?(?:solutions?|roots?|values?)(?: exists?)?"
-    r"|(?:the )?empty set|does not exist|DNE|\\(?:emptyset|varnothing)|∅"
+    r"|(?:the )?empty set|does not exist|DNE|∅"
     r"|(?:原|该|此)?(?:方程组?|不等式组?)?(?:无|没有)(?:实数)?[解根]|空集|\\?\{\s*\\?\}"
 )
 _REALS = (
     r"(?:the set of )?all real numbers|all reals?|the real numbers"
-    r"|(?:[a-z]\s*(?:\\in|∈)\s*)?(?:\\(?:mathbb|mathbf|Bbb)\s*\{?\s*R\s*\}?|ℝ)"
+    r"|(?:[a-z]\s*∈\s*)?(?:\\(?:mathbb|mathbf|Bbb)\s*\{?\s*R\s*\}?|ℝ)"
 )
+_FIRST_ARTICLE = re.compile(r"\A(?:the|an?) (?=.)", re.DOTALL)
 _ARTICLE = re.compile(r"(?:the|an|a)\s+(?=\S)")
-_MEANINGS = tuple(
-    (re.compile(pattern, re.IGNORECASE), meaning)
-    for meaning, pattern in (
-        ("none", _NONE),
-        ("reals", _REALS),
-        ("none of these", r"none of (?:the )?(?:above|these|them|others?|(?:given |other )?(?:options|choices))"),
-        *((said, said) for said in ("yes", "no", "true", "false")),
-    )
+_MEANING = re.compile(
+    rf"(?:(?P<none>{_NONE})|(?P<reals>{_REALS})|(?P<yes>yes)|(?P<no>no)|(?P<true>true)|(?P<false>false)"
+    r"|(?P<none_of_these>none of (?:the )?(?:above|these|them|others?|(?:given |other )?(?:options|choices))))[.!]*",
+    re.IGNORECASE,
 )
 _REASONED = re.compile(r"(yes|no|true|false)\s*[,.;:-]\s*(.*)", re.IGNORECASE | re.DOTALL)
 _OPPOSITES = {"yes": "no", "no": "yes", "true": "false", "false": "true"}
 _NUMBER = r"(?:US)?[$€£¥]?\s*\d+(?:,\d{3})*(?:\.\d+)?\s*(?:[%°]|[a-zA-Z]{1,12}(?:\^\d)?)?"
-_RANGE = re.compile(rf"(?:from |between )?({_NUMBER})\s*(?:-|~|\bto\b|\band\b)\s*({_NUMBER})", re.IGNORECASE)
+_RANGE = re.compile(rf"(?:from |(between ))?({_NUMBER})\s*(?:-|~|\bto\b|(?(1)\band\b|-))\s*({_NUMBER})", re.IGNORECASE)
 _DATE = re.compile(r"(\d{4})[-/.](\d{1,2})[-/.](\d{1,2})")
-_MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
-_NAMED_DATE = re.compile(
-    r"(?:(\d{1,2})(?:st|nd|rd|th)? (?:of )?([A-Za-z]{3,9})\.?|([A-Za-z]{3,9})\.? (\d{1,2})(?:st|nd|rd|th)?),? (\d{4})"
-)
-_NAMED_RATIO = re.compile(
-    r"(?:[A-Za-z∠△]\w{0,5}(?:_\{\w{1,6}\})?\s*:\s*)+[A-Za-z∠△]\w{0,5}(?:_\{\w{1,6}\})?\s*=\s*(?=\d)"
-)
+_MONTHS = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"]
+_DAY, _MONTH = r"(\d{1,2})(?:st|nd|rd|th)?", rf"({'|'.join(_MONTHS)})[a-z]{{0,6}}\.?"
+_NAMED_DATE = re.compile(rf"(?:{_DAY} (?:of )?{_MONTH}|{_MONTH} {_DAY}),? (\d{{4}})", re.IGNORECASE)
 _CLOCK = re.compile(r"(\d{1,2}):([0-5]\d)(?::([0-5]\d))?\s*([AaPp])?\.?(?:[Mm]\.?)?")
-_RATIO = re.compile(r"\d+(?:\.\d+)?(?:\s*:\s*\d+(?:\.\d+)?)+")
+_SIDE = r"[A-Za-z∠△]\w{0,5}(?:_\{\w{1,6}\})?\s*"
+_RATIO = re.compile(rf"(?:(?:{_SIDE}:\s*)+{_SIDE}=\s*)?(\d+(?:\.\d+)?(?:\s*:\s*\d+(?:\.\d+)?)+)")
+_FORMS: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], Value | None]], ...] = (
+    (_DATE, lambda date: _digits("date", *date.groups())),  # before 2018/6/28 is a division
+    (_NAMED_DATE, lambda date: _digits("date", date[5], _month(date[2] or date[3]), date[1] or date[4])),
+    (_MEANING, lambda meaning: Meaning((meaning.lastgroup or "").replace("_", " "))),
+    (_CLOCK, lambda time: replace(_digits("clock", *time.groups()[:3]), half=(time[4] or "").lower())),
+    (_RATIO, lambda ratio: _digits("ratio", *ratio[1].split(":"))),
+    (_RANGE, lambda ends: _range(ends[2], ends[3], " to " in ends[0])),
+)
 _BETWEEN = re.compile(r"\s*(?:[,;]\s*(?:and|or)\b|[,;]|(?<![A-Za-z])(?:and|or)(?![A-Za-z]))\s*", re.IGNORECASE)
-_AND = re.compile(r"\band\b|\\(?:land|wedge)(?![A-Za-z])|∧", re.IGNORECASE)
+_AND = re.compile(r"\band\b|∧", re.IGNORECASE)
 _OR = re.compile(r"\bor\b|∨", re.IGNORECASE)
-_CUP = re.compile(r"\\cup(?![A-Za-z])|∪")
 _THOUSANDS = re.compile(r"(?<![\d,.])\d{1,3}(?:,\d{3})+(?!,?\d)")
 _APART = re.compile(r",\s|;|\b(?:and|or)\b", re.IGNORECASE)
-_OPEN = {"(": ")", "[": "]", "{": "}"}
-_CLOSE = frozenset(_OPEN.values())
-_OF = r"\s*(?:=|\\in(?![A-Za-z])|∈)\s*(?=[^=])"
+_OPEN, _CLOSE = "([{", ")]}"
+_OF = r"\s*[=∈]\s*(?=[^=])"
 _ITEMS_NAME = re.compile(
     rf"\s*(?:([A-Za-z]\w{{0,3}}){_OF}|\(\s*((?:\\?[a-z]+)(?:\s*,\s*\\?[a-z]+){{1,3}})\s*\)\s*=|([A-Z]'*(?:_\d)?)\s*=?\s*(?=\())"
 )
-_ITEM_NAME = re.compile(r"\s*([A-Za-z](?:_\{?\w\}?)?)\s*=\s*(?=[^=])")
+_ITEM_NAME = re.compile(r"\s*([A-Za-z](?:_\{?\w\}?)?)\s*=\s*([^=]+)")
 _BUILDER = re.compile(
-    r"(?:[A-Z](?:\s*\\c[au]p\s*[A-Z])?\s*=\s*)?\{\s*([A-Za-z])\s*(?:\\in\s*\S+\s*|∈\s*\S+\s*)?(?:\||:|\\mid(?![A-Za-z]))(.*)\}",
+    r"(?:[A-Z](?:\s*(?:∪|\\cap)\s*[A-Z])?\s*=\s*)?\{\s*([A-Za-z])\s*(?:∈\s*\S+\s*)?(?:\||:|\\mid(?![A-Za-z]))(.*)\}",
     re.DOTALL,
 )
-_RELATIONS = (
-    (re.compile(r"<=|\\leqslant|\\leq|\\le(?![a-z])"), "≤"),
-    (re.compile(r">=|\\geqslant|\\geq|\\ge(?![a-z])"), "≥"),
-    (re.compile(r"\\lt(?![a-z])"), "<"),
-    (re.compile(r"\\gt(?![a-z])"), ">"),
-)
 _RELATIONS_IN_WORDS = (
-    (re.compile(r"(?:is )?(?:greater|more|larger) than or equal to|is at least|is (?:not|no) less than"), "≥"),
-    (re.compile(r"(?:is )?(?:less|smaller) than or equal to|is at most|is (?:not|no) (?:more|greater) than"), "≤"),
-    (re.compile(r"(?:is )?(?:strictly )?(?:greater|more|larger) than"), ">"),
-    (re.compile(r"(?:is )?(?:strictly )?(?:less|smaller) than"), "<"),
+    ("", re.compile(r"(?:is )?(?:greater|more|larger) than or equal to|is at least|is (?:not|no) less than"), "≥"),
+    ("", re.compile(r"(?:is )?(?:less|smaller) than or equal to|is at most|is (?:not|no) (?:more|greater) than"), "≤"),
+    ("than", re.compile(r"(?:is )?(?:strictly )?(?:greater|more|larger) than"), ">"),
+    ("than", re.compile(r"(?:is )?(?:strictly )?(?:less|smaller) than"), "<"),
 )
 _RELATION = re.compile(r"([<≤>≥])")
 _TURNED = {">": "<", "≥": "≤"}
 _EXCEPT = re.compile(
-    r"\s*(?:([A-Za-z])\s*(?:\\neq?(?![a-z])|≠|!=)|(?:all )?real numbers (?:except|other than)(?: for)?)\s*(.+)",
-    re.IGNORECASE,
+    r"\s*(?:([A-Za-z])\s*≠|(?:all )?real numbers (?:except|other than)(?: for)?)\s*(.+)", re.IGNORECASE
 )
 _PRODUCT = re.compile(r"\s*\d+(?:\.\d+)?\s*(?:\*\s*\d+(?:\.\d+)?\s*)+")
 _VARIABLE = re.compile(r"\s*[A-Za-z]\s*")
@@ -187,20 +161,15 @@ _INFINITE = re.compile(r"\s*([+-]?)\s*(?:\\infty|infinity|inf|oo)\s*", re.IGNORE
 _UNSEEN = re.compile(r"[\w)\]}]'+|\\prime|(?<=[\d)])_\w+|(\\[lc]?dots|\.\.\.|…)|^!|[?¬~#@&;]|\\l?not(?![a-z])|\\neg")
 _UNBRACED = str.maketrans("", "", "{ }")
 _LEFT_SIDE = re.compile(r"[^=]*=")
-_INEQUALITY = re.compile(r"[<>≤≥≠]|\\(?:n?leq?|n?geq?|lt|gt|neq?)(?![a-z])|!=")
+_INEQUALITY = re.compile(r"[<>≤≥≠]|\\n[lg]eq?(?![a-z])")
+_ROOT = r"(?:\\sqrt|√|(?<![A-Za-z])sqrt)\s*(?:\{\s*(\w+)\s*\}|\(\s*(\w+)\s*\)|(?<=t)\s*(\w)|(?<=√)\s*(\d+|[A-Za-z]))"
 _SIMPLE = (
-    (
-        re.compile(
-            r"(?:\\sqrt|√|(?<![A-Za-z])sqrt)\s*(?:\{\s*(\w+)\s*\}|\(\s*(\w+)\s*\)|(?<=t)\s*(\w)|(?<=√)\s*(\d+|[A-Za-z]))"
-        ),
-        r"√(\1\2\3\4)",
-    ),
-    (re.compile(r"\\frac\s*(\d)\s*(\d)"), r"\\frac{\1}{\2}"),
-    (re.compile(r"\\pi(?![A-Za-z])|(?<![A-Za-z\\])pi(?![A-Za-z])"), "π"),
-    *_RELATIONS[:2],
-    (re.compile(r"(?<=[_^])\{\s*(\w)\s*\}(?!\d)"), r"\1"),
-    (re.compile(r"(?<=\d)\s+(?=\d)"), ","),
-    (re.compile(r"(?<!\d)\s*\*|\*\s*(?!\d|\s)|\s"), ""),
+    ("", re.compile(_ROOT), r"√(\1\2\3\4)"),
+    ("\\frac", re.compile(r"\\frac\s*(\d)\s*(\d)"), r"\\frac{\1}{\2}"),
+    ("pi", re.compile(r"(?<![A-Za-z\\])pi(?![A-Za-z])"), "π"),
+    ("{", re.compile(r"(?<=[_^])\{\s*(\w)\s*\}(?!\d)"), r"\1"),
+    (" ", re.compile(r"(?<=\d)\s+(?=\d)"), ","),
+    ("", re.compile(r"(?<!\d)\s*\*|\*\s*(?!\d|\s)|\s"), ""),
 )
 _QUOTES = str.maketrans("", "", "\"'`")
 _TYPESET = re.compile(r"[\\√^_*<>]|pi|sqrt|\d\s+\d")  # what has none of these is only rid of its blanks
@@ -213,11 +182,7 @@ _SENTENCE = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}\s+[A-Za-z]{2,}|\b(?:because
 def fold(text: str) -> str:
     """A word or phrase without case, punctuation and a leading article: what makes two the same. A minus
     sign stays, and so does what makes a number another one."""
-    text = _FOLDED.sub(" ", without_indices(plain(text)).casefold()).strip(_EDGES)
-    for article in ("the ", "a ", "an "):
-        if text.startswith(article) and len(text) > len(article):
-            return text[len(article) :]
-    return text
+    return _FIRST_ARTICLE.sub("", _FOLDED.sub(" ", without_indices(plain(text)).casefold()).strip(_EDGES))
 
 
 def spelling(text: str) -> str:
@@ -229,9 +194,7 @@ def spelling(text: str) -> str:
         text = _ARTICLE.sub("", text.casefold().translate(_QUOTES).strip(" .!?"))
     if not _TYPESET.search(text):
         return "".join(text.split())
-    for pattern, sign in _SIMPLE:
-        text = pattern.sub(sign, text)
-    return text
+    return rewritten(text, _SIMPLE)
 
 
 def read_value(text: str, letters: bool = False) -> Value:
@@ -245,16 +208,12 @@ def read_plain(text: str, letters: bool = False) -> Value:
     number = read_plain_quantity(text, letters)
     if number and "/" not in text:
         return replace(number, text=text)
-    return (
-        _read_date(text)  # before 2018/6/28 is a division
-        or (number and replace(number, text=text))
-        or _read_meaning(text)
-        or _read_digits(text)
-        or _read_range(text)
-        or _read_set(text.replace("\\{", "{").replace("\\}", "}").replace("\\lbrace", "{").replace("\\rbrace", "}"))
-        or _read_words(text)
-        or _formula(text)
-    )
+    for form, made in _FORMS:
+        if (found := form.fullmatch(text)) and (value := made(found)):
+            return value
+    if number:
+        return replace(number, text=text)
+    return _read_set(text.replace("\\{", "{").replace("\\}", "}")) or _read_words(text) or _formula(text)
 
 
 def is_structured(value: Value) -> bool:
@@ -276,11 +235,11 @@ def shown(value: Value) -> str:
             return f"{value.name} = " * bool(value.name) + f"{number} {value.unit}".strip()
         case Range():
             return f"from {shown(value.low)} to {shown(value.high)}"
+        case Digits("ratio" | "scale"):
+            return " : ".join(map(str, value.numbers))
         case Digits():
             sign = "-" if value.kind == "date" else ":"
-            return f"{value.kind} {sign.join(f'{n:02}' for n in value.numbers)} {value.half}".rstrip()
-        case Ratio():
-            return " : ".join(map(str, value.terms))
+            return f"{value.kind} {sign.join(f'{int(n):02}' for n in value.numbers)} {value.half}".rstrip()
         case Meaning():
             return value.said
         case Words():
@@ -288,18 +247,14 @@ def shown(value: Value) -> str:
         case Formula():
             return f"{value.text} {value.unit}".strip()
         case Items():
-            opens, closes = value.brackets[:1], value.brackets[1:]
-            names = [f"{name} = " for name in value.names] if len(value.names) == len(value.values) else []
-            inside = ", ".join((names[at] if names else "") + shown(item) for at, item in enumerate(value.values))
-            return (f"{value.names[0]} = " if value.names and not names else "") + opens + inside + closes
-        case Interval():
-            inside = f"{value.brackets[0]}{shown(value.low)}, {shown(value.high)}{value.brackets[1]}"
-            return f"{value.name} in " * bool(value.name) + inside
-        case Union():
-            return " or ".join(map(shown, value.parts))
+            each = len(value.names) == len(value.values)
+            named = [(f"{value.names[at]} = " if each else "") + shown(item) for at, item in enumerate(value.values)]
+            inside = (" or " if value.joint == "∪" else ", ").join(named)
+            name = f"{value.names[0]} {'in' if value.joint == '..' else '='} " if value.names and not each else ""
+            return name + value.brackets[:1] + inside + value.brackets[1:]
 
 
-def same_value(gold: Value, answer: Value, agree: FormulasAgree) -> bool | None:
+def same_value(gold: Value, answer: Value, agree: FormulasAgree = lambda *_: None) -> bool | None:
     """Does the answer say the gold? `agree` compares (gold, answer) formulas; None where it cannot tell."""
     match gold, answer:
         case (Quantity(), Quantity()):
@@ -311,42 +266,28 @@ def same_value(gold: Value, answer: Value, agree: FormulasAgree) -> bool | None:
         case (Items(brackets="" | "{}"), Quantity()) | (Quantity(), Items(brackets="" | "{}")):
             golds, answers = (one.values if isinstance(one, Items) else (one,) for one in (gold, answer))
             return bool(_same_set(golds, answers, agree))  # 4 or 4
-        case (Union() | Interval(), Union() | Interval() | Items()) | (Items(), Union() | Interval()):
-            return _same_union(_parts(gold), _parts(answer), agree)
-        case (Meaning("reals"), Interval()) | (Interval(), Meaning("reals")):
-            return all(_is_infinite(end) for part in (*_parts(gold), *_parts(answer)) for end in (part.low, part.high))
-        case (Ratio(), Ratio()):
-            return len(gold.terms) == len(answer.terms) and _in_lowest(gold) == _in_lowest(answer)
-        case (Ratio(), Range(said=True)):
-            return gold.terms == (answer.low.value, answer.high.value) and not answer.high.unit
-        case (Ratio(), Quantity()):
-            return _is_fraction(gold, answer)
-        case (Quantity(), Ratio()):
-            return _is_fraction(answer, gold)
-        case (Ratio(), Digits()):
-            return not answer.half and gold.terms == answer.numbers
+        case (Meaning("reals"), Items(joint="..") as line) | (Items(joint="..") as line, Meaning("reals")):
+            return all(map(_is_infinite, line.values))
+        case (Digits("ratio" | "scale"), Range(said=True)):
+            return gold.numbers == (answer.low.value, answer.high.value) and not answer.high.unit
+        case (Digits("ratio") as ratio, Quantity() as number) | (Quantity() as number, Digits("ratio") as ratio):
+            top, *below = ratio.numbers
+            return len(below) == 1 and not number.unit and number.value * below[0] == top != 0
         case (Digits(), Digits()):
-            return gold.kind == answer.kind and _same_digits(gold, answer)
+            return _same_digits(gold, answer)
         case (Range(), Range()):
             return same_quantity(gold.low, answer.low) and same_quantity(gold.high, answer.high)
         case (Formula(), Formula()):
             return _same_formula(gold, answer, agree)
-        case (Formula(), Quantity()) | (Quantity(), Formula()) if _is_infinite(gold) or _is_infinite(answer):
-            return False
-        case (Formula(), Quantity()) | (Quantity(), Formula()) if _tower(gold) or _tower(answer):
+        case (Formula() as one, Quantity()) | (Quantity(), Formula() as one) if _is_infinite(one) or _tower(one):
             return False  # a number that can be written down is not as large
-        case (Formula(), Quantity()) | (Quantity(), Formula()):
+        case (Formula() | Quantity(), Formula() | Quantity()):
             return _same_formula(_as_formula(gold), _as_formula(answer), agree)
         case _:
             return gold == answer
 
 
 # Reading
-
-
-def _read_meaning(text: str) -> Meaning | None:
-    text = text.strip(".!")
-    return next((Meaning(said) for pattern, said in _MEANINGS if pattern.fullmatch(text)), None)
 
 
 def reasoned(text: str) -> Meaning | None:
@@ -360,31 +301,17 @@ def reasoned(text: str) -> Meaning | None:
     return None if unsure else Meaning(said)
 
 
-def _read_date(text: str) -> Digits | None:
-    if date := _DATE.fullmatch(text):
-        return Digits("date", tuple(map(int, date.groups())))
-    if date := _NAMED_DATE.fullmatch(text):
-        month = (date[2] or date[3]).lower()[:3]
-        if month in _MONTHS:
-            return Digits("date", (int(date[5]), _MONTHS.index(month) + 1, int(date[1] or date[4])))
-    return None
+def _digits(kind: str, *numbers: str | None) -> Digits:
+    return Digits(kind, tuple(Fraction(number) for number in numbers if number))
 
 
-def _read_digits(text: str) -> Digits | Ratio | None:
-    if clock := _CLOCK.fullmatch(text):
-        return Digits("clock", tuple(int(part) for part in clock.groups()[:3] if part), (clock[4] or "").lower())
-    terms = text[named.end() :] if (named := _NAMED_RATIO.match(text)) else text
-    return Ratio(tuple(map(Fraction, terms.split(":")))) if _RATIO.fullmatch(terms) else None
+def _month(name: str) -> str:
+    return str(_MONTHS.index(name.lower()) + 1)
 
 
-def _read_range(text: str) -> Range | None:
-    found = _RANGE.fullmatch(text)
-    if not found:
-        return None
-    if " and " in text and not text.lower().startswith("between "):
-        return None
-    low, high = read_quantity(found[1].strip(), True), read_quantity(found[2].strip(), True)
-    return Range(replace(low, unit=low.unit or high.unit), high, " to " in text) if low and high else None
+def _range(first: str, last: str, said: bool) -> Range | None:
+    low, high = read_quantity(first.strip(), True), read_quantity(last.strip(), True)
+    return Range(replace(low, unit=low.unit or high.unit), high, said) if low and high else None
 
 
 def _read_words(text: str) -> Words | None:
@@ -402,16 +329,10 @@ def _read_set(text: str) -> Value | None:
     builder = _BUILDER.fullmatch(text)
     if builder:
         text = builder[2].strip().rstrip(",")
-    return (
-        _read_except(text)
-        or _read_inequality(text)
-        or _read_between(text)
-        or _read_union(text)
-        or (None if builder else _read_items(text))
-    )
+    return _read_except(text) or _read_union(text) or (None if builder else _read_items(text))
 
 
-def _read_items(text: str) -> Value | None:
+def _read_items(text: str) -> Items | None:
     names: tuple[str, ...] = ()
     named = _ITEMS_NAME.match(text)
     if named and "=" not in text[named.end() :]:
@@ -422,7 +343,7 @@ def _read_items(text: str) -> Value | None:
     values = _split(text[1:-1] if brackets else text)
     if values is None:
         return None
-    values = [sign for value in values for sign in _both_signs(value)]
+    values = [value.replace("±", sign) for value in values for sign in ("+-" if value.count("±") == 1 else "±")]
     if len(values) < 2 and brackets != "{}":
         return None
     if not brackets and not names:
@@ -430,7 +351,7 @@ def _read_items(text: str) -> Value | None:
     elif not brackets and len(names) > 1:  # (x, y) = (1, 2) or (2, 1)
         names = ()
     if brackets in ("(]", "[)") or (len(values) == 2 and any(_INFINITE.fullmatch(value) for value in values)):
-        return _interval_of(brackets, values, names[0] if names else "") if brackets else None
+        return _interval(brackets, values, names[0] if names else "") if brackets and len(values) == 2 else None
     read = tuple(map(read_value, values))
     if not brackets and any(isinstance(value, Words) for value in read) and any(map(is_structured, read)):
         return None
@@ -443,16 +364,12 @@ def _read_items(text: str) -> Value | None:
 
 def _item_names(values: list[str]) -> tuple[tuple[str, ...], list[str]]:
     """The names in `x = 1, y = 2` or `x_1 = 1, x_2 = 2` (which number one variable's values) and what they name."""
-    found = [_ITEM_NAME.match(value) for value in values]
-    names = [name[1].replace("{", "").replace("}", "") for name in found if name]
-    if len(names) < len(values) or any(
-        "=" in value[name.end() :] for value, name in zip(values, found, strict=True) if name
-    ):
+    found = [named.groups() for value in values if (named := _ITEM_NAME.fullmatch(value))]
+    if len(found) < len(values):
         return (), values
+    names = [name.replace("{", "").replace("}", "") for name, _ in found]
     bare = {name.partition("_")[0] for name in names}
-    if len(bare) == 1:
-        names = list(bare)
-    return tuple(names), [value[name.end() :] for value, name in zip(values, found, strict=True) if name]
+    return tuple(bare if len(bare) == 1 else names), [named for _, named in found]
 
 
 def _split(text: str) -> list[str] | None:
@@ -468,10 +385,6 @@ def _split(text: str) -> list[str] | None:
     return None if "" in values else values
 
 
-def _both_signs(value: str) -> tuple[str, ...]:
-    return (value.replace("±", "+"), value.replace("±", "-")) if value.count("±") == 1 else (value,)
-
-
 def _outer_brackets(text: str) -> str:
     """The pair of brackets around all of `text`, or nothing. Half-open intervals are pairs, too."""
     if len(text) < 2 or text[0] not in _OPEN or text[-1] not in _CLOSE:
@@ -485,78 +398,65 @@ def _depths(text: str) -> list[int]:
     return list(accumulate((mark in _OPEN) - (mark in _CLOSE) for mark in text))
 
 
-def _read_except(text: str) -> Union | None:
+def _read_except(text: str) -> Items | None:
     """`x \\ne 4` and `all real numbers except 4`: all below it and all above."""
     found = _EXCEPT.fullmatch(text)
     if not found or _BETWEEN.search(found[2]):
         return None
     ends = (("-\\infty", found[2]), (found[2], "\\infty"))
-    lines = [_interval_of("()", pair, found[1] or "") for pair in ends]
-    return Union(tuple(line for line in lines if line))
+    return Items("", tuple(_interval("()", pair, found[1] or "") for pair in ends), joint="∪")
 
 
-def _read_inequality(text: str) -> Interval | None:
+def _read_inequality(text: str) -> Items | None:
     """`1 < x <= 2` and `2 >= x > 1` as (1, 2], `x > 1` as (1, ∞)."""
-    for pattern, sign in (*_RELATIONS, *_RELATIONS_IN_WORDS) if " is " in text or " than " in text else _RELATIONS:
-        text = pattern.sub(sign, text)
+    if " is " in text or " than " in text:
+        text = rewritten(text, _RELATIONS_IN_WORDS)
     parts = [part.strip() for part in _RELATION.split(text, maxsplit=2)]
     if ">" in parts or "≥" in parts:
         parts = [_TURNED.get(part, ">" if part in ("<", "≤") else part) for part in reversed(parts)]
-    match parts:
-        case [low, ("<" | "≤") as left, name, ("<" | "≤") as right, high] if _VARIABLE.fullmatch(name):
-            pass
-        case [name, ("<" | "≤") as right, high] if _VARIABLE.fullmatch(name):
-            low, left = "-\\infty", "<"
-        case [low, ("<" | "≤") as left, name] if _VARIABLE.fullmatch(name):
-            right, high = "<", "\\infty"
-        case _:
-            return None
+    if len(parts) == 3:
+        parts = ["-\\infty", "<", *parts] if _VARIABLE.fullmatch(parts[0]) else [*parts, "<", "\\infty"]
+    if len(parts) < 5 or not {parts[1], parts[3]} <= {"<", "≤"}:
+        return None
+    low, left, name, right, high = parts
+    if [bool(_VARIABLE.fullmatch(part)) for part in (low, name, high)] != [False, True, False]:
+        return None
     if any(mark in low + high for mark in ",;=<≤>≥") or _OR.search(low + high) or _AND.search(low + high):
         return None
-    if _VARIABLE.fullmatch(low) or _VARIABLE.fullmatch(high):
-        return None
-    return _interval_of(("[" if left == "≤" else "(") + ("]" if right == "≤" else ")"), [low, high], name)
+    return _interval(("[" if left == "≤" else "(") + ("]" if right == "≤" else ")"), [low, high], name)
 
 
-def _interval_of(brackets: str, ends: Sequence[str], name: str = "") -> Interval | None:
-    if len(ends) != 2:
-        return None
+def _interval(brackets: str, ends: Sequence[str], name: str = "") -> Items:
     usual = ("-" * ("-" in end) + "\\infty" if _INFINITE.fullmatch(end) else end for end in ends)
-    low, high = map(read_value, usual)
-    return Interval(brackets, low, high, name)
+    return Items(brackets, tuple(map(read_value, usual)), (name,) if name else (), "..")
 
 
-def _read_between(text: str) -> Interval | None:
+def _read_between(text: str) -> Items | None:
     """`-1 < x and x <= 3` as (-1, 3]."""
     sides = _AND.split(text, maxsplit=2)
-    found = [_read_inequality(side) for side in sides] if len(sides) == 2 else []
-    if len(found) != 2 or not found[0] or not found[1] or found[0].name != found[1].name:
+    found = [interval for side in sides if (interval := _read_inequality(side))]
+    if len(found) < len(sides) or len({side.names for side in found}) > 1 or len(sides) > 2:
         return None
-    low, high = found if _is_infinite(found[0].high) else found[::-1]
-    if not low or not high or not _is_infinite(low.high) or not _is_infinite(high.low):
+    if len(sides) == 1:
+        return found[0]
+    low, high = found if _is_infinite(found[0].values[1]) else found[::-1]
+    if not _is_infinite(low.values[1]) or not _is_infinite(high.values[0]):
         return None
-    return Interval(low.brackets[0] + high.brackets[1], low.low, high.high, low.name)
+    return replace(low, brackets=low.brackets[0] + high.brackets[1], values=(low.values[0], high.values[1]))
 
 
-def _read_union(text: str) -> Union | None:
+def _read_union(text: str) -> Items | None:
     """`x < 2 or x > 3` and `(-∞, 2) ∪ (3, ∞)`, where each part is an interval of the same variable."""
     named = _ITEMS_NAME.match(text)
     if named and named[1] and not _INEQUALITY.search(text):
         text = text[named.end() :]
-    cups = _CUP.search(text) is not None
-    sides = (_CUP if cups else _OR if _INEQUALITY.search(text) else _CUP).split(text, maxsplit=MOST_ITEMS)
-    if not 2 <= len(sides) < MOST_ITEMS:
+    cups = "∪" in text
+    sides = text.split("∪", MOST_ITEMS) if cups or not _INEQUALITY.search(text) else _OR.split(text, MOST_ITEMS)
+    found = [_read_between(side) or (_read_items(side) if cups else None) for side in sides[:MOST_ITEMS]]
+    parts = tuple(part for part in found if part and _is_interval(part))
+    if len(parts) < len(sides) or len({part.names for part in parts}) > 1:
         return None
-    found = [_read_part(side) if cups and not _INEQUALITY.search(side) else _read_inequality(side) for side in sides]
-    parts = tuple(part for part in found if part)
-    if len(parts) < len(sides) or len({part.name for part in parts}) > 1:
-        return None
-    return Union(parts)
-
-
-def _read_part(text: str) -> Interval | None:
-    found = _read_items(text)
-    return _as_interval(found) if found else None
+    return Items("", parts, joint="∪") if len(parts) > 1 else parts[0]
 
 
 # Comparing
@@ -571,10 +471,8 @@ def _same_formula(gold: Formula, answer: Formula, agree: FormulasAgree) -> bool 
         return True
     if len({_tower(gold), _tower(answer)} - {None}) == 2:
         return False
-    if _unseen(gold.text, answer.text) != _unseen(answer.text, gold.text):
+    if _unseen(gold.text, answer.text) != _unseen(answer.text, gold.text) or _signs(gold.text) != _signs(answer.text):
         return False
-    if _INEQUALITY.search(gold.text) or _INEQUALITY.search(answer.text):
-        return agree(gold, answer) if _signs(gold.text) == _signs(answer.text) else False
     return agree(gold, answer)
 
 
@@ -605,21 +503,28 @@ def _tower(value: Value) -> tuple[int, Decimal] | None:
 
 
 def _same_digits(gold: Digits, answer: Digits) -> bool:
-    """The same date or time: 3:45 may be 3:45 PM, and 15:45 is."""
+    """The same date, time or ratio: 3:45 may be 3:45 PM, 15:45 is; and a ratio may look like a time."""
+    if gold.kind != answer.kind:
+        other = {"ratio": "clock", "scale": "ratio"}.get(gold.kind)
+        return answer.kind == other and gold.numbers == answer.numbers and not answer.half
+    if gold.kind == "ratio":
+        return len(gold.numbers) == len(answer.numbers) and _in_lowest(gold) == _in_lowest(answer)
     return _in_hours(gold) == _in_hours(answer) or (gold.numbers == answer.numbers and "" in (gold.half, answer.half))
 
 
-def _in_hours(time: Digits) -> tuple[int, ...]:
+def _in_hours(time: Digits) -> tuple[Fraction, ...]:
     hour, *rest = time.numbers
     return (hour % 12 + 12 * (time.half == "p") if time.half else hour, *rest)
 
 
 def _signs(text: str) -> list[str]:
     """The relation signs of a text, in order, each with what it turns into when its sides are swapped."""
-    return sorted("<" if sign in "<>" or "t" in sign else "≤" for sign in _INEQUALITY.findall(text))
+    return sorted("<" if sign in "<>" else "≤" for sign in _INEQUALITY.findall(text))
 
 
 def _same_items(gold: Items, answer: Items, agree: FormulasAgree) -> bool | None:
+    if "∪" in (gold.joint, answer.joint):
+        return _same_union(gold, answer, agree)
     if gold.brackets != answer.brackets and not _may_be_bare(gold, answer):
         return False
     gold, answer = _by_name(gold, answer)
@@ -643,18 +548,16 @@ def _same_items(gold: Items, answer: Items, agree: FormulasAgree) -> bool | None
 def _may_be_bare(gold: Items, answer: Items) -> bool:
     """May the one that has no brackets say the other? Never an interval, and values of one variable never a tuple."""
     bare, other = (gold, answer) if not gold.brackets else (answer, gold)
-    if bare.brackets or (other.brackets == "[]" and len(other.values) == 2):
+    if bare.brackets or other.joint == ".." or (other.brackets == "[]" and len(other.values) == 2):
         return False
     return other.brackets == "{}" or (len(bare.names) != 1 and bare.joint != "or")
 
 
 def _by_name(gold: Items, answer: Items) -> tuple[Items, Items]:
     """Both in the order of their names, where the names are several."""
-    if len(gold.names) > 1 and not answer.names and not answer.brackets:
-        return gold, answer
-    if len(gold.names) != len(answer.names) and not set(gold.names + answer.names) <= set("xyz"):
-        return gold, answer
-    return _sorted(gold), _sorted(answer)
+    bare = len(gold.names) > 1 and not answer.names and not answer.brackets
+    unlike = len(gold.names) != len(answer.names) and not set(gold.names + answer.names) <= set("xyz")
+    return (gold, answer) if bare or unlike else (_sorted(gold), _sorted(answer))
 
 
 def _sorted(items: Items) -> Items:
@@ -664,69 +567,45 @@ def _sorted(items: Items) -> Items:
     return replace(items, names=tuple(name for name, _ in pairs), values=tuple(value for _, value in pairs))
 
 
-def _as_interval(value: Value) -> Interval | None:
-    if isinstance(value, Items) and value.brackets in ("()", "[]") and len(value.values) == 2:
-        return Interval(value.brackets, *value.values, name=value.names[0] if len(value.names) == 1 else "")
-    return value if isinstance(value, Interval) else None
+def _is_interval(items: Items) -> bool:
+    """Is this one, or a pair that may be one?"""
+    return items.joint == ".." or (items.brackets in ("()", "[]") and len(items.values) == 2)
 
 
 def _is_infinite(end: Value) -> bool:
     return isinstance(end, Formula) and end.spelling.endswith("\\infty")
 
 
-def _same_union(golds: Sequence[Interval], answers: Sequence[Interval], agree: FormulasAgree) -> bool | None:
+def _same_union(gold: Items, answer: Items, agree: FormulasAgree) -> bool | None:
     """The same parts. Other intervals may have the same union, which math-verify tells."""
+    golds, answers = (one.values if one.joint == "∪" else (one,) if _is_interval(one) else () for one in (gold, answer))
     if not golds or not answers:
         return False
-    if len(golds) == len(answers) == 1:
-        (gold,), (answer,) = golds, answers
-        if gold.brackets != answer.brackets or names_differ(gold.name, answer.name):
-            return False
-        return _all((same_value(gold.low, answer.low, agree), same_value(gold.high, answer.high, agree)))
     if _same_set(golds, answers, agree):
         return True
-    return agree(_formula(_usual(golds)), _formula(_usual(answers)))
-
-
-def _parts(value: Value) -> Sequence[Interval]:
-    if isinstance(value, Union):
-        return value.parts
-    line = _as_interval(value)
-    return (line,) if line else ()
-
-
-def _usual(parts: Sequence[Interval]) -> str:
-    """A union in the usual notation."""
-    return r" \cup ".join(f"{p.brackets[0]}{formula_text(p.low)}, {formula_text(p.high)}{p.brackets[1]}" for p in parts)
+    return agree(*(_formula(" ∪ ".join(map(formula_text, parts))) for parts in (golds, answers)))
 
 
 def formula_text(value: Value) -> str:
     """`value` as math-verify is to read it, without its unit."""
+    if isinstance(value, Items):
+        return value.brackets[:1] + ", ".join(map(formula_text, value.values)) + value.brackets[1:]
     return _as_formula(value).text if isinstance(value, Quantity | Formula) else shown(value)
 
 
-def _as_formula(value: Value) -> Formula:
-    if isinstance(value, Quantity):
-        return _formula(value.text or str(value.value))
-    return value if isinstance(value, Formula) else _formula(shown(value))
+def _as_formula(value: Quantity | Formula) -> Formula:
+    return value if isinstance(value, Formula) else _formula(value.text or str(value.value))
 
 
-def _in_lowest(ratio: Ratio) -> tuple[Fraction, ...]:
-    last = ratio.terms[-1]
-    return tuple(term / last for term in ratio.terms) if last else ratio.terms
-
-
-def _is_fraction(ratio: Ratio, number: Quantity) -> bool:
-    top, *below = ratio.terms
-    return len(below) == 1 and not number.unit and number.value * below[0] == top != 0
+def _in_lowest(ratio: Digits) -> tuple[Fraction, ...]:
+    last = ratio.numbers[-1]
+    return tuple(term / last for term in ratio.numbers) if last else ratio.numbers
 
 
 def _same_set(golds: Sequence[Value], answers: Sequence[Value], agree: FormulasAgree) -> bool | None:
     rows = [[same_value(gold, answer, agree) for answer in answers] for gold in golds]
-    columns = list(zip(*rows, strict=True))
-    if all(True in line for line in (*rows, *columns)):
-        return True
-    return None if all(True in line or None in line for line in (*rows, *columns)) else False
+    lines = (*rows, *zip(*rows, strict=True))
+    return _all(True if True in line else None if None in line else False for line in lines)
 
 
 def _all(verdicts: Iterable[bool | None]) -> bool | None:

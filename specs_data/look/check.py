@@ -190,7 +190,12 @@ def _is_right(pair: Pair, response: str, gold: str, fmt: ResponseFormat, judge: 
     right = judge.judge(response, gold, kind, choices, fmt, policy).right
     if right is None and choices:
         right = judge.judge(response, gold, kind, (), fmt, policy).right
-    if not right and kind == "multiple_choice" and not choices and not read_letters(final_answer(response, fmt) or ""):
+    if (
+        not right
+        and kind == "multiple_choice"
+        and not choices
+        and not read_letters(final_answer(response, fmt) or "").letters
+    ):
         return None  # an answer in words to choices that the row does not list
     return right
 

@@ -31,7 +31,7 @@ from specs_data.verifiers import Verifier, is_paid
 # The shape of what a policy is shown; a change of it makes other samples.
 PROMPT_VERSION = 1
 # The rules of judging; a change of them judges anew.
-JUDGE_VERSION = 5
+JUDGE_VERSION = 6
 _ALL = 1 << 30  # of responses that are given, a problem has as many as there are
 # Settings that decide samples and go on record as what they stand for (a checkpoint's fingerprint, a prompt's
 # digest); all others as they are.

@@ -111,11 +111,15 @@ def test_numbers_are_judged_alike_as_math(
         ("9.223", "9.22", True), ("9.22", "9.2", False), ("9.2", "9.22", False), ("9.226", "9.22", False),
         ("0.333", "1/3", True), ("0.33", "1/3", False), ("1/3", "0.333", True), ("0.334", "1/3", False),
         ("0.30000000000000004", "0.3", True), ("1.414", r"\sqrt{2}", True), ("1.4", r"\sqrt{2}", False),
+        # a sign after a lead
+        ("> 5 cm", "5 cm", False), ("The answer is > 5 cm", "5 cm", False), ("The answer is -5 cm", "5 cm", False),
+        ("Clearly 5 cm", "5 cm", True), ("=> 5 cm", "5 cm", True),
         # percent
         ("5%", "0.05", True), ("50", "50%", True), ("0.5", "50%", True), ("0.5%", "50%", False),
-        ("66.7%", "2/3", True),
+        ("66.7%", "2/3", True), (".5%", "1/2", False), ("0.5", "0.5%", True),
         (r"5\%", "5", True), ("50%", "5", False),
         # units
+        (r"5\mu m", "5 μm", True), (r"5\,\mu m", "0.000005 m", True), (r"3\,k\Omega", "3000 ohms", True),
         ("1 hour", "60 minutes", True), ("36 km/h", "10 m/s", True), ("32°F", "0°C", True), ("1 kg", "1000 g", True),
         ("1 square meter", "10000 cm²", True), ("5 inches", "5 in", True), ("5 apples", "5", True),
         ("5 apples", "5 pears", False), ("5 s", "5 m", False), ("50 cents", "$0.5", True), ("$5", "5 dollars", True),
@@ -169,6 +173,8 @@ def test_several_values(judge: RuleJudge, answer: str, gold: str, right: bool) -
         (r"\begin{pmatrix}1\\2\end{pmatrix}", r"\begin{pmatrix} 1 \\ 2 \end{pmatrix}", True),
         ("y=1+2x", "y=2x+1", True),
         (r"\log_2 8", "3", True), ("3!", "6", True), ("x+1=3", "x=2", True), (r"\sin(x)", r"\sin x", True),
+        (r"\sin x = 3", "3", False), (r"\ln x = 3", "3", False), ("sin A = 0.6", "0.6", True), ("f(2) = 3", "3", True),
+        ("5 mod 11", r"5 \pmod{11}", True), (r"5 \pmod{11}", "5", False), ("6 mod 11", r"5 \pmod{11}", False),
     ],
 )  # fmt: skip
 def test_mathematics(judge: RuleJudge, answer: str, gold: str, right: bool) -> None:
@@ -238,6 +244,7 @@ def test_products_unions_and_indices(judge: RuleJudge, answer: str, gold: str, r
         (r"so $x=- \boxed{5}$ m", "-5", True), (r"- \boxed{5}", "5", True),
         (r"$x=\boxed{3}, y=\boxed{4}$", "4", False), (r"\boxed{3} / \boxed{4}", "4", False),
         (r"\frac{\boxed{3}}{\boxed{4}}", "4", False), (r"\frac{\boxed{3}}{\boxed{4}}", "3/4", True),
+        (r"x = 2\boxed{7}", "7", False), (r"x = 2\boxed{7}", "14", True), (r"2: \boxed{7}", "7", True),
         (r"\boxed{3} / \boxed{4}", "3/4", True), (r"\boxed{3} & \boxed{4}", "3,4", True),
         (r"$x=\boxed{3}, y=\boxed{4}$", "x=3, y=4", True), (r"$\boxed{5}\text{ cm}$", "5 m", False),
         (r"\(\boxed{500}\,\mathrm{cm}\).", "5 m", True), (r"\boxed{50}\%", "0.5", True),
@@ -256,7 +263,8 @@ def test_what_stands_next_to_a_box(judge: RuleJudge, answer: str, gold: str, rig
         ("(B)", "B", (), True), ("b", "B", (), True), ("Option B", "B", (), True), ("B. 60", "B", (), True),
         ("The answer is B", "B", (), True), (r"\text{(C)}", "C", (), True), ("A fish", "A", (), False),
         ("A, B", "A", (), False), ("A/B", "A", (), False), ("A and C", "AC", (), True), ("A", "AC", (), False),
-        ("60", "B", ("30°", "60°"), True), ("(A) 60°", "A", ("30°", "60°"), False), ("0.5", "A", ("1/2", "2"), True),
+        ("60", "B", ("30°", "60°"), True), ("(A) 60°", "A", ("30°", "60°"), False),
+        ("(A,b)", "A", COLOURS, False), ("0.5", "A", ("1/2", "2"), True),
         ("C", "A", ("30°", "60°"), False), ("B", "60°", ("30°", "60°"), True), ("big", "B", COLOURS, True),
         ("bigger", "B", COLOURS, False), ("red", "D", (), False), ("2", "2", ("1", "2", "3"), True),
         ("B", "2", ("1", "2", "3"), True), ("red", "D", ("(A) small", "(B) big", "(C) blue", "(D) red"), True),

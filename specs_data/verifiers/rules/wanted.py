@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from functools import cached_property, lru_cache
 
-from specs_data.judges.choices import chosen_letters, find_choice
+from specs_data.judges.choices import find_choice, read_choice
 from specs_data.judges.numbers import Quantity
 from specs_data.judges.rules import same_answer
 from specs_data.judges.values import fold
@@ -33,7 +33,7 @@ class Wanted:
         self.kind = problem.answer_type
         self.choices = problem.choices
         self.is_choice = self.kind == "multiple_choice"
-        self.letters = chosen_letters(answer, self.choices) if self.is_choice else None
+        self.letters = (read_choice(answer, self.choices).letters or None) if self.is_choice else None
         self.letter = next(iter(self.letters)) if self.letters and len(self.letters) == 1 else ""
         chosen = self.choices[ord(self.letter) - ord("A") :][:1] if self.letter else (answer,)
         self.content = re.sub(r"^\(?[A-J][).:]\s+", "", "".join(chosen))
@@ -147,7 +147,7 @@ def squeezed(text: str) -> str:
     return fold(text).replace(" ", "")
 
 
-def letters_of(content: str, choices: Sequence[str]) -> frozenset[str] | None:
+def letters_of(content: str, choices: tuple[str, ...]) -> frozenset[str] | None:
     """The letter that a short statement starts with, or the choice that it is."""
     content = re.sub(r"^(?:option|choice|letter|选项)\s*", "", content, flags=re.IGNORECASE)
     most = chr(ord("A") + len(choices) - 1) if choices else "J"
@@ -156,11 +156,10 @@ def letters_of(content: str, choices: Sequence[str]) -> frozenset[str] | None:
         return frozenset(leading[1])
     if content[:1].isalpha() and content[1:2] == " ":
         return None
-    found = chosen_letters(content, choices)
+    found = read_choice(content, choices).letters
     if found and len(found) == 1 and not (len(content) > 3 and content[:2] in ("A ", "I ")):
         return found
-    content_only = find_choice(content, choices) if choices else None
-    return frozenset(content_only) if content_only else None
+    return frozenset(find_choice(content, choices)) or None
 
 
 def option_letters(text: str, choices: Sequence[str]) -> frozenset[str]:
