@@ -58,7 +58,7 @@ _HEAD = re.compile(
     r"(?:[eE](?P<e>[+-]?\d{1,4})(?![\d.])|\s*[*x]\s*10\s*\^\s*(?:\{\s*(?P<p>[+-]?\d{1,4})\s*\}|(?P<q>[+-]?\d{1,4})))?"
 )
 _NAME = re.compile(
-    r"\s*(?:(?:\\(?:alpha|beta|gamma|delta|theta|(?:var)?phi|lambda|omega|rho)|(?:m\s*)?[∠△]?\s*[A-Za-z]+)"
+    r"\s*(?:(?:\\(?:alpha|beta|gamma|delta|theta|(?:var)?phi|lambda|omega|rho)|(?:m\s*)?(?:[∠△]?\s*[A-Za-z]+|∠\s*\d))"
     r"'*(?:_\{?[\w△]{1,8}\}?)?(?: [A-Za-z]+){0,3}|[A-Za-z]\(-?[A-Za-z0-9]{1,3}\)|\|[A-Z]{2}\|"
     r"|\\frac\s*\{[A-Z]{2}\}\s*\{[A-Z]{2}\}|[A-Z]{2}\s*/\s*[A-Z]{2}|\\(?:sin|cos|tan)\s*∠?\s*[A-Z]{1,3})\s*"
 )
@@ -72,7 +72,7 @@ _MOST_SIDES = 8
 _RANGE = re.compile(r"\d[\d.,]*\s*[%°]?\s*-\s*\d[\d.,]*(?:\s*-\s*\d[\d.,]*)?\s*(?:[%°]|[A-Za-z][A-Za-z ^\d]*)?")
 _LEAD = re.compile(
     r"\A(?:(?:so|thus|therefore|hence|then|finally)\b\s*,?\s*)?"
-    r"(?:(?:≈|~|=|approximately|approx\.?|about|around|roughly|nearly|exactly|only)\s*)?",
+    r"(?:(?:≈|~|=|approximately|approx\.?|about|around|roughly|nearly|exactly|only|大?约[是为]?)\s*)?",
     re.IGNORECASE,
 )
 _SCALE = re.compile(r"\s*(?:(hundred|thousand|million|billion|trillion|dozen)s?\b|([万亿]))", re.IGNORECASE)
@@ -187,7 +187,7 @@ def _read_chain(text: str, letters: bool) -> Quantity | None:
     first, *rest = _SIDES.split(text, maxsplit=_MOST_SIDES)
     signs, sides = rest[::2], rest[1::2]
     if _NAME.fullmatch(first) and not _NO_NAME.fullmatch(first.strip()) and read_quantity(first, letters) is None:
-        name = "".join(first.split())
+        name = "".join(first.split()).replace("m∠", "∠")
         if len(sides) == 1 and _RANGE.fullmatch(sides[0].strip()):
             return None
     elif len(sides) == 1 and _NAME.fullmatch(sides[0]) and len(sides[0].strip()) == 1:
@@ -199,10 +199,11 @@ def _read_chain(text: str, letters: bool) -> Quantity | None:
     if value is None or not all(_follows(value, other, sign) for other, sign in zip(others, signs[1:], strict=True)):
         return None
     unit = next((other.unit for other in (value, *others) if other.unit), "")
-    last = replace(others[-1], unit=unit) if others else None
+    value, *others = (replace(side, unit=side.unit or unit) for side in (value, *others))  # 2.5 km = 2500 m has two
+    last = others[-1] if others else None
     if last and last.places is None:  # the exact one that is written last
         value, last = last, None
-    return replace(value, unit=unit, name=name, also=last)
+    return replace(value, name=name, also=last)
 
 
 def _follows(value: Quantity, other: Quantity, sign: str) -> bool:

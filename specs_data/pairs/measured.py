@@ -37,7 +37,7 @@ class Measured(Struct, frozen=True):
 UNSEEN = "by writers who had not seen the rules, at first sight"
 JUDGE = (
     Measured("labelled answers (real golds and their variants, all answer types)", 2203, 1390, 1390, 1),
-    Measured(f"answers {UNSEEN}", 993, 439, 439, 51),
+    Measured(f"answers {UNSEEN}", 1213, 540, 540, 60),
 )
 PROSE = "labelled thoughts in prose, half of them sound"
 WORLD = "responses about pictures of the miniature world, half of them sound"
