@@ -165,8 +165,8 @@ class _HubRows:
 def _files(path: Path) -> list[Path]:
     if not path.is_dir():
         return [path]
-    if run := next((one for one in (path, *sorted(path.glob("*"))) if (one / "dropped.jsonl").is_file()), None):
-        raise UserError(f"{run} is a run, and holds no problems: give those that it was built from")
+    if left_out := [*path.glob("dropped.jsonl"), *sorted(path.glob("*/dropped.jsonl"))]:
+        raise UserError(f"{left_out[0].parent} is a run, and holds no problems: give those that it was built from")
     files = sorted(file for file in path.rglob("*") if file.suffix in SUFFIXES and file.is_file())
     if not files:
         raise UserError(f"the folder {path} holds no .jsonl or .parquet file")
