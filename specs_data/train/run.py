@@ -270,7 +270,9 @@ def finish(method: str, settings: TrainSettings, trainer: Any, rows: Rows) -> Pa
     save = trainer._save_checkpoint
     trainer._save_checkpoint = lambda *given: _saved(settings.out, save, *given)
     with _terminations.caught(), writing(settings.out):
-        trainer.train(resume_from_checkpoint=_checkpoint_to_resume(settings, trainer))
+        last = _checkpoint_to_resume(settings, trainer)
+        if last is None or not _is_taken_up(last, trainer):
+            trainer.train(resume_from_checkpoint=last)
     if _terminations.asked:
         raise KeyboardInterrupt
     raw = settings.out / "checkpoints" / "raw"
@@ -315,6 +317,18 @@ def _checkpoint_to_resume(settings: TrainSettings, trainer: Any) -> str | None:
             write_whole(file, json.dumps(state | now, indent=2, sort_keys=True).encode())
     trainer.accelerator.wait_for_everyone()
     return last
+
+
+def _is_taken_up(checkpoint: str, trainer: Any) -> bool:
+    """Was that the last step? Then the trainer takes it up here: of itself it would make a step more. Where models are
+    in pieces only its own training puts them together."""
+    transformers = require("transformers", "train")
+    state = transformers.TrainerState.load_from_json(str(Path(checkpoint) / "trainer_state.json"))
+    if state.global_step < state.max_steps or trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled:
+        return False
+    trainer._load_from_checkpoint(checkpoint)
+    trainer.state = state
+    return True
 
 
 def _save(settings: TrainSettings, processor: Any, raw: Path, out: Path) -> None:

@@ -225,6 +225,25 @@ def test_a_torn_checkpoint_is_passed_over(nano: Path, pairs: Path, tmp_path: Pat
     assert resumed[2]["loss"] == pytest.approx(curve[2]["loss"], abs=1e-5)
 
 
+@pytest.mark.parametrize("lora", [False, True])
+def test_after_the_last_step_no_other_is_made(
+    nano: Path, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lora: bool
+) -> None:
+    """One that was cut off while it wrote its finished weights."""
+    settings = dpo(nano, pairs, tmp_path / "whole", batch=4, micro_batch=2, steps=3, save_every=1, lora=lora)
+    train_dpo(settings)
+    again = settings.model_copy(update={"out": tmp_path / "again"})
+    with monkeypatch.context() as cut:
+        cut.setattr("specs_data.train.run._save", lambda *_: os.kill(os.getpid(), signal.SIGINT))
+        with pytest.raises(KeyboardInterrupt):
+            train_dpo(again)
+    train_dpo(again)
+    assert len(read_metrics(again.out / "metrics.jsonl")) == 3
+    weights = [(out / "model.safetensors").read_bytes() for out in (settings.out, again.out)]
+    assert weights[0] == weights[1]
+    assert json.loads((again.out / "manifest.json").read_text())["steps"] == 3
+
+
 def test_a_folder_with_other_things_is_left_alone(nano: Path, pairs: Path, tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(UserError, match="another --out"):
