@@ -31,7 +31,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import msgspec
 import tomli_w
@@ -192,6 +192,7 @@ class _Terminations:
 
     def __init__(self) -> None:
         self.asked = False
+        self._before: Any = None
 
     @contextmanager
     def caught(self) -> Iterator[None]:
@@ -199,15 +200,21 @@ class _Terminations:
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = signal.signal(signal.SIGTERM, self._note)
+        self._before = signal.signal(signal.SIGTERM, self._note)
         try:
             yield
         finally:
-            signal.signal(signal.SIGTERM, before)
+            signal.signal(signal.SIGTERM, self._before)
+
+    def end(self) -> NoReturn:
+        """Do what a SIGTERM does outside of a training, so that the process ends with its status. Or interrupt."""
+        if callable(self._before):
+            self._before(signal.SIGTERM, None)
+        raise KeyboardInterrupt
 
     def _note(self, number: int, frame: object) -> None:
         if self.asked:
-            raise KeyboardInterrupt
+            self.end()
         self.asked = True
 
 
@@ -274,7 +281,7 @@ def finish(method: str, settings: TrainSettings, trainer: Any, rows: Rows) -> Pa
         if last is None or not _is_taken_up(last, trainer):
             trainer.train(resume_from_checkpoint=last)
     if _terminations.asked:
-        raise KeyboardInterrupt
+        _terminations.end()
     raw = settings.out / "checkpoints" / "raw"
     _saved(settings.out, trainer.save_model, str(raw))
     # Or transformers would split what the first process loads below over all processes (DeepSpeed stage 3).
