@@ -294,6 +294,11 @@ def read_inside(folder: Path, name: str, most_bytes: int) -> bytes:
     return content
 
 
+def runs_in(folder: Path) -> list[Path]:
+    """The run that `folder` is, and the runs that it holds: each has a list of what it left out."""
+    return [file.parent for file in (*folder.glob("dropped.jsonl"), *sorted(folder.glob("*/dropped.jsonl")))]
+
+
 def count_rows(file: Path) -> int:
     """How many rows `file` has. Raises UserError as read_rows does."""
     refuse_irregular(file)

@@ -28,6 +28,7 @@ from specs_data.errors import UserError, unknown_name
 from specs_data.files import write_whole
 
 DEFAULT_RECIPE = Path("specs-data.toml")
+NAMES_SECRET = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|PASSWD)$", re.IGNORECASE)  # of variables and arguments
 _SHIPPED = "specs_data.recipes"
 # Ways to call a build, which an earlier release wrote into its recipes.
 _NO_SETTINGS = frozenset({"dry_run", "pilot"})
@@ -91,7 +92,7 @@ def _arguments(value: object) -> object:
 def _without_secrets(arguments: dict[str, Any]) -> dict[str, Any]:
     """Arguments that may be written down."""
     for name in arguments:
-        if re.search(r"(token|key|secret|password)$", name, re.IGNORECASE):
+        if NAMES_SECRET.search(name):
             raise ValueError(f"{name} is a secret, which the recipe would keep; set it in the environment, as HF_TOKEN")
     return arguments
 

@@ -226,11 +226,14 @@ class Flow(Stages):
         """Is it on record that the policy solves the problem without its picture? Some of the responses to the text
         alone, of a build that was killed or asked for fewer, do not say."""
         blind, log = self._plan.blind, self._store.get
-        if blind is None or (self._rate(blind, number, blind.most) or 0.0) <= 0.5:
+        if blind is None:
             return False
-        sampled = (log("samples", blind.samples, number, Index(index)) for index in range(blind.most))
-        judged = (log("judgements", blind.judgements, number, Index(index)) for index in range(blind.most))
-        return all(verdict or (sample and sample[0]) for sample, verdict in zip(sampled, judged, strict=True))
+        judged = [log("judgements", blind.judgements, number, Index(index)) for index in range(blind.most)]
+        if (pass_rate(row[0] for row in judged if row is not None) or 0.0) <= 0.5:
+            return False
+        unjudged = (Index(index) for index, row in enumerate(judged) if row is None)
+        sampled = (log("samples", blind.samples, number, index) for index in unjudged)
+        return all(row is not None and row[0] for row in sampled)
 
     def _rate(self, source: Source, number: Number, first: int) -> float | None:
         rows = (self._store.get("judgements", source.judgements, number, Index(index)) for index in range(first))

@@ -62,14 +62,14 @@ def learn(render: _Render, checkpoint: object, *, parts: bool) -> Template:
     return Template(system, parts, opened(prompt), not sees or _keeps_place(render, seeing))
 
 
-def template_of(processor: Any, checkpoint: object) -> Template:
-    """The ways of the template of a processor, or of a tokenizer where a model takes no pictures. Raises UserError
-    where it takes no chat at all."""
+def template_of(processor: Any, checkpoint: object, *, parts: bool | None = None) -> Template:
+    """The ways of the template of a processor, or of a tokenizer, which takes no `parts` unless it is said to. Raises
+    UserError where it takes no chat at all."""
 
     def render(chat: list[dict[str, Any]]) -> str:
         return str(processor.apply_chat_template(chat, tokenize=False, add_generation_prompt=True))
 
-    return learn(render, checkpoint, parts=hasattr(processor, "tokenizer"))
+    return learn(render, checkpoint, parts=hasattr(processor, "tokenizer") if parts is None else parts)
 
 
 def tell(template: Template, checkpoint: object, *, mended: bool = False) -> None:

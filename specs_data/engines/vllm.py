@@ -27,7 +27,7 @@ from specs_data.engines.checkpoint import adapter_base, adapter_rank, check_whol
 from specs_data.engines.images import open_image
 from specs_data.engines.nucleus import nuclei_at_top
 from specs_data.engines.refusals import check_images, refusal
-from specs_data.engines.templates import Template, fold, learn, tell
+from specs_data.engines.templates import Template, fold, tell, template_of
 from specs_data.errors import EngineFailed, PromptRefused, Undecided, UserError, require
 from specs_data.inert import one_line
 from specs_data.records import Likelihood, Request, Response, Sampling
@@ -306,11 +306,7 @@ def _template(llm: Any, checkpoint: str) -> tuple[Template, object]:
             renderer = load_processor(checkpoint)
         except UserError:  # vLLM reads more kinds of checkpoints
             return Template(), None
-    template = learn(
-        lambda chat: renderer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True),
-        checkpoint,
-        parts=True,
-    )
+    template = template_of(renderer, checkpoint, parts=True)
     tell(template, checkpoint)
     return template, renderer.chat_template
 

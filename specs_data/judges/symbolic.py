@@ -1,6 +1,6 @@
 """math-verify in processes of its own, each answer under a hard time limit.
 
-A worker is a process that has loaded math-verify and forks a child that answers questions, one line
+A worker is a process that has loaded math-verify and forks a child that answers questions, one message
 of JSON each. The child sets a timer before each question and the kernel ends it when the timer runs
 out, whatever it computes; its parent then answers "out of time" in its place and forks the next one,
 in milliseconds. A worker whose reader is gone ends by itself, also where that reader was killed.

@@ -487,7 +487,7 @@ def _blind(blind: Mapping[bool, int]) -> dict[str, int]:
 def _shares(title: str, about: str, lines: Mapping[str, Yield]) -> Chart:
     ordered = sorted(lines.items(), key=lambda line: (-line[1].problems, line[0]))
     shares = [line.pairs / line.problems if line.problems else 0.0 for _, line in ordered[:_REASONS]]
-    most = max(1.0, *shares, 0.0)  # a problem may give several
+    most = max([1.0, *shares])  # a problem may give several
     bars = [
         Bar(_label(name), share / most, f"{share:.0%}", f"{line.pairs:,} from {line.problems:,}")
         for (name, line), share in zip(ordered, shares, strict=False)

@@ -17,7 +17,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from specs_data.errors import FileRefused, UserError, first_line
-from specs_data.files import FIRST_ROWS, SUFFIXES, columns_of, read_inside, read_rows
+from specs_data.files import FIRST_ROWS, SUFFIXES, columns_of, read_inside, read_rows, runs_in
 from specs_data.files import count_rows as rows_in
 from specs_data.images import MAX_BYTES, image_fault
 from specs_data.pairs.manifest import Manifest, load_manifest
@@ -82,12 +82,13 @@ def _open(path: str | Path) -> Dataset:
     if place.is_dir():
         # Where there is nothing else, what a dry run has found.
         inside = next((one for one in (place / "dataset", place / "pilot" / "dataset") if one.is_dir()), place)
-        if inside == place and any((one / "dropped.jsonl").is_file() for one in (place, place / "pilot")):
+        runs = runs_in(place) if inside == place else []
+        if not {place, place / "pilot"}.isdisjoint(runs):
             raise UserError(
                 f"{place}: this run has no dataset; specs-data show {place} --dropped shows what it left out"
             )
-        if inside == place and (runs := sorted(place.glob("*/dropped.jsonl"))):
-            raise UserError(f"{place} holds runs: name one of them, such as {runs[0].parent}")
+        if runs:
+            raise UserError(f"{place} holds runs: name one of them, such as {runs[0]}")
         return _open_folder(inside if inside.is_dir() else place)
     snapshot = _download(str(path))
     return replace(_open_folder(snapshot), inside=snapshot.parent.parent)  # its files are links to blobs beside it

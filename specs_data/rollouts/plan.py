@@ -7,7 +7,8 @@ results are logged. Whoever samples through the same store with the same setting
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -140,7 +141,7 @@ def check_corruptions(corruptions: Mapping[str, Corruption], fmt: ResponseFormat
 def make_plan(store: Store, parts: Parts) -> Plan:
     """The plan of a run; its settings are put on record in `store`."""
     recipe, verifier = parts.recipe, dict(parts.verifier.settings)
-    before = _edges(recipe)
+    before = cache(partial(_edges, recipe))
     generation = _generation(parts, recipe, parts.engine)
     judging = {
         "format": parts.fmt.model_dump(mode="json"),
@@ -200,16 +201,20 @@ def _edges(recipe: Recipe) -> dict[bytes, bytes]:
     return {policy_fingerprint(name).encode(): edges_fingerprint(name).encode() for name in named if name}
 
 
-def _number(store: Store, stage: Stage, record: Mapping[str, Any], before: Mapping[bytes, bytes]) -> int:
+def _number(store: Store, stage: Stage, record: Mapping[str, Any], before: Callable[[], Mapping[bytes, bytes]]) -> int:
     """The number of these settings of a stage, with the results of stores of before, which took limits for a part
-    of them and knew policies by other fingerprints."""
+    of them and knew policies by other fingerprints: `before` reads their files, which only a store that has other
+    settings is worth."""
     number = store.settings(stage, record)
+    others = [(other, known) for other, known in store.settings_of(stage) if other != number]
+    if not others:
+        return number
     content = encode(record)
-    for fingerprint, older in before.items():
+    for fingerprint, older in before().items():
         content = content.replace(fingerprint, older)
     same = {digest(record), hash_of(content)}
-    for other, known in store.settings_of(stage):
-        if other != number and digest(_without_limits(known)) in same:
+    for other, known in others:
+        if digest(_without_limits(known)) in same:
             store.move(stage, other, number, leaving=_OF_A_SETTING if stage == "samples" else ())
     return number
 

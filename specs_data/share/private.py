@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from specs_data.errors import UserError
 from specs_data.images import image_fault
 from specs_data.pairs.rows import Dataset, raw_rows
+from specs_data.recipe import NAMES_SECRET
 
 # A token is at least as long as its issuer makes it, and does not go on from a longer word.
 _SECRETS = {
@@ -30,7 +31,6 @@ _SECRETS = {
 _SECRET = re.compile(rb"(?<![A-Za-z0-9])(?:" + b"|".join(b"(%s)" % pattern for pattern in _SECRETS.values()) + b")")
 _STARTS = (b"hf_", b"AIza", b"sk-", b"AKIA", b"ASIA", b"gh", b"-----BEGIN")
 _LOCAL = re.compile(r"[/\\]|^[A-Za-z]:")
-_KEYS = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|PASSWD)$", re.IGNORECASE)  # of names of environment variables
 _SHORTEST = 12  # characters of a key; a shorter word may stand in a text by chance
 _PICTURES = 16  # decoded at once
 
@@ -49,7 +49,7 @@ def find_secret(text: bytes) -> str | None:
 
 def _own_keys() -> list[tuple[str, bytes]]:
     """The keys in the environment, by the variable's name."""
-    found = ((name, os.environ[name].strip()) for name in os.environ if _KEYS.search(name))
+    found = ((name, os.environ[name].strip()) for name in os.environ if NAMES_SECRET.search(name))
     return [(name, os.fsencode(key)) for name, key in found if len(key) >= _SHORTEST and not key.startswith("/")]
 
 

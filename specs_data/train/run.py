@@ -278,7 +278,10 @@ def finish(method: str, settings: TrainSettings, trainer: Any, rows: Rows) -> Pa
     trainer._save_checkpoint = lambda *given: _saved(settings.out, save, *given)
     with _terminations.caught(), writing(settings.out):
         last = _checkpoint_to_resume(settings, trainer)
-        if last is None or not _is_taken_up(last, trainer):
+        if last is not None and (state := _last_state(last, trainer)):
+            trainer._load_from_checkpoint(last)
+            trainer.state = state
+        else:
             trainer.train(resume_from_checkpoint=last)
     if _terminations.asked:
         _terminations.end()
@@ -326,16 +329,13 @@ def _checkpoint_to_resume(settings: TrainSettings, trainer: Any) -> str | None:
     return last
 
 
-def _is_taken_up(checkpoint: str, trainer: Any) -> bool:
-    """Was that the last step? Then the trainer takes it up here: of itself it would make a step more. Where models are
-    in pieces only its own training puts them together."""
+def _last_state(checkpoint: str, trainer: Any) -> Any:
+    """What the trainer was at, where that was its last step: of itself it would make one more. None where it has steps
+    to make, and where models are in pieces, which only its own training puts together."""
     transformers = require("transformers", "train")
     state = transformers.TrainerState.load_from_json(str(Path(checkpoint) / "trainer_state.json"))
-    if state.global_step < state.max_steps or trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled:
-        return False
-    trainer._load_from_checkpoint(checkpoint)
-    trainer.state = state
-    return True
+    in_pieces = trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled
+    return None if in_pieces or state.global_step < state.max_steps else state
 
 
 def _save(settings: TrainSettings, processor: Any, raw: Path, out: Path) -> None:
