@@ -465,6 +465,11 @@ def make_verifier(name: str, fmt: ResponseFormat) -> Verifier:
     return _OwnedVerifier(verifier, plugin)
 
 
+def is_foreign(made: object) -> bool:
+    """Is it somebody's own that nothing here watches over? What is found by its name is watched over."""
+    return not type(made).__module__.startswith("specs_data.")
+
+
 def verifier_label(verifier: Verifier) -> str:
     """What a verifier that was handed over is called: as its settings say, or else its class."""
     return verifier.settings.get("verifier") or type(verifier).__name__

@@ -183,6 +183,7 @@ _MEANINGS = {
     **dict.fromkeys((425, 499, 503, 529), Meaning.BUSY),  # 499: Google's for a call that it gave up
     429: Meaning.TOO_SOON,
 }
+_BY_HUNDREDS = {2: Meaning.DONE, 3: Meaning.ELSEWHERE}
 
 
 # OpenAI's word for an account without money, and the quotaId of Google's that are counted by the day.
@@ -197,7 +198,7 @@ def meaning(status: int, said: str = "") -> Meaning:
         return _MEANINGS[status]
     if status >= 500:
         return Meaning.BROKEN
-    return {2: Meaning.DONE, 3: Meaning.ELSEWHERE}.get(status // 100, Meaning.ODD)
+    return _BY_HUNDREDS.get(status // 100, Meaning.ODD)
 
 
 def mistake(means: Meaning, where: str, said: str, *, model: str | None, flags: str, key: str) -> UserError | None:
@@ -351,6 +352,10 @@ class _Bounded(aiohttp.ClientResponse):
         return await super().read()
 
     async def _whole(self) -> bytes:
+        headers, told = self.headers, self.headers.get("Content-Length", "")
+        wrapped = "Content-Encoding" in headers or "Transfer-Encoding" in headers  # then there is more than is told
+        if not wrapped and len(told) < 9 and told.isdecimal() and int(told) <= self.most:
+            return await self.content.read()
         # Piece by piece: aiohttp would put a gzip bomb or an endless answer together first.
         pieces, size = [], 0
         async for piece in self.content.iter_any():

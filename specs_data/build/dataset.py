@@ -37,6 +37,9 @@ _PAIRS = """
     ORDER BY l.position, p.idx"""
 _PROBLEMS = """
     SELECT l.position, q.record FROM listing AS l CROSS JOIN problems AS q ON q.id = l.problem ORDER BY l.position"""
+_WITH_PLACES = (
+    "SELECT l.position, q.record FROM listing AS l JOIN problems AS q ON q.id = l.problem WHERE instr(q.record, ?)"
+)
 
 
 class _Entry(Struct, frozen=True):
@@ -78,8 +81,8 @@ def write_left_out(left_out: DataFrame, file: Path) -> dict[str, dict[str, int]]
 def _has_interleaved(store: Store, pairs: DataFrame) -> bool:
     """Whether there is a pair whose pictures stand among the text."""
     paired = set(pairs["position"])
-    records = (record for position, record in store.select(_PROBLEMS) if position in paired)
-    problems = (_problem(record) for record in records if IMAGE.encode() in record)
+    found = store.select(_WITH_PLACES, (IMAGE.encode(),))
+    problems = (_problem(record) for position, record in found if position in paired)
     return any(leading(chat(problem, None), len(problem.images)) is None for problem in problems)
 
 

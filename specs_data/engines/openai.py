@@ -204,6 +204,7 @@ class OpenAIEngine:
         self._settings: dict[Sampling, _Settings] = {}
         self._tells = True  # the chances of tokens, until it refuses
         self._reads = True  # the chances of a prompt's tokens, until it does not tell them
+        self._fold = False  # the servers' template takes no system message
         self._begun = ""  # how every response begins, before what the server says
         self._opening = asyncio.Lock()
         self._failure: UserError | None = None
@@ -243,6 +244,7 @@ class OpenAIEngine:
                 found = await self._attempt(messages, attempts, text)
             except _Again as again:
                 self._settings[sampling] = again.settings
+                self._fold |= again.settings.fold
                 messages = self._messages(request, text)
             except _Failed as failed:
                 # Where others are under way they will tell whether the server is well.
@@ -318,20 +320,18 @@ class OpenAIEngine:
 
     def _messages(self, request: Request, text: str = "") -> bytes:
         """The part of the body that belongs to one request, or to one about a `text`."""
-        if any(settings.fold for settings in self._settings.values()):
+        if self._fold:
             request = fold(request)
-        count = len(request.images)
-        check_images(count, self._limit_images)
-        placing = zip(request.messages, placed(request.messages, count), strict=True)
-        messages = [_with_images(message, pieces, request.images) for message, pieces in placing]
+        check_images(len(request.images), self._limit_images)
+        messages = _with_images(request)
         begun = request.prefill + text
         if begun:
-            messages.append(msgspec.json.encode(Message("assistant", begun)))
+            messages += b"," + msgspec.json.encode(Message("assistant", begun))
         # Servers tell chances as they are at temperature 1.
-        told = self._tells and request.nuclei and (request.sampling or self._sampling).temperature == 1
+        told = request.nuclei and self._tells and (request.sampling or self._sampling).temperature == 1
         told = told and not text
         further = (_GOING_ON if begun else b"") + (_CHANCES if told else b"") + (_OF_PROMPT if text else b"")
-        return b'%b],"seed":%d%b}' % (b",".join(messages), request.seed, further)
+        return b'%b],"seed":%d%b}' % (messages, request.seed, further)
 
     async def _attempt(self, messages: bytes, attempts: _Attempts, text: str) -> Response | Likelihood | None:
         """Ask one server once, another than at the last attempt where one is free."""
@@ -371,11 +371,12 @@ class OpenAIEngine:
             # without end, may be.
             strike, lost = none.trouble is not Trouble.UNREACHED, none.trouble is not Trouble.BROKEN
             raise _Failed(f"{server.name}: {self._key.hide(none)}", strike=strike, lost=lost) from None
-        if answer.means is Meaning.DONE:
+        means = answer.means
+        if means is Meaning.DONE:
             return _likelihood(answer.content, text) if text else self._read(server, settings, answer.content)
-        if text and answer.means is Meaning.REFUSED and b"prompt_logprobs" in answer.content:
+        if text and means is Meaning.REFUSED and b"prompt_logprobs" in answer.content:
             return None
-        if answer.means is Meaning.REFUSED and b"logprobs" in answer.content and body.endswith(_CHANCES + b"}"):
+        if means is Meaning.REFUSED and b"logprobs" in answer.content and body.endswith(_CHANCES + b"}"):
             self._tells = False
             raise _Again(settings)
         raise self._fault(server, settings, answer, messages)
@@ -434,7 +435,7 @@ class OpenAIEngine:
         if re.search(r"continue_final_message|add_generation_prompt|last message", said):
             return UserError(f"{server.name} cannot go on from the first words of a response ({said})")
         if _SYSTEM in messages and _NO_SYSTEM.search(said):
-            if not any(known.fold for known in self._settings.values()):
+            if not self._fold:
                 tell(Template(system=False), self._model)
             return _Again(self._make_settings(settings.sampling, settings.stop, settings.extras, fold=True))
         if self._pixels and "mm_processor_kwargs" in said:
@@ -522,7 +523,15 @@ def _kept_stop(choice: _Choice, stop: tuple[str, ...]) -> str | None:
     return None
 
 
-def _with_images(message: Message, pieces: Sequence[Piece], images: Sequence[bytes]) -> bytes:
+def _with_images(request: Request) -> bytes:
+    """The messages of a request as JSON, between the brackets of their list."""
+    if not request.images:
+        return msgspec.json.encode(request.messages)[1:-1]
+    placing = zip(request.messages, placed(request.messages, len(request.images)), strict=True)
+    return b",".join(_with_pieces(message, pieces, request.images) for message, pieces in placing)
+
+
+def _with_pieces(message: Message, pieces: Sequence[Piece], images: Sequence[bytes]) -> bytes:
     """A message as JSON. The files' bytes are sent as they are, and base64 needs no JSON escapes."""
     if not any(isinstance(piece, int) for piece in pieces):
         return msgspec.json.encode(message)

@@ -77,7 +77,7 @@ class Server:
         self.comeback: asyncio.Task[None] | None = None
         self.parked: list[Slot] = []
         self.heard = 0.0  # when it last answered, or got its first request after it had none
-        self.waiting: set[asyncio.Timeout] = set()  # of the requests that it has
+        self.waiting: dict[asyncio.Timeout, float] = {}  # of the requests that it has; since when
         self.watch: asyncio.TimerHandle | None = None
 
     @property
@@ -153,30 +153,34 @@ class Replicas:
 
     async def listen(self, server: Server, answer: Awaitable[T]) -> T:
         """The `answer` of a server to a request. Raises Silent where it hangs, or where this request does."""
+        now = time.monotonic()
         if not server.waiting:
-            server.heard = time.monotonic()
-        limit = asyncio.timeout(MOST_SILENCES * self.silence)
+            server.heard = now
+        limit = asyncio.Timeout(None)
+        server.waiting[limit] = now
+        if server.watch is None:
+            self._watch(server)
         try:
             async with limit:
-                server.waiting.add(limit)
-                if server.watch is None:
-                    self._watch(server)
                 found = await answer
         except TimeoutError:
             raise Silent(time.monotonic() - server.heard >= self.silence) from None
         finally:
-            server.waiting.discard(limit)
+            del server.waiting[limit]
         server.heard = time.monotonic()
         return found
 
     def _watch(self, server: Server) -> None:
-        """Look at `server` when it may have been silent for too long. One look for all its requests: a timer for each
-        that is set anew by every answer would cost more than the answers."""
-        loop, left = asyncio.get_running_loop(), server.heard + self.silence - time.monotonic()
-        server.watch = loop.call_later(left, self._watch, server) if server.waiting and left > 0 else None
-        if left <= 0:
-            for limit in server.waiting:
-                limit.reschedule(loop.time())
+        """End the requests for which `server` has been silent for too long, and look again when it may have been. One
+        look for all its requests: a timer for each would cost more than the answers."""
+        loop, now = asyncio.get_running_loop(), time.monotonic()
+        hangs, long = server.heard + self.silence, MOST_SILENCES * self.silence
+        waiting = {limit: since for limit, since in server.waiting.items() if limit.when() is None}
+        late = [limit for limit, since in waiting.items() if now >= min(hangs, since + long)]
+        for limit in late:
+            limit.reschedule(loop.time())
+        ends = min((min(hangs, since + long) for limit, since in waiting.items() if limit not in late), default=None)
+        server.watch = None if ends is None else loop.call_later(ends - now, self._watch, server)
 
     def others_up(self, server: Server) -> bool:
         """Is another server up?"""

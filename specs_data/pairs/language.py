@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
-from itertools import chain
 
 # Scripts that one language alone is written in; Japanese writes Chinese signs too, and is told by its own.
 _SCRIPTS = (
@@ -42,7 +40,10 @@ def language(text: str) -> str:
         for name, script in _SCRIPTS:
             if script.search(text):
                 return name
-    known = (_WORDS[word] for word in _LETTERS.findall(text.lower()) if word in _WORDS)
-    seen = Counter(chain.from_iterable(known))
-    (first, most), *others = [*seen.most_common(2), (UNKNOWN, 0)]
-    return first if most and not (others and others[0][1] == most) else UNKNOWN
+    seen: dict[str, int] = {}
+    for word in _LETTERS.findall(text.lower()):
+        for name in _WORDS.get(word, ()):
+            seen[name] = seen.get(name, 0) + 1
+    most = max(seen.values(), default=0)
+    first, *others = [name for name, count in seen.items() if count == most] or [UNKNOWN]
+    return UNKNOWN if others else first

@@ -58,7 +58,7 @@ class SidesTally:
     def __init__(self, fmt: ResponseFormat, total: int = 0) -> None:
         self._fmt = fmt
         self._every = -(-total // _MEASURED) | 1  # odd: of what alternates, it meets both kinds
-        self._same = 0
+        self._pairs = self._same = 0
         self._origins: Counter[str] = Counter()
         self._distances: Any = array("I")
 
@@ -66,16 +66,17 @@ class SidesTally:
         """Count a pair; whether its sides say the same but for the format (`same`, where that is known)."""
         if same is None:
             same = self._fmt.content(pair.chosen) == self._fmt.content(pair.rejected)
+        self._pairs += 1
         self._same += same
         self._origins[pair.rejected_from or ""] += 1
-        if self._origins.total() % self._every == 1 % self._every:
+        if self._pairs % self._every == 1 % self._every:
             self._distances.append(distance(pair.chosen, pair.rejected))
         return same
 
     def told(self) -> Sides:
         """What they add up to."""
         origins = dict(sorted(self._origins.items(), key=lambda one: (-one[1], one[0])))
-        return Sides(self._origins.total(), self._same, origins, describe_lengths(self._distances))
+        return Sides(self._pairs, self._same, origins, describe_lengths(self._distances))
 
 
 def format_of(manifest: Manifest) -> ResponseFormat | None:

@@ -14,6 +14,7 @@ import json
 import re
 import warnings
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from itertools import chain, islice
 from pathlib import Path
 from string import ascii_uppercase
@@ -172,7 +173,7 @@ def read_all(
     for position, (reader, number, row) in enumerate(rows):
         found = reader.read(position, number, row, order)
         if isinstance(found, Dropped) and several:
-            found = replace(found, detail=": ".join(filter(None, (reader.source.label, found.detail))))
+            found = replace(found, detail=": ".join(filter(None, (reader.label, found.detail))))
         if found is not None:
             yield found
 
@@ -193,6 +194,7 @@ class _Reader:
     def __init__(
         self, source: Source, columns: Mapping[str, str], gold: bool, rated: bool, about_to_read: AboutToRead
     ) -> None:
+        self.label = source.label
         self.source = source
         self._known = load_preset(source.preset) if source.preset else Preset()
         self._names = _column_names(source.preset, self._known, columns)
@@ -243,11 +245,11 @@ class _Reader:
         except _Bad as bad:
             reason, detail = (*map(str, bad.args), "")[:2]
             dropped = Dropped(position, reason, detail, number)
-            return dropped if name or order.has(f"{self.source.label}/{number}") else None
-        if not order.has(name or problem.id):
+            return dropped if name or order.has(f"{self.label}/{number}") else None
+        if not name and not order.has(problem.id):
             return None
         rate = _pass_rate(_field(row, self._names["pass_rate"]))
-        return Incoming(position, problem, images, number, self.source.label, rate)
+        return Incoming(position, problem, images, number, self.label, rate)
 
     def _counts(self, row: Row) -> bool:
         """Whether a row is one of the data set that the preset is about; a bad one is for others to tell."""
@@ -379,9 +381,9 @@ def _problem(
         raise _Bad("answer type not supported", kind)
     answer_type = _TYPES[kind] or infer_answer_type(question, answer, choices)
     digests = tuple(hashlib.sha256(image).hexdigest() for image in images)
-    content = hashlib.sha256(msgspec.json.encode((question, answer, choices, digests)))
+    name = values["id"]
     problem = Problem(
-        id=_name(row, names) or content.hexdigest()[:16],
+        id="" if name is None else str(name),
         question=question,
         answer=answer,
         answer_type=answer_type,
@@ -390,12 +392,17 @@ def _problem(
         source=str(values["source"] or ""),
         policy=_policy(values, answer_type, answer),
     )
+    if not problem.id:
+        content = hashlib.sha256(msgspec.json.encode((question, answer, choices, digests)))
+        problem = replace(problem, id=content.hexdigest()[:16])
     return _with_listed_choices(problem), images
 
 
 def _policy(values: Mapping[str, Any], kind: AnswerType, answer: str) -> Policy | UnsetType:
     """How the source wants the answer compared, where that is a number and the source says so."""
-    precision, unit, tolerance = (values[field] for field in ("precision", "unit", "tolerance"))
+    precision, unit, tolerance = values["precision"], values["unit"], values["tolerance"]
+    if precision is unit is tolerance is None:
+        return UNSET
     if kind not in ("numeric", "math") or len(answer) > _LONGEST_VALUE or not isinstance(read_value(answer), Quantity):
         return UNSET
     try:
@@ -443,7 +450,9 @@ def _field(row: Mapping[str, Any], names: _Names) -> Any:
 
 def _value(row: Mapping[str, Any], names: tuple[str, ...]) -> Any:
     for name in names:
-        value = row.get(name) if name in row or "." not in name else _nested(row, name)
+        value = row.get(name)
+        if value is None and "." in name and name not in row:
+            value = _nested(row, name)
         if value is not None:
             return value
     return None
@@ -500,6 +509,8 @@ def _placed(
 ) -> tuple[str, tuple[str, ...], list[Any]]:
     """A question, its choices, and the pictures in the order of their places. No `<image>` is left where they all
     come first anyway."""
+    if not pictures and not any(IMAGE in text for text in (question, *choices)):
+        return question, choices, []
     if pictures and not count_places("\n".join((question, *choices))):
         (question, *texts), numbers = _numbered((question, *choices))
         choices = tuple(texts)
@@ -548,6 +559,8 @@ def _unwrapped(answer: str) -> str:
     if answer.startswith("<answer>"):
         tagged = re.fullmatch(r"<answer>((?:(?!</answer>).)*)</answer>", answer, re.DOTALL)
         answer = tagged[1].strip() if tagged else answer
+    if "\\" not in answer:
+        return answer
     bare = answer.strip("$ ")
     found = boxes(bare)
     return found[0][2].strip() if len(found) == 1 and found[0][:2] == (0, len(bare)) else answer
@@ -583,13 +596,20 @@ def _pictures(row: Mapping[str, Any], names: _Names) -> list[tuple[int, Any]]:
                 return list(enumerate(_listed(value), 1))
         if names.names != COLUMNS["images"]:
             return []
-    columns = names.names if names.together else [name for name in row if _NUMBERED.fullmatch(name)]
+    columns = names.names if names.together else [name for name in row if _picture_number(name) is not None]
     found: list[tuple[int, Any]] = []
     for name in columns:
-        numbered = _NUMBERED.fullmatch(name)
+        number = _picture_number(name)
         for value in _listed(_value(row, (name,))):
-            found.append((int(numbered[1]) if numbered else len(found) + 1, value))
+            found.append((len(found) + 1 if number is None else number, value))
     return sorted(found, key=lambda picture: picture[0])
+
+
+@lru_cache
+def _picture_number(column: str) -> int | None:
+    """The number in the name of a column with a numbered picture, None for all others."""
+    numbered = _NUMBERED.fullmatch(column)
+    return int(numbered[1]) if numbered else None
 
 
 def _picture(value: Any, shelf: Pictures, row: Any) -> bytes:

@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from specs_data.engines import Engine
 from specs_data.loop import asked_for
-from specs_data.plugins import Scores
+from specs_data.plugins import Scores, is_foreign
 from specs_data.records import Likelihood, Request, Response
 
 
@@ -41,7 +41,8 @@ class OnDemand:
         self._asked += 1
         try:
             async with running.slots:
-                response = await asked_for(running.engine.generate(request), "the engine")
+                asked = running.engine.generate(request)
+                response = await (asked_for(asked, "the engine") if running.foreign else asked)
         finally:
             self._asked -= 1
         await asyncio.sleep(0)  # whoever waits for the slot asks before this one is looked at
@@ -65,7 +66,7 @@ class OnDemand:
         async with self._lock:
             if self._running is None:
                 engine = await self._opened()
-                self._running = _Running(engine, asyncio.Semaphore(engine.concurrency))
+                self._running = _Running(engine, asyncio.Semaphore(engine.concurrency), is_foreign(engine))
                 # Somewhat more problems are under way than the model works on, so that it never waits for one.
                 self._widen(engine.concurrency + engine.concurrency // 4)
             return self._running
@@ -79,3 +80,4 @@ class OnDemand:
 class _Running(Struct, frozen=True):
     engine: Engine
     slots: asyncio.Semaphore
+    foreign: bool

@@ -24,6 +24,7 @@ from specs_data.judges.answers import final_answer
 from specs_data.judges.model import ModelJudge
 from specs_data.judges.rules import RuleJudge
 from specs_data.loop import asked_for
+from specs_data.plugins import is_foreign
 from specs_data.records import Judged, Judgement, Problem, Response, Sample, Verdict
 from specs_data.rollouts.answers import Answers
 from specs_data.rollouts.plan import REFUSED, Parts, Plan, Source
@@ -107,6 +108,7 @@ class Stages:
         self._verifying = asyncio.Semaphore(parts.verifier.concurrency)
         # One by rule that takes one response at a time answers at once, or is waited for as a rule is.
         self._verifier_waits = is_paid(parts.verifier) or parts.verifier.concurrency > 1
+        self._foreign = is_foreign(parts.verifier)
         self._judging = asyncio.Semaphore(parts.judge.concurrency if parts.judge else 1)
         self.generated = self.tokens = 0  # responses of this call, and what they have in tokens
         self.took = 0.0  # seconds, of all of them together
@@ -295,7 +297,8 @@ class Stages:
     async def _verdict(self, judged: Judged) -> Verdict:
         verifier, problem = self._verifier, judged.sample.problem
         if not self._verifier_waits:
-            return await asked_for(verifier.verify(judged, ()), "the verifier")
+            verdict = verifier.verify(judged, ())
+            return await (asked_for(verdict, "the verifier") if self._foreign else verdict)
         if not is_paid(verifier):  # nothing to pay for, nothing that another run should have of it
             async with self._verifying:
                 return await asked_for(verifier.verify(judged, ()), "the verifier")

@@ -278,10 +278,10 @@ class Store:
         last = self._last_problem()
         rows = [(position, problem.id, encode(problem)) for position, problem in problems]
         digests = [hash_of(record) for _, _, record in rows]
-        self._add_problems({key: record for key, (_, _, record) in zip(digests, rows, strict=True)})
+        numbers = self._add_problems({key: record for key, (_, _, record) in zip(digests, rows, strict=True)})
         self._append_many(
-            "INSERT OR IGNORE INTO listing SELECT ?, id, ? FROM problems WHERE digest = ?",
-            [(position, name, key) for (position, name, _), key in zip(rows, digests, strict=True)],
+            "INSERT OR IGNORE INTO listing VALUES (?, ?, ?)",
+            [(position, numbers[key], name) for (position, name, _), key in zip(rows, digests, strict=True)],
         )
         query = "SELECT position, problem FROM listing WHERE position BETWEEN ? AND ?"
         found = self.select(query, (rows[0][0], rows[-1][0]))
