@@ -200,15 +200,14 @@ def staged(place: Path) -> Iterator[Path]:
 def _turn(part: Path) -> Iterator[None]:
     """In this block no other process writes the file `part`."""
     while True:
-        part.touch()
-        with _locked(part) as descriptor:
+        with _locked(part, flags=os.O_CREAT) as descriptor:  # whoever has it may give it its name at any moment
             if descriptor is None or _is_at(part, descriptor):  # or whoever had it has given it its name
                 yield
                 return
 
 
 @contextmanager
-def _locked(place: Path, busy: str = "") -> Iterator[int | None]:
+def _locked(place: Path, busy: str = "", flags: int = 0) -> Iterator[int | None]:
     """A descriptor of the file or folder at `place`, locked; None where there are no such locks. One that another has
     is waited for, or refused with a UserError that says `busy`."""
     try:
@@ -216,7 +215,7 @@ def _locked(place: Path, busy: str = "") -> Iterator[int | None]:
     except ImportError:  # on Windows
         yield None
         return
-    descriptor = os.open(place, os.O_RDONLY)
+    descriptor = os.open(place, os.O_RDONLY | flags, 0o666)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | (fcntl.LOCK_NB if busy else 0))

@@ -41,7 +41,7 @@ _VALUE = r""""(?:[^"\\]|\\.)*+"?|'(?:[^'\\]|\\.)*+'?|[^\s,{}\[\]"']+"""
 _CHINESE = r"[\u3000-\u30ff\u4e00-\u9fff\uff00-\uffef]"
 _BY_CHINESE = re.compile(f" (?={_CHINESE})|(?<={_CHINESE}) ")
 _QUOTES = re.compile(r"\\.|\"", re.DOTALL)
-_BOXES = ("\\boxed", "\\fbox")
+_BOX = re.compile(r"\\(?:boxed|fbox)")
 _BOX_TOKEN = re.compile(r"\\(?:boxed|fbox)\s*\{|\\[{}]|[{}]")
 
 
@@ -309,12 +309,13 @@ def _is_boxed(answer: str) -> bool:
 
 def boxes(text: str) -> list[tuple[int, int, str]]:
     """(start, end, content) of every outermost balanced \\boxed{} in `text`, in order."""
-    first = min((place for name in _BOXES if (place := text.find(name)) >= 0), default=-1)
-    if first < 0:
+    first = _BOX.search(text)
+    if first is None:
         return []
     opened: list[tuple[int, int, bool]] = []
     found: list[tuple[int, int, str]] = []
-    for token in _BOX_TOKEN.finditer(text, first):  # a brace that closes what was opened before it closes no box
+    # From the first box on: a brace that closes what was opened before it closes no box.
+    for token in _BOX_TOKEN.finditer(text, first.start()):
         mark = token.group()
         if len(mark) == 2:
             continue

@@ -68,7 +68,10 @@ def chat(problem: Problem, system: Text | None) -> tuple[Message, ...]:
 
 def _question(problem: Problem) -> str:
     """The question, followed by the choices if it does not list them by their letters."""
-    question, options = problem.question, list(zip(ascii_uppercase, problem.choices, strict=False))
+    question = problem.question
+    if not problem.choices:
+        return question
+    options = list(zip(ascii_uppercase, problem.choices, strict=False))
     if all(re.search(rf"\b{letter}\W{{1,3}}{re.escape(choice)}(?!\w)", question) for letter, choice in options):
         return question
     return "\n".join((question, *(f"({letter}) {choice}" for letter, choice in options)))

@@ -343,7 +343,7 @@ class _Bounded(aiohttp.ClientResponse):
         return self
 
     async def read(self) -> bytes:
-        if self._body is None:
+        if self._body is None and not self._is_short():
             try:
                 self._body = await self._whole()
             except BaseException:
@@ -351,11 +351,13 @@ class _Bounded(aiohttp.ClientResponse):
                 raise
         return await super().read()
 
-    async def _whole(self) -> bytes:
+    def _is_short(self) -> bool:
+        """Does it say that it is, and is it, as it is not packed, what it says?"""
         headers, told = self.headers, self.headers.get("Content-Length", "")
-        wrapped = "Content-Encoding" in headers or "Transfer-Encoding" in headers  # then there is more than is told
-        if not wrapped and len(told) < 9 and told.isdecimal() and int(told) <= self.most:
-            return await self.content.read()
+        plain = "Content-Encoding" not in headers and "Transfer-Encoding" not in headers
+        return plain and len(told) < 9 and told.isdecimal() and int(told) <= self.most
+
+    async def _whole(self) -> bytes:
         # Piece by piece: aiohttp would put a gzip bomb or an endless answer together first.
         pieces, size = [], 0
         async for piece in self.content.iter_any():

@@ -23,7 +23,7 @@ import logging
 import time
 from collections.abc import Awaitable, Mapping, Sequence
 from enum import Enum, auto
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import aiohttp
 from yarl import URL
@@ -77,7 +77,8 @@ class Server:
         self.comeback: asyncio.Task[None] | None = None
         self.parked: list[Slot] = []
         self.heard = 0.0  # when it last answered, or got its first request after it had none
-        self.waiting: dict[asyncio.Timeout, float] = {}  # of the requests that it has; since when
+        self.waiting: dict[asyncio.Task[Any], float] = {}  # whoever listens to it, since when
+        self.given_up: dict[asyncio.Task[Any], bool] = {}  # of them, those that shall not; does the server hang?
         self.watch: asyncio.TimerHandle | None = None
 
     @property
@@ -156,31 +157,40 @@ class Replicas:
         now = time.monotonic()
         if not server.waiting:
             server.heard = now
-        limit = asyncio.Timeout(None)
-        server.waiting[limit] = now
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - a coroutine runs in one
+        server.waiting[task] = now
         if server.watch is None:
             self._watch(server)
         try:
-            async with limit:
-                found = await answer
-        except TimeoutError:
-            raise Silent(time.monotonic() - server.heard >= self.silence) from None
+            found = await answer
+        except asyncio.CancelledError:
+            # Whoever else cancels the task shall have it cancelled.
+            if task not in server.given_up or task.uncancel():
+                raise
+            raise Silent(server.given_up[task]) from None
         finally:
-            del server.waiting[limit]
+            del server.waiting[task]
+            server.given_up.pop(task, None)
         server.heard = time.monotonic()
         return found
 
     def _watch(self, server: Server) -> None:
         """End the requests for which `server` has been silent for too long, and look again when it may have been. One
         look for all its requests: a timer for each would cost more than the answers."""
-        loop, now = asyncio.get_running_loop(), time.monotonic()
-        hangs, long = server.heard + self.silence, MOST_SILENCES * self.silence
-        waiting = {limit: since for limit, since in server.waiting.items() if limit.when() is None}
-        late = [limit for limit, since in waiting.items() if now >= min(hangs, since + long)]
-        for limit in late:
-            limit.reschedule(loop.time())
-        ends = min((min(hangs, since + long) for limit, since in waiting.items() if limit not in late), default=None)
-        server.watch = None if ends is None else loop.call_later(ends - now, self._watch, server)
+        now, hangs = time.monotonic(), server.heard + self.silence
+        ends = {
+            task: min(hangs, since + MOST_SILENCES * self.silence)
+            for task, since in server.waiting.items()
+            if task not in server.given_up
+        }
+        for task in [task for task, end in ends.items() if end <= now]:
+            del ends[task]
+            server.given_up[task] = hangs <= now
+            task.cancel()
+        later = min(ends.values(), default=None)
+        loop = asyncio.get_running_loop()
+        server.watch = None if later is None else loop.call_later(later - now, self._watch, server)
 
     def others_up(self, server: Server) -> bool:
         """Is another server up?"""

@@ -174,10 +174,11 @@ def _row_groups(rows: Iterable[Row], schema: pa.Schema, limit: int) -> Iterator[
 
 def _size(row: Row) -> int:
     """About the bytes `row` takes in memory: a kilobyte for the row itself, its images and its texts."""
-    images = sum(len(image["bytes"]) for image in row["images"])
-    turns = (row.get(key, ()) for key in ("prompt", "chosen", "rejected"))
-    texts = sum(_length(message["content"]) for messages in turns for message in messages)
-    return 1_000 + images + texts
+    size = 1_000 + sum(len(image["bytes"]) for image in row["images"])
+    for key in ("prompt", "chosen", "rejected"):
+        for message in row.get(key, ()):
+            size += _length(message["content"])
+    return size
 
 
 def _has_blocks(row: Row) -> bool:

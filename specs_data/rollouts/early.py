@@ -72,7 +72,8 @@ class Early:
 
     def begin(self, position: Position, indices: range, kept: int, wanted: int) -> None:
         """A round is at the policy."""
-        self._unneeded -= sum(index < self._next.get(position, 0) for index in indices)
+        if position in self._next:
+            self._unneeded -= sum(index < self._next[position] for index in indices)
         self._rounds[position] = _Round(indices, kept, wanted - kept)
 
     def come(self, position: Position) -> None:

@@ -305,9 +305,7 @@ class _Search:
             task.cancel()
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
-        task = self._group.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks.add(self._group.create_task(work))
 
     async def _following(self) -> tuple[Position, range] | None:
         # With a target, no more rounds are under way than pairs are missing: each might be the last that is needed.
@@ -344,6 +342,7 @@ class _Search:
             self._room.release()
             self._moved.set()
         self._go_on(position, indices, outcomes)
+        self._end()
 
     async def _go_through(self, line: Line, position: Position, indices: range) -> None:
         """A round at the service of this line."""
@@ -351,20 +350,27 @@ class _Search:
         line.places += 1
         self._go_on(position, indices, outcomes)
         self._serve(line)
+        self._end()
+
+    def _end(self) -> None:
+        """The task at hand is over."""
+        if (task := asyncio.current_task()) is not None:
+            self._tasks.discard(task)
 
     async def _attempt(self, quest: Quest, position: Position, indices: range) -> list[Outcome]:
         kept = self._kept.get(position, 0)
-        attempts = [quest.attempt(position, Index(index), kept) for index in indices]
-        return [await attempts[0]] if len(attempts) == 1 else list(await asyncio.gather(*attempts))
+        if len(indices) == 1:
+            return [await quest.attempt(position, Index(indices.start), kept)]
+        return list(await asyncio.gather(*(quest.attempt(position, Index(index), kept) for index in indices)))
 
     def _go_on(self, position: Position, indices: range, outcomes: list[Outcome]) -> None:
         """The round's way from here: into the first line that one of its responses has to join, or to its end."""
-        line = next((self._lines[waits] for waits in self._lines if waits in outcomes), None)
-        if line is None:
-            self._decide(position, indices, outcomes)
-        else:
-            heapq.heappush(line.waiting, self._agenda.key(position, indices))
-            self._serve(line)
+        for waits, line in self._lines.items():
+            if waits in outcomes:
+                heapq.heappush(line.waiting, self._agenda.key(position, indices))
+                self._serve(line)
+                return
+        self._decide(position, indices, outcomes)
 
     def _serve(self, line: Line) -> None:
         """Let the first in line have the places that are free."""
