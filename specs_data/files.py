@@ -269,8 +269,8 @@ def read_inside(folder: Path, name: str, most_bytes: int) -> bytes:
     detail goes on from "which".
     """
     try:
-        place = Path(os.path.realpath(folder / name, strict=True))
-        if not place.is_relative_to(os.path.realpath(folder)):
+        place, home = os.path.realpath(folder / name, strict=True), os.path.realpath(folder)
+        if os.path.commonpath((place, home)) != home:
             raise FileRefused("outside", f"lies outside of {folder}")
         with open(place, "rb", opener=lambda path, _: os.open(path, _UNTRUSTED)) as file:
             status = os.fstat(file.fileno())

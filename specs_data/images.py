@@ -6,7 +6,8 @@ from __future__ import annotations
 import io
 import re
 import warnings
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from math import isfinite
 from typing import cast
@@ -95,11 +96,10 @@ def _settled(data: bytes) -> bytes | str:
     kind = media_type(data)
     if kind is None:
         return "not an image"
+    if kind == "image/jpeg" and _is_plain_before_scan(data):
+        return data
     try:
-        with (
-            warnings.catch_warnings(action="ignore"),  # a file's blemishes are no concern of the user's terminal
-            Image.open(io.BytesIO(data), formats=[kind.removeprefix("image/")]) as image,
-        ):
+        with _opened(data, kind) as image:
             width, height = image.size
             if width * height > MAX_PIXELS:
                 return f"too large: {width} x {height} pixels"
@@ -108,6 +108,25 @@ def _settled(data: bytes) -> bytes | str:
         return f"too large: a picture in {len(data)} bytes"
     except Exception as error:  # Pillow's decoders raise many kinds on hostile bytes
         return f"broken: {type(error).__name__}"
+
+
+@contextmanager
+def _opened(data: bytes, kind: str) -> Iterator[Image.Image]:
+    with (
+        warnings.catch_warnings(action="ignore"),  # a file's blemishes are no concern of the user's terminal
+        Image.open(io.BytesIO(data), formats=[kind.removeprefix("image/")]) as image,
+    ):
+        yield image
+
+
+def _is_plain_before_scan(data: bytes) -> bool:
+    """Whether this is plainly a JPEG in which everybody sees the same. Most of the time that one takes goes into its
+    scan, about which decoders do not complain as long as it ends where it should: it is looked at without it."""
+    if not (head := _before_scan(data)):
+        return False
+    with suppress(Exception), _opened(head + _JPEG_END, "image/jpeg") as image:
+        return image.width * image.height <= MAX_PIXELS and _is_plain(image, "image/jpeg", data)
+    return False
 
 
 def _is_plain(image: Image.Image, kind: str, data: bytes) -> bool:
@@ -121,21 +140,9 @@ def _is_plain(image: Image.Image, kind: str, data: bytes) -> bool:
         return False
     if image.getexif().get(_ORIENTATION) in _TURNED:
         return False
-    _decode(image, kind, data)
-    return not image.has_transparency_data or image.convert("RGBA").getchannel("A").getextrema() == (255, 255)
-
-
-def _decode(image: Image.Image, kind: str, data: bytes) -> None:
-    """See whether a decoder takes the file. Most of the time that a JPEG takes goes into its scan, about which decoders
-    do not complain as long as it ends where it should: what comes before that is tried alone."""
-    if kind == "image/jpeg" and (head := _before_scan(data)):
-        with suppress(Exception), Image.open(io.BytesIO(head + _JPEG_END), formats=["jpeg"]) as start:
-            start.draft("L", (start.width // 8, start.height // 8))
-            start.load()
-            return
-    # A JPEG is decoded at an eighth of its size.
-    image.draft("L", (image.width // 8, image.height // 8))
+    image.draft("L", (image.width // 8, image.height // 8))  # a JPEG is decoded at an eighth of its size
     image.load()
+    return not image.has_transparency_data or image.convert("RGBA").getchannel("A").getextrema() == (255, 255)
 
 
 def _before_scan(data: bytes) -> bytes:
