@@ -4,10 +4,10 @@
 
 Responses have 300 to 4,000 characters, half of them less than 900, or all of them `--characters`. With `--pictures`
 each problem has a JPEG of 100 KB. Prints milliseconds per row, as the slope between a quarter of the rows and all of
-them, median of the rounds: for a bare aiohttp loop (on uvloop, with ready JSON and a worker for each place), for a plain
-one, as one writes it at first (on asyncio, with `json=` and a task for each row), for the openai engine alone, for a
-build's part that other tools do as well (a problem read, its response asked for and stored), and for a whole build
-(problems, sampling, judging, pairing, store, dataset), without a verifier and verified by rules.
+them, median of the rounds: for a bare aiohttp loop (on uvloop, with ready JSON and a worker for each place), for a
+plain one, as one writes it at first (on asyncio, with `json=` and a task for each row), for the openai engine alone,
+for a build's part that other tools do as well (a problem read, its response asked for and stored), and for a whole
+build (problems, sampling, judging, pairing, store, dataset), without a verifier and verified by rules.
 """
 
 from __future__ import annotations

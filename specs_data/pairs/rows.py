@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from msgspec import Struct
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 
 from specs_data.errors import FileRefused, UserError, first_line
 from specs_data.files import FIRST_ROWS, SUFFIXES, columns_of, read_inside, read_rows, runs_in
@@ -127,14 +127,12 @@ def try_rows(
 def to_row(pair: Pair) -> Row:
     """A pair as a row of our datasets: messages are `{"role", "content"}`, images `{"bytes", "path": file name}`.
     The prompt's content is text, or in blocks where pictures stand among it."""
-    before = dict(zip(("chosen", "rejected"), pair.turns_before, strict=True))
-    sides = {
-        side: [*_plain(before[side]), {"role": "assistant", "content": text}]
-        for side, text in (("chosen", pair.chosen), ("rejected", pair.rejected))
-    }
-    images = [{"bytes": image.content, "path": image.name} for image in pair.images]
-    told = {column: getattr(pair, column) for column in (*TEXT_COLUMNS, *DIFFICULTY)}
-    return {"id": pair.id, "images": images, "prompt": to_content(pair.prompt, len(pair.images)), **sides, **told}
+    row = asdict(pair)
+    for side, before in zip(("chosen", "rejected"), row.pop("turns_before"), strict=True):
+        row[side] = [*_plain(before), {"role": "assistant", "content": row[side]}]
+    row["images"] = [{"bytes": image.content, "path": image.name} for image in pair.images]
+    row["prompt"] = to_content(pair.prompt, len(pair.images))
+    return row
 
 
 def interleaved(pair: Pair) -> bool:
