@@ -97,7 +97,7 @@ class _Left(Awaitable[T]):
                     step = partial(steps.throw, error)
                     if isinstance(error, asyncio.CancelledError):
                         cancelled += 1
-                        late = late or asyncio.get_running_loop().call_later(GRACE, _current().cancel)
+                        late = late or asyncio.get_running_loop().call_later(GRACE, this_task().cancel)
         except StopIteration as done:
             result: T = done.value
             return result
@@ -111,7 +111,8 @@ def _never_collect(left: object) -> None:
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(left))
 
 
-def _current() -> asyncio.Task[Any]:
+def this_task() -> asyncio.Task[Any]:
+    """The task at hand, of a coroutine."""
     task = asyncio.current_task()
     assert task is not None  # noqa: S101 - this is one
     return task
@@ -127,7 +128,7 @@ def run(work: Coroutine[Any, Any, T]) -> T:
     started: Future[tuple[asyncio.AbstractEventLoop, asyncio.Task[T]]] = Future()
 
     async def told() -> T:
-        started.set_result((asyncio.get_running_loop(), _current()))
+        started.set_result((asyncio.get_running_loop(), this_task()))
         return await work
 
     with ThreadPoolExecutor(1, "specs-data") as thread:

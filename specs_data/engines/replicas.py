@@ -30,6 +30,7 @@ from yarl import URL
 
 from specs_data import wire
 from specs_data.errors import EngineFailed, SpecsDataError, UserError
+from specs_data.loop import this_task
 from specs_data.wire import Answer, Meaning
 
 logger = logging.getLogger(__name__)
@@ -157,8 +158,7 @@ class Replicas:
         now = time.monotonic()
         if not server.waiting:
             server.heard = now
-        task = asyncio.current_task()
-        assert task is not None  # noqa: S101 - a coroutine runs in one
+        task = this_task()
         server.waiting[task] = now
         if server.watch is None:
             self._watch(server)

@@ -25,6 +25,7 @@ from typing import Any, Protocol
 from msgspec import Struct, field
 
 from specs_data.errors import first_error
+from specs_data.loop import this_task
 from specs_data.rollouts.early import Ahead, Early
 from specs_data.rollouts.store import Index, Position
 
@@ -342,7 +343,7 @@ class _Search:
             self._room.release()
             self._moved.set()
         self._go_on(position, indices, outcomes)
-        self._end()
+        self._tasks.discard(this_task())
 
     async def _go_through(self, line: Line, position: Position, indices: range) -> None:
         """A round at the service of this line."""
@@ -350,12 +351,7 @@ class _Search:
         line.places += 1
         self._go_on(position, indices, outcomes)
         self._serve(line)
-        self._end()
-
-    def _end(self) -> None:
-        """The task at hand is over."""
-        if (task := asyncio.current_task()) is not None:
-            self._tasks.discard(task)
+        self._tasks.discard(this_task())
 
     async def _attempt(self, quest: Quest, position: Position, indices: range) -> list[Outcome]:
         kept = self._kept.get(position, 0)
