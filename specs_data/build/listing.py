@@ -12,10 +12,8 @@ from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from msgspec.structs import replace
-
 from specs_data.judges.rules import gold_fault
-from specs_data.problems import Dropped, Incoming, Order, Source, read_all, read_problems, sources_of
+from specs_data.problems import Dropped, Incoming, Order, Source, read_all, read_problems, sources_of, told_apart
 from specs_data.recipe import Recipe
 from specs_data.records import Problem
 from specs_data.rollouts.plan import outside_window
@@ -134,13 +132,9 @@ class Listing:
         return sorted(listed)
 
     def _renamed(self, item: Incoming) -> Incoming:
-        """A problem whose id another one has, perhaps of another source: then it is not the same problem, and gets a
-        name with that of its source before it."""
+        """A problem whose id another one has, perhaps of another source: then it is not the same problem."""
         number = self._store.named(item.problem.id)
-        there = None if number is None else self._store.problem(number)
-        if there is None or replace(there, source=item.problem.source) == item.problem:
-            return item
-        return replace(item, problem=replace(item.problem, id=f"{item.source}/{item.problem.id}"))
+        return told_apart(item, None if number is None else self._store.problem(number))
 
     def _take(self, item: Incoming, number: Number, unseen: bool) -> None:
         for name, data in zip(item.problem.images, item.images, strict=True):

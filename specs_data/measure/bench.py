@@ -23,9 +23,9 @@ from specs_data.format import load_format
 from specs_data.judges.model import ModelJudge, open_judge
 from specs_data.judges.rules import RuleJudge, gold_fault
 from specs_data.plugins import verifier_label
-from specs_data.problems import Dropped, Incoming, read_all, sources_of
+from specs_data.problems import Dropped, Incoming, read_all, sources_of, told_apart
 from specs_data.recipe import Recipe
-from specs_data.records import Sample
+from specs_data.records import Problem, Sample
 from specs_data.rollouts.answers import Answers
 from specs_data.rollouts.checking import asks_sampled, open_checker, sharing
 from specs_data.rollouts.demand import OnDemand
@@ -241,6 +241,8 @@ def _take_problems(store: Store, recipe: Recipe, by_rule: bool, left_out: Counte
     for them every token would be in vain."""
     sources = sources_of(recipe)
     source = read_all(sources, columns=recipe.columns, limit=recipe.limit)
+    if len(sources) > 1:
+        source = _apart(source)
     names: set[str] = set()
     numbers: list[Number] = []
     while chunk := list(islice(_fit(source, by_rule, left_out, names), _READ)):
@@ -252,6 +254,16 @@ def _take_problems(store: Store, recipe: Recipe, by_rule: bool, left_out: Counte
     if not numbers:
         raise UserError(f"{recipe.problems} has no problem to measure by: {_told(left_out)}")
     return numbers
+
+
+def _apart(source: Iterator[Incoming | Dropped]) -> Iterator[Incoming | Dropped]:
+    """Those of several sources, each of two problems with one id by a name of its own."""
+    seen: dict[str, Problem] = {}
+    for item in source:
+        apart = told_apart(item, seen.get(item.problem.id)) if isinstance(item, Incoming) else item
+        if isinstance(apart, Incoming):
+            seen.setdefault(apart.problem.id, apart.problem)
+        yield apart
 
 
 def _fit(

@@ -61,6 +61,7 @@ __all__ = [
     "read_problems",
     "source_files",
     "sources_of",
+    "told_apart",
 ]
 
 MAX_TEXT = 100_000
@@ -176,6 +177,14 @@ def read_all(
             found = replace(found, detail=": ".join(filter(None, (reader.label, found.detail))))
         if found is not None:
             yield found
+
+
+def told_apart(item: Incoming, there: Problem | None) -> Incoming:
+    """`item`, of one of several sources, where `there` is what has its id so far. If that is another problem, `item`
+    gets a name with that of its source before it."""
+    if there is None or replace(there, source=item.problem.source) == item.problem:
+        return item
+    return replace(item, problem=replace(item.problem, id=f"{item.source}/{item.problem.id}"))
 
 
 def count_all(sources: Iterable[Source], limit: int | None = None) -> int | None:

@@ -28,6 +28,7 @@ from specs_data.measure.evaluation import Evaluation, encode, read_evaluation, w
 from specs_data.measure.table import table
 from specs_data.mini import checkpoint
 from specs_data.mini.world import write_problems
+from specs_data.recipe import make_recipe
 from specs_data.records import Judged, Nuclei, Request, Response, Verdict
 from specs_data.rollouts import progress
 from specs_data.rollouts.sample import sample_seed
@@ -347,3 +348,17 @@ def test_the_command_says_what_is_missing(tmp_path: Path) -> None:
 
 def test_the_evaluation_of_an_empty_mapping_is_written(tmp_path: Path) -> None:
     assert json.loads(encode(Evaluation(policy="p")))["accuracy"] is None
+
+
+def test_problems_of_one_id_in_several_sources_are_several(tmp_path: Path) -> None:
+    rows = [{"id": "1", "question": f"What is {n} + 1?", "answer": str(n + 1)} for n in (1, 1, 2)]
+    files = [tmp_path / f"{name}.jsonl" for name in "abc"]
+    for file, row in zip(files, rows, strict=True):
+        file.write_text(json.dumps(row) + "\n")
+    found = evaluate(
+        make_recipe({"problems": list(map(str, files)), "samples": SAMPLES}),
+        out=tmp_path / "e",
+        engine=policy(),
+        quiet=True,
+    )
+    assert (found.n, found.left_out.get("duplicate")) == (2, 1)
