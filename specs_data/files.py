@@ -293,6 +293,12 @@ def read_inside(folder: Path, name: str, most_bytes: int) -> bytes:
     return content
 
 
+def is_plain(file: Path, folder: Path) -> bool:
+    """Whether it is a regular file of a folder, and neither hidden there nor in a hidden folder: editors, file systems
+    and downloads keep older copies in such places."""
+    return file.is_file() and not any(part.startswith(".") for part in file.relative_to(folder).parts)
+
+
 def runs_in(folder: Path) -> list[Path]:
     """The run that `folder` is, and the runs that it holds: each has a list of what it left out."""
     return [file.parent for file in (*folder.glob("dropped.jsonl"), *sorted(folder.glob("*/dropped.jsonl")))]

@@ -79,6 +79,16 @@ def test_a_file(tmp_path: Path, write: Any) -> None:
     assert found.problem == Problem("a", "Which?", "B", "multiple_choice", ("red", "blue"), (), "exam")
 
 
+def test_hidden_files_of_a_folder_are_no_problems(tmp_path: Path) -> None:
+    """An editor keeps an older copy beside its file, and macOS puts what it knows of a file into a zip."""
+    jsonl(tmp_path / "problems.jsonl", [GOOD])
+    (tmp_path / "._problems.jsonl").write_bytes(b"\x00\x05\x16\x07\n")
+    (tmp_path / ".ipynb_checkpoints").mkdir()
+    jsonl(tmp_path / ".ipynb_checkpoints" / "problems-checkpoint.jsonl", [{**GOOD, "answer": "6"}])
+    assert one(tmp_path).problem.answer == "5"
+    assert count_all([Source(str(tmp_path))]) == 1
+
+
 def test_a_folder_is_read_in_the_order_of_its_files(tmp_path: Path) -> None:
     (tmp_path / "deep").mkdir()
     (tmp_path / "x.parquet").mkdir()  # as Spark writes them

@@ -14,7 +14,7 @@ from typing import Any, Protocol, TypeAlias
 from msgspec import Struct
 
 from specs_data.errors import UserError, first_line
-from specs_data.files import SUFFIXES, RowsByNumber, read_rows, refuse_irregular, runs_in
+from specs_data.files import SUFFIXES, RowsByNumber, is_plain, read_rows, refuse_irregular, runs_in
 from specs_data.pairs.shelf import HubShelf, Shelf
 from specs_data.recipe import Recipe
 
@@ -167,7 +167,7 @@ def _files(path: Path) -> list[Path]:
         return [path]
     if runs := runs_in(path):
         raise UserError(f"{runs[0]} is a run, and holds no problems: give those that it was built from")
-    files = sorted(file for file in path.rglob("*") if file.suffix in SUFFIXES and file.is_file())
+    files = sorted(file for file in path.rglob("*") if file.suffix in SUFFIXES and is_plain(file, path))
     if not files:
         raise UserError(f"the folder {path} holds no .jsonl or .parquet file")
     return files
