@@ -332,16 +332,25 @@ def export(
     **settings: Any,
 ) -> None:
     """Write a dataset for another trainer, or problems as its GRPO prompts."""
-    from specs_data.recipe import Recipe, read_settings
+    from specs_data.recipe import Recipe, read_columns, read_settings
     from specs_data.share.export import describe_export
     from specs_data.share.export import export as export_pairs
     from specs_data.share.prompt_sets import PROMPT_TARGETS, export_prompts
 
     if to in PROMPT_TARGETS:
+        _refuse_flags({"images": images}, "pairs")
         done = export_prompts(read_settings(Recipe, {**settings, "problems": source}), to, out)
     else:
-        done = export_pairs(source, to, out, images)
+        columns = read_columns(settings.pop("columns"))
+        _refuse_flags(settings, f"problems ({', '.join(PROMPT_TARGETS)})")
+        done = export_pairs(source, to, out, images, columns)
     typer.echo(describe_export(done))
+
+
+def _refuse_flags(flags: dict[str, Any], of: str) -> None:
+    """Raise UserError for a flag that was given and would have no effect, as it is one for exports `of` others."""
+    for name in (name for name, value in flags.items() if value not in (None, [])):
+        raise UserError(f"--{name.replace('_', '-')} is for exports of {of}: leave it out")
 
 
 @app.command()

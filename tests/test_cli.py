@@ -185,6 +185,22 @@ def test_export_merge_and_judge(run: Path, responses: Path, specs_data: Command)
     assert json.loads(done.stdout)["right"] is True
 
 
+@pytest.mark.parametrize(
+    ("to", "flag", "told"),
+    [
+        ("ms-swift", ["--limit", 3], "--limit is for exports of problems (trl, easyr1, verl): leave it out"),
+        ("ms-swift", ["--system-prompt", "none"], "--system-prompt is for exports of problems"),
+        ("trl", ["--images", "."], "--images is for exports of pairs: leave it out"),
+    ],
+)
+def test_a_flag_that_an_export_has_no_use_for_is_refused(
+    run: Path, specs_data: Command, to: str, flag: list[object], told: str
+) -> None:
+    done = specs_data("export", run, "--to", to, "--out", "none", *flag, cwd=run)
+    assert done.returncode == 2 and told in done.stderr, done.stderr
+    assert not (run / "none").exists()
+
+
 def test_a_file_in_the_way_is_said(run: Path, specs_data: Command) -> None:
     (run / "taken").touch()
     done = specs_data("export", run, "--to", "llamafactory", "--out", "taken", cwd=run)

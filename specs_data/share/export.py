@@ -17,12 +17,14 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
+import msgspec
 import pyarrow as pa
 from msgspec import Struct
 
-from specs_data.errors import UserError
-from specs_data.files import staged
+from specs_data.errors import UserError, first_line
+from specs_data.files import sha256_of, staged
 from specs_data.images import Unusable, settle, suffix
 from specs_data.pairs.manifest import Manifest
 from specs_data.pairs.parquet import IMAGES, MESSAGES, write_either
@@ -34,6 +36,7 @@ _CHARACTERS_PER_TOKEN = 3
 # Words that the loaders read as something else than text, in any turn.
 _SWIFT_WORDS = ("<video>", "<audio>", "<bbox>", "<ref-object>", "<cot-process>", "<start-image>", "<img>")
 _LLAMAFACTORY_WORDS = ("<video>", "<audio>")
+_INFO = "dataset_info.json"  # LLaMA-Factory's list of the data sets in a folder
 
 
 PROMPT_TARGETS = ("trl", "easyr1", "verl")
@@ -53,11 +56,18 @@ class _Refused(Exception):
     """A row the target cannot take, with the reason."""
 
 
-def export(dataset: str | Path, to: str, out: str | Path, images: Path | None = None) -> Export:
+def export(
+    dataset: str | Path,
+    to: str,
+    out: str | Path,
+    images: Path | None = None,
+    columns: Mapping[str, str] | None = None,
+) -> Export:
     """Write a preference dataset for the trainer `to` (llamafactory, ms-swift or openrlhf) into the folder `out`.
 
     Rows that the trainer would misread are left out and counted. `images` is the folder of the pictures that rows
-    name, if it is not the dataset's own. Raises UserError.
+    name, if it is not the dataset's own; `columns` names the dataset's own columns for ours. Other data sets that
+    LLaMA-Factory's dataset_info.json in `out` lists stay there. Raises UserError.
     """
     out = Path(out)
     targets = {"llamafactory": _llamafactory, "ms-swift": _swift, "openrlhf": _openrlhf}
@@ -70,10 +80,11 @@ def export(dataset: str | Path, to: str, out: str | Path, images: Path | None = 
     written: dict[str, int] = {}
     files = {split: f"{name if split == 'train' else f'{name}_{split}'}.jsonl" for split in opened.splits}
     longest = 0
+    known = _read_dataset_info(out) if to == "llamafactory" else {}
     with staged(out) as part:
         for split, file in files.items():
             with (part / file).open("w", encoding="utf-8") as lines:
-                for pair in rows(opened, split):
+                for pair in rows(opened, split, columns=columns):
                     try:
                         line = _checked(pair, targets[to], part)
                     except _Refused as refused:
@@ -85,9 +96,10 @@ def export(dataset: str | Path, to: str, out: str | Path, images: Path | None = 
         if not written:
             reasons = describe_left_out(left_out) or "it is empty"
             raise UserError(f"{to} can take none of the rows of {dataset}: {reasons}")
+        notes = (*_notes(to, name, out, longest), *_replaced(part, out, files.values()))
         if to == "llamafactory":
-            files = {"info": _write_dataset_info(part, list(files.values())), **files}
-    return Export(tuple(out / file for file in files.values()), written, dict(left_out), _notes(to, name, out, longest))
+            files = {"info": _write_dataset_info(part, list(files.values()), known), **files}
+    return Export(tuple(out / file for file in files.values()), written, dict(left_out), notes)
 
 
 def export_problems(
@@ -239,15 +251,32 @@ def _named(image: bytes) -> str:
     return f"{hashlib.sha256(image).hexdigest()[:24]}.{suffix(image)}"
 
 
-def _write_dataset_info(out: Path, files: Sequence[str]) -> str:
+def _replaced(part: Path, out: Path, files: Iterable[str]) -> Iterator[str]:
+    """A word on each file in `out` that gives way to another one: exports of two runs of one policy have one name."""
+    for file in files:
+        if (out / file).is_file() and sha256_of(out / file) != sha256_of(part / file):
+            yield f"{out / file} took the place of another one; to keep both, export to two folders"
+
+
+def _read_dataset_info(out: Path) -> dict[str, Any]:
+    """The data sets that LLaMA-Factory knows in the folder `out` already. Raises UserError."""
+    file = out / _INFO
+    try:
+        return msgspec.json.decode(file.read_bytes(), type=dict[str, Any]) if file.is_file() else {}
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise UserError(
+            f"{file} is no list of LLaMA-Factory's data sets ({first_line(error)}): repair it, or export elsewhere"
+        ) from None
+
+
+def _write_dataset_info(out: Path, files: Sequence[str], known: Mapping[str, Any]) -> str:
     columns = {"messages": "conversations", "chosen": "chosen", "rejected": "rejected", "images": "images"}
     info = {
         Path(file).stem: {"file_name": file, "formatting": "sharegpt", "ranking": True, "columns": columns}
         for file in files
     }
-    name = "dataset_info.json"
-    (out / name).write_text(json.dumps(info, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    return name
+    (out / _INFO).write_text(json.dumps({**known, **info}, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return _INFO
 
 
 def _notes(to: str, name: str, out: Path, longest: int) -> tuple[str, ...]:

@@ -133,6 +133,36 @@ def test_splits_are_files_of_their_own(tmp_path: Path) -> None:
     assert list(json.loads(done.files[0].read_text())) == ["pairs", "pairs_test"]
 
 
+def test_other_data_sets_that_llamafactory_knows_stay(tmp_path: Path) -> None:
+    write_shards([row(0)], tmp_path / "pairs", "train")
+    (tmp_path / "data").mkdir()
+    info = tmp_path / "data" / "dataset_info.json"
+    info.write_text('{"identity": {"file_name": "identity.json"}, "pairs": {"file_name": "old.jsonl"}}')
+    export(tmp_path / "pairs", "llamafactory", tmp_path / "data")
+    known = json.loads(info.read_text())
+    assert known["identity"] == {"file_name": "identity.json"} and known["pairs"]["file_name"] == "pairs.jsonl"
+    info.write_text("[]")
+    with pytest.raises(UserError, match=r"dataset_info\.json is no list of LLaMA-Factory's data sets"):
+        export(tmp_path / "pairs", "llamafactory", tmp_path / "data")
+    assert info.read_text() == "[]"
+
+
+def test_an_export_that_takes_the_place_of_another_is_told_of(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_shards([row(0, chosen=said(name))], tmp_path / name / "pairs", "train")
+    done = [export(tmp_path / name / "pairs", "ms-swift", tmp_path / "out") for name in ("a", "a", "b")]
+    told = [any("took the place of another one" in note for note in each.notes) for each in done]
+    assert told == [False, False, True]
+
+
+def test_columns_of_others(tmp_path: Path) -> None:
+    file = tmp_path / "theirs.jsonl"
+    file.write_text(json.dumps({"prompt": "What?", "preferred": "good", "rejected": "bad"}) + "\n")
+    export(file, "openrlhf", tmp_path / "out", columns={"chosen": "preferred"})
+    [line] = (tmp_path / "out").glob("*.jsonl")
+    assert json.loads(line.read_text())["chosen"] == said("good")
+
+
 @pytest.mark.parametrize(
     ("to", "warnings"),
     [
