@@ -621,7 +621,7 @@ def shipped_recipes() -> list[str]:
 
 def _recipe_file(file: Path | None) -> Path | None:
     """The file itself, or the shipped recipe of that name."""
-    if file is None or file.suffix or len(file.parts) > 1 or file.exists():
+    if file is None or file.suffix or len(file.parts) > 1 or file.is_file():
         return file
     if file.name not in shipped_recipes():
         raise unknown_name("recipe", file.name, shipped_recipes(), "a path to a .toml file names one of your own")

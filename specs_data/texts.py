@@ -84,7 +84,7 @@ def _load(folder: str, name: str, suffixes: tuple[str, ...]) -> Text:
         for file in shipped:
             if file.is_file():
                 return _text(name, file.read_text(encoding="utf-8"))
-        return _text(Path(name).name, Path(name).read_text(encoding="utf-8"))
+        return _text(Path(name).name, Path(name).read_text(encoding="utf-8-sig"))  # some editors begin with a mark
     except (OSError, ValueError):  # `name` may be any text: too long for a path, with a NUL in it
         found = sorted(item.name.split(".")[0] for item in root.iterdir() if item.name.endswith(suffixes))
         raise UserError(f"no readable file {name!r}, and {folder}/ has only: {', '.join(found)}") from None

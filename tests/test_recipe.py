@@ -19,6 +19,7 @@ from specs_data.flags import with_flags
 from specs_data.format import load_format
 from specs_data.judges.model import open_judge
 from specs_data.plugins import find_corruptions
+from specs_data.presets import load_preset
 from specs_data.recipe import (
     DEFAULT_RECIPE,
     Recipe,
@@ -417,3 +418,17 @@ def test_a_recipe_may_begin_with_an_editor_s_mark(tmp_path: Path) -> None:
     file = tmp_path / "r.toml"
     file.write_bytes(b"\xef\xbb\xbfsamples = 4\r\nproblems = 'p.jsonl'\r\n")
     assert make_recipe({}, file).samples == 4
+
+
+def test_other_files_of_a_user_may_begin_with_that_mark_too(tmp_path: Path) -> None:
+    (tmp_path / "preset.toml").write_text('\ufeff[columns]\nquestion = "q"\n')
+    assert load_preset(str(tmp_path / "preset.toml")).columns == {"question": "q"}
+    (tmp_path / "prompt.md").write_text("\ufeffThink.")
+    read = system_prompt(str(tmp_path / "prompt.md"), "")
+    assert read is not None and read.body == "Think."
+
+
+def test_a_folder_does_not_hide_a_shipped_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "twins").mkdir()
+    assert make_recipe({}, Path("twins")).target == 9000

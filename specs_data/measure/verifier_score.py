@@ -194,7 +194,7 @@ def read_cases(file: str, fmt: ResponseFormat = THINK_ANSWER) -> list[Labelled]:
     """The labelled cases of a JSONL file, or the shipped ones for `prose`. Raises UserError."""
     path = files("specs_data.measure").joinpath("cases.jsonl") if file == PROSE else Path(file)
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").split("\n")  # U+2028 and its like end no line
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read the cases {file}: {error}") from None
     return [_read_case(line, number, file, fmt) for number, line in enumerate(lines, 1) if line.strip()]

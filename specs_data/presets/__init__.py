@@ -50,7 +50,7 @@ def load_preset(name: str) -> Preset:
     else:
         raise unknown_name("preset", name, shipped_presets(), "a path to a .toml file names one of your own")
     try:
-        return msgspec.convert(tomllib.loads(file.read_text(encoding="utf-8")), Preset)
+        return msgspec.convert(tomllib.loads(file.read_text(encoding="utf-8-sig")), Preset)
     except OSError as error:
         raise UserError(f"cannot read the preset file {file}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -322,7 +322,8 @@ class GeminiBatch:
             file, download = found.dest.file_name, self._client.sdk.aio.files.download
             # A file that has expired is answered with 403.
             data = await self._patiently(lambda: self._unless_gone(download(file=file), 403, 404))
-            entries = list(map(_entry, (data or b"").decode(errors="replace").splitlines()))
+            # As bytes: a text would also end a line at a U+2028 or U+0085 that a model wrote.
+            entries = [_entry(line.decode(errors="replace")) for line in (data or b"").splitlines()]
         else:
             dump = {"mode": "json", "by_alias": True, "exclude_none": True}
             entries = [response.model_dump(**dump) for response in found.dest.inlined_responses or []]

@@ -44,8 +44,9 @@ class Prices(Struct, frozen=True):
     def price(self, model: str, on: date | None = None) -> Price | None:
         """The price of `model`, or of the model it is a version of, on a day (today)."""
         day = on or date.today()
-        names = (name for name in self.models if same_model(name, model))
-        known = self.models.get(model) or self.models.get(min(names, key=len, default=""), ())
+        # Of a model and its preview the longer name says more. The price of an alias is that of no other model.
+        names = (name for name in self.models if _is_version(name, model))
+        known = self.models.get(model) or self.models.get(max(names, key=len, default=""), ())
         in_force = [price for price in known if price.since <= day]
         return in_force[-1] if in_force else None
 
@@ -74,7 +75,7 @@ def load_prices(file: Path | None = None) -> Prices:
     if file is None:
         return Prices(shipped)
     try:
-        text = file.read_text(encoding="utf-8")
+        text = file.read_text(encoding="utf-8-sig")  # some editors begin with a mark
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read the prices {file}: {error}") from None
     return Prices(shipped | _parse(text, str(file)))
@@ -84,9 +85,12 @@ def same_model(requested: str, served: str) -> bool:
     """Is `served` what was asked for: the same name, or the name of one of its versions?
 
     A `-latest` alias names no fixed model, so whatever serves it is what was asked for."""
-    wanted, got = (name.lower().removeprefix("models/") for name in (requested, served))
-    if wanted.endswith("-latest"):
-        return True
+    return requested.lower().endswith("-latest") or _is_version(requested, served)
+
+
+def _is_version(name: str, other: str) -> bool:
+    """Is `other` the model called `name`, or one of its versions?"""
+    wanted, got = (each.lower().removeprefix("models/") for each in (name, other))
     return got.startswith(wanted) and _VERSION.fullmatch(got.removeprefix(wanted)) is not None
 
 

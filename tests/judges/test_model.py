@@ -157,6 +157,18 @@ def test_own_prices_come_on_top(tmp_path: Path) -> None:
     assert prices.cost("gemini-2.5-flash", 1_000_000, 0) == 0.3
 
 
+def test_the_price_of_a_model_is_that_of_no_other(tmp_path: Path) -> None:
+    file = tmp_path / "prices.toml"
+    price = "prices = [{{ since = 2026-01-01, prompt = {}, completion = 2 }}]\n"
+    names = {"flash-latest": 7, "gemini-2.5-flash-preview": 9}
+    file.write_text("\ufeff" + "".join(f'["{name}"]\n{price.format(cost)}' for name, cost in names.items()))
+    prices = load_prices(file)
+    assert prices.cost("flash-latest", 1_000_000, 0) == 7
+    assert prices.cost("my-model", 1_000_000, 0) is None
+    assert prices.cost("gemini-2.5-flash-preview-09-2025", 1_000_000, 0) == 9
+    assert prices.cost("gemini-2.5-flash-002", 1_000_000, 0) == 0.3
+
+
 @pytest.mark.parametrize("text", ["x = ", "[m]\nprices = 3", "[m]\nprices = [{ since = 2026-01-01, prompt = 1 }]"])
 def test_prices_that_cannot_be_read(tmp_path: Path, text: str) -> None:
     file = tmp_path / "prices.toml"

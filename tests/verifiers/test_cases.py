@@ -87,6 +87,11 @@ def test_a_file_of_cases_that_cannot_be_read_is_named(tmp_path: Path, file: str)
         read_cases(str(tmp_path / file))
 
 
+def test_a_case_may_have_any_character_in_it(tmp_path: Path) -> None:
+    (tmp_path / "cases").write_text('\ufeff{"thought": "2 + 3\u2028= 5.", "answer": "5", "sound": true}\n\n')
+    assert [case.judged.sample.response.text.count("\u2028") for case in read_cases(str(tmp_path / "cases"))] == [1]
+
+
 @pytest.mark.parametrize(("first", "consistent", "asked"), [(True, True, 0), (False, False, 0), (None, True, 1)])
 async def test_the_next_verifier_is_asked_where_one_cannot_tell(
     first: bool | None, consistent: bool, asked: int

@@ -543,6 +543,18 @@ async def test_large_jobs_go_as_a_file(server: Server, log: Log, monkeypatch: py
     assert config["thinkingConfig"] == {"thinkingLevel": "LOW"} and "responseJsonSchema" in config
 
 
+async def test_an_odd_line_break_in_an_answer_ends_no_line(
+    server: Server, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("specs_data.services.gemini_batch.INLINE_BYTES", 1000)
+    server.answer = lambda *given: by_response(*given).replace('"reason": "', '"reason": "one\u2028two\x85three ')
+    server.finish = lambda entries: [json.dumps(entry, ensure_ascii=False).encode() + b"\n" for entry in entries]
+    verifier = batched(log)
+    assert await verdicts(verifier, 2) == [True, False]
+    await verifier.close()
+    assert len(server.jobs) == 1
+
+
 async def test_a_full_job_does_not_wait(server: Server, log: Log) -> None:
     verifier = batched(log, idle=30.0, size=4)
     assert await asyncio.wait_for(verdicts(verifier, 8), 10) == [True] * 8
