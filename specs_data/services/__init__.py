@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, Protocol, TypeVar
 
@@ -47,6 +48,14 @@ Reason = Literal[
 # nothing of the service, once that has answered anything.
 OF_THE_ITEM: frozenset[Reason] = frozenset({"blocked", "refused", "cut off", "images too large", "unknown image type"})
 TWICE = 2
+
+# How services put it that an account has no money left, as with 400 or 402.
+_PAYMENT_REQUIRED = 402
+_NO_MONEY = re.compile(
+    r"insufficient[ _-](?:balance|credits?|funds|quota)|credit balance|out of credits|exceeded your current quota|"
+    r"billing[ _-]hard[ _-]limit|payment required",
+    re.IGNORECASE,
+)
 
 # A request may have 20 MB, and base64 makes four bytes of three.
 MAX_IMAGE_BYTES = 14_000_000
@@ -284,15 +293,27 @@ def no_answer(none: NoAnswer, key: Key) -> Failed:
     return Failed("broken answer" if none.trouble is Trouble.BROKEN else "no connection", key.hide(none))
 
 
+def meant(status: int, means: Meaning, said: str) -> Meaning:
+    """What an answer means that by its status refuses this one item: the account may have no money left, and then the
+    item is at no fault, and will be answered about once it has."""
+    from specs_data.wire import Meaning
+
+    refuses = means in (Meaning.REFUSED, Meaning.ODD)
+    return Meaning.NO_QUOTA if refuses and (status == _PAYMENT_REQUIRED or _NO_MONEY.search(said)) else means
+
+
 def turned_down(means: Meaning, said: str, wait: float | None) -> Failed:
-    """The failure of an attempt that the service turned down, and for which it asked to `wait`."""
+    """The failure of an attempt that the service turned down, and for which it asked to `wait`. Only what plainly
+    refuses the item is the item's fault."""
     from specs_data.wire import Meaning
 
     if means is Meaning.TOO_SOON:
         return Failed("rate limit", said, wait=wait)
-    if means.passes or means is Meaning.CONFLICT:
-        return Failed("timeout" if means is Meaning.TIMEOUT else "service error", said, wait=wait)
-    return Failed("refused", said, final=True)
+    if means is Meaning.REFUSED:
+        return Failed("refused", said, final=True)
+    return Failed(
+        "timeout" if means is Meaning.TIMEOUT else "service error", said, wait=wait, final=means is Meaning.ODD
+    )
 
 
 def fill(form: type[F], text: str, item: str = "") -> F:

@@ -18,7 +18,17 @@ import aiohttp
 
 from specs_data import wire
 from specs_data.errors import UserError, require
-from specs_data.services import Failed, Question, Reply, image_type, json_schema, no_answer, tokens, turned_down
+from specs_data.services import (
+    Failed,
+    Question,
+    Reply,
+    image_type,
+    json_schema,
+    meant,
+    no_answer,
+    tokens,
+    turned_down,
+)
 from specs_data.wire import Meaning
 
 if TYPE_CHECKING:
@@ -146,7 +156,7 @@ class GeminiClient:
 
     def _raise(self, error: APIError) -> NoReturn:
         message = self._key.hide(error.message or error.status or "")
-        means = wire.meaning(error.code, json.dumps(error.details, default=str))
+        means = meant(error.code, wire.meaning(error.code, json.dumps(error.details, default=str)), message)
         if means is Meaning.REFUSED and "api key" in message.lower():
             means = Meaning.WRONG_KEY
         if error.status == "FAILED_PRECONDITION":

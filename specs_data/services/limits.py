@@ -183,8 +183,8 @@ class Gate:
 class Health:
     """The last outcomes of a service. Too many failures among them stop the run.
 
-    What belongs to an item counts only while the service has answered nothing: then it is as likely that its
-    settings are wrong. Of an item that is on record as `refused` it is no news."""
+    What belongs to an item counts only while the service has answered nothing, or nothing more: then it is as likely
+    that its settings are wrong, or the account. Of an item that is on record as `refused` it is no news."""
 
     LAST = 40
     ENOUGH = 20
@@ -195,6 +195,7 @@ class Health:
         self._outcomes: deque[Reason | None] = deque(maxlen=self.LAST)
         self._stopped: UserError | None = None
         self._proved = False
+        self._refusals = 0  # in a row, each called the item's own fault
         self._turned_away = 0  # calls in a row
         self._since = 0.0  # the first of them
 
@@ -210,7 +211,7 @@ class Health:
 
     def decided(self) -> None:
         """A question was answered."""
-        self._turned_away = 0
+        self._turned_away = self._refusals = 0
         if not self._proved:
             self._proved = True
             self._outcomes = deque((each for each in self._outcomes if each not in OF_THE_ITEM), maxlen=self.LAST)
@@ -236,6 +237,7 @@ class Health:
         self.check()
         given_up = (ItemRefused if failure.of_the_item else Undecided)(failure.reason, failure.detail)
         if failure.of_the_item and (self._proved or self._is_known(item)):
+            self._count_refusal(failure)
             raise given_up
         self._outcomes.append(failure.reason)
         reasons = Counter(outcome for outcome in self._outcomes if outcome)
@@ -249,6 +251,17 @@ class Health:
                 )
             )
         raise given_up
+
+    def _count_refusal(self, failure: Failed) -> None:
+        self._refusals += self._proved
+        if self._refusals > self.LAST:
+            told = f"{failure.reason}: {failure.detail}" if failure.detail else failure.reason
+            self.stop(
+                UserError(
+                    f"{self._name} has refused {self._refusals} questions in a row ({told}), which is hardly their "
+                    "fault; see to that, and the same command goes on from here"
+                )
+            )
 
     def _is_known(self, item: str) -> bool:
         """Was this item refused in an earlier run? From now on it was."""

@@ -17,12 +17,23 @@ from yarl import URL
 
 from specs_data import wire
 from specs_data.errors import UserError
-from specs_data.services import Failed, Question, Reply, image_type, json_schema, no_answer, tokens, turned_down
+from specs_data.services import (
+    Failed,
+    Question,
+    Reply,
+    image_type,
+    json_schema,
+    meant,
+    no_answer,
+    tokens,
+    turned_down,
+)
 from specs_data.wire import Answer, Key, Meaning
 
 HOSTED = "https://api.openai.com/v1"
 MAX_TOKENS = 4096
 LONGEST_WORDS = 2_000  # characters of one string in a form
+_FAILED = 500  # the status of a failure that tells none
 
 # How a server's complaint about an option may name it.
 _SCHEMA = ("json_schema", "json schema", "json_object", "structured output", "guided", "maxlength")
@@ -65,7 +76,7 @@ class OpenAIClient:
             left_out = set(self._left_out)
             data = json.dumps(self._payload(question, left_out)).encode()
             try:
-                answer = await wire.ask(self._session, self._url, data)
+                answer = _told(await wire.ask(self._session, self._url, data))
             except wire.NoAnswer as none:
                 raise no_answer(none, self._key) from None
             if answer.means is Meaning.DONE:
@@ -109,9 +120,10 @@ class OpenAIClient:
 
     def _raise(self, answer: Answer) -> NoReturn:
         said = self._key.hide(wire.said_in(answer.content))
+        means = meant(answer.status, answer.means, said)
         told = {"flags": f"--{self._role}-model and --{self._role}-base-url", "key": wire.OPENAI_KEY}
-        fault = wire.mistake(answer.means, self._url.host or "", f"{answer.status}: {said}", model=self.model, **told)
-        raise fault or turned_down(answer.means, said, wire.asked_wait(answer.headers))
+        fault = wire.mistake(means, self._url.host or "", f"{answer.status}: {said}", model=self.model, **told)
+        raise fault or turned_down(means, said, wire.asked_wait(answer.headers))
 
 
 def _root(base_url: str | None, key: Key, role: str) -> URL:
@@ -145,6 +157,29 @@ def _refused_option(answer: Answer, left_out: set[str]) -> set[str]:
     return refused
 
 
+def _told(answer: Answer) -> Answer:
+    """The answer with the status that its body tells: gateways that have sent a 200 already put a failure there."""
+    if answer.means is not Meaning.DONE or b'"error"' not in answer.content:
+        return answer
+    try:
+        body = json.loads(answer.content)
+        error = None if body.get("choices") else body.get("error")
+        code = error.get("code") if isinstance(error, dict) else None
+    except (ValueError, AttributeError, RecursionError):
+        return answer
+    if not error:
+        return answer
+    status = code if isinstance(code, int) and code in range(400, 600) else _FAILED
+    return Answer(status, answer.headers, answer.content)
+
+
+def _words(content: object) -> object:
+    """What a message says: its text, or that of its blocks. Those of thinking are another type."""
+    if not isinstance(content, list):
+        return content or ""
+    return "".join(block.get("text") or "" for block in content if block.get("type") == "text")
+
+
 def _read(body: bytes) -> Reply:
     """The reply in a chat completion. Raises Failed with the reason there is none."""
     try:
@@ -157,7 +192,7 @@ def _read(body: bytes) -> Reply:
         )
         choice = (completion.get("choices") or [{}])[0]
         message = choice.get("message") or {}
-        text = message.get("content") or ""
+        text = _words(message.get("content"))
         if choice.get("finish_reason") == "content_filter" or message.get("refusal"):
             raise Failed("blocked", paid=paid)
         if choice.get("finish_reason") == "length":

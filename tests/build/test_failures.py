@@ -101,6 +101,15 @@ def test_what_was_refused_before_is_no_sign_of_illness(server: Server, tmp_path:
     assert len(server.calls) == calls and left_out(tmp_path / "run")["verify", "refused: " + REASONS[fault]] == 20
 
 
+def test_an_account_that_runs_out_of_money_loses_nothing(server: Server, tmp_path: Path) -> None:
+    problems = write_sums(tmp_path, 64)
+    server.fault_of = failing("402", lambda number: number % 64 >= 20)
+    with pytest.raises(UserError, match="no quota left"):
+        verified(problems, tmp_path / "run")
+    server.fault_of = lambda _: ""
+    assert verified(problems, tmp_path / "run")[0].count == 64
+
+
 def test_a_response_that_is_too_long_to_verify_is_paid_for_twice_and_another_one_is_tried(
     server: Server, tmp_path: Path
 ) -> None:

@@ -194,8 +194,8 @@ class Service:
             case "badkey":
                 reason = {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "API_KEY_INVALID"}
                 return _error(400, "INVALID_ARGUMENT", "API key not valid. Please pass a valid API key.", [reason])
-            case "400":
-                return _error(400, "INVALID_ARGUMENT", "Unable to process input image.")
+            case "400" | "402" | "451":
+                return _error(int(kind), "INVALID_ARGUMENT", detail or "Unable to process input image.")
             case "401" | "403":
                 return _error(int(kind), "PERMISSION_DENIED", "The caller does not have permission.")
             case "404":
@@ -333,6 +333,9 @@ class Service:
                 message["content"] = f"```json\n{message['content']}\n```"
             case "thought aloud":
                 message["content"] = f"<think>{{}} hm</think>\n{message['content']}"
+            case "blocks":
+                thought = {"type": "thinking", "thinking": [{"type": "text", "text": "Hm."}]}
+                message["content"] = [thought, {"type": "text", "text": message["content"]}]
             case "broken JSON":
                 message["content"] = message["content"][:-3]
         choices = [] if fault == "no candidates" else [{"index": 0, "message": message, "finish_reason": finish}]

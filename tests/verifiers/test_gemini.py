@@ -22,13 +22,13 @@ from fakes.gemini_server import Service as Server
 from hypothesis import given
 from hypothesis import strategies as st
 
-from specs_data.errors import Undecided, UserError
+from specs_data.errors import ItemRefused, Undecided, UserError
 from specs_data.recipe import Recipe
 from specs_data.records import Judged, Judgement, Payment, Problem, Response, Sample
 from specs_data.services import Failed, Reason, fill
 from specs_data.services.gemini import GeminiClient, read_response
 from specs_data.services.gemini_batch import GeminiBatch, Job
-from specs_data.services.limits import Budget, Gate
+from specs_data.services.limits import Budget, Gate, Health
 from specs_data.services.opening import open_budget
 from specs_data.services.prices import load_prices
 from specs_data.services.service import Service
@@ -310,6 +310,19 @@ async def test_a_service_that_turns_everybody_away_is_not_waited_for_in_silence(
     outcomes = await asyncio.gather(*(verifier.verify(judged(f"r{n}"), []) for n in range(60)), return_exceptions=True)
     await verifier.close()
     assert any(isinstance(outcome, UserError) for outcome in outcomes) and time.monotonic() - start < 10
+
+
+def test_a_service_that_refuses_all_that_it_is_asked_about_is_ill_although_it_was_well() -> None:
+    health, refused = Health("gemini"), Failed("refused", "Not today.", final=True)
+    for _ in range(2):
+        health.decided()
+        for number in range(Health.LAST):
+            with pytest.raises(ItemRefused):
+                health.undecided(refused, str(number))
+    with pytest.raises(UserError, match=r"refused 41 questions in a row \(refused: Not today.\)"):
+        health.undecided(refused, "one more")
+    with pytest.raises(UserError, match="in a row"):
+        health.check()
 
 
 async def test_a_few_undecided_do_not(server: Server) -> None:

@@ -13,7 +13,7 @@ import pytest
 from fakes.gemini_server import Service as Server
 from fakes.gemini_server import item_of
 
-from specs_data.errors import Undecided, UserError
+from specs_data.errors import ItemRefused, Undecided, UserError
 from specs_data.recipe import Recipe
 from specs_data.records import Judged, Judgement, Problem, Response, Sample, Verdict
 from specs_data.services.limits import Budget
@@ -157,6 +157,44 @@ async def test_what_only_the_user_can_mend(
     with pytest.raises(UserError, match=words) as caught:
         await verify(server)
     assert len(server.calls) == 1 and "k-secret" not in str(caught.value)
+
+
+NO_MONEY = [
+    "402",
+    "400 Your credit balance is too low to access the API.",
+    'body {"error": {"message": "Insufficient credits", "code": 402}, "user_id": "u"}',
+]
+
+
+@pytest.mark.parametrize("fault", NO_MONEY)
+async def test_an_account_without_money_is_no_fault_of_the_item(server: Server, fault: str) -> None:
+    server.faults.append(fault)
+    with pytest.raises(UserError, match="no quota left"):
+        await verify(server)
+    assert len(server.calls) == 1
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason", "calls"),
+    [
+        ("451", "service error", 1),
+        ('body {"error": {"message": "Slow down", "code": 429}}', "rate limit: Slow down", 2),
+        ('body {"error": "Overloaded", "choices": []}', "service error: Overloaded", 4),
+    ],
+)
+async def test_what_does_not_plainly_refuse_the_item_is_the_service_s(
+    server: Server, fault: str, reason: str, calls: int
+) -> None:
+    server.faults.extend([fault] * 100)
+    with pytest.raises(Undecided, match=f"^{reason}") as caught:
+        await verify(server, patience=0.01)
+    assert not isinstance(caught.value, ItemRefused) and len(server.calls) >= calls
+
+
+async def test_an_answer_in_blocks(server: Server) -> None:
+    server.faults.append("blocks")
+    assert (await verify(server)).consistent
+    assert len(server.calls) == 1
 
 
 @pytest.mark.parametrize("served", ["gpt-9", "Qwen/Qwen3-VL-32B-Instruct-Awful"])
