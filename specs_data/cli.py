@@ -358,7 +358,9 @@ def push(
     dataset: Annotated[str, typer.Argument(metavar="RUN|DATASET")],
     repo_id: Annotated[str, typer.Argument(metavar="REPO_ID")],
     tag: Annotated[str, typer.Option(help="the version, vX.Y.Z")],
-    private: Annotated[bool, typer.Option("--private/--public", help="who sees it; a public one stays so")] = True,
+    private: Annotated[
+        bool, typer.Option("--private/--public", help="who sees it; a public one needs --public")
+    ] = True,
     gated: Annotated[bool, typer.Option(help="readers ask for access")] = False,
     license_id: Annotated[str | None, typer.Option("--license", help="a Hub license id for the card")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="show the plan only")] = False,

@@ -858,6 +858,17 @@ configs:
     assert found[0][0] == ["a", "a?", [RED.hex()]]
     for sentence, source in zip(found[4:], sources[4:], strict=True):
         assert sentence.startswith(f"UserError: cannot read the Hub dataset {source}: ") and "\n" not in sentence
+    assert "'test'" in found[4] and found[4].endswith("; one is given as lab/Problems-1.5-v2#SPLIT")
+
+
+def test_a_hub_dataset_of_which_one_has_to_choose(tmp_path: Path) -> None:
+    line = File(b'{"question": "q?", "answer": "1"}', lfs=False)
+    card = "---\nconfigs:\n- {config_name: a, data_files: a.jsonl}\n- {config_name: b, data_files: b.jsonl}\n---\n"
+    with Hub() as hub:
+        repo = hub.repos["lab/several"] = Repo(private=False)
+        repo.commit({"README.md": File(card.encode(), lfs=False), "a.jsonl": line, "b.jsonl": line}, "first")
+        [told] = read_hub(hub, tmp_path, "lab/several")
+    assert "['a', 'b']" in told and told.endswith("one is given as lab/several:CONFIG")
 
 
 def test_pictures_that_a_hub_dataset_names_are_fetched(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from msgspec import Struct
 
 from specs_data.errors import UserError, first_line
 from specs_data.files import SUFFIXES, RowsByNumber, is_plain, read_rows, refuse_irregular, runs_in
+from specs_data.inert import one_line
 from specs_data.pairs.shelf import HubShelf, Shelf
 from specs_data.recipe import Recipe
 
@@ -221,8 +222,14 @@ def _named(source: str) -> tuple[str, str | None, str | None, str | None]:
 
 @contextmanager
 def _told(name: str) -> Iterator[None]:
-    """Whatever goes wrong with a Hub dataset is a sentence."""
+    """Whatever goes wrong with a Hub dataset is a sentence; of a configuration or split that it lacks, with those that
+    there are and how one is named."""
     try:
         yield
     except Exception as error:
-        raise UserError(f"cannot read the Hub dataset {name}: {first_line(error)}") from None
+        said, repo = first_line(error), _named(name)[0]
+        ways = {"config": f"{repo}:CONFIG", "split": f"{repo}#SPLIT"}
+        way = next((way for word, way in ways.items() if isinstance(error, ValueError) and word in said.lower()), "")
+        if way:
+            said = f"{one_line(' '.join(str(error).splitlines()[:2]), 600)}; one is given as {way}"
+        raise UserError(f"cannot read the Hub dataset {name}: {said}") from None

@@ -154,6 +154,8 @@ def license_of(card: bytes) -> str | None:
     from huggingface_hub import DatasetCard
     from yaml import YAMLError
 
+    if not card:  # the client would say that it has no head
+        return None
     try:
         found = DatasetCard(card.decode(errors="replace"), ignore_metadata_errors=True).data.get("license")
     except (ValueError, YAMLError):  # a head that is no YAML, or no mapping

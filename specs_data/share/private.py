@@ -115,7 +115,8 @@ def _holds_pictures(field: pa.Field) -> bool:
     inner = _inner(field.type)
     if pa.types.is_struct(inner):
         return {"bytes", "path"} <= {child.name for child in inner}
-    return field.name in {"image", "images"}
+    # A column of which no row has a picture may have no type at all.
+    return field.name in {"image", "images"} and not pa.types.is_null(inner)
 
 
 def _inner(kind: pa.DataType) -> pa.DataType:

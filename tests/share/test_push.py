@@ -556,6 +556,13 @@ def test_clean_rows_pass(tmp_path: Path) -> None:
     refuse_private(open_dataset(tmp_path), {"README.md": CARD.encode()})
 
 
+@pytest.mark.parametrize("pictures", [[[], []], [None, None]])
+def test_rows_without_any_picture_pass(tmp_path: Path, pictures: list[Any]) -> None:
+    """What is written of them may have a column of no type."""
+    pq.write_table(pa.table({"images": pictures, "chosen": ["a", "b"]}), tmp_path / "train.parquet")
+    refuse_private(open_dataset(tmp_path), {})
+
+
 def test_absolute_paths_are_cut_in_what_is_published() -> None:
     recipe = {
         "policy": "/home/me/ckpt/zero",
