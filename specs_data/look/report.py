@@ -231,7 +231,7 @@ def _read(dataset: Dataset, columns: Mapping[str, str] | None, total: int, rende
     for place, pair in enumerate(rows(dataset, columns=columns)):
         found.kinds[pair.kind] += 1
         found.types[pair.answer_type or "not stated"] += 1
-        if pair.pass_rate is not None:
+        if pair.pass_rate is not None and 0 <= pair.pass_rate <= 1:  # somebody else's may be anything
             found.rates[pair.pass_rate] += 1
         if pair.solved_blind is not None:
             found.blind[pair.solved_blind] += 1

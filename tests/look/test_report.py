@@ -10,6 +10,8 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -250,3 +252,11 @@ def test_an_unwritable_place_is_one_sentence(tmp_path: Path) -> None:
     write_shards([row()], tmp_path, "train")
     with pytest.raises(UserError, match="cannot write the report"):
         write_report(tmp_path, tmp_path)
+
+
+def test_a_pass_rate_that_is_none_is_in_no_chart(tmp_path: Path) -> None:
+    file = tmp_path / "theirs.parquet"
+    rates = [0.25, float("nan"), -1.0, 50.0]
+    pq.write_table(pa.Table.from_pylist([row(n, pass_rate=rate) for n, rate in enumerate(rates)]), file)
+    html = write_report(file, tmp_path / "page.html").read_text()
+    assert "20-30%" in html and "90-100%" not in html
