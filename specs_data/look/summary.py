@@ -83,8 +83,14 @@ def describe_corruptions(names: Sequence[str] = ()) -> str:
     """The operators called `names`, or each that is installed, by when it is drawn: its name, where it comes from,
     what it does, and what it makes of one response."""
     if names:
-        return "\n\n".join(_section("As asked for", THINK_ANSWER, find_corruptions(names)))
-    sections = [_section(title, fmt, find_corruptions(drawn=drawn)) for drawn, (title, fmt) in _DRAWN.items()]
+        found, in_json = find_corruptions(names), find_corruptions(drawn="json")
+        those = [
+            (fmt, {name: each for name, each in found.items() if (name in in_json) is (fmt is _JSON)})
+            for fmt in (THINK_ANSWER, _JSON)
+        ]
+        sections = [_section("As asked for", fmt, each) for fmt, each in those if each]
+    else:
+        sections = [_section(title, fmt, find_corruptions(drawn=drawn)) for drawn, (title, fmt) in _DRAWN.items()]
     return "\n\n".join(part for section in sections for part in section)
 
 

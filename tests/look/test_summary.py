@@ -1,8 +1,8 @@
-"""The closing table."""
+"""The closing table, and the operators with an example."""
 
 from __future__ import annotations
 
-from specs_data.look.summary import summary
+from specs_data.look.summary import describe_corruptions, summary
 from specs_data.pairs.manifest import Counts, Manifest, Round
 
 
@@ -24,3 +24,9 @@ def test_nothing_where_nothing_would_have_been_saved() -> None:
     rising = (1000, 100_000, 100), (900, 90_000, 95), (800, 80_000, 1)
     assert told(*rising) is None  # it would take a share of 1.06, and there is none above 1
     assert told((1000, 100_000, 300), (700, 40_000, 300), (400, 20_000, 200)) is None
+
+
+def test_an_operator_is_shown_on_a_response_that_it_is_for() -> None:
+    shown = describe_corruptions(["fence_json", "shift_tags"])
+    assert "does not apply" not in shown
+    assert '    ```json\n    {"reasoning"' in shown and "5}</think>" in shown
