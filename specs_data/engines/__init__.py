@@ -20,7 +20,7 @@ from specs_data.loop import in_thread, is_interrupted, run
 from specs_data.plugins import Engine as Engine
 from specs_data.plugins import MakeEngine, check_name, make_engine
 from specs_data.plugins import ModelOptions as ModelOptions
-from specs_data.recipe import Recipe
+from specs_data.recipe import Recipe, named_verifiers
 from specs_data.records import Sampling
 
 DEFAULTS = ModelOptions()
@@ -32,6 +32,17 @@ ENGINES: Mapping[str, str] = {
     "vllm": "specs_data.engines.vllm:VLLMEngine",
     "openai": "specs_data.engines.openai:OpenAIEngine",
 }
+# Of the settings for a model, those that each of them has no use for. A plug-in's are its own affair.
+UNUSED: Mapping[str, tuple[str, ...]] = {
+    "transformers": (
+        "base_url", "concurrency", "engine_arg", "gpu_memory_utilization", "max_model_len", "model",
+        "tensor_parallel_size",
+    ),
+    "vllm": ("base_url", "batch_size", "concurrency", "model"),
+    "openai": (
+        "batch_size", "dtype", "engine_arg", "gpu_memory_utilization", "max_model_len", "tensor_parallel_size",
+    ),
+}  # fmt: skip
 
 
 def engine_factory(name: str) -> MakeEngine:
@@ -58,6 +69,16 @@ def model_options(recipe: Recipe) -> ModelOptions:
     """How the recipe wants the model held and asked."""
     settings = {name: getattr(recipe, name) for name in ModelOptions.__struct_fields__}
     return ModelOptions(**settings | {"base_url": tuple(filter(None, recipe.base_url))})
+
+
+def tell_unused(recipe: Recipe, name: str) -> None:
+    """Say which settings were given that the engine `name` has no use for."""
+    if named_verifiers(recipe.verifier).count("policy") and recipe.verifier_model:
+        return  # whose checkpoint may be loaded by another engine
+    given = [each for each in UNUSED.get(name, ()) if getattr(recipe, each) != Recipe.model_fields[each].default]
+    if given:
+        flags = ", ".join(f"--{each.replace('_', '-')}" for each in given)
+        logger.warning("the engine %s has no use for %s", name, flags)
 
 
 async def open_engine(recipe: Recipe, sampling: Sampling) -> Engine:

@@ -115,6 +115,8 @@ def settle(recipe: Recipe, engine: Engine | None = None, otherwise: str = "") ->
         raise UserError(
             f"no policy: give --policy CKPT (or policy = ... in specs-data.toml), --base-url URL of a server{otherwise}"
         )
+    if engine is None:
+        engines.tell_unused(recipe, name)
     return recipe.model_copy(update={"engine": name})
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +11,12 @@ import pytest
 from fakes.openai_server import OpenAIServer
 
 from specs_data import build, engines
-from specs_data.engines import engine_name, open_engine
+from specs_data.engines import ENGINES, UNUSED, ModelOptions, engine_name, open_engine
 from specs_data.engines.openai import OpenAIEngine
 from specs_data.errors import UserError
 from specs_data.recipe import Recipe, make_recipe
 from specs_data.records import Message, Request, Sampling
+from specs_data.rollouts.sample import settle
 
 
 def recipe(**settings: Any) -> Recipe:
@@ -68,3 +71,30 @@ def test_a_policy_that_is_nowhere_is_told_before_the_build(tmp_path: Path, setti
     with pytest.raises(UserError, match=r"^no policy at \S*nosuch\S*: there is no such folder here"):
         build(make_recipe({"problems": "p.jsonl", "verifier": "rules", **settings}), tmp_path / "run", quiet=True)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_an_engine_has_no_use_for_what_it_does_not_look_at(name: str) -> None:
+    source = inspect.getsource(import_module(ENGINES[name].partition(":")[0]))
+    looked_at = {field for field in ModelOptions.__struct_fields__ if f"options.{field}" in source}
+    looked_at |= {"model"} if name == "openai" else set()  # as its policy
+    assert {*UNUSED[name]} == {*ModelOptions.__struct_fields__} - looked_at
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        (
+            {"engine": "transformers", "concurrency": 8, "engine_arg": "a=1"},
+            "transformers has no use for --concurrency, --e",
+        ),
+        ({"engine": "vllm", "batch_size": 8}, "vllm has no use for --batch-size"),
+        ({"engine": "openai", "base_url": "http://host", "dtype": "float16"}, "openai has no use for --dtype"),
+        ({"engine": "transformers", "batch_size": 8, "min_pixels": 9, "tensor_parallel_size": 1}, ""),
+    ],
+)
+def test_a_setting_without_effect_is_told(
+    settings: dict[str, Any], told: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    settle(recipe(problems="p.jsonl", policy="x", **settings))
+    assert told in caplog.text and bool(told) == bool(caplog.text)
