@@ -267,3 +267,10 @@ def test_closed_streams_are_no_files(responses: Path) -> None:
 def test_the_version_is_printed(tmp_path: Path, specs_data: Command) -> None:
     done = specs_data("--version", cwd=tmp_path)
     assert done.returncode == 0 and re.fullmatch(r"specs-data \d+\.\d+\.\d+\n", done.stdout)
+
+
+@pytest.mark.parametrize("flag", ["--problems", "--verifier", "--rejected-from"])
+def test_an_empty_flag_is_told(responses: Path, specs_data: Command, flag: str) -> None:
+    given = ("--responses", responses, "--problems", "problems.jsonl", "--verifier", "none", "--out", "empty")
+    done = specs_data("build", *given, flag, "", cwd=responses.parent)
+    assert done.returncode == 2 and done.stderr == f"error: {flag} is empty: give a value, or leave it out\n"

@@ -77,6 +77,8 @@ def verifier_names(recipe: Recipe) -> tuple[str, ...]:
     there is a key for it, and otherwise a UserError: none is chosen silently, and a name that nothing has is told."""
     if recipe.verifier is not None:
         names = named_verifiers(recipe.verifier)
+        if not names:
+            raise UserError("--verifier is empty: name one, or several with commas")
         for name in names:
             check_name("verifier", name, VERIFIERS)
         return names

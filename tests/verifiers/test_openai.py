@@ -293,3 +293,9 @@ async def test_what_models_write_is_understood_or_undecided(server: Server, repl
         assert len(server.calls) > 1, "it is asked once more, otherwise"
     else:
         assert (await verify(server)).consistent is said
+
+
+@pytest.mark.parametrize("named", ["", " , "])
+def test_a_list_of_no_verifiers_is_told(named: str) -> None:
+    with pytest.raises(UserError, match="--verifier is empty"):
+        open_verifier(Recipe(verifier=named), open_budget(Recipe()))
