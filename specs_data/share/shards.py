@@ -86,6 +86,8 @@ def shards_of(runs: Sequence[str | Path]) -> list[Shard] | None:
     of = int(told[0].partition("/")[2])
     if len(kinds) > 1:
         raise UserError("these are shards of different runs: their recipes, policies or operators differ")
+    if other := next((shard for shard in told if int(shard.partition("/")[2]) != of), None):
+        raise UserError(f"{told[0]} and {other} are shards of different divisions, and are not parts of one whole")
     missing = sorted({*range(1, of + 1)} - {shard.number for shard in found})
     if missing or len(found) > of:
         which = ", ".join(f"{number}/{of}" for number in missing)

@@ -150,6 +150,9 @@ def test_shards_that_are_missing_or_of_other_runs_are_told(tmp_path: Path) -> No
         merge([runs[0], runs[2]], tmp_path / "joined")
     with pytest.raises(UserError, match="a shard is given twice"):
         merge([*runs, runs[0]], tmp_path / "joined")
+    build(recipe(problems, shard="3/4"), tmp_path / "fourth", engine=policy(), quiet=True)
+    with pytest.raises(UserError, match="1/3 and 3/4 are shards of different divisions"):
+        merge([*runs[:2], tmp_path / "fourth"], tmp_path / "joined")
     build(recipe(problems, seed=1, shard="2/3"), tmp_path / "other", engine=policy(), quiet=True)
     with pytest.raises(UserError, match="shards of different runs"):
         merge([runs[0], tmp_path / "other", runs[2]], tmp_path / "joined")
