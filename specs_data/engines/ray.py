@@ -10,6 +10,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import re
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -24,6 +26,7 @@ logger = logging.getLogger(__name__)
 
 RESTARTS = 20  # times Ray starts one replica again, until it counts as broken
 NEWS = 60.0  # seconds between two words on replicas that are waited for
+CONNECT = 30.0  # seconds until a cluster's address takes a connection
 GLANCE = 0.2  # seconds between two looks at whether the wait was given up
 
 
@@ -218,11 +221,24 @@ class RayEngine:
 
 
 def _connect(ray: Any, address: str | None) -> None:
+    _refuse_unreachable(address or "")
     local: dict[str, Any] = {"include_dashboard": False} if address is None else {}
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **local)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise UserError(f"no Ray cluster answers at {address or 'this machine'}: {_one_line(error)}") from None
+
+
+def _refuse_unreachable(address: str) -> None:
+    """Raise UserError where nothing listens at HOST:PORT or ray://HOST:PORT: Ray would try for ten minutes and more,
+    and say nothing."""
+    found = re.fullmatch(r"(?:ray://)?\[?([^\[\]/]+?)\]?:(\d+)", address)
+    if found is None:
+        return
+    try:
+        socket.create_connection((found[1], int(found[2])), timeout=CONNECT).close()
+    except (OSError, OverflowError) as error:
+        raise UserError(f"no Ray cluster answers at {address}: {_one_line(error)}") from None
 
 
 def _affordable(ray: Any, replicas: int, gpus: float, *, local: bool) -> float:

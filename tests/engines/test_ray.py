@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -183,6 +184,18 @@ async def test_all_replicas_lost_for_good(monkeypatch: pytest.MonkeyPatch) -> No
         with pytest.raises(EngineFailed, match="all replicas are lost"):
             await generate(engine, 20)
     await engine.close()
+
+
+@pytest.mark.parametrize("scheme", ["", "ray://"])
+async def test_an_address_at_which_nothing_listens_is_told_at_once(
+    scheme: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)  # there is the other tests' cluster
+    with socket.socket() as bound:  # and not listening: nobody else gets the port
+        bound.bind(("127.0.0.1", 0))
+        address = f"{scheme}127.0.0.1:{bound.getsockname()[1]}"
+        with pytest.raises(UserError, match=rf"^no Ray cluster answers at {address}: .*refused"):
+            RayEngine(make_engine, address)
 
 
 async def test_the_wait_for_a_replica_can_be_given_up() -> None:
