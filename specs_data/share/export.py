@@ -28,7 +28,8 @@ from specs_data.files import sha256_of, staged
 from specs_data.images import Unusable, settle, suffix
 from specs_data.pairs.manifest import Manifest
 from specs_data.pairs.parquet import IMAGES, MESSAGES, write_either
-from specs_data.pairs.rows import Dataset, Row, open_dataset, rows, to_row
+from specs_data.pairs.rows import Dataset, Row, rows, to_row
+from specs_data.pairs.whole import open_whole
 from specs_data.records import Message, Pair, Picture, Problem
 from specs_data.texts import IMAGE, Text, chat, placed, to_content
 
@@ -74,7 +75,7 @@ def export(
     if to not in targets:
         prompts = ", ".join(PROMPT_TARGETS)
         raise UserError(f"cannot export pairs to {to!r}; choose from: {', '.join(targets)}; problems go to {prompts}")
-    opened = open_dataset(dataset, images)
+    opened = open_whole(dataset, images)
     name = _name(opened)
     left_out: Counter[str] = Counter()
     written: dict[str, int] = {}

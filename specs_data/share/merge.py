@@ -29,6 +29,7 @@ from specs_data.pairs.manifest import Counts, Manifest, Origin, Shard, describe_
 from specs_data.pairs.parquet import write_pairs
 from specs_data.pairs.rows import Dataset, interleaved, open_dataset, rows
 from specs_data.pairs.sides import SidesTally, format_of
+from specs_data.pairs.whole import open_whole
 from specs_data.records import Pair, Picture
 from specs_data.share.shards import join, shards_of
 
@@ -55,7 +56,7 @@ def merge(datasets: Sequence[str | Path], out: str | Path, images: Path | None =
         raise UserError(f"{out} already exists and is not empty; give another folder with --out")
     if (parts := shards_of(datasets)) is not None:
         return join(parts, out)
-    opened = [open_dataset(dataset, images) for dataset in datasets]
+    opened = [open_whole(dataset, images) for dataset in datasets]
     names = _names(opened, datasets)
     reasons, blocks = _choose(opened)
     with suppress(OSError):  # an empty one is replaced in one step, unless something holds it

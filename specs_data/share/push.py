@@ -24,7 +24,8 @@ from specs_data.files import read_inside
 from specs_data.images import image_fault
 from specs_data.pairs.manifest import Data, Manifest, Shard, describe_data, encode_manifest
 from specs_data.pairs.parquet import describe
-from specs_data.pairs.rows import Dataset, count_rows, open_dataset, rows
+from specs_data.pairs.rows import Dataset, count_rows, rows
+from specs_data.pairs.whole import open_whole
 from specs_data.share.hub import (
     Gated,
     Remote,
@@ -144,7 +145,7 @@ def push(
     Raises UserError for what the user must change (a taken tag, an empty split, a secret, a local
     path, a repository that moved on) and CheckFailed if the Hub holds other than what was sent.
     """
-    plan = plan_push(open_dataset(dataset), repo_id, tag=tag, private=private, gated=gated, license=license)
+    plan = plan_push(open_whole(dataset), repo_id, tag=tag, private=private, gated=gated, license=license)
     say(describe_plan(plan))
     if dry_run:
         return None
