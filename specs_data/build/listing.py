@@ -125,7 +125,7 @@ class Listing:
             if item.position in listed:
                 self._take(item, *listed[Position(item.position)])
             else:
-                store.drop("input", item.row, "duplicate", item.problem.id)
+                store.drop("input", item.row, "duplicate", self._twice(item))
         for dropped in chunk:
             if isinstance(dropped, Dropped):
                 store.drop("input", dropped.row, dropped.reason, dropped.detail)
@@ -133,8 +133,16 @@ class Listing:
 
     def _renamed(self, item: Incoming) -> Incoming:
         """A problem whose id another one has, perhaps of another source: then it is not the same problem."""
+        return told_apart(item, self._known(item))
+
+    def _twice(self, item: Incoming) -> str:
+        """The id that is taken, and whether by another problem: a source may call two of them the same."""
+        same = told_apart(item, self._known(item)) is item
+        return item.problem.id if same else f"{item.problem.id}: another problem has this id"
+
+    def _known(self, item: Incoming) -> Problem | None:
         number = self._store.named(item.problem.id)
-        return told_apart(item, None if number is None else self._store.problem(number))
+        return None if number is None else self._store.problem(number)
 
     def _take(self, item: Incoming, number: Number, unseen: bool) -> None:
         for name, data in zip(item.problem.images, item.images, strict=True):

@@ -204,3 +204,13 @@ def test_a_sample_of_a_hub_dataset_is_drawn_of_all_of_it(tmp_path: Path, monkeyp
         quiet=True,
     )
     assert sorted(int(pair.answer or 0) for pair in in_order.pairs())[-1] < 20 and asked[2:] == [True]
+
+
+def test_two_problems_of_one_id_in_one_source_are_told_from_duplicates(tmp_path: Path) -> None:
+    sums = [json.loads(line) for line in write_sums(tmp_path / "sums", 2).read_text().splitlines()]
+    rows = [sums[0], {**sums[1], "id": sums[0]["id"]}, sums[0]]
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    build(recipe(tmp_path / "p.jsonl"), tmp_path / "run", engine=policy(), quiet=True)
+    left_out = map(json.loads, (tmp_path / "run" / "dropped.jsonl").read_text().splitlines())
+    told = [row["detail"] for row in left_out if row["reason"] == "duplicate"]
+    assert told == [f"{sums[0]['id']}: another problem has this id", sums[0]["id"]]
