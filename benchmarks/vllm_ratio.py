@@ -1,12 +1,14 @@
 """A build with vLLM against bare `LLM.chat`: the same prompts, images, seeds and tokens.
 
     .venv-vllm/bin/python benchmarks/vllm_ratio.py [--batch 256] [--policy DIR] [--layers N] [--width N]
-        [--problems 512] [--rounds 5] [--gpu]
+        [--problems 512] [--rounds 5] [--tokens 200] [--gpu]
 
 One response per problem. In each round bare vLLM and the whole build (problems, sampling, judging,
 verification by rules, pairing, store, dataset) take turns over problems that neither has seen, with the
 same vLLM, loaded once: the build's engine waits while it is called bare. Bare vLLM is a loop of `LLM.chat`
 over so many prompts at a time; a --batch as large as --problems makes it one call with everything.
+--tokens is the most of a response, which ends where the policy closes its answer; examples/mini/talkative.py makes a
+policy that says some 260 first (--tokens 380).
 --layers gives the policy so many by adding some that change nothing, and --width makes its MLPs so wide: it
 says the same, at the price of a larger model (18 layers of 460,000 have the weights of a 3B). --gpu is for
 machines with one; without it the settings are those for a small model on a CPU.
@@ -30,6 +32,7 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
+from msgspec import structs
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -51,6 +54,7 @@ SMALL_CPU = {
     "VLLM_LOGGING_LEVEL": "ERROR",
 }
 SAMPLING = Sampling(max_tokens=200, stop=("</answer>",))
+MOST_AT_ONCE = 8192  # tokens in a step on a GPU: what a wide MLP makes of them takes megabytes each
 
 
 def dearer(policy: Path, layers: int | None, width: int | None, folder: Path) -> Path:
@@ -109,20 +113,20 @@ def opened(image: bytes) -> dict[str, Any]:
     return {"type": "image_pil", "image_pil": Image.open(io.BytesIO(image))}
 
 
-def bare(llm: Any, asked: list[Request], batch: int) -> int:
+def bare(llm: Any, asked: list[Request], batch: int, sampling: Sampling = SAMPLING) -> int:
     """A loop of LLM.chat over `batch` prompts at a time: the number of tokens."""
     tokens = 0
     for start in range(0, len(asked), batch):
         some = asked[start : start + batch]
         chats = [_messages(request, [opened(data) for data in request.images], "") for request in some]
-        params = [_params(SAMPLING, request) for request in some]
+        params = [_params(sampling, request) for request in some]
         tokens += sum(len(output.outputs[0].token_ids) for output in llm.chat(chats, params, use_tqdm=False))
     return tokens
 
 
-def whole(engine: VLLMEngine, problems: Path, run: Path) -> dict[str, Any]:
+def whole(engine: VLLMEngine, problems: Path, run: Path, sampling: Sampling = SAMPLING) -> dict[str, Any]:
     """A build with one response per problem: its manifest."""
-    recipe = Recipe(problems=str(problems), samples=1, verifier="rules", max_tokens=SAMPLING.max_tokens)
+    recipe = Recipe(problems=str(problems), samples=1, verifier="rules", max_tokens=sampling.max_tokens)
     return build(recipe, run, engine=engine, quiet=True).manifest
 
 
@@ -133,15 +137,15 @@ def timed(work: Callable[[], Any]) -> tuple[float, float, Any]:
     return time.perf_counter() - wall, time.process_time() - cpu, result
 
 
-def play(llm: Any, engine: VLLMEngine, count: int, batch: int, number: int) -> tuple[float, float]:
+def play(llm: Any, engine: VLLMEngine, count: int, batch: int, number: int, sampling: Sampling) -> tuple[float, float]:
     """One round: milliseconds per token of bare vLLM and of the build."""
     world = 1000 + number
     asked = requests(count, world)
     with tempfile.TemporaryDirectory() as folder:
         problems = write_problems(Path(folder), count, world)
         works: list[Callable[[], Any]] = [
-            lambda: bare(llm, asked, batch),
-            lambda: whole(engine, problems, Path(folder) / "run"),
+            lambda: bare(llm, asked, batch, sampling),
+            lambda: whole(engine, problems, Path(folder) / "run", sampling),
         ]
         first = number % 2
         runs = {first: timed(works[first]), 1 - first: timed(works[1 - first])}
@@ -156,9 +160,9 @@ def play(llm: Any, engine: VLLMEngine, count: int, batch: int, number: int) -> t
 
 
 def settled(gpu: bool) -> dict[str, Any]:
-    """vLLM's settings. Of a large GPU half is enough."""
+    """vLLM's settings."""
     if gpu:
-        return {"max_model_len": 512, "gpu_memory_utilization": 0.45}
+        return {"max_model_len": 512, "gpu_memory_utilization": 0.8, "max_num_batched_tokens": MOST_AT_ONCE}
     os.environ |= SMALL_CPU
     return {
         "max_model_len": 512,
@@ -178,16 +182,18 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--problems", type=int, default=512)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--tokens", type=int, default=SAMPLING.max_tokens)
     parser.add_argument("--gpu", action="store_true")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         policy = options.policy
         if options.layers or options.width:
             policy = str(dearer(Path(policy), options.layers, options.width, Path(folder)))
-        compare(policy, settled(options.gpu), options.problems, options.batch, options.rounds)
+        sampling = structs.replace(SAMPLING, max_tokens=options.tokens)
+        compare(policy, settled(options.gpu), sampling, options.problems, options.batch, options.rounds)
 
 
-def both(policy: str, settings: dict[str, Any]) -> tuple[VLLMEngine, Any]:
+def both(policy: str, settings: dict[str, Any], sampling: Sampling = SAMPLING) -> tuple[VLLMEngine, Any]:
     """The build's engine, and the vLLM inside it."""
     started: list[Any] = []
 
@@ -196,14 +202,14 @@ def both(policy: str, settings: dict[str, Any]) -> tuple[VLLMEngine, Any]:
         return started[0]
 
     with patch("specs_data.engines.vllm._start", kept):
-        return VLLMEngine(policy, SAMPLING, **settings), started[0]
+        return VLLMEngine(policy, sampling, **settings), started[0]
 
 
-def compare(policy: str, settings: dict[str, Any], problems: int, batch: int, rounds: int) -> None:
+def compare(policy: str, settings: dict[str, Any], sampling: Sampling, problems: int, batch: int, rounds: int) -> None:
     """Let both work by turns."""
-    engine, llm = both(policy, settings)
-    play(llm, engine, 64, batch, 0)  # both warm up
-    rates = [play(llm, engine, problems, batch, number) for number in range(1, rounds + 1)]
+    engine, llm = both(policy, settings, sampling)
+    play(llm, engine, 64, batch, 0, sampling)  # both warm up
+    rates = [play(llm, engine, problems, batch, number, sampling) for number in range(1, rounds + 1)]
     alone, built = zip(*rates, strict=True)
     ratio = statistics.median(whole / part for part, whole in zip(alone, built, strict=True))
     print(

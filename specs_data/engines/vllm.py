@@ -26,6 +26,7 @@ from specs_data.engines import DEFAULTS, ModelOptions
 from specs_data.engines.checkpoint import adapter_base, adapter_rank, check_whole, load_processor
 from specs_data.engines.images import open_image
 from specs_data.engines.nucleus import nuclei_at_top
+from specs_data.engines.orphans import end_with_us
 from specs_data.engines.refusals import check_images, refusal
 from specs_data.engines.templates import Template, fold, tell, template_of
 from specs_data.errors import EngineFailed, PromptRefused, Undecided, UserError, require
@@ -36,6 +37,7 @@ from specs_data.texts import placed
 TAKE_IN = 0.25  # seconds for which requests are taken in between two steps of the model
 LINGER = 0.002  # seconds to wait for the next one: a step costs nearly the same for one more
 LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM has room for
+LOOK = 0.1  # seconds between two looks for the core process of a vLLM that loads
 DECODERS = 4  # threads that open images
 TOP = 20  # likeliest tokens whose chances vLLM tells, its own default limit
 FIRST_WORDS = "first_words"  # of a response, in a chat template
@@ -165,6 +167,8 @@ class VLLMEngine:
     def _run(self, checkpoint: str, settings: dict[str, Any], started: Future[int]) -> None:
         """The thread's life: start vLLM, serve until closed or broken, shut vLLM down."""
         waiting: dict[str, _Job] = {}
+        # Looked for while it loads: a kill in that minute must not leave one behind either.
+        threading.Thread(target=self._watch, args=(_cores(), started, waiting), daemon=True).start()
         try:
             llm = _start(checkpoint, settings)
             self._template, text = _template(llm, checkpoint)
@@ -172,9 +176,6 @@ class VLLMEngine:
         except BaseException as error:  # whatever it is, the caller is waiting for it
             started.set_exception(error)
             return
-        cores = [child for child in multiprocessing.active_children() if "EngineCore" in child.name]
-        if cores:
-            threading.Thread(target=self._watch, args=(cores, waiting), daemon=True).start()
         started.set_result(int(llm.llm_engine.vllm_config.scheduler_config.max_num_seqs))
         try:
             while self._take_in(llm, waiting):
@@ -187,9 +188,16 @@ class VLLMEngine:
         with contextlib.suppress(Exception):
             llm.llm_engine.engine_core.shutdown()
 
-    def _watch(self, cores: list[BaseProcess], waiting: dict[str, _Job]) -> None:
-        """vLLM waits for ever for a core process that was killed (by the kernel, out of memory)."""
+    def _watch(self, others: list[BaseProcess], started: Future[int], waiting: dict[str, _Job]) -> None:
+        """vLLM waits for ever for a core process that was killed (by the kernel, out of memory), and a core
+        for one of this process that was, with the GPU's memory, which the same command again would lack."""
+        cores = _new_cores(others, started)
+        if not cores:
+            return
+        guard = end_with_us([core.pid for core in cores if core.pid])
         wait([core.sentinel for core in cores])
+        guard.kill()
+        guard.communicate()
         if self._failure is None:
             self._failure = EngineFailed("vLLM's core process died")
             self._fail(waiting)
@@ -270,6 +278,20 @@ class VLLMEngine:
             if job is not None:
                 self._let_go(job)
                 _settle(job.response, self._failure)
+
+
+def _cores() -> list[BaseProcess]:
+    return [child for child in multiprocessing.active_children() if "EngineCore" in child.name]
+
+
+def _new_cores(others: list[BaseProcess], started: Future[int]) -> list[BaseProcess]:
+    """The core processes of the vLLM that is starting, as soon as there are any. It may start without."""
+    while True:
+        settled = started.done()
+        found = [core for core in _cores() if core not in others]
+        if found or settled:
+            return found
+        time.sleep(LOOK)
 
 
 def _start(checkpoint: str, settings: dict[str, Any]) -> Any:

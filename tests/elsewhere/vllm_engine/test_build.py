@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -59,6 +59,37 @@ def kill_on_the_way(build: Sequence[str], run: Path, after: int) -> int:
     process.kill()
     process.wait()
     return len(samples(run))
+
+
+def cores() -> set[int]:
+    """vLLM's core processes on this machine, by their titles."""
+    titles = ((file.parent.name, file.read_bytes()) for file in Path("/proc").glob("[0-9]*/cmdline") if file.exists())
+    return {int(number) for number, title in titles if b"VLLM::EngineCore" in title}
+
+
+def test_a_killed_build_takes_the_core_with_it(
+    checkpoint: str, problems: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "1")  # as users run it
+    before = cores()
+    build = command(
+        problems, tmp_path / "run", "--engine", "vllm", "--policy", checkpoint, "--max-model-len", "512",
+        "--dtype", "float32", "--engine-arg", "enforce_eager=true",
+    )  # fmt: skip
+    process = subprocess.Popen(build)
+    wait_until(lambda: bool(cores() - before))
+    wait_until(lambda: bool(samples(tmp_path / "run")))
+    process.kill()
+    process.wait()
+    wait_until(lambda: cores() <= before)
+
+
+def wait_until(holds: Callable[[], bool], seconds: float = 240) -> None:
+    """Raises AssertionError when it does not come to hold."""
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def check_adaptive(run: Path) -> dict[str, Any]:
