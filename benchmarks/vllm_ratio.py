@@ -1,7 +1,7 @@
 """A build with vLLM against bare `LLM.chat`: the same prompts, images, seeds and tokens.
 
     .venv-vllm/bin/python benchmarks/vllm_ratio.py [--batch 256] [--policy DIR] [--layers N] [--width N]
-        [--problems 512] [--rounds 5] [--tokens 200] [--gpu]
+        [--problems 512] [--rounds 5] [--tokens 200] [--threads] [--gpu]
 
 One response per problem. In each round bare vLLM and the whole build (problems, sampling, judging,
 verification by rules, pairing, store, dataset) take turns over problems that neither has seen, with the
@@ -10,7 +10,8 @@ over so many prompts at a time; a --batch as large as --problems makes it one ca
 --tokens is the most of a response, which ends where the policy closes its answer; examples/mini/talkative.py makes a
 policy that says some 260 first (--tokens 380).
 --layers gives the policy so many by adding some that change nothing, and --width makes its MLPs so wide: it
-says the same, at the price of a larger model (18 layers of 460,000 have the weights of a 3B). --gpu is for
+says the same, at the price of a larger model (18 layers of 460,000 have the weights of a 3B). --threads tells
+which threads of this process took how much processor time (Linux). --gpu is for
 machines with one; without it the settings are those for a small model on a CPU.
 """
 
@@ -25,7 +26,9 @@ import os
 import shutil
 import statistics
 import tempfile
+import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -130,25 +133,42 @@ def whole(engine: VLLMEngine, problems: Path, run: Path, sampling: Sampling = SA
     return build(recipe, run, engine=engine, quiet=True).manifest
 
 
-def timed(work: Callable[[], Any]) -> tuple[float, float, Any]:
+def timed(work: Callable[[], Any], by_thread: bool = False) -> tuple[float, float, Any]:
     """Wall seconds, CPU seconds, result."""
+    before = threads() if by_thread else Counter()
     wall, cpu = time.perf_counter(), time.process_time()
     result = work()
-    return time.perf_counter() - wall, time.process_time() - cpu, result
+    took = time.perf_counter() - wall, time.process_time() - cpu
+    if by_thread:
+        print("  ", ", ".join(f"{name} {spent:.2f}" for name, spent in (threads() - before).most_common(8)))
+    return *took, result
 
 
-def play(llm: Any, engine: VLLMEngine, count: int, batch: int, number: int, sampling: Sampling) -> tuple[float, float]:
+def threads() -> Counter[str]:
+    """CPU seconds of each living thread so far, by its name in Python, else that of the system."""
+    names = {thread.native_id: thread.name for thread in threading.enumerate()}
+    spent: Counter[str] = Counter()
+    for folder in Path("/proc/self/task").iterdir():
+        title, _, rest = (folder / "stat").read_text().rpartition(")")
+        user, system = map(int, rest.split()[11:13])
+        spent[names.get(int(folder.name), title.partition("(")[2])] += (user + system) / os.sysconf("SC_CLK_TCK")
+    return spent
+
+
+def play(
+    llm: Any, engine: VLLMEngine, count: int, number: int, sampling: Sampling, options: argparse.Namespace
+) -> tuple[float, float]:
     """One round: milliseconds per token of bare vLLM and of the build."""
     world = 1000 + number
     asked = requests(count, world)
     with tempfile.TemporaryDirectory() as folder:
         problems = write_problems(Path(folder), count, world)
         works: list[Callable[[], Any]] = [
-            lambda: bare(llm, asked, batch, sampling),
+            lambda: bare(llm, asked, options.batch, sampling),
             lambda: whole(engine, problems, Path(folder) / "run", sampling),
         ]
         first = number % 2
-        runs = {first: timed(works[first]), 1 - first: timed(works[1 - first])}
+        runs = {which: timed(works[which], options.threads) for which in (first, 1 - first)}
     (bare_wall, bare_cpu, tokens), (wall, cpu, manifest) = runs[0], runs[1]
     print(
         f"round {number}: {tokens} tokens in {bare_wall:.2f} s ({bare_cpu:.2f} of CPU);"
@@ -183,6 +203,7 @@ def main() -> None:
     parser.add_argument("--problems", type=int, default=512)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--tokens", type=int, default=SAMPLING.max_tokens)
+    parser.add_argument("--threads", action="store_true")
     parser.add_argument("--gpu", action="store_true")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -190,7 +211,7 @@ def main() -> None:
         if options.layers or options.width:
             policy = str(dearer(Path(policy), options.layers, options.width, Path(folder)))
         sampling = structs.replace(SAMPLING, max_tokens=options.tokens)
-        compare(policy, settled(options.gpu), sampling, options.problems, options.batch, options.rounds)
+        compare(policy, settled(options.gpu), sampling, options)
 
 
 def both(policy: str, settings: dict[str, Any], sampling: Sampling = SAMPLING) -> tuple[VLLMEngine, Any]:
@@ -205,11 +226,13 @@ def both(policy: str, settings: dict[str, Any], sampling: Sampling = SAMPLING) -
         return VLLMEngine(policy, sampling, **settings), started[0]
 
 
-def compare(policy: str, settings: dict[str, Any], sampling: Sampling, problems: int, batch: int, rounds: int) -> None:
+def compare(policy: str, settings: dict[str, Any], sampling: Sampling, options: argparse.Namespace) -> None:
     """Let both work by turns."""
     engine, llm = both(policy, settings, sampling)
-    play(llm, engine, 64, batch, 0, sampling)  # both warm up
-    rates = [play(llm, engine, problems, batch, number, sampling) for number in range(1, rounds + 1)]
+    rates = [
+        play(llm, engine, options.problems if number else 64, number, sampling, options)
+        for number in range(options.rounds + 1)
+    ][1:]  # in the first both warm up
     alone, built = zip(*rates, strict=True)
     ratio = statistics.median(whole / part for part, whole in zip(alone, built, strict=True))
     print(
