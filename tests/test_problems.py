@@ -281,6 +281,13 @@ ROWS: dict[str, tuple[dict[str, Any], Problem]] = {
 }  # fmt: skip
 
 
+def test_a_preset_whose_rows_cannot_be_told_is_refused(tmp_path: Path) -> None:
+    row, _ = ROWS["mathverse"]
+    file = parquet(tmp_path / "p.parquet", [{name: value for name, value in row.items() if name != "problem_version"}])
+    with pytest.raises(UserError, match="no column 'problem_version', by which the preset mathverse tells its rows"):
+        read(file, preset="mathverse")
+
+
 @pytest.mark.parametrize("preset", shipped_presets())
 def test_presets(tmp_path: Path, preset: str) -> None:
     row, wanted = ROWS[preset]

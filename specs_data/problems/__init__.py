@@ -213,7 +213,11 @@ class _Reader:
     def rows(self) -> Iterator[Raw]:
         """The rows that count, in order. Raises UserError as read_problems does."""
         name, needed = self.source.name, self._needed
-        rows = (raw for raw in rows_of(name, self._about_to_read) if self._counts(raw[0]))
+        raws = rows_of(name, self._about_to_read)
+        head = list(islice(raws, FIRST_ROWS)) if self._known.where else []
+        if len(head) < FIRST_ROWS or not _is_ragged(Path(name)):
+            _check_where(columns_of(row for row, _ in head), self._known.where, self.source)
+        rows = (raw for raw in chain(head, raws) if self._counts(raw[0]))
         first = list(islice(rows, FIRST_ROWS))
         if len(first) < FIRST_ROWS or not _is_ragged(Path(name)):
             needed = needed | {*self._columns}
@@ -339,6 +343,16 @@ def _check_columns(columns: Collection[str], names: Mapping[str, _Names], needed
             raise UserError(
                 f"{source} has no column {names[field].names[0]!r} for the {field}; it has {', '.join(columns)}; "
                 f"use --columns {field}=COLUMN or --preset{measured}"
+            )
+
+
+def _check_where(columns: Collection[str], where: Iterable[str], source: Source) -> None:
+    """Raise UserError if a column is not there by which a preset tells its rows: none would be left."""
+    for name in where:
+        if columns and not {name, name.partition(".")[0]} & {*columns}:
+            raise UserError(
+                f"{source.name} has no column {name!r}, by which the preset {source.preset} tells its rows; it has "
+                f"{', '.join(columns)}: it is another data set, or another form of that one"
             )
 
 

@@ -93,7 +93,7 @@ def read_fates(out: Path) -> tuple[DataFrame, dict[str, dict[Stage, int]]]:
     try:
         with (place_of(out) / FATES).open("rb") as file:
             return pl.read_parquet(file), msgspec.json.decode(pl.read_parquet_metadata(file)[_SETTINGS])
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise UserError(
             f"{out} is no finished run that tells what it left out: it has no {FATES}; run the same build again, "
             "it asks for nothing that is on record"

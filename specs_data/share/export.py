@@ -21,6 +21,7 @@ from typing import Any
 
 import msgspec
 import pyarrow as pa
+import pyarrow.parquet as pq
 from msgspec import Struct
 
 from specs_data.errors import UserError, first_line
@@ -81,6 +82,10 @@ def export(
     written: dict[str, int] = {}
     files = {split: f"{name if split == 'train' else f'{name}_{split}'}.jsonl" for split in opened.splits}
     longest = 0
+    own = {file.resolve() for files in opened.splits.values() for file in files}
+    for file in files.values():
+        if (out / file).resolve() in own:
+            raise UserError(f"{out / file} is the dataset itself, and would be overwritten: export to another folder")
     known = _read_dataset_info(out) if to == "llamafactory" else {}
     with staged(out) as part:
         for split, file in files.items():
@@ -120,6 +125,7 @@ def export_problems(
         raise UserError(f"cannot export problems to {to!r}; choose from: {', '.join(PROMPT_TARGETS)}")
     make, columns = {"trl": (_trl, _TRL), "easyr1": (_easyr1, _EASYR1), "verl": (_verl, _VERL)}[to]
     left_out: Counter[str] = Counter()
+    before = _exported_before(out, columns)
 
     def lines() -> Iterator[Row]:
         left_out.clear()
@@ -138,10 +144,24 @@ def export_problems(
         if to == "easyr1" and system is not None:
             files.append("format_prompt.jinja")
             (part / files[-1]).write_text(f"{{{{ content | trim }}}} {_raw(system.body)}", encoding="utf-8")
-        for old in (out / "data").glob("train-*.parquet"):  # of another number of files
+        for old in before:  # of another number of files
             old.unlink()
     written = {"train": sum(shard.rows for shard in shards)}
     return Export(tuple(out / file for file in files), written, dict(left_out + Counter(unread)), _PROBLEM_NOTES[to])
+
+
+def _exported_before(out: Path, columns: Mapping[str, pa.DataType]) -> list[Path]:
+    """The files of an earlier export with these columns, which give way. Raises UserError where others are in the
+    way, perhaps the problems themselves."""
+    found = sorted((out / "data").glob("train-*.parquet"))
+    for file in found:
+        try:
+            names = pq.read_schema(file).names
+        except (OSError, ValueError):
+            names = []
+        if names != [*columns]:
+            raise UserError(f"{file} is not of an earlier export like this one: export to another folder")
+    return found
 
 
 def describe_export(done: Export) -> str:

@@ -49,8 +49,9 @@ def test_reasons_take_turns_and_can_be_asked_for(run: Path) -> None:
         UserError, match=r"left out no response of this stage and reason; it has judge: wrong answer \("
     ):
         printed(run, stage="verify")
-    with pytest.raises(UserError, match="no finished run"):
-        printed(run.parent)
+    for other in (run.parent, run / "recipe.toml"):
+        with pytest.raises(UserError, match="no finished run"):
+            printed(other)
 
 
 def test_rows_that_are_no_problems_are_told_of(tmp_path: Path) -> None:

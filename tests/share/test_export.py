@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from datasets import load_dataset
 from PIL import Image
@@ -153,6 +155,29 @@ def test_an_export_that_takes_the_place_of_another_is_told_of(tmp_path: Path) ->
     done = [export(tmp_path / name / "pairs", "ms-swift", tmp_path / "out") for name in ("a", "a", "b")]
     told = [any("took the place of another one" in note for note in each.notes) for each in done]
     assert told == [False, False, True]
+
+
+def test_a_dataset_is_not_overwritten_by_its_own_export(tmp_path: Path) -> None:
+    folder = tmp_path / "pairs"
+    folder.mkdir()
+    line = json.dumps({"prompt": "What?", "chosen": "good", "rejected": "bad", "more": 1}) + "\n"
+    (folder / "pairs.jsonl").write_text(line)
+    with pytest.raises(UserError, match=r"pairs\.jsonl is the dataset itself"):
+        export(folder, "openrlhf", folder)
+    assert (folder / "pairs.jsonl").read_text() == line
+
+
+def test_prompts_take_no_place_but_that_of_earlier_ones(tmp_path: Path) -> None:
+    """The problems of a Hub repository lie where an export would put its prompts."""
+    source = tmp_path / "data" / "train-00000-of-00001.parquet"
+    source.parent.mkdir()
+    pq.write_table(pa.table({"question": ["2 + 3?"], "answer": ["5"]}), source)
+    settings = Recipe(problems=str(tmp_path))
+    with pytest.raises(UserError, match="train-00000-of-00001.parquet is not of an earlier export like this one"):
+        export_prompts(settings, "trl", tmp_path)
+    assert pq.read_schema(source).names == ["question", "answer"]
+    for _ in range(2):
+        assert export_prompts(settings, "trl", tmp_path / "out").rows == {"train": 1}
 
 
 def test_columns_of_others(tmp_path: Path) -> None:
