@@ -344,7 +344,7 @@ def load_format(name: str) -> ResponseFormat:
     else:
         raise unknown_name("format", name, shipped_formats(), "a path to a .toml file names one of your own")
     try:
-        return ResponseFormat.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+        return ResponseFormat.model_validate(tomllib.loads(path.read_text(encoding="utf-8-sig")))
     except OSError as error:
         raise UserError(f"cannot read the format file {path}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -41,6 +41,7 @@ MOST_BYTES = 16 << 20  # of one answer, decompressed
 LONGEST_WORDS = 300  # of a server's, in characters
 CONNECT = 30  # seconds for a connection; an answer may take as long as its caller waits
 IDLE = 4  # seconds a connection is kept unused: servers drop theirs after 5 or more
+_UNTOLD = 500  # the status of a failure that tells none
 LINE = 8190  # bytes of one header; of headers aiohttp takes 128
 KEEPALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 15, "TCP_KEEPCNT": 8}  # a dead machine shows after 3 minutes
 FOLLOWED = (301, 302, 303, 307, 308)  # the redirects that a client would follow
@@ -160,7 +161,7 @@ class Meaning(Enum):
     WRONG_KEY = auto()
     NOT_THERE = auto()  # no such model, or nothing at this URL
     REFUSED = auto()  # this one request, and it would be refused again
-    NO_QUOTA = auto()  # a "too soon" that no waiting mends
+    NO_QUOTA = auto()  # an account without money, or a "too soon" that no waiting mends
     TOO_SOON = auto()
     CONFLICT = auto()  # a chat: something holds it at the moment; a repository: somebody else was first
     BUSY = auto()
@@ -177,28 +178,35 @@ class Meaning(Enum):
 _MEANINGS = {
     **dict.fromkeys((400, 413, 422), Meaning.REFUSED),
     **dict.fromkeys((401, 403), Meaning.WRONG_KEY),
+    402: Meaning.NO_QUOTA,
     404: Meaning.NOT_THERE,
     **dict.fromkeys((408, 504), Meaning.TIMEOUT),
     409: Meaning.CONFLICT,
     **dict.fromkeys((425, 499, 503, 529), Meaning.BUSY),  # 499: Google's for a call that it gave up
     429: Meaning.TOO_SOON,
 }
-_BY_HUNDREDS = {2: Meaning.DONE, 3: Meaning.ELSEWHERE}
+_BY_HUNDREDS = {2: Meaning.DONE, 3: Meaning.ELSEWHERE, 5: Meaning.BROKEN}
 
 
 # OpenAI's word for an account without money, and the quotaId of Google's that are counted by the day.
 _LASTING = re.compile(r"insufficient_quota|[\"']quotaId[\"']\s*:\s*[\"'][^\"']*PerDay")
+
+# How services say it with another status: Anthropic's 400, say. Further on they may repeat what they were asked.
+_NO_MONEY = re.compile(
+    r"insufficient[ _-](?:balance|credits?|funds|quota)|credit balance|out of credits|exceeded your current quota|"
+    r"billing[ _-]hard[ _-]limit|payment required",
+    re.IGNORECASE,
+)
+_BEGINNING = 300
 
 
 def meaning(status: int, said: str = "") -> Meaning:
     """What a status means; `said` is the error's body, where there is one."""
     if status == 429 and _LASTING.search(said):
         return Meaning.NO_QUOTA
-    if status in _MEANINGS:
-        return _MEANINGS[status]
-    if status >= 500:
-        return Meaning.BROKEN
-    return _BY_HUNDREDS.get(status // 100, Meaning.ODD)
+    means = _MEANINGS.get(status) or _BY_HUNDREDS.get(status // 100, Meaning.ODD)
+    poor = means in (Meaning.REFUSED, Meaning.ODD) and _NO_MONEY.search(said, 0, _BEGINNING)
+    return Meaning.NO_QUOTA if poor else means
 
 
 def mistake(means: Meaning, where: str, said: str, *, model: str | None, flags: str, key: str) -> UserError | None:
@@ -288,7 +296,28 @@ class Answer(Struct, frozen=True):
     @property
     def means(self) -> Meaning:
         """What the status means."""
-        return meaning(self.status, self.content[:4096].decode(errors="replace") if self.status == 429 else "")
+        return meaning(self.status, self.content[:4096].decode(errors="replace") if self.status >= 400 else "")
+
+
+def told(answer: Answer) -> Answer:
+    """The answer to a question for a chat completion, with the status that its body tells: gateways that have sent a
+    200 already put a failure there."""
+    if b'"error"' not in answer.content or answer.means is not Meaning.DONE:
+        return answer
+    try:
+        body = msgspec.json.decode(answer.content, type=_Failure)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return answer
+    if body.choices or not body.error:
+        return answer
+    code = body.error.get("code") if isinstance(body.error, dict) else None
+    status = code if isinstance(code, int) and code in range(400, 600) else _UNTOLD
+    return Answer(status, answer.headers, answer.content)
+
+
+class _Failure(Struct):
+    error: Any = None
+    choices: Any = None
 
 
 class Trouble(Enum):

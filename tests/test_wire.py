@@ -82,6 +82,9 @@ def test_what_a_status_means(status: int, means: Meaning, passes: bool) -> None:
 
 def test_no_waiting_mends_a_quota() -> None:
     assert wire.meaning(429, '{"code": "insufficient_quota"}') is Meaning.NO_QUOTA
+    assert wire.meaning(402) is Meaning.NO_QUOTA
+    assert wire.meaning(400, '{"error": {"message": "Your credit balance is too low"}}') is Meaning.NO_QUOTA
+    assert wire.meaning(400, f"{'x' * 400}: what is a credit balance?") is Meaning.REFUSED
     assert not Meaning.NO_QUOTA.passes
 
 

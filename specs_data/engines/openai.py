@@ -363,7 +363,8 @@ class OpenAIEngine:
         body = settings.head + messages
         data = body if len(body) < LARGE else io.BytesIO(body)
         try:
-            answer = await self._replicas.listen(server, wire.ask(self._replicas.session, server.chat, data))
+            asked = wire.ask(self._replicas.session, server.chat, data)
+            answer = wire.told(await self._replicas.listen(server, asked))
         except Silent as silent:
             raise self._silent(server, silent) from None
         except NoAnswer as none:

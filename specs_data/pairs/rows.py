@@ -17,7 +17,7 @@ from msgspec import Struct
 from msgspec.structs import asdict, replace
 
 from specs_data.errors import FileRefused, UserError, first_line
-from specs_data.files import FIRST_ROWS, SUFFIXES, columns_of, read_inside, read_rows, runs_in
+from specs_data.files import FIRST_ROWS, SUFFIXES, columns_of, is_plain, read_inside, read_rows, runs_in
 from specs_data.files import count_rows as rows_in
 from specs_data.images import MAX_BYTES, image_fault
 from specs_data.pairs.manifest import Manifest, load_manifest
@@ -158,7 +158,7 @@ def count_rows(dataset: Dataset) -> dict[str, int]:
 
 
 def _open_folder(root: Path) -> Dataset:
-    files = sorted(file for suffix in SUFFIXES for file in root.rglob(f"*{suffix}") if _is_data(file, root))
+    files = sorted(file for suffix in SUFFIXES for file in root.rglob(f"*{suffix}") if is_plain(file, root))
     if any(file.suffix == ".parquet" for file in files):
         files = [file for file in files if file.suffix == ".parquet"]
     if not files:
@@ -169,11 +169,6 @@ def _open_folder(root: Path) -> Dataset:
         splits[name] = (*splits.get(name, ()), file)
     ordered = sorted(splits, key=lambda name: (name != "train", name))
     return Dataset(root, {name: splits[name] for name in ordered}, _manifest(root))
-
-
-def _is_data(file: Path, root: Path) -> bool:
-    """A regular file, none of whose folders is hidden."""
-    return file.is_file() and not any(part.startswith(".") for part in file.relative_to(root).parts)
 
 
 def _split_of(file: Path, alone: bool) -> str:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, Protocol, TypeVar
 
@@ -48,14 +47,6 @@ Reason = Literal[
 # nothing of the service, once that has answered anything.
 OF_THE_ITEM: frozenset[Reason] = frozenset({"blocked", "refused", "cut off", "images too large", "unknown image type"})
 TWICE = 2
-
-# How services put it that an account has no money left, as with 400 or 402.
-_PAYMENT_REQUIRED = 402
-_NO_MONEY = re.compile(
-    r"insufficient[ _-](?:balance|credits?|funds|quota)|credit balance|out of credits|exceeded your current quota|"
-    r"billing[ _-]hard[ _-]limit|payment required",
-    re.IGNORECASE,
-)
 
 # A request may have 20 MB, and base64 makes four bytes of three.
 MAX_IMAGE_BYTES = 14_000_000
@@ -291,15 +282,6 @@ def no_answer(none: NoAnswer, key: Key) -> Failed:
     from specs_data.wire import Trouble
 
     return Failed("broken answer" if none.trouble is Trouble.BROKEN else "no connection", key.hide(none))
-
-
-def meant(status: int, means: Meaning, said: str) -> Meaning:
-    """What an answer means that by its status refuses this one item: the account may have no money left, and then the
-    item is at no fault, and will be answered about once it has."""
-    from specs_data.wire import Meaning
-
-    refuses = means in (Meaning.REFUSED, Meaning.ODD)
-    return Meaning.NO_QUOTA if refuses and (status == _PAYMENT_REQUIRED or _NO_MONEY.search(said)) else means
 
 
 def turned_down(means: Meaning, said: str, wait: float | None) -> Failed:

@@ -24,7 +24,6 @@ from specs_data.services import (
     Reply,
     image_type,
     json_schema,
-    meant,
     no_answer,
     tokens,
     turned_down,
@@ -156,7 +155,7 @@ class GeminiClient:
 
     def _raise(self, error: APIError) -> NoReturn:
         message = self._key.hide(error.message or error.status or "")
-        means = meant(error.code, wire.meaning(error.code, json.dumps(error.details, default=str)), message)
+        means = wire.meaning(error.code, f"{message} {json.dumps(error.details, default=str)}")
         if means is Meaning.REFUSED and "api key" in message.lower():
             means = Meaning.WRONG_KEY
         if error.status == "FAILED_PRECONDITION":

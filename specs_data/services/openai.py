@@ -23,7 +23,6 @@ from specs_data.services import (
     Reply,
     image_type,
     json_schema,
-    meant,
     no_answer,
     tokens,
     turned_down,
@@ -33,7 +32,6 @@ from specs_data.wire import Answer, Key, Meaning
 HOSTED = "https://api.openai.com/v1"
 MAX_TOKENS = 4096
 LONGEST_WORDS = 2_000  # characters of one string in a form
-_FAILED = 500  # the status of a failure that tells none
 
 # How a server's complaint about an option may name it.
 _SCHEMA = ("json_schema", "json schema", "json_object", "structured output", "guided", "maxlength")
@@ -76,7 +74,7 @@ class OpenAIClient:
             left_out = set(self._left_out)
             data = json.dumps(self._payload(question, left_out)).encode()
             try:
-                answer = _told(await wire.ask(self._session, self._url, data))
+                answer = wire.told(await wire.ask(self._session, self._url, data))
             except wire.NoAnswer as none:
                 raise no_answer(none, self._key) from None
             if answer.means is Meaning.DONE:
@@ -120,7 +118,7 @@ class OpenAIClient:
 
     def _raise(self, answer: Answer) -> NoReturn:
         said = self._key.hide(wire.said_in(answer.content))
-        means = meant(answer.status, answer.means, said)
+        means = answer.means
         told = {"flags": f"--{self._role}-model and --{self._role}-base-url", "key": wire.OPENAI_KEY}
         fault = wire.mistake(means, self._url.host or "", f"{answer.status}: {said}", model=self.model, **told)
         raise fault or turned_down(means, said, wire.asked_wait(answer.headers))
@@ -155,22 +153,6 @@ def _refused_option(answer: Answer, left_out: set[str]) -> set[str]:
     if "response_format" in refused and "json_schema" not in left_out and any(name in words for name in _SCHEMA):
         return refused - {"response_format"} | {"json_schema"}
     return refused
-
-
-def _told(answer: Answer) -> Answer:
-    """The answer with the status that its body tells: gateways that have sent a 200 already put a failure there."""
-    if answer.means is not Meaning.DONE or b'"error"' not in answer.content:
-        return answer
-    try:
-        body = json.loads(answer.content)
-        error = None if body.get("choices") else body.get("error")
-        code = error.get("code") if isinstance(error, dict) else None
-    except (ValueError, AttributeError, RecursionError):
-        return answer
-    if not error:
-        return answer
-    status = code if isinstance(code, int) and code in range(400, 600) else _FAILED
-    return Answer(status, answer.headers, answer.content)
 
 
 def _words(content: object) -> object:

@@ -365,6 +365,33 @@ async def test_a_quota_that_ends_for_the_day_stops_the_run(status: int) -> None:
             await engine.generate(ask())
 
 
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Reply("Insufficient Balance", status=402),
+        Reply("Your credit balance is too low to access the API", status=400),
+        Reply(body={"choices": None, "error": {"message": "payment required", "code": 402}}),
+    ],
+)
+async def test_an_account_without_money_stops_the_run(fault: Reply) -> None:
+    async with serving(lambda _: fault) as (_server, engine):
+        with pytest.raises(UserError, match="has no quota left for the key in OPENAI_API_KEY"):
+            await engine.generate(ask())
+
+
+async def test_a_failure_that_is_sent_as_200_is_told_in_its_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wire, "LONGEST_PAUSE", 0.02)
+    fault = Reply(body={"choices": [], "error": {"message": "the upstream is overloaded", "code": 502}})
+    async with serving(lambda _: fault, patience=0.3) as (_server, engine):
+        with pytest.raises(EngineFailed, match="the upstream is overloaded"):
+            await engine.generate(ask())
+
+
+async def test_a_response_about_an_error_is_a_response() -> None:
+    async with serving(lambda _: Reply('{"error": "none"}', body={"error": None})) as (_server, engine):
+        assert (await engine.generate(ask())).text == '{"error": "none"}'
+
+
 async def test_a_request_that_always_breaks_the_server_is_given_up_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wire, "LONGEST_PAUSE", 0.02)
 
