@@ -4,23 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import random
-import threading
 from collections.abc import Mapping
 
 from specs_data.format import ResponseFormat
 from specs_data.judges.answers import last_stated, plain
 from specs_data.plugins import Corruption
 from specs_data.records import Rejected, Twin
-
-
-class _Thread(threading.local):
-    """A generator for each thread: to make one takes as long as all else that is random about a twin."""
-
-    def __init__(self) -> None:
-        self.rng = random.Random()
-
-
-_THREAD = _Thread()
 
 
 def make_twin(
@@ -37,8 +26,7 @@ def make_twin(
     Where the operator does not apply or its result is not a format-only change that keeps the final
     answer, the next one is drawn. The same `seed` gives the same twin.
     """
-    rng = _THREAD.rng
-    rng.seed(int.from_bytes(hashlib.blake2b(seed.encode(), digest_size=8).digest()))
+    rng = random.Random(int.from_bytes(hashlib.blake2b(seed.encode(), digest_size=8).digest()))
     # Weighted order without replacement (Efraimidis and Spirakis 2006), in whichever order they were named.
     order = sorted(sorted(corruptions), key=lambda name: rng.random() ** (1 / weights.get(name, 1.0)), reverse=True)
     refused: list[tuple[str, str]] = []
