@@ -13,7 +13,7 @@ import logging
 import re
 import time
 from base64 import b64encode
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -318,22 +318,21 @@ class OpenAIEngine:
             return opened("".join(tokens[-8:]).replace("\u010a", "\n").replace("\u0120", " "))
         return ""
 
-    def _messages(self, request: Request, text: str = "") -> bytes:
-        """The part of the body that belongs to one request, or to one about a `text`."""
+    def _messages(self, request: Request, text: str = "") -> tuple[bytes, ...]:
+        """The part of the body that belongs to one request, or to one about a `text`, in pieces: pictures are large,
+        and are put together once."""
         if self._fold:
             request = fold(request)
         check_images(len(request.images), self._limit_images)
-        messages = _with_images(request)
         begun = request.prefill + text
-        if begun:
-            messages += b"," + msgspec.json.encode(Message("assistant", begun))
+        answer = b"," + msgspec.json.encode(Message("assistant", begun)) if begun else b""
         # Servers tell chances as they are at temperature 1.
         told = request.nuclei and self._tells and (request.sampling or self._sampling).temperature == 1
         told = told and not text
         further = (_GOING_ON if begun else b"") + (_CHANCES if told else b"") + (_OF_PROMPT if text else b"")
-        return b'%b],"seed":%d%b}' % (messages, request.seed, further)
+        return (*_in_pieces(request), b'%b],"seed":%d%b}' % (answer, request.seed, further))
 
-    async def _attempt(self, messages: bytes, attempts: _Attempts, text: str) -> Response | Likelihood | None:
+    async def _attempt(self, messages: Sequence[bytes], attempts: _Attempts, text: str) -> Response | Likelihood | None:
         """Ask one server once, another than at the last attempt where one is free."""
         slot = await self._replicas.take(avoid=attempts.server)
         server = self._replicas.servers[slot[1]]
@@ -358,9 +357,9 @@ class OpenAIEngine:
             self._replicas.give_back(slot)
 
     async def _ask(
-        self, server: Server, messages: bytes, settings: _Settings, text: str
+        self, server: Server, messages: Sequence[bytes], settings: _Settings, text: str
     ) -> Response | Likelihood | None:
-        body = settings.head + messages
+        body = b"".join((settings.head, *messages))
         data = body if len(body) < LARGE else io.BytesIO(body)
         try:
             asked = wire.ask(self._replicas.session, server.chat, data)
@@ -410,7 +409,7 @@ class OpenAIEngine:
         tokens = usage.prompt_tokens or 0, usage.completion_tokens or 0
         return Response(text, choice.finish_reason or "stop", *tokens, _nuclei(choice))
 
-    def _fault(self, server: Server, settings: _Settings, answer: Answer, messages: bytes) -> Exception:
+    def _fault(self, server: Server, settings: _Settings, answer: Answer, messages: Sequence[bytes]) -> Exception:
         """What an answer without a response means."""
         means, words = answer.means, self._words(answer)
         if means.passes or means is Meaning.CONFLICT:
@@ -429,13 +428,13 @@ class OpenAIEngine:
         fault = fault or UserError(f"{server.name} refuses requests ({answer.status}: {words})")
         return _Failed(str(fault), strike=False, fault=fault)
 
-    def _refused(self, server: Server, settings: _Settings, said: str, messages: bytes) -> Exception:
+    def _refused(self, server: Server, settings: _Settings, said: str, messages: Sequence[bytes]) -> Exception:
         if any(re.search(rf"\b{name}\b", said) for name in settings.extras):
             # A server that knows only OpenAI's parameters would also cut stop strings without a word.
             return _Again(self._make_settings(settings.sampling, (), {}, settings.fold))
         if re.search(r"continue_final_message|add_generation_prompt|last message", said):
             return UserError(f"{server.name} cannot go on from the first words of a response ({said})")
-        if _SYSTEM in messages and _NO_SYSTEM.search(said):
+        if any(_SYSTEM in piece for piece in messages) and _NO_SYSTEM.search(said):
             if not self._fold:
                 tell(Template(system=False), self._model)
             return _Again(self._make_settings(settings.sampling, settings.stop, settings.extras, fold=True))
@@ -524,28 +523,36 @@ def _kept_stop(choice: _Choice, stop: tuple[str, ...]) -> str | None:
     return None
 
 
-def _with_images(request: Request) -> bytes:
-    """The messages of a request as JSON, between the brackets of their list."""
+def _in_pieces(request: Request) -> Iterator[bytes]:
+    """The messages of a request as JSON, between the brackets of their list. The files' bytes are sent as they are, and
+    base64 needs no JSON escapes."""
     if not request.images:
-        return msgspec.json.encode(request.messages)[1:-1]
+        yield msgspec.json.encode(request.messages)[1:-1]
+        return
     placing = zip(request.messages, placed(request.messages, len(request.images)), strict=True)
-    return b",".join(_with_pieces(message, pieces, request.images) for message, pieces in placing)
+    for number, (message, pieces) in enumerate(placing):
+        yield b"," if number else b""
+        yield from _with_images(message, pieces, request.images)
 
 
-def _with_pieces(message: Message, pieces: Sequence[Piece], images: Sequence[bytes]) -> bytes:
-    """A message as JSON. The files' bytes are sent as they are, and base64 needs no JSON escapes."""
+def _with_images(message: Message, pieces: Sequence[Piece], images: Sequence[bytes]) -> Iterator[bytes]:
     if not any(isinstance(piece, int) for piece in pieces):
-        return msgspec.json.encode(message)
-    parts = [
-        b'{"type":"text","text":%b}' % msgspec.json.encode(piece) if isinstance(piece, str) else _image(images[piece])
-        for piece in pieces
-    ]
-    return b'{"role":"user","content":[%b]}' % b",".join(parts)
+        yield msgspec.json.encode(message)
+        return
+    yield b'{"role":"user","content":['
+    for number, piece in enumerate(pieces):
+        yield b"," if number else b""
+        if isinstance(piece, str):
+            yield b'{"type":"text","text":%b}' % msgspec.json.encode(piece)
+        else:
+            yield b'{"type":"image_url","image_url":{"url":"data:%b;base64,' % _kind(images[piece])
+            yield b64encode(images[piece])
+            yield b'"}}'
+    yield b"]}"
 
 
-def _image(image: bytes) -> bytes:
-    kind = (media_type(image) or "image/png").encode()
-    return b'{"type":"image_url","image_url":{"url":"data:%b;base64,%b"}}' % (kind, b64encode(image))
+def _kind(image: bytes) -> bytes:
+    return (media_type(image) or "image/png").encode()
 
 
 def _pixels(min_pixels: int | None, max_pixels: int | None) -> dict[str, Any]:
