@@ -61,9 +61,11 @@ def is_cancelled() -> bool:
     return task is not None and task.cancelling() > 0
 
 
-async def asked_for(call: Awaitable[T], who: str) -> T:
-    """What `call` gives. Raises PluginFailed where `who` ends it by a CancelledError that nobody asked for:
-    its task would end as if all was well."""
+async def asked_for(call: Awaitable[T], who: str, foreign: bool = True) -> T:
+    """What `call` gives. Raises PluginFailed where `who`, who is `foreign`, ends it by a CancelledError that nobody
+    asked for: its task would end as if all was well."""
+    if not foreign:
+        return await call
     if not isinstance(call, Awaitable):
         raise PluginFailed(f"{who} gave {type(call).__name__}, which cannot be waited for: it should be a coroutine")
     try:

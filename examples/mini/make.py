@@ -138,17 +138,23 @@ def train_base(out: Path, seed: int) -> None:
         puzzles = [draw(BASE_WORLD, step * BATCH + number) for number in range(BATCH)]
         lessons = [first_lesson(p, random) if step < FIRST_STEPS else lesson(p, known, random) for p in puzzles]
         inputs, targets = _tensors(processor, puzzles, lessons)
-        logits = model(**inputs).logits[:, :-1]
-        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets[:, 1:].flatten())
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optimizer, schedule in zip(optimizers, schedules, strict=True):
-            optimizer.step()
-            optimizer.zero_grad()
-            schedule.step()
+        loss = learn(model, optimizers, schedules, inputs, targets)
         if step % 20 == 0:
             log.info("base: step %d of %d, loss %.3f", step, steps, loss.item())
     save(model, processor, out)
+
+
+def learn(model: Any, optimizers: list[Any], schedules: list[Any], inputs: Any, targets: torch.Tensor) -> torch.Tensor:
+    """One step of supervised training; the loss before it."""
+    logits = model(**inputs).logits[:, :-1]
+    loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets[:, 1:].flatten())
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    for optimizer, schedule in zip(optimizers, schedules, strict=True):
+        optimizer.step()
+        optimizer.zero_grad()
+        schedule.step()
+    return loss
 
 
 def train_grpo(base: Path, out: Path, seed: int) -> None:

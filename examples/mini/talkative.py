@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from lessons import Lesson, box, question
-from make import _rate, _tensors, save
+from make import _rate, _tensors, learn, save
 
 from specs_data.engines.checkpoint import load_model, load_processor
 from specs_data.format import THINK_ANSWER
@@ -53,13 +53,7 @@ def teach(out: Path) -> None:
         puzzles = [draw(WORLD, step * BATCH + number) for number in range(BATCH)]
         lessons = [Lesson(question(puzzle, THINK_ANSWER), long_response(puzzle, random)) for puzzle in puzzles]
         inputs, targets = _tensors(processor, puzzles, lessons)
-        logits = model(**inputs).logits[:, :-1]
-        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets[:, 1:].flatten())
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        schedule.step()
+        loss = learn(model, [optimizer], [schedule], inputs, targets)
         if step % 20 == 0:
             log.info("step %d of %d, loss %.3f", step, STEPS, loss.item())
     save(model, processor, out)

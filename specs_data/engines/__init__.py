@@ -73,7 +73,7 @@ def model_options(recipe: Recipe) -> ModelOptions:
 
 def tell_unused(recipe: Recipe, name: str) -> None:
     """Say which settings were given that the engine `name` has no use for."""
-    if named_verifiers(recipe.verifier).count("policy") and recipe.verifier_model:
+    if recipe.verifier_model and "policy" in named_verifiers(recipe.verifier):
         return  # whose checkpoint may be loaded by another engine
     given = [each for each in UNUSED.get(name, ()) if getattr(recipe, each) != Recipe.model_fields[each].default]
     if given:

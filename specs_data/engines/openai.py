@@ -131,7 +131,6 @@ class _Settings(Struct, frozen=True):
     sampling: Sampling
     stop: tuple[str, ...]
     extras: Mapping[str, Any]
-    fold: bool = False  # the server's template takes no system message
 
 
 class _Again(Exception):
@@ -244,7 +243,6 @@ class OpenAIEngine:
                 found = await self._attempt(messages, attempts, text)
             except _Again as again:
                 self._settings[sampling] = again.settings
-                self._fold |= again.settings.fold
                 messages = self._messages(request, text)
             except _Failed as failed:
                 # Where others are under way they will tell whether the server is well.
@@ -289,9 +287,7 @@ class OpenAIEngine:
             if sampling not in self._settings:
                 self._settings[sampling] = self._make_settings(sampling, sampling.stop, EXTRAS)
 
-    def _make_settings(
-        self, sampling: Sampling, stop: tuple[str, ...], extras: Mapping[str, Any], fold: bool = False
-    ) -> _Settings:
+    def _make_settings(self, sampling: Sampling, stop: tuple[str, ...], extras: Mapping[str, Any]) -> _Settings:
         fields: dict[str, Any] = {
             "model": self._model,
             "temperature": sampling.temperature,
@@ -301,7 +297,7 @@ class OpenAIEngine:
             **extras,
             **self._pixels,
         }
-        return _Settings(msgspec.json.encode(fields)[:-1] + b',"messages":[', sampling, stop, extras, fold)
+        return _Settings(msgspec.json.encode(fields)[:-1] + b',"messages":[', sampling, stop, extras)
 
     async def _opened(self) -> str:
         """What the server's chat template writes at the beginning of a response. vLLM tells how it ends a prompt."""
@@ -404,7 +400,7 @@ class OpenAIEngine:
             raise _Failed(f"{server.name} sent a response without text ({choice.finish_reason})")
         text = _kept_stop(choice, settings.stop)
         if text is None:
-            raise _Again(self._make_settings(settings.sampling, (), settings.extras, settings.fold))
+            raise _Again(self._make_settings(settings.sampling, (), settings.extras))
         usage = reply.usage or _Usage()
         tokens = usage.prompt_tokens or 0, usage.completion_tokens or 0
         return Response(text, choice.finish_reason or "stop", *tokens, _nuclei(choice))
@@ -431,13 +427,14 @@ class OpenAIEngine:
     def _refused(self, server: Server, settings: _Settings, said: str, messages: Sequence[bytes]) -> Exception:
         if any(re.search(rf"\b{name}\b", said) for name in settings.extras):
             # A server that knows only OpenAI's parameters would also cut stop strings without a word.
-            return _Again(self._make_settings(settings.sampling, (), {}, settings.fold))
+            return _Again(self._make_settings(settings.sampling, (), {}))
         if re.search(r"continue_final_message|add_generation_prompt|last message", said):
             return UserError(f"{server.name} cannot go on from the first words of a response ({said})")
         if any(_SYSTEM in piece for piece in messages) and _NO_SYSTEM.search(said):
             if not self._fold:
                 tell(Template(system=False), self._model)
-            return _Again(self._make_settings(settings.sampling, settings.stop, settings.extras, fold=True))
+            self._fold = True
+            return _Again(settings)
         if self._pixels and "mm_processor_kwargs" in said:
             return UserError(f"{server.name} takes no pixel limits ({said}): set them where the server is started")
         return refusal(said)

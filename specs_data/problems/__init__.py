@@ -254,7 +254,7 @@ class _Reader:
         try:
             if isinstance(row, str):
                 raise _Bad(row)
-            problem, images = _problem(row, self._names, self._known.types, shelf, self._gold)
+            problem, images = _problem(row, name, self._names, self._known.types, shelf, self._gold)
         except _Bad as bad:
             reason, detail = (*map(str, bad.args), "")[:2]
             dropped = Dropped(position, reason, detail, number)
@@ -390,23 +390,28 @@ def _is_picture(value: Any, shelf: Pictures) -> bool:
 
 
 def _problem(
-    row: Mapping[str, Any], names: Mapping[str, _Names], types: Mapping[str, str], shelf: Pictures, gold: bool
+    row: Mapping[str, Any],
+    name: str,
+    names: Mapping[str, _Names],
+    types: Mapping[str, str],
+    shelf: Pictures,
+    gold: bool,
 ) -> tuple[Problem, tuple[bytes, ...]]:
-    values = {field: _field(row, names[field]) for field in COLUMNS if field not in ("images", "pass_rate")}
+    values = {field: _field(row, names[field]) for field in COLUMNS if field not in ("id", "images", "pass_rate")}
     question, choices, pictures = _placed(
-        _question(values["question"]), _choices(values["choices"]), _pictures(row, names["images"]), values["id"], gold
+        _question(values["question"]), _choices(values["choices"]), _pictures(row, names["images"]), name, gold
     )
     answer = _answer(values["answer"]) if gold else ""
-    images = tuple(_picture(value, shelf, values["id"]) for value in pictures)
+    images = tuple(_picture(value, shelf, name) for value in pictures)
     kind = str(values["answer_type"] or "")
     kind = types.get(kind, kind)
     if kind not in _TYPES:
         raise _Bad("answer type not supported", kind)
     answer_type = _TYPES[kind] or infer_answer_type(question, answer, choices)
     digests = tuple(hashlib.sha256(image).hexdigest() for image in images)
-    name = values["id"]
+    content = (question, answer, choices, digests)
     problem = Problem(
-        id="" if name is None else str(name),
+        id=name or hashlib.sha256(msgspec.json.encode(content)).hexdigest()[:16],
         question=question,
         answer=answer,
         answer_type=answer_type,
@@ -415,9 +420,6 @@ def _problem(
         source=str(values["source"] or ""),
         policy=_policy(values, answer_type, answer),
     )
-    if not problem.id:
-        content = hashlib.sha256(msgspec.json.encode((question, answer, choices, digests)))
-        problem = replace(problem, id=content.hexdigest()[:16])
     return _with_listed_choices(problem), images
 
 
@@ -528,7 +530,7 @@ def _block(block: Any) -> str:
 
 
 def _placed(
-    question: str, choices: tuple[str, ...], pictures: list[tuple[int, Any]], row: Any, gold: bool
+    question: str, choices: tuple[str, ...], pictures: list[tuple[int, Any]], row: str, gold: bool
 ) -> tuple[str, tuple[str, ...], list[Any]]:
     """A question, its choices, and the pictures in the order of their places. No `<image>` is left where they all
     come first anyway."""
@@ -555,13 +557,13 @@ def _numbered(texts: Sequence[str]) -> tuple[list[str], list[int]]:
     return [text for text, _ in found], [number for _, numbers in found for number in numbers]
 
 
-def _misplaced(row: Any, detail: str) -> _Bad:
+def _misplaced(row: str, detail: str) -> _Bad:
     return _Bad("placeholders and pictures differ in number", _told(row, detail))
 
 
-def _told(row: Any, detail: str) -> str:
+def _told(row: str, detail: str) -> str:
     """A detail that names the row it is about, as far as it has a name."""
-    return ": ".join(filter(None, ("" if row is None else str(row)[:100], detail)))
+    return ": ".join(filter(None, (row[:100], detail)))
 
 
 def _answer(value: Any) -> str:
@@ -635,7 +637,7 @@ def _picture_number(column: str) -> int | None:
     return int(numbered[1]) if numbered else None
 
 
-def _picture(value: Any, shelf: Pictures, row: Any) -> bytes:
+def _picture(value: Any, shelf: Pictures, row: str) -> bytes:
     """The settled bytes of a picture, whatever it is given as. A drop names the `row` and the picture."""
     try:
         return settle(_image(value, shelf))

@@ -41,8 +41,7 @@ class OnDemand:
         self._asked += 1
         try:
             async with running.slots:
-                asked = running.engine.generate(request)
-                response = await (asked_for(asked, "the engine") if running.foreign else asked)
+                response = await asked_for(running.engine.generate(request), "the engine", running.foreign)
         finally:
             self._asked -= 1
         await asyncio.sleep(0)  # whoever waits for the slot asks before this one is looked at

@@ -297,8 +297,7 @@ class Stages:
     async def _verdict(self, judged: Judged) -> Verdict:
         verifier, problem = self._verifier, judged.sample.problem
         if not self._verifier_waits:
-            verdict = verifier.verify(judged, ())
-            return await (asked_for(verdict, "the verifier") if self._foreign else verdict)
+            return await asked_for(verifier.verify(judged, ()), "the verifier", self._foreign)
         if not is_paid(verifier):  # nothing to pay for, nothing that another run should have of it
             async with self._verifying:
                 return await asked_for(verifier.verify(judged, ()), "the verifier")

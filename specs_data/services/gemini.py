@@ -18,16 +18,7 @@ import aiohttp
 
 from specs_data import wire
 from specs_data.errors import UserError, require
-from specs_data.services import (
-    Failed,
-    Question,
-    Reply,
-    image_type,
-    json_schema,
-    no_answer,
-    tokens,
-    turned_down,
-)
+from specs_data.services import Failed, Question, Reply, image_type, json_schema, no_answer, tokens, turned_down
 from specs_data.wire import Meaning
 
 if TYPE_CHECKING:

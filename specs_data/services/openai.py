@@ -17,16 +17,7 @@ from yarl import URL
 
 from specs_data import wire
 from specs_data.errors import UserError
-from specs_data.services import (
-    Failed,
-    Question,
-    Reply,
-    image_type,
-    json_schema,
-    no_answer,
-    tokens,
-    turned_down,
-)
+from specs_data.services import Failed, Question, Reply, image_type, json_schema, no_answer, tokens, turned_down
 from specs_data.wire import Answer, Key, Meaning
 
 HOSTED = "https://api.openai.com/v1"
