@@ -6,9 +6,9 @@ from __future__ import annotations
 import io
 import re
 import warnings
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from functools import lru_cache
 from math import isfinite
 from typing import cast
 
@@ -36,6 +36,8 @@ _WHITE_16 = (1 << 16) - 1
 _MARKER, _JPEG_SCAN, _JPEG_END = 0xFF, 0xDA, b"\xff\xd9"
 _JPEG_FRAMES, _JPEG_PLAIN = range(0xC0, 0xD0), {0xC0, 0xC1, 0xC4}
 _NEXT_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
+
+_recent: deque[tuple[bytes, bytes | str]] = deque(maxlen=8)  # files, and what `settle` made of them
 
 
 class Unusable(Exception):
@@ -87,10 +89,18 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
 
 
-# Neighbouring questions often share a picture, so the last results are remembered, with their bytes.
-@lru_cache(maxsize=8)
 def _settled(data: bytes) -> bytes | str:
-    """The settled file, or why there is none."""
+    """The settled file, or why there is none. Neighbouring questions often share a picture, so the last results are
+    remembered, with their bytes: pictures that differ do so near their beginning, and to hash one takes longer."""
+    for seen, settled in tuple(_recent):
+        if seen == data:
+            return settled
+    settled = _settle(data)
+    _recent.append((data, settled))
+    return settled
+
+
+def _settle(data: bytes) -> bytes | str:
     if len(data) > MAX_BYTES:
         return f"too large: {len(data)} bytes"
     kind = media_type(data)

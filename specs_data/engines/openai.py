@@ -12,13 +12,13 @@ import io
 import logging
 import re
 import time
-from base64 import b64encode
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
 from msgspec.structs import replace
+from pybase64 import b64encode
 
 from specs_data import wire
 from specs_data.engines import DEFAULTS, ModelOptions

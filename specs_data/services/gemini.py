@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 import re
-from base64 import b64encode
 from collections.abc import Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import aiohttp
+from pybase64 import b64encode
 
 from specs_data import wire
 from specs_data.errors import UserError, require

@@ -5,7 +5,6 @@ The key is OPENAI_API_KEY, if set. Options that a server refuses by name are lef
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 from collections.abc import Mapping
@@ -13,6 +12,7 @@ from functools import cached_property
 from typing import Any, NoReturn
 
 import aiohttp
+from pybase64 import b64encode
 from yarl import URL
 
 from specs_data import wire
@@ -123,7 +123,7 @@ def _root(base_url: str | None, key: Key, role: str) -> URL:
 
 
 def _data_url(image: bytes) -> str:
-    return f"data:{image_type(image)};base64,{base64.b64encode(image).decode()}"
+    return f"data:{image_type(image)};base64,{b64encode(image).decode()}"
 
 
 def _response_format(question: Question[Any], left_out: set[str]) -> dict[str, Any]:
