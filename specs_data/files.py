@@ -1,4 +1,4 @@
-"""Files: rows of JSONL and Parquet, streamed, and writing in one step."""
+"""Files: rows of JSONL and Parquet, streamed, tables in TOML, and writing in one step."""
 
 from __future__ import annotations
 
@@ -7,18 +7,20 @@ import hashlib
 import os
 import shutil
 import stat
+import tomllib
 from array import array
 from codecs import BOM_UTF8
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib import resources
 from itertools import chain, islice, repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import msgspec
 
-from specs_data.errors import FileRefused, UserError, first_line
+from specs_data.errors import FileRefused, UserError, first_line, unknown_name
 
 if TYPE_CHECKING:
     from polars import DataFrame
@@ -259,6 +261,30 @@ def _sync(path: Path) -> None:
             raise
     finally:
         os.close(descriptor)
+
+
+def shipped(package: str) -> tuple[str, ...]:
+    """The names of the TOML files that come with this package, without their suffix."""
+    return tuple(sorted(file.name[:-5] for file in resources.files(package).iterdir() if file.name.endswith(".toml")))
+
+
+def toml_called(name: str, kind: str, package: str) -> Path:
+    """The TOML file `name`, or the one of a `kind` that comes with `package` under this name. Raises UserError."""
+    if name.endswith(".toml"):
+        return Path(name)
+    if name not in shipped(package):
+        raise unknown_name(kind, name, shipped(package), "a path to a .toml file names one of your own")
+    return Path(str(resources.files(package))) / f"{name}.toml"
+
+
+def read_toml(file: Path, called: str) -> dict[str, Any]:
+    """What a TOML file holds. Raises UserError, in which it is `called` so."""
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8-sig"))  # some editors begin with a mark
+    except OSError as error:
+        raise UserError(f"cannot read {called} {file}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{called} {file} is not valid TOML: {error}") from None
 
 
 def read_inside(folder: Path, name: str, most_bytes: int) -> bytes:

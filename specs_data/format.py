@@ -10,11 +10,8 @@ from __future__ import annotations
 
 import json
 import re
-import tomllib
 from functools import cached_property
-from importlib.resources import files
 from itertools import pairwise, permutations
-from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import (
@@ -26,7 +23,8 @@ from pydantic import (
     model_validator,
 )
 
-from specs_data.errors import UserError, unknown_name
+from specs_data.errors import UserError
+from specs_data.files import read_toml, shipped, toml_called
 
 # Tags that models write in the place of a format's own, by the part they open. They carry no content either.
 THOUGHT_TAGS = ("think", "thinking", "thought", "reason", "reasoning")
@@ -332,27 +330,18 @@ def boxes(text: str) -> list[tuple[int, int, str]]:
 
 def shipped_formats() -> tuple[str, ...]:
     """The names of the formats in formats/."""
-    return tuple(sorted(file.name[:-5] for file in files(_SHIPPED).iterdir() if file.name.endswith(".toml")))
+    return shipped(_SHIPPED)
 
 
 def load_format(name: str) -> ResponseFormat:
     """The shipped format called `name`, or the one in the TOML file `name`. Raises UserError."""
-    if name.endswith(".toml"):
-        path = Path(name)
-    elif name in shipped_formats():
-        path = Path(str(files(_SHIPPED))) / f"{name}.toml"
-    else:
-        raise unknown_name("format", name, shipped_formats(), "a path to a .toml file names one of your own")
+    file = toml_called(name, "format", _SHIPPED)
     try:
-        return ResponseFormat.model_validate(tomllib.loads(path.read_text(encoding="utf-8-sig")))
-    except OSError as error:
-        raise UserError(f"cannot read the format file {path}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"the format file {path} is not valid TOML: {error}") from None
+        return ResponseFormat.model_validate(read_toml(file, "the format file"))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
-        raise UserError(f"the format file {path} is wrong at {where!r}: {first['msg']}") from None
+        raise UserError(f"the format file {file} is wrong at {where!r}: {first['msg']}") from None
 
 
 THINK_ANSWER = load_format("think-answer")

@@ -5,10 +5,8 @@ from __future__ import annotations
 import difflib
 import json
 import re
-import tomllib
 from collections.abc import Collection, Mapping
 from functools import partial
-from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
@@ -24,8 +22,8 @@ from pydantic import (
 )
 from pydantic.fields import FieldInfo
 
-from specs_data.errors import UserError, unknown_name
-from specs_data.files import write_whole
+from specs_data.errors import UserError
+from specs_data.files import read_toml, shipped, toml_called, write_whole
 
 DEFAULT_RECIPE = Path("specs-data.toml")
 NAMES_SECRET = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|PASSWD)$", re.IGNORECASE)  # of variables and arguments
@@ -614,28 +612,20 @@ def _inline(value: object) -> str:
     return tomli_w.dumps({"value": value}).removeprefix("value = ").strip()
 
 
-def shipped_recipes() -> list[str]:
+def shipped_recipes() -> tuple[str, ...]:
     """The names of the recipes in recipes/."""
-    return sorted(file.name.removesuffix(".toml") for file in files(_SHIPPED).iterdir() if file.name.endswith(".toml"))
+    return shipped(_SHIPPED)
 
 
 def _recipe_file(file: Path | None) -> Path | None:
     """The file itself, or the shipped recipe of that name."""
     if file is None or file.suffix or len(file.parts) > 1 or file.is_file():
         return file
-    if file.name not in shipped_recipes():
-        raise unknown_name("recipe", file.name, shipped_recipes(), "a path to a .toml file names one of your own")
-    return Path(str(files(_SHIPPED))) / f"{file.name}.toml"
+    return toml_called(file.name, "recipe", _SHIPPED)
 
 
 def _read(file: Path) -> dict[str, Any]:
-    try:
-        text = file.read_text(encoding="utf-8-sig")  # some editors begin with a mark
-        return {key.replace("-", "_"): value for key, value in tomllib.loads(text).items()}
-    except OSError as error:
-        raise UserError(f"cannot read the recipe {file}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"the recipe {file} is not valid TOML: {error}") from None
+    return {key.replace("-", "_"): value for key, value in read_toml(file, "the recipe").items()}
 
 
 def _faults(error: ValidationError, kind: type[BaseModel], file: Path | None) -> str:

@@ -12,14 +12,11 @@ free-form = ""     # its words for our answer types; "" is inferred from the ans
 
 from __future__ import annotations
 
-import tomllib
-from importlib.resources import files
-from pathlib import Path
-
 import msgspec
 from msgspec import Struct
 
-from specs_data.errors import UserError, unknown_name
+from specs_data.errors import UserError
+from specs_data.files import read_toml, shipped, toml_called
 
 
 class Preset(Struct, frozen=True, forbid_unknown_fields=True):
@@ -38,22 +35,13 @@ class Preset(Struct, frozen=True, forbid_unknown_fields=True):
 
 def shipped_presets() -> tuple[str, ...]:
     """The names of the presets in this folder."""
-    return tuple(sorted(file.name[:-5] for file in files(__name__).iterdir() if file.name.endswith(".toml")))
+    return shipped(__name__)
 
 
 def load_preset(name: str) -> Preset:
     """The shipped preset called `name`, or the one in the TOML file `name`. Raises UserError."""
-    if name.endswith(".toml"):
-        file = Path(name)
-    elif name in shipped_presets():
-        file = Path(str(files(__name__))) / f"{name}.toml"
-    else:
-        raise unknown_name("preset", name, shipped_presets(), "a path to a .toml file names one of your own")
+    file = toml_called(name, "preset", __name__)
     try:
-        return msgspec.convert(tomllib.loads(file.read_text(encoding="utf-8-sig")), Preset)
-    except OSError as error:
-        raise UserError(f"cannot read the preset file {file}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"the preset file {file} is not valid TOML: {error}") from None
+        return msgspec.convert(read_toml(file, "the preset file"), Preset)
     except msgspec.ValidationError as error:
         raise UserError(f"the preset file {file} is wrong: {error}; it should have a table [columns]") from None
