@@ -73,6 +73,17 @@ def open_dataset(path: str | Path, images: Path | None = None) -> Dataset:
     return replace(_open(path), images=images)
 
 
+def open_whole(path: str | Path, images: Path | None = None) -> Dataset:
+    """The dataset at `path`, as `open_dataset` has it, to be used and not only looked at. Raises UserError as well for
+    a run that has been tried by a dry run and never built: the few pairs that this found are for who asks for them by
+    name."""
+    dataset = open_dataset(path, images)
+    pilot = Path(path) / "pilot"
+    if dataset.root.parent == pilot:
+        raise UserError(f"{path} has only what a dry run has found: build it first, or give {pilot} for just that")
+    return dataset
+
+
 def _open(path: str | Path) -> Dataset:
     place = Path(path)
     if place.is_file():

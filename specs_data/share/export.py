@@ -29,8 +29,7 @@ from specs_data.files import sha256_of, staged
 from specs_data.images import Unusable, settle, suffix
 from specs_data.pairs.manifest import Manifest
 from specs_data.pairs.parquet import IMAGES, MESSAGES, write_either
-from specs_data.pairs.rows import Dataset, Row, rows, to_row
-from specs_data.pairs.whole import open_whole
+from specs_data.pairs.rows import Dataset, Row, open_whole, rows, to_row
 from specs_data.records import Message, Pair, Picture, Problem
 from specs_data.texts import IMAGE, Text, chat, placed, to_content
 

@@ -27,9 +27,8 @@ from specs_data.pairs.card import write_card
 from specs_data.pairs.language import language
 from specs_data.pairs.manifest import Counts, Manifest, Origin, Shard, describe_data, write_manifest
 from specs_data.pairs.parquet import write_pairs
-from specs_data.pairs.rows import Dataset, interleaved, open_dataset, rows
+from specs_data.pairs.rows import Dataset, interleaved, open_dataset, open_whole, rows
 from specs_data.pairs.sides import SidesTally, format_of
-from specs_data.pairs.whole import open_whole
 from specs_data.records import Pair, Picture
 from specs_data.share.shards import join, shards_of
 

@@ -24,8 +24,7 @@ from specs_data.files import read_inside
 from specs_data.images import image_fault
 from specs_data.pairs.manifest import Data, Manifest, Shard, describe_data, encode_manifest
 from specs_data.pairs.parquet import describe
-from specs_data.pairs.rows import Dataset, count_rows, rows
-from specs_data.pairs.whole import open_whole
+from specs_data.pairs.rows import Dataset, count_rows, open_whole, rows
 from specs_data.share.hub import (
     Gated,
     Remote,

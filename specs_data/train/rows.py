@@ -25,7 +25,6 @@ from specs_data.images import Unusable, settle
 from specs_data.inert import one_line
 from specs_data.pairs import rows as pairs_io
 from specs_data.pairs.parquet import Interleaved, in_text, with_blocks
-from specs_data.pairs.whole import open_whole
 from specs_data.problems import Dropped, Source, read_all
 from specs_data.records import Message, Pair
 from specs_data.texts import Text, chat, misplaced, to_content
@@ -71,7 +70,7 @@ def preference_rows(
     Arrow file is written to `file`.
     Raises UserError if no row is left.
     """
-    dataset = open_whole(source, images)
+    dataset = pairs_io.open_whole(source, images)
 
     def rows() -> Iterator[Row | str]:
         return (_preference(pair, template) for pair in islice(pairs_io.rows(dataset, split), limit))
