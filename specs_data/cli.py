@@ -500,7 +500,7 @@ def compare(
     from specs_data.measure.compare import compare as run
     from specs_data.measure.compare import encode, read_named, write_page
 
-    found = run(list(map(read_named, targets)))
+    found = run(read_named(targets))
     typer.echo(encode(found).decode() if as_json else str(found), nl=not as_json)
     if out is not None:
         typer.echo(f"wrote {write_page(found, out)}", err=as_json)

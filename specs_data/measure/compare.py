@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import logging
 import math
+from bisect import bisect_right
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -27,6 +30,8 @@ from specs_data.measure.evaluation import Evaluation, FormatSlice, read_evaluati
 from specs_data.measure.table import aligned, branching, formats_of, passed, share
 from specs_data.texts import load_card
 
+logger = logging.getLogger(__name__)
+
 # What is looked at in a training run, in this order: the names of TRL and of our trainers.
 METRICS = (
     "reward", "format", "accuracy", "loss", "rewards/chosen", "rewards/rejected", "rewards/margins", "kl", "entropy",
@@ -34,16 +39,19 @@ METRICS = (
 )  # fmt: skip
 _WIDTH, _HEIGHT = 360.0, 170.0  # of a panel, in the page's own units
 _TENTH = 10
+_FILES = (".json", ".jsonl", ".csv", ".tsv")  # of evaluations; in dpo-0.5 the end is no file's
 
 
 class Curve(Struct, frozen=True):
-    """One metric of one named run: its steps, and over the seeds the mean, the least and the most at each."""
+    """One metric of one named run: its steps, as far as all of its `seeds` came, and over them the mean, the least and
+    the most at each."""
 
     steps: tuple[int, ...]
     mean: tuple[float, ...]
     low: tuple[float, ...]
     high: tuple[float, ...]
     swing: float
+    seeds: int = 1
 
     @property
     def start(self) -> float:
@@ -55,9 +63,10 @@ class Curve(Struct, frozen=True):
         """The mean over the last tenth of the steps."""
         return fmean(self.mean[-max(1, len(self.mean) // _TENTH) :])
 
-    def at(self, step: int) -> float:
-        """The mean at the last logged step up to this one."""
-        return self.mean[max(0, sum(one <= step for one in self.steps) - 1)]
+    def at(self, step: int) -> float | None:
+        """The mean at the last logged step up to this one; None before the first."""
+        place = bisect_right(self.steps, step)
+        return self.mean[place - 1] if place else None
 
 
 class Comparison(Struct, frozen=True):
@@ -83,13 +92,18 @@ class Comparison(Struct, frozen=True):
 
     def run_head(self) -> tuple[str, ...]:
         """The titles of `run_lines`."""
-        return ("metric", "run", "at first", "at last", f"at step {self.last_common_step}", "swing")
+        return ("metric", "run", "at first", "at last", f"at step {self.last_common_step}", "swing", "seeds")
 
     def run_lines(self) -> list[tuple[str, ...]]:
         """Each metric of each training run, as cells."""
         step = self.last_common_step or 0
         return [
-            (metric, one_line(name), *(f"{value:.3f}" for value in (one.start, one.end, one.at(step), one.swing)))
+            (
+                metric,
+                one_line(name),
+                *("-" if value is None else f"{value:.3f}" for value in (one.start, one.end, one.at(step), one.swing)),
+                str(one.seeds),
+            )
             for metric, curves in self.curves.items()
             for name, one in curves.items()
         ]
@@ -105,23 +119,40 @@ def compare(named: Sequence[tuple[str, Path]]) -> Comparison:
         else:
             place = name if name not in evaluations else f"{name} ({path})"
             evaluations[place] = read_evaluation(path)
+    for name, seeds in runs.items():
+        _tell_unequal(name, [max((row["step"] for row in rows), default=0) for rows in seeds])
     curves = {metric: found for metric in METRICS if (found := _curves(runs, metric))}
     if runs and not curves:
         raise UserError(f"none of the training runs has one of the metrics {', '.join(METRICS)}")
     return Comparison(evaluations, curves)
 
 
-def read_named(text: str) -> tuple[str, Path]:
-    """`"DPO=runs/dpo"` as a name and a path; a path alone is called by its last part."""
-    name, equals, path = text.partition("=")
-    if not equals:
-        return Path(text).stem or text, Path(text)
-    return name.strip(), Path(path.strip())
+def read_named(texts: Sequence[str]) -> list[tuple[str, Path]]:
+    """Each `"DPO=runs/dpo"` as a name and a path. A path alone is called by its last part, or by the whole of it where
+    that would be the name of another one too: only a name that is given makes runs the seeds of one."""
+    parts = [text.partition("=") for text in texts]
+    named = [(name.strip(), path.strip()) if equals else (_last_part(name), name) for name, equals, path in parts]
+    times = Counter(name for name, _ in named)
+    return [
+        (name if equals or times[name] == 1 else path, Path(path))
+        for (name, path), (_, equals, _) in zip(named, parts, strict=True)
+    ]
+
+
+def _last_part(path: str) -> str:
+    place = Path(path)
+    return (place.stem if place.suffix in _FILES else place.name) or path
 
 
 def encode(comparison: Comparison) -> bytes:
     """The comparison as indented JSON."""
     return msgspec.json.format(msgspec.json.encode(comparison), indent=2) + b"\n"
+
+
+def _tell_unequal(name: str, reached: Sequence[int]) -> None:
+    if len(set(reached)) > 1:
+        steps = ", ".join(map(str, sorted(reached)))
+        logger.warning("the seeds of %s came to different steps (%s): its figures end with the first", name, steps)
 
 
 def _metrics(run: Path) -> list[dict[str, Any]]:
@@ -143,10 +174,14 @@ def _points(rows: Sequence[Mapping[str, Any]], metric: str) -> dict[int, float]:
 
 def _curve(seeds: Sequence[Mapping[int, float]]) -> Curve | None:
     seeds = [seed for seed in seeds if seed]
-    steps = sorted(set().union(*seeds))
+    if not seeds:
+        return None
+    # A mean of fewer seeds than before would be a step in the curve that no run has made.
+    first, last = max(map(min, seeds)), min(map(max, seeds))
+    steps = [step for step in sorted(set().union(*seeds)) if first <= step <= last]
     if not steps:
         return None
-    at = [[seed[step] for seed in seeds if step in seed] for step in steps]
+    at = list(zip(*(_held(seed, steps) for seed in seeds), strict=True))
     swings = [float(np.std(np.diff(list(seed.values())))) for seed in seeds if len(seed) > 2]
     return Curve(
         steps=tuple(steps),
@@ -154,7 +189,14 @@ def _curve(seeds: Sequence[Mapping[int, float]]) -> Curve | None:
         low=tuple(map(min, at)),
         high=tuple(map(max, at)),
         swing=fmean(swings) if swings else 0.0,
+        seeds=len(seeds),
     )
+
+
+def _held(seed: Mapping[int, float], steps: Sequence[int]) -> list[float]:
+    """The value at each step, or the last one before it."""
+    known = sorted(seed)
+    return [seed[known[bisect_right(known, step) - 1]] for step in steps]
 
 
 _EVALUATION_HEAD = ("evaluation", "format", "problems", "well formed", "right", "pass@k", "RBF", "consistent")

@@ -79,8 +79,40 @@ def test_the_page_is_whole_and_asks_for_nothing(tmp_path: Path) -> None:
 
 
 def test_names() -> None:
-    assert read_named("a/b.json") == ("b", Path("a/b.json"))
-    assert read_named("SFT, 1 = runs/sft") == ("SFT, 1", Path("runs/sft"))
+    assert read_named(["a/b.json"]) == [("b", Path("a/b.json"))]
+    assert read_named(["SFT, 1 = runs/sft"]) == [("SFT, 1", Path("runs/sft"))]
+    assert read_named(["A=x/1", "A=x/2"]) == [("A", Path("x/1")), ("A", Path("x/2"))]
+
+
+def test_only_a_name_that_is_given_makes_seeds(tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+    paths = [
+        training_run(tmp_path / folder, name, [value, value])
+        for folder, name, value in (("a", "dpo-0.5", 0.0), ("a", "dpo-1.0", 1.0), ("a", "sft", 2.0), ("b", "sft", 3.0))
+    ]
+    curves = compare(read_named(list(map(str, paths)))).curves["reward"]
+    assert [curve.end for curve in curves.values()] == [0.0, 1.0, 2.0, 3.0]
+    assert list(curves) == ["dpo-0.5", "dpo-1.0", str(paths[2]), str(paths[3])]
+
+
+def test_the_mean_over_seeds_ends_where_the_first_of_them_does(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    runs = [training_run(tmp_path, "long", [1.0] * 40), training_run(tmp_path, "short", [0.0] * 10)]
+    found = compare([("A", run) for run in runs])
+    curve = found.curves["reward"]["A"]
+    assert found.last_common_step == 10 and curve.end == curve.at(10) == 0.5 and curve.seeds == 2
+    assert "came to different steps (10, 40)" in caplog.text
+
+
+def test_seeds_that_log_at_other_steps_are_all_in_the_mean(tmp_path: Path) -> None:
+    often, seldom = training_run(tmp_path, "often", [1.0] * 6), tmp_path / "seldom"
+    seldom.mkdir()
+    (seldom / "metrics.jsonl").write_text("".join(json.dumps({"step": n, "reward": 0.0}) + "\n" for n in (2, 4, 6)))
+    curve = compare([("A", often), ("A", seldom)]).curves["reward"]["A"]
+    assert curve.steps == (2, 3, 4, 5, 6) and set(curve.mean) == {0.5}
+    assert curve.at(1) is None
 
 
 def test_what_is_neither_is_refused(tmp_path: Path) -> None:
