@@ -7,8 +7,8 @@ of LLaMA-Factory (conversations) and ms-swift (messages, rejected_response) are 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from itertools import chain, islice
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import chain, islice, takewhile
 from numbers import Number
 from pathlib import Path
 from typing import Any, cast
@@ -280,8 +280,10 @@ def _pair(row: Row, file: Path, dataset: Dataset) -> Pair:
     pictures = tuple(_image(image, file, dataset) for image in (images if isinstance(images, list) else [images]))
     prompt = _messages(sides["prompt"] or [], "user", "prompt", seen=bool(pictures))
     chosen, rejected = (_messages(sides[column] or [], "assistant", column) for column in ("chosen", "rejected"))
-    if not prompt:  # TRL's implicit prompts: chosen and rejected start with the same turns
-        prompt, chosen, rejected = chosen[:-1], chosen[-1:], rejected[-1:]
+    if shared := _shared(prompt, chosen, rejected):
+        prompt = _messages(sides["chosen"], "assistant", "chosen", seen=bool(pictures))[:shared]
+        chosen, rejected = chosen[shared:], rejected[shared:]
+    prompt = (*_asked_by_column(row, prompt), *prompt)
     if not chosen or not rejected:
         raise _Bad("has an empty chosen or rejected side")
     return Pair(
@@ -296,6 +298,23 @@ def _pair(row: Row, file: Path, dataset: Dataset) -> Pair:
         turns_before=(chosen[:-1], rejected[:-1]),
         **{column: _stated(row, column) for column in TEXT_COLUMNS},
     )
+
+
+def _shared(prompt: Sequence[Message], chosen: Sequence[Message], rejected: Sequence[Message]) -> int:
+    """How many turns both sides begin with that are the prompt, because there is no other (TRL's implicit prompts), or
+    because the sides hold the whole talk although it stands beside them (UltraFeedback)."""
+    sides = zip(chosen[:-1], rejected[:-1], strict=False)
+    shared = list(takewhile(lambda turns: turns[0] == turns[1], sides))
+    anew = shared and prompt and prompt[-1].role == "user" and shared[0][0].role in ("system", "user")
+    return len(shared) if anew or not prompt else 0
+
+
+def _asked_by_column(row: Row, prompt: Sequence[Message]) -> tuple[Message, ...]:
+    """The system message of a row that has it in a column of its own, as LLaMA-Factory's rows may."""
+    system = row.get("system")
+    if not prompt or prompt[0].role == "system" or not isinstance(system, str) or not system.strip():
+        return ()
+    return (Message("system", system),)
 
 
 def _stated(row: Row, column: str) -> str | None:
@@ -315,6 +334,8 @@ def _sides(row: Mapping[str, Any]) -> dict[str, Any]:
         prompt = row.get("conversations")
     messages, other = row.get("messages"), row.get("rejected_messages")
     if chosen is None and isinstance(messages, list):
+        if rejected is None and isinstance(other, list) and len(other) > 1:
+            return {"prompt": None, "chosen": messages, "rejected": other}  # the whole talk, twice
         prompt, chosen = messages[:-1], messages[-1:]
     if rejected is None:
         rejected = other[-1:] if isinstance(other, list) else row.get("rejected_response")

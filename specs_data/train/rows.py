@@ -224,6 +224,8 @@ def _size(data: bytes) -> tuple[int, int]:
 
 def _preference(pair: Pair, template: Template) -> Row | str:
     """A row with its pictures as the policy would see them, whoever made the dataset; or why it is left out."""
+    if not pair.prompt:
+        return "without a prompt, which is a column of that name or the turns that both sides begin with"
     try:
         images = tuple(replace(image, content=settle(image.content)) for image in pair.images)
     except Unusable:

@@ -223,6 +223,70 @@ def test_rejected_messages_are_read(tmp_path: Path) -> None:
     assert {side: to_row(found)[side] for side in PAIR} == PAIR
 
 
+def _talk(*said: str) -> list[dict[str, str]]:
+    """Turns by the first letter of their roles: "u:Q", "a:A"."""
+    roles = {"s": "system", "u": "user", "a": "assistant"}
+    return [{"role": roles[role], "content": text} for role, _, text in (turn.partition(":") for turn in said)]
+
+
+@pytest.mark.parametrize(
+    ("line", "prompt", "sides"),
+    [
+        ({"prompt": "Q", "chosen": _talk("u:Q", "a:1"), "rejected": _talk("u:Q", "a:2")}, ["u:Q"], (["a:1"], ["a:2"])),
+        (
+            {"prompt": "Q", "chosen": _talk("s:S", "u:Q", "a:1"), "rejected": _talk("s:S", "u:Q", "a:2")},
+            ["s:S", "u:Q"],
+            (["a:1"], ["a:2"]),
+        ),
+        (
+            {"prompt": _talk("u:Q"), "chosen": _talk("a:0", "u:R", "a:1"), "rejected": _talk("a:0", "u:R", "a:2")},
+            ["u:Q"],
+            (["a:0", "u:R", "a:1"], ["a:0", "u:R", "a:2"]),
+        ),
+        (
+            {"chosen": _talk("u:Q", "a:x", "u:R", "a:1"), "rejected": _talk("u:Q", "a:y", "u:R", "a:2")},
+            ["u:Q"],
+            (["a:x", "u:R", "a:1"], ["a:y", "u:R", "a:2"]),
+        ),
+        (
+            {"messages": _talk("u:Q", "a:x", "u:R", "a:1"), "rejected_messages": _talk("u:Q", "a:2")},
+            ["u:Q"],
+            (["a:x", "u:R", "a:1"], ["a:2"]),
+        ),
+        ({"system": "S", "prompt": "Q", "chosen": "1", "rejected": "2"}, ["s:S", "u:Q"], (["a:1"], ["a:2"])),
+        ({"system": " ", "prompt": "Q", "chosen": "1", "rejected": "2"}, ["u:Q"], (["a:1"], ["a:2"])),
+    ],
+    ids=[
+        "prompt twice",
+        "with a system message",
+        "answers alone",
+        "part ways",
+        "of ms-swift",
+        "system",
+        "blank system",
+    ],
+)
+def test_a_talk_is_divided_where_its_sides_part_ways(
+    tmp_path: Path, line: dict[str, Any], prompt: list[str], sides: tuple[list[str], list[str]]
+) -> None:
+    (tmp_path / "p.jsonl").write_text(json.dumps(line))
+    [found] = map(to_row, rows(open_dataset(tmp_path / "p.jsonl")))
+    assert found["prompt"] == _talk(*prompt)
+    assert (found["chosen"], found["rejected"]) == tuple(_talk(*side) for side in sides)
+
+
+def test_pictures_of_an_implicit_prompt_keep_their_places(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(picture())
+    asked = {
+        "role": "user",
+        "content": [{"type": "text", "text": "In "}, {"type": "image"}, {"type": "text", "text": "?"}],
+    }
+    sides = {side: [asked, {"role": "assistant", "content": side}] for side in ("chosen", "rejected")}
+    (tmp_path / "p.jsonl").write_text(json.dumps(sides | {"images": ["a.png"]}))
+    [found] = rows(open_dataset(tmp_path / "p.jsonl"))
+    assert found.prompt[0].content == "In <image>?"
+
+
 @pytest.mark.parametrize("place", ["dataset", "dataset/data", "dataset/data/train-00000-of-00001.parquet"])
 def test_a_part_of_a_run_has_its_manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
     write_shards([row(0)], tmp_path / "dataset", "train")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 from contextlib import nullcontext
 from pathlib import Path
@@ -160,3 +161,11 @@ def test_without_a_system_role_the_instruction_goes_to_the_user(
     )
     (read,) = training_rows.open_table(made, processor)
     assert read["prompt"] == [{"role": "user", "content": f"{SYSTEM}\n\nHow many?"}]
+
+
+@pytest.mark.parametrize("line", [{"question": "Q", "system": "S"}, {"prompt": ""}, {"prompt": []}])
+def test_without_a_prompt_nothing_is_learned(tmp_path: Path, line: dict[str, Any]) -> None:
+    file = tmp_path / "p.jsonl"
+    file.write_text(json.dumps(line | {"chosen": "good", "rejected": "bad"}))
+    with pytest.raises(UserError, match="no row to train on: 1 without a prompt"):
+        training_rows.preference_rows(str(file), "train", lambda row: None, None, tmp_path / "rows.arrow")
