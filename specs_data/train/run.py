@@ -36,7 +36,7 @@ from typing import Any, NoReturn
 import msgspec
 import tomli_w
 
-from specs_data.engines.checkpoint import best_device, load_model, load_processor
+from specs_data.engines.checkpoint import adapter_base, best_device, load_model, load_processor
 from specs_data.errors import UserError, first_line, require
 from specs_data.files import staged, write_whole, writing
 from specs_data.rollouts.sample import check_policy
@@ -149,6 +149,13 @@ def load(settings: TrainSettings) -> tuple[Any, Any]:
     Call it after the TRL configuration is made, which is what tells transformers of DeepSpeed.
     """
     check_policy(settings.model)
+    # Its weights could be trained, but nothing that is told the name of a checkpoint (TRL of the reference, vLLM) would
+    # load them.
+    if base := adapter_base(settings.model):
+        raise UserError(
+            f"{settings.model} is an adapter of {base}: merge it into a checkpoint first (peft's merge_and_unload), "
+            "and train that; what train --lora leaves beside its adapter/ is merged"
+        )
     lora_on_gpu = settings.lora and best_device() == "cuda"
     # Trainer resumes by raw weight names, of which it finds none where transformers has renamed them since
     # (Qwen2.5-VL): it would go on from the untrained model. So what is resumed is loaded here, like any model.

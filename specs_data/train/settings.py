@@ -39,7 +39,7 @@ class TrainSettings(BaseModel):
     lora_rank: Positive = Field(16, description="rank of the adapters; alpha is twice that")
     min_pixels: Positive | None = Field(None, description="images are scaled to at least this many pixels")
     max_pixels: Positive | None = Field(None, description="images are scaled to at most this many pixels")
-    seed: int = Field(0, ge=0, description="seed of the order of rows, of sampling and of adapters")
+    seed: int = Field(0, ge=0, lt=1 << 32, description="seed of the order of rows, of sampling and of adapters")
     save_every: Positive = Field(50, description="optimizer steps between checkpoints")
     save_minutes: float | None = Field(
         None, gt=0, description="minutes between checkpoints, whatever --save-every says; SIGTERM saves one as well"

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 import tomllib
+from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -344,6 +345,16 @@ def test_a_model_that_is_not_there_is_told_at_once(pairs: Path, tmp_path: Path) 
         train_dpo(dpo(tmp_path / "nosuch", pairs, tmp_path / "out", steps=1))
 
 
+@pytest.mark.parametrize("train", [train_dpo, train_sft])
+def test_an_adapter_is_told_before_it_is_trained(tmp_path: Path, pairs: Path, train: Callable[[Any], Path]) -> None:
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text('{"base_model_name_or_path": "some/base"}')
+    kind = DpoSettings if train is train_dpo else SftSettings
+    with pytest.raises(UserError, match="is an adapter of some/base: merge it"):
+        train(kind(model=str(adapter), data=str(pairs), out=tmp_path / "out"))
+
+
 def test_rows_that_do_not_fit_are_counted_never_cut(
     nano: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -400,6 +411,8 @@ def test_impossible_settings_are_one_sentence(tmp_path: Path) -> None:
         read_settings(DpoSettings, {**values, "micro_batch": 3})
     with pytest.raises(UserError, match="sft-weight"):
         read_settings(DpoSettings, {**values, "sft_weight": -1})
+    with pytest.raises(UserError, match="^seed: should be less than"):
+        read_settings(DpoSettings, {**values, "seed": 1 << 32})
     with pytest.raises(UserError, match="^--model is missing$"):
         read_settings(DpoSettings, {"data": "d", "out": tmp_path})
     file = tmp_path / "recipe.toml"
