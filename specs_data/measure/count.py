@@ -34,8 +34,8 @@ _SCHEMA = {
 
 
 class Seen(Struct, frozen=True):
-    """What became of one response. `right` and `consistent` are None where nobody judged; `error` is the class of
-    its format error."""
+    """What became of one response to a `problem`, told by a number. `right` and `consistent` are None where nobody
+    judged; `error` is the class of its format error."""
 
     problem: int
     index: int

@@ -9,12 +9,14 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from specs_data.engines import Engine
 from specs_data.engines.nucleus import P
 from specs_data.errors import UserError
 from specs_data.format import ResponseFormat, load_format
 from specs_data.loop import run
-from specs_data.measure.bench import Bench, default_out, open_bench, settled, store_folder
+from specs_data.measure.bench import BRANCHING, Bench, default_out, open_bench, settled, store_folder
 from specs_data.measure.count import Seen, format_slice, frame, slices
 from specs_data.measure.evaluation import Evaluation, FormatSlice
 from specs_data.measure.malformed import error_class
@@ -101,9 +103,18 @@ async def _see(
     )
 
 
+def _placed(one: Seen, places: Mapping[int, int]) -> Seen:
+    """The same with the problem's place in its source, and with nuclei only where this evaluation wants them: others
+    may be on record from an earlier one, of fewer problems or in another order."""
+    place = places[one.problem]
+    first = one.index * len(places) + place < BRANCHING
+    return replace(one, problem=place, nuclei=one.nuclei if first else None)
+
+
 def _evaluation(bench: Bench, seen: Mapping[str, Sequence[Seen]]) -> Evaluation:
     recipe = bench.recipe
-    frames = {name: frame(rows) for name, rows in seen.items()}
+    places: dict[int, int] = {number: place for place, number in enumerate(bench.problems)}
+    frames = {name: frame([_placed(one, places) for one in rows]) for name, rows in seen.items()}
     by_format = {name: format_slice(rows, P, recipe.temperature, NO_CHANCES) for name, rows in frames.items()}
     first, whole = next(iter(frames.values())), next(iter(by_format.values()))
     missing = sum(len(bench.problems) * recipe.samples - len(rows) for rows in frames.values())

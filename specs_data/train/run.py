@@ -358,6 +358,8 @@ def _save(settings: TrainSettings, processor: Any, raw: Path, out: Path) -> None
     else:
         model = load_model(raw, dtype="float32", device="cpu")
     config = require("transformers", "train").AutoConfig.from_pretrained(settings.model)
+    if hasattr(config, "use_cache"):
+        model.config.use_cache = config.use_cache  # Trainer takes it away, and so it stands in the raw checkpoint
     kind = config.dtype or torch.float32 if settings.save_dtype == "auto" else getattr(torch, settings.save_dtype)
     model.to(kind).save_pretrained(out)
     processor.save_pretrained(out)

@@ -255,6 +255,21 @@ def test_nuclei_are_wanted_of_the_first_responses_only(tmp_path: Path) -> None:
     assert found.lengths is not None and found.lengths.mean == 10
 
 
+def test_branching_does_not_depend_on_what_was_evaluated_before(tmp_path: Path) -> None:
+    def script(request: Request) -> Response:
+        number = int(request.messages[-1].content.split()[2])
+        return Response(respond(request), "stop", 5, 10, Nuclei(0.95, 10, 10 + number, 0) if request.nuclei else None)
+
+    def factor(problems: Path, out: Path, **more: Any) -> Any:
+        return evaluate(settings(problems, **more), out=out, engine=ScriptedEngine(script), quiet=True).rbf
+
+    problems = write_sums(tmp_path, 130)
+    turned = tmp_path / "turned.jsonl"
+    turned.write_text("".join(reversed(problems.read_text().splitlines(keepends=True))))
+    factor(problems, tmp_path / "used" / "e", limit=30, samples=8)
+    assert factor(turned, tmp_path / "used" / "e") == factor(turned, tmp_path / "fresh" / "e")
+
+
 def test_a_policy_that_never_branches_has_a_factor_of_one_exactly(tmp_path: Path, problems: Path) -> None:
     engine = ScriptedEngine(lambda request: Response(respond(request), "stop", 5, 10, Nuclei(0.95, 10, 10, 0)))
     rbf = evaluate(settings(problems), out=tmp_path / "e", engine=engine, quiet=True).rbf
