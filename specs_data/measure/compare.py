@@ -44,13 +44,13 @@ _FILES = (".json", ".jsonl", ".csv", ".tsv")  # of evaluations; in dpo-0.5 the e
 
 class Curve(Struct, frozen=True):
     """One metric of one named run: its steps, as far as all of its `seeds` came, and over them the mean, the least and
-    the most at each."""
+    the most at each. `swing` is None where no seed has a change to compare with another."""
 
     steps: tuple[int, ...]
     mean: tuple[float, ...]
     low: tuple[float, ...]
     high: tuple[float, ...]
-    swing: float
+    swing: float | None
     seeds: int = 1
 
     @property
@@ -188,7 +188,7 @@ def _curve(seeds: Sequence[Mapping[int, float]]) -> Curve | None:
         mean=tuple(map(fmean, at)),
         low=tuple(map(min, at)),
         high=tuple(map(max, at)),
-        swing=fmean(swings) if swings else 0.0,
+        swing=fmean(swings) if swings else None,
         seeds=len(seeds),
     )
 

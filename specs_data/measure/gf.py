@@ -9,6 +9,7 @@ themselves: both are given, and each is called what it is.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
@@ -19,7 +20,10 @@ import msgspec
 from msgspec import Struct
 
 from specs_data.errors import UserError, require
+from specs_data.inert import one_line
 from specs_data.measure.evaluation import Evaluation, read_evaluation, write_file
+
+logger = logging.getLogger(__name__)
 
 BETA = 2.0
 PLOTS = (".png", ".svg", ".pdf")
@@ -82,6 +86,7 @@ def gf(base: str | Path, steps: Sequence[tuple[int, str]], measure: Measure = "f
                 f"{files} has the formats {', '.join(scored.formats)}, and the base {', '.join(before.formats)}: "
                 "their means cannot be compared"
             )
+        _tell_unequal(files, scored, before)
         by_step.setdefault(number, []).append(scored)
     if not by_step:
         raise UserError("no step is given: --step N=EVAL, once for each step and seed")
@@ -94,15 +99,27 @@ def gf(base: str | Path, steps: Sequence[tuple[int, str]], measure: Measure = "f
     )
 
 
+def _tell_unequal(files: str, scored: Scored, base: Scored) -> None:
+    """Say where a step was measured on more or fewer problems than the base: its gain is then also that of others."""
+    sizes, others = (sorted(one.sizes) for one in (scored, base))
+    if sizes != others and all((*sizes, *others)):
+        logger.warning(
+            "%s is of %s problems, and the base of %s: what looks like a gain may be that of other problems",
+            *(one_line(files), *(", ".join(map(str, dict.fromkeys(each))) for each in (sizes, others))),
+        )
+
+
 def _same(one: Sequence[str], other: Sequence[str]) -> bool:
     """Whether both have the same in-distribution format, which is the first, and the same others."""
     return one[0] == other[0] and {*one} == {*other}
 
 
 class Scored(Struct, frozen=True):
-    """What one evaluation scored in the first format (or file) and on average in the others."""
+    """What one evaluation scored in the first format (or file) and on average in the others; `sizes` are the numbers of
+    problems in each, 0 where it does not say."""
 
     formats: tuple[str, ...]
+    sizes: tuple[int, ...]
     id: float
     ood: float
 
@@ -110,8 +127,11 @@ class Scored(Struct, frozen=True):
 def read_scored(files: str, measure: Measure) -> Scored:
     """The scores in one evaluation file, or in several with commas between. Raises UserError."""
     scores: dict[str, float] = {}
+    sizes: list[int] = []
     for name in files.split(","):
-        for key, value in _scores(read_evaluation(Path(name.strip())), name, measure).items():
+        evaluation = read_evaluation(Path(name.strip()))
+        sizes += [part.n for part in (evaluation.by_format or {"": evaluation}).values()]
+        for key, value in _scores(evaluation, name, measure).items():
             scores[key if key not in scores else f"{name}: {key}"] = value
     if len(scores) < 2:
         raise UserError(
@@ -119,7 +139,7 @@ def read_scored(files: str, measure: Measure) -> Scored:
             "or give several files with commas between"
         )
     first, *others = scores.values()
-    return Scored(tuple(scores), first, fmean(others))
+    return Scored(tuple(scores), tuple(sizes), first, fmean(others))
 
 
 def _scores(evaluation: Evaluation, name: str, measure: Measure) -> dict[str, float]:

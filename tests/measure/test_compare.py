@@ -106,6 +106,12 @@ def test_the_mean_over_seeds_ends_where_the_first_of_them_does(
     assert "came to different steps (10, 40)" in caplog.text
 
 
+def test_a_swing_takes_two_changes(tmp_path: Path) -> None:
+    found = compare([("A", training_run(tmp_path, "a", [0.0, 1.0])), ("B", training_run(tmp_path, "b", [1.0] * 3))])
+    assert [curve.swing for curve in found.curves["reward"].values()] == [None, 0.0]
+    assert [line.split()[5] for line in str(found).splitlines()[1:3]] == ["-", "0.000"]
+
+
 def test_seeds_that_log_at_other_steps_are_all_in_the_mean(tmp_path: Path) -> None:
     often, seldom = training_run(tmp_path, "often", [1.0] * 6), tmp_path / "seldom"
     seldom.mkdir()

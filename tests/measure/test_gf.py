@@ -110,6 +110,17 @@ def test_the_formats_are_the_base_s(tmp_path: Path, names: str, same: bool) -> N
         gf(files[0], [(1, str(files[1]))])
 
 
+@pytest.mark.parametrize(("problems", "told"), [((600, 600), False), ((50, 600), True), ((0, 600), False)])
+def test_other_problems_than_the_base_s_are_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, problems: tuple[int, int], told: bool
+) -> None:
+    files = [tmp_path / "step.json", tmp_path / "base.json"]
+    for file, n in zip(files, problems, strict=True):
+        file.write_text(json.dumps({"by_format": {form: {"n": n, "format": 0.5} for form in "ab"}}))
+    gf(files[1], [(1, str(files[0]))])
+    assert ("is of 50 problems, and the base of 600" in caplog.text) is told
+
+
 def test_a_measure_that_is_missing_is_named(tmp_path: Path) -> None:
     base = evaluation(tmp_path, "base", 0.4, 0.2, measure="accuracy")
     with pytest.raises(UserError, match="no format for format-0, format-1; --measure accuracy"):
