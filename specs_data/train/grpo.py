@@ -9,6 +9,7 @@ rollout_batch * rollouts / batch optimizer steps on them, as MM-EUREKA, the auth
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -125,22 +126,23 @@ def _trainer(settings: GrpoSettings) -> type:
             return super()._get_per_token_logps_and_entropies(seeing, *rows, **named)
 
         def _generate_and_score_completions(self, inputs: list[Any]) -> dict[str, Any]:
-            batch: dict[str, Any] = super()._generate_and_score_completions(inputs)
-            if settings.accuracy_window == (0.0, 1.0):
-                return batch
-            generate, size = super()._generate_and_score_completions, settings.rollouts
-            drawn = len(inputs) * self.accelerator.num_processes
+            score, size = super()._generate_and_score_completions, settings.rollouts
+
+            def generate(rows: list[Any]) -> dict[str, Any]:
+                # TRL's has room for a round, and what is drawn may be more: processes may share groups, and draw whole.
+                self._logs["extra"][RIGHT] = deque()
+                return dict(score(rows))
 
             def draw(groups: int, number: int) -> dict[str, Any]:
-                nonlocal drawn
                 seed = f"{settings.seed}/{self.state.global_step}/{number}"
-                rows = further_rows(self.train_dataset, groups, size, seed, self.accelerator)
-                drawn = len(rows) * self.accelerator.num_processes
-                return dict(generate(rows))
+                return generate(further_rows(self.train_dataset, groups, size, seed, self.accelerator))
 
             def right() -> list[bool | None]:
-                return list(self._logs["extra"][RIGHT])[-drawn:]
+                return list(self._logs["extra"][RIGHT])
 
+            batch = generate(inputs)
+            if settings.accuracy_window == (0.0, 1.0):
+                return batch
             batch, outside = fill(batch, right, draw, settings.accuracy_window, size, self.accelerator)
             self._metrics["train"]["outside_window"].append(outside)
             return batch

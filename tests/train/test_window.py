@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -134,3 +137,38 @@ def test_training_says_how_many_groups_were_outside(tmp_path: Path) -> None:
     rows = read_metrics(settings.out / "metrics.jsonl")
     assert all(0 <= row["outside_window"] <= 1 for row in rows)
     assert any(row["outside_window"] > 0 for row in rows)
+
+
+SPLIT = """
+import sys; sys.path[:0] = {path!r}
+from specs_data.train import grpo, window
+from specs_data.train.settings import GrpoSettings
+
+def watched(first, right, draw, *rest):
+    def drawn(groups, number):
+        made = draw(groups, number)
+        told.append((len(made["completion_ids"]) * rest[-1].num_processes, len(right())))
+        return made
+    return window.fill(first, right, drawn, *rest)
+
+told = []
+grpo.fill = watched
+grpo.train_grpo(GrpoSettings(**{settings!r}))
+assert told and all(rows == verdicts for rows, verdicts in told), told
+"""
+
+
+@pytest.mark.slow
+def test_groups_that_processes_share_keep_their_verdicts(tmp_path: Path) -> None:
+    """Three groups of four on two processes: what is drawn in place of them may be more than a round."""
+    settings = GrpoSettings(
+        model=str(checkpoint("base")), problems=(str(problem_file(tmp_path, 8)),), out=tmp_path / "out",
+        batch=12, rollout_batch=3, rollouts=4, micro_batch=6, max_tokens=8, steps=1, **NANO,
+    )  # fmt: skip
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    (tmp_path / "two.py").write_text(SPLIT.format(path=sys.path, settings=settings.model_dump(mode="json")))
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={port}"]
+    done = subprocess.run([*launch, str(tmp_path / "two.py")], check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-9000:]
