@@ -116,6 +116,7 @@ def compare(named: Sequence[tuple[str, Path]]) -> Comparison:
     for name, path in named:
         if path.is_dir():
             runs.setdefault(name, []).append(_metrics(path))
+            _tell_diverged(path, runs[name][-1])
         else:
             place = name if name not in evaluations else f"{name} ({path})"
             evaluations[place] = read_evaluation(path)
@@ -153,6 +154,13 @@ def _tell_unequal(name: str, reached: Sequence[int]) -> None:
     if len(set(reached)) > 1:
         steps = ", ".join(map(str, sorted(reached)))
         logger.warning("the seeds of %s came to different steps (%s): its figures end with the first", name, steps)
+
+
+def _tell_diverged(run: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    losses = _points(rows, "loss")
+    last = max((row["step"] for row in rows if "loss" in row), default=0)
+    if losses and max(losses) < last:
+        logger.warning("%s has diverged: its loss is no number after step %d", run, max(losses))
 
 
 def _metrics(run: Path) -> list[dict[str, Any]]:

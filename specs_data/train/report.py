@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -125,4 +126,6 @@ def _is_step(row: Row) -> bool:
 
 
 def _line(row: Row) -> str:
-    return json.dumps(row) + "\n"
+    """A line of JSON, which knows neither NaN nor infinity (the loss of a run that has diverged): they are null."""
+    told = {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in row.items()}
+    return json.dumps(told) + "\n"

@@ -134,6 +134,7 @@ def arguments(settings: TrainSettings) -> dict[str, Any]:
         "save_steps": settings.save_every,
         "save_total_limit": settings.keep_checkpoints,
         "logging_steps": 1,
+        "logging_nan_inf_filter": False,  # or a loss that is no number any more is told as 0
         "report_to": list(settings.report_to) or "none",
         "bf16": device == "cuda",
         "use_cpu": device == "cpu",

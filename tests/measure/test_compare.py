@@ -112,6 +112,14 @@ def test_a_swing_takes_two_changes(tmp_path: Path) -> None:
     assert [line.split()[5] for line in str(found).splitlines()[1:3]] == ["-", "0.000"]
 
 
+def test_a_run_that_has_diverged_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run = training_run(tmp_path, "a", [])
+    rows = [{"step": step, "loss": loss} for step, loss in enumerate((7.0, 6.0, None, None), 1)]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert compare([("A", run)]).curves["loss"]["A"].steps == (1, 2)
+    assert "has diverged: its loss is no number after step 2" in caplog.text
+
+
 def test_seeds_that_log_at_other_steps_are_all_in_the_mean(tmp_path: Path) -> None:
     often, seldom = training_run(tmp_path, "often", [1.0] * 6), tmp_path / "seldom"
     seldom.mkdir()

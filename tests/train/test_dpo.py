@@ -345,6 +345,14 @@ def test_a_model_that_is_not_there_is_told_at_once(pairs: Path, tmp_path: Path) 
         train_dpo(dpo(tmp_path / "nosuch", pairs, tmp_path / "out", steps=1))
 
 
+def test_a_loss_that_is_no_number_is_told_as_none(nano: Path, pairs: Path, tmp_path: Path) -> None:
+    settings = dpo(nano, pairs, tmp_path, batch=4, micro_batch=4, steps=2, learning_rate=1e30)
+    train_dpo(settings)
+    assert "NaN" not in (tmp_path / "metrics.jsonl").read_text()
+    first, second = read_metrics(tmp_path / "metrics.jsonl")
+    assert first["loss"] > 0 and second["loss"] is None
+
+
 @pytest.mark.parametrize("train", [train_dpo, train_sft])
 def test_an_adapter_is_told_before_it_is_trained(tmp_path: Path, pairs: Path, train: Callable[[Any], Path]) -> None:
     adapter = tmp_path / "adapter"
