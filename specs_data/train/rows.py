@@ -170,8 +170,8 @@ def whole_rows(
             said = {side: "".join(_texts(row[side][0]["content"])) for side in read}
             _check_kept([(said[side], written["prompt"] + written[side]) for side in read])
         prompt, *answers = map(len, tokenizer([written[side] for side in sides], verbose=False)["input_ids"])
-        sizes = [_size(image["bytes"]) for image in row["images"]]
-        if prompt + max(answers, default=answer_room) + _image_tokens(processor, sizes) > limit:
+        prompt += _image_tokens(processor, [image["bytes"] for image in row["images"]], written["prompt"], prompt)
+        if prompt + max(answers, default=answer_room) > limit:
             raise Unfit(f"longer than {limit} tokens{room}")
 
     return check
@@ -203,23 +203,25 @@ def _texts(content: str | list[dict[str, str]]) -> list[str]:
     return [content] if isinstance(content, str) else [block.get("text", "") for block in content]
 
 
-def _image_tokens(processor: Any, sizes: Sequence[tuple[int, int]]) -> int:
-    """The tokens that images become, beyond the one placeholder that each has in the text."""
-    if not sizes:
+def _image_tokens(processor: Any, images: Sequence[bytes], prompt: str, tokens: int) -> int:
+    """The tokens that images become, beyond what stands for each in the text of the `prompt`, of so many `tokens`."""
+    if not images:
         return 0
-    try:  # what vLLM asks processors too
-        counts = processor._get_num_multimodal_tokens(image_sizes=sizes)["num_image_tokens"]
+    pictures = list(map(_opened, images))
+    try:
+        if hasattr(processor, "_get_num_multimodal_tokens"):  # what vLLM asks processors too
+            sizes = [(image.height, image.width) for image in pictures]
+            return int(sum(processor._get_num_multimodal_tokens(image_sizes=sizes)["num_image_tokens"])) - len(sizes)
+        return len(processor(images=[pictures], text=[prompt])["input_ids"][0]) - tokens
     except ValueError as error:  # an aspect ratio that the model does not take
         raise Unfit(f"the model does not take the image: {error}") from None
-    return int(sum(counts)) - len(sizes)
 
 
-def _size(data: bytes) -> tuple[int, int]:
-    """Height and width of an image file that is whole."""
+def _opened(data: bytes) -> Any:
+    """An image file that is whole."""
     from PIL import Image
 
-    with Image.open(io.BytesIO(data)) as image:
-        return image.height, image.width
+    return Image.open(io.BytesIO(data))
 
 
 def _preference(pair: Pair, template: Template) -> Row | str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -169,3 +169,21 @@ def test_without_a_prompt_nothing_is_learned(tmp_path: Path, line: dict[str, Any
     file.write_text(json.dumps(line | {"chosen": "good", "rejected": "bad"}))
     with pytest.raises(UserError, match="no row to train on: 1 without a prompt"):
         training_rows.preference_rows(str(file), "train", lambda row: None, None, tmp_path / "rows.arrow")
+
+
+@pytest.mark.parametrize("images", [1, 2])
+def test_a_processor_that_tells_no_sizes_is_asked_itself(
+    processor: Any, monkeypatch: pytest.MonkeyPatch, images: int
+) -> None:
+    """SmolVLM's, Idefics's, Llama 4's."""
+
+    def longest() -> int:
+        for limit in range(20, 400):
+            with suppress(training_rows.Unfit):
+                training_rows.whole_rows(processor, limit)(row(1, images))
+                return limit
+        raise AssertionError
+
+    told = longest()
+    monkeypatch.delattr(type(processor), "_get_num_multimodal_tokens")
+    assert longest() == told
