@@ -108,6 +108,8 @@ def _problem_rows(file: Path, rows: Sequence[Row], columns: set[str]) -> tuple[S
     if hit is None:
         raise UserError(f"{file} does not say what was right: it has no column hit, score, tot or Overall")
     right = [_truth(row[hit]) for row in rows]
+    if not all(0 <= one <= 1 for one in right):
+        raise UserError(f"{file} does not say what was right: {hit} is a mark, up to {max(right):g}, and not 0 or 1")
     group = next((name for name in ("category", "task", "subject") if name in columns), None)
     names = [str(row[group]) for row in rows] if group else []
     parts = {
@@ -194,7 +196,8 @@ def _right(value: Any) -> float | None:
         found = [_right(one) for one in value]
         known = [one for one in found if one is not None]
         return sum(known) / len(known) if known else None
-    return _share(value)
+    number = float(value) if isinstance(value, bool) else _number(value)
+    return number if number is not None and 0 <= number <= 1 else None  # percents are of many, marks are no verdict
 
 
 # What both share
@@ -250,7 +253,7 @@ def _share(value: Any) -> float | None:
 
 
 def _truth(value: Any) -> float:
-    return {"true": 1.0, "false": 0.0}.get(str(value).strip().lower(), _share(value) or 0.0)
+    return {"true": 1.0, "false": 0.0}.get(str(value).strip().lower(), _number(value) or 0.0)
 
 
 def _literal(cell: Any) -> Any:

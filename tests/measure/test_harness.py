@@ -145,6 +145,8 @@ def test_samples_without_a_verdict_name_what_has_one(tmp_path: Path) -> None:
         ("m_X.csv", '"index","prediction"\n"0","A"\n', "does not say what was right"),
         ("m_X_score.csv", "", "does not say what was right"),
         ("m_X_score.csv", '"tot","hit"\n"0","0"\n', "overall"),
+        ("m_X.csv", '"index","score"\n"0","7"\n"1","1"\n', "score is a mark, up to 7"),
+        ("x_samples_a.jsonl", '{"gpt_eval_score": {"scores": [8, 7]}}\n', "does not say whether it is right"),
         ("x_results.json", '{"results": {"a": {"alias": "a"}}}', "no accuracy of any task"),
         ("x_samples_a.jsonl", "", "no samples"),
         ("x_samples_a.jsonl", "[1]\n", "not a JSON object"),
