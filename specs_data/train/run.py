@@ -328,10 +328,14 @@ def _checkpoint_to_resume(settings: TrainSettings, trainer: Any) -> str | None:
     """The newest whole checkpoint, which is told how many rows a device takes at once now: transformers 5.0 would go by
     what it says of that, and make batches of another size."""
     last = _last_checkpoint(settings.out / "checkpoints")
-    if last is not None and trainer.is_world_process_zero():
+    if last is not None:
         file = Path(last) / "trainer_state.json"
         state, now = json.loads(file.read_text(encoding="utf-8")), {"train_batch_size": trainer.args.train_batch_size}
-        if state | now != state:
+        # TRL counts the tokens of a run, and keeps their number nowhere but in what was logged.
+        trainer._total_train_tokens = next(
+            (row["num_tokens"] for row in reversed(state["log_history"]) if "num_tokens" in row), 0
+        )
+        if state | now != state and trainer.is_world_process_zero():
             write_whole(file, json.dumps(state | now, indent=2, sort_keys=True).encode())
     trainer.accelerator.wait_for_everyone()
     return last
