@@ -103,7 +103,7 @@ def sort_errors(
         responses=seen,
         malformed=malformed,
         classes=classes,
-        mix={name: round(counts[name] / covered, 4) for name in ordered if name in operators},
+        mix={name: float(f"{counts[name] / covered:.4g}") for name in ordered if name in operators},
         covered=covered / malformed if malformed else 0.0,
     )
 

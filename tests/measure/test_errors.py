@@ -34,8 +34,9 @@ def test_the_distribution_and_the_mix() -> None:
     assert found.covered == 0.5
 
 
-def test_a_build_takes_the_mix_as_it_is_printed() -> None:
-    found = sort_errors(RESPONSES, THINK_ANSWER, OPERATORS)
+@pytest.mark.parametrize("more", [0, 30_000])
+def test_a_build_takes_the_mix_as_it_is_printed(more: int) -> None:
+    found = sort_errors([*RESPONSES, *[("5", "stop")] * more], THINK_ANSWER, OPERATORS)
     flags = found.flags.split()
     assert flags[::2] == ["--corruption"] * 2
     assert Recipe.model_validate({"corruption": flags[1::2]}).corruption == found.mix
