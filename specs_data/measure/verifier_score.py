@@ -45,7 +45,7 @@ class Labelled(Struct, frozen=True):
 
 
 class KindScore(Struct, frozen=True):
-    """Of `responses` of one kind, how many the verifier called consistent and how many it left undecided."""
+    """Of `responses` of one kind and label, how many the verifier called consistent and how many it left undecided."""
 
     consistent: bool
     responses: int
@@ -197,6 +197,8 @@ def read_cases(file: str, fmt: ResponseFormat = THINK_ANSWER) -> list[Labelled]:
         lines = path.read_text(encoding="utf-8-sig").split("\n")  # U+2028 and its like end no line
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read the cases {file}: {error}") from None
+    if not any(line.strip() for line in lines):
+        raise UserError(f"{file} has no labelled cases: a line of JSON for each, with thought, answer and sound")
     return [_read_case(line, number, file, fmt) for number, line in enumerate(lines, 1) if line.strip()]
 
 
@@ -254,12 +256,15 @@ def _score(
         return sum(one.consistent is consistent and keep is verdict for one, keep in zip(labelled, kept, strict=True))
 
     sound, unsound = number(True, True), number(False, True)
-    labels = {one.kind: one.consistent for one in labelled}
     kinds = {}
     for kind in listed:
-        verdicts = [keep for one, keep in zip(labelled, kept, strict=True) if one.kind == kind]
-        is_sound = labels.get(kind, kind in SOUND)
-        kinds[kind] = KindScore(is_sound, len(verdicts), verdicts.count(True), verdicts.count(None))
+        labels = sorted({one.consistent for one in labelled if one.kind == kind}, reverse=True) or [kind in SOUND]
+        for label in labels:
+            of_kind = [
+                keep for one, keep in zip(labelled, kept, strict=True) if (one.kind, one.consistent) == (kind, label)
+            ]
+            name = kind if len(labels) == 1 else f"{kind}, {'sound' if label else 'unsound'}"
+            kinds[name] = KindScore(label, len(of_kind), of_kind.count(True), of_kind.count(None))
     return Score(
         settings,
         _share(sound, sound + unsound),

@@ -80,10 +80,21 @@ async def test_a_thought_that_ends_on_another_number_is_not_kept() -> None:
     assert ((await score_on(RulesVerifier(), changed)).caught or 0) > 0.92
 
 
-@pytest.mark.parametrize("file", ["no", "bad"])
-def test_a_file_of_cases_that_cannot_be_read_is_named(tmp_path: Path, file: str) -> None:
+async def test_a_kind_may_have_sound_and_unsound_cases(tmp_path: Path) -> None:
+    cases = [{"thought": f"It is {n}.", "answer": "5", "sound": n == 5, "kind": "sum"} for n in (5, 6, 7)]
+    (tmp_path / "cases").write_text("\n".join(map(json.dumps, cases)))
+    score = await score_on(RulesVerifier(), read_cases(str(tmp_path / "cases")))
+    told = {name: (kind.consistent, kind.kept, kind.responses) for name, kind in score.kinds.items()}
+    assert told == {"sum, sound": (True, 1, 1), "sum, unsound": (False, 0, 2)}
+
+
+@pytest.mark.parametrize(
+    ("file", "message"), [("no", "cannot read"), ("bad", "line 2"), ("empty", "no labelled cases")]
+)
+def test_a_file_of_cases_that_cannot_be_read_is_named(tmp_path: Path, file: str, message: str) -> None:
+    (tmp_path / "empty").write_text("\n")
     (tmp_path / "bad").write_text('{"thought": "2 + 3 = 5.", "answer": "5", "sound": true}\n{"thought": 1}\n')
-    with pytest.raises(UserError, match="line 2" if file == "bad" else "cannot read"):
+    with pytest.raises(UserError, match=message):
         read_cases(str(tmp_path / file))
 
 
