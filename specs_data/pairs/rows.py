@@ -247,7 +247,7 @@ def _checked(file: Path, unread: Collection[str], columns: Mapping[str, str]) ->
         name = missing[0]
         raise UserError(
             f"{file} has no column {columns.get(name, name)!r}; it has {', '.join(there)}; a preference dataset has "
-            f"prompt, chosen and rejected: use --columns {name}=COLUMN to name its own"
+            f"prompt, chosen and rejected: rename its own, or name it to check and export with --columns {name}=COLUMN"
         )
     return chain(first, rows)
 

@@ -123,7 +123,8 @@ def arguments(settings: TrainSettings) -> dict[str, Any]:
     return {
         "output_dir": str(settings.out / "checkpoints"),
         "learning_rate": settings.learning_rate,
-        "lr_scheduler_type": settings.schedule,
+        # What transformers calls constant has no warm-up, whatever it is told.
+        "lr_scheduler_type": "constant_with_warmup" if settings.schedule == "constant" else settings.schedule,
         "warmup_steps": settings.warmup,
         "weight_decay": settings.weight_decay,
         "per_device_train_batch_size": settings.micro_batch,
@@ -167,7 +168,10 @@ def load(settings: TrainSettings) -> tuple[Any, Any]:
     if not settings.train_vision:
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(not re.fullmatch(_VISION, name))
-    return model, load_processor(settings.model, settings.min_pixels, settings.max_pixels)
+    processor = load_processor(settings.model, settings.min_pixels, settings.max_pixels)
+    if (settings.min_pixels or settings.max_pixels) and not hasattr(processor, "tokenizer"):
+        raise UserError(f"{settings.model} takes no images; leave --min-pixels and --max-pixels out")
+    return model, processor
 
 
 def context(model: Any) -> int:

@@ -64,6 +64,18 @@ class TrainSettings(BaseModel):
             raise ValueError(f"batch {self.batch} is not a multiple of micro_batch {self.micro_batch}")
         return self
 
+    @property
+    def needs(self) -> dict[str, tuple[str, bool]]:
+        """Settings that only have an effect beside another one: that one, and whether it is there."""
+        return {"lora_rank": ("lora", self.lora)}
+
+    @model_validator(mode="after")
+    def _none_in_vain(self) -> Self:
+        for name, (needed, there) in self.needs.items():
+            if not there and getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"{name} has no effect without {needed}")
+        return self
+
 
 class PreferenceSettings(TrainSettings):
     """Settings of a trainer on preference rows."""
@@ -100,6 +112,11 @@ class DpoSettings(PreferenceSettings):
     )  # fmt: skip
     beta: float = Field(0.1, gt=0, description="DPO's beta")  # LLaMA-Factory's default, which the paper does not change
     normalise: Literal["per-sequence", "per-token"] = Field("per-sequence", description="how the SFT term is averaged")
+
+    @property
+    def needs(self) -> dict[str, tuple[str, bool]]:
+        """As of every trainer, and for the SFT term."""
+        return super().needs | {"normalise": ("an sft_weight", self.sft_weight > 0)}
 
 
 class SftSettings(PreferenceSettings):
@@ -160,6 +177,15 @@ class GrpoSettings(TrainSettings):
         if self.preset and len(self.preset) != len(self.problems):
             raise ValueError("give one preset for each of the problems")
         return self
+
+    @property
+    def needs(self) -> dict[str, tuple[str, bool]]:
+        """As of every trainer, and for vLLM and the judge."""
+        return super().needs | {
+            "vllm_server": ("vllm server", self.vllm == "server"),
+            "vllm_memory": ("vllm colocate", self.vllm == "colocate"),
+            "judge_base_url": ("a judge_model", self.judge_model is not None),
+        }
 
     @property
     def sources(self) -> tuple[str, ...]:

@@ -344,6 +344,12 @@ def test_a_model_that_is_not_there_is_told_at_once(pairs: Path, tmp_path: Path) 
         train_dpo(dpo(tmp_path / "nosuch", pairs, tmp_path / "out", steps=1))
 
 
+def test_a_constant_learning_rate_rises_first_where_it_is_told_to(nano: Path, pairs: Path, tmp_path: Path) -> None:
+    train_dpo(dpo(nano, pairs, tmp_path, batch=2, micro_batch=2, steps=4, schedule="constant", warmup=0.5))
+    rates = [row["learning_rate"] for row in read_metrics(tmp_path / "metrics.jsonl")]
+    assert rates == pytest.approx([0.0, 5e-4, 1e-3, 1e-3])
+
+
 def test_a_loss_that_is_no_number_is_told_as_none(nano: Path, pairs: Path, tmp_path: Path) -> None:
     settings = dpo(nano, pairs, tmp_path, batch=4, micro_batch=4, steps=2, learning_rate=1e30)
     train_dpo(settings)
@@ -418,6 +424,11 @@ def test_impossible_settings_are_one_sentence(tmp_path: Path) -> None:
         read_settings(DpoSettings, {**values, "micro_batch": 3})
     with pytest.raises(UserError, match="sft-weight"):
         read_settings(DpoSettings, {**values, "sft_weight": -1})
+    with pytest.raises(UserError, match="lora_rank has no effect without lora"):
+        read_settings(DpoSettings, {**values, "lora_rank": 64})
+    assert read_settings(DpoSettings, {**values, "lora_rank": 64, "lora": True}).lora_rank == 64
+    with pytest.raises(UserError, match="normalise has no effect without an sft_weight"):
+        read_settings(DpoSettings, {**values, "normalise": "per-token", "sft_weight": 0})
     with pytest.raises(UserError, match="^seed: should be less than"):
         read_settings(DpoSettings, {**values, "seed": 1 << 32})
     with pytest.raises(UserError, match="^--model is missing$"):
@@ -501,6 +512,8 @@ def test_a_model_without_eyes_trains_on_the_rows_without_pictures(tmp_path: Path
     assert load_model(settings.out).config.model_type == "qwen2"
     configs = [json.loads((Path(folder) / "config.json").read_text()) for folder in (settings.model, settings.out)]
     assert configs[0]["use_cache"] is configs[1]["use_cache"] is True
+    with pytest.raises(UserError, match="takes no images; leave --min-pixels"):
+        train_dpo(settings.model_copy(update={"out": tmp_path / "sized", "max_pixels": 10_000}))
 
 
 def test_images_are_scaled_as_told_and_the_checkpoint_remembers(nano: Path, pairs: Path, tmp_path: Path) -> None:

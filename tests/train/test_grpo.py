@@ -285,6 +285,9 @@ def test_impossible_settings_are_one_sentence(tmp_path: Path) -> None:
     values = {"model": "m", "problems": "p", "out": tmp_path}
     with pytest.raises(UserError, match="batch 100 does not divide the 1024 responses of a round"):
         read_settings(GrpoSettings, {**values, "batch": 100})
+    for vain in ({"vllm_server": "http://x"}, {"vllm_memory": 0.5}, {"judge_base_url": "http://x"}):
+        with pytest.raises(UserError, match=f"{next(iter(vain))} has no effect without"):
+            read_settings(GrpoSettings, values | vain)
     with pytest.raises(UserError, match="one preset for each"):
         read_settings(GrpoSettings, {**values, "preset": ["orsta", "virl39k"]})
     with pytest.raises(UserError, match="pip install 'specs-data\\[vllm\\]'"):
