@@ -118,6 +118,13 @@ def _trainer(settings: GrpoSettings) -> type:
             images = images and [of or None for of in images]  # as vLLM has it
             return super()._generate_single_turn(prompt_ids, images, *further, **named)
 
+        def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, ids: list[list[int]]) -> Any:
+            # Where a tokenizer says how its responses are taken apart, TRL has: thought here, answer there. What is
+            # judged is the whole of it.
+            texts = self.processing_class.batch_decode(ids, skip_special_tokens=True)
+            whole = [[{"role": "assistant", "content": text}] for text in texts]
+            return super()._calculate_rewards(inputs, prompts, whole, ids)
+
         def _get_per_token_logps_and_entropies(self, model: Any, *rows: Any, **named: Any) -> Any:
             # Of rows without pictures among others with some TRL 1.16 hands over no pixels, over which models stumble.
             def seeing(**inputs: Any) -> Any:

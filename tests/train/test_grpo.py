@@ -14,7 +14,7 @@ import msgspec
 import pytest
 from fakes.train_world import NANO, nano_checkpoint, problem_file
 
-from specs_data.engines.checkpoint import load_model
+from specs_data.engines.checkpoint import load_model, load_processor
 from specs_data.errors import UserError
 from specs_data.format import THINK_ANSWER
 from specs_data.judges.rules import RuleJudge
@@ -164,6 +164,28 @@ def test_a_brief_run_ends_when_the_format_is_there(nano: Path, problems: Path, t
     }
     card = (settings.out / "README.md").read_text()
     assert "GRPO" in card and f"| version | `{manifest['data']['sha256'][:16]}` |" in card
+
+
+def test_a_response_is_judged_whole_whatever_its_tokenizer_takes_apart(
+    nano: Path, problems: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(*given: Any) -> Any:
+        processor = load_processor(*given)
+        processor.tokenizer.response_template = "a thought, and then an answer"
+        return processor
+
+    monkeypatch.setattr(run, "load_processor", load)
+    monkeypatch.setattr(
+        "trl.trainer.grpo_trainer.parse_response", lambda *_, **__: {"role": "assistant", "content": "", "thought": "5"}
+    )
+    anything = tmp_path / "anything.toml"
+    anything.write_text('name = "anything"\ninstruction = "Speak."\n[answer]\n')
+    train_grpo(
+        GrpoSettings(
+            model=str(nano), problems=(str(problems),), out=tmp_path / "out", format=str(anything), steps=1, **SMALL
+        )
+    )
+    assert [row["format"] for row in read_metrics(tmp_path / "out" / "metrics.jsonl")] == [1.0]
 
 
 class Killed(BaseException):
