@@ -19,7 +19,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from specs_data.engines.templates import Template, folded
-from specs_data.errors import UserError, require
+from specs_data.errors import UserError, first_line, require
 from specs_data.files import sha256_of, write_whole, writing
 from specs_data.images import Unusable, settle
 from specs_data.inert import one_line
@@ -148,6 +148,8 @@ def whole_rows(
 
     It raises UserError where the chat template makes something else of the responses that are `trained` on, as it
     would in other rows: Qwen3's puts an empty thought before one that has none, DeepSeek-R1's cuts thoughts out."""
+    from jinja2 import TemplateError
+
     data_utils = require("trl.data_utils", "train")
     tokenizer = getattr(processor, "tokenizer", processor)
     room = f", {answer_room} of them kept for the response" if answer_room else ""
@@ -161,10 +163,13 @@ def whole_rows(
             raise Unfit("the text contains the model's image token")
         if row["images"] and not placeholders:
             raise Unfit("the model takes no images")
-        if placeholders:
-            images = {"prompt": row["images"]}
-            turns = {side: data_utils.prepare_multimodal_messages(turns[side], images.get(side)) for side in sides}
-        written = data_utils.apply_chat_template(turns, processor)
+        try:
+            if placeholders:
+                images = {"prompt": row["images"]}
+                turns = {side: data_utils.prepare_multimodal_messages(turns[side], images.get(side)) for side in sides}
+            written = data_utils.apply_chat_template(turns, processor)
+        except (ValueError, TemplateError) as error:  # a role that they do not know, turns that do not alternate
+            raise Unfit(f"the model's chat template does not take it: {first_line(error)}") from None
         read = [side for side in trained if side in sides]
         if all(len(row[side]) == 1 for side in read):  # of somebody else's, talks that part ways earlier are two talks
             said = {side: "".join(_texts(row[side][0]["content"])) for side in read}

@@ -134,6 +134,22 @@ def test_an_empty_response_is_none_to_rewrite(processor: Any, empty: str) -> Non
     training_rows.whole_rows(processor, 4096)(read)
 
 
+@pytest.mark.parametrize(
+    ("role", "said"), [("system", "Invalid role"), ("observer", "Invalid role"), ("user", "alternate")]
+)
+def test_a_talk_that_the_template_does_not_take_is_left_out(
+    processor: Any, monkeypatch: pytest.MonkeyPatch, role: str, said: str
+) -> None:
+    alternating = (
+        "{% if messages[1].role == messages[2].role %}{{ raise_exception('roles must alternate') }}{% endif %}"
+    )
+    monkeypatch.setattr(processor, "chat_template", alternating + TURN.replace("WAYS", ""))
+    read = row(1, 0)
+    read["prompt"].append({"role": role, "content": "More."})
+    with pytest.raises(training_rows.Unfit, match=f"chat template does not take it: .*{said}"):
+        training_rows.whole_rows(processor, 4096)(read)
+
+
 def test_talks_that_part_ways_earlier_are_taken(processor: Any) -> None:
     read = row(1, 1)
     asked = {"role": "user", "content": "Sure?"}
