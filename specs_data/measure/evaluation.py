@@ -152,10 +152,8 @@ def _tolerant(found: Mapping[str, Any]) -> dict[str, Any]:
     for key in ("by_type", "by_source", "by_format"):
         parts = _named(found.get(key), key)
         made[key] = {name: _tolerant(part) for name, part in parts.items() if isinstance(part, Mapping)}
-    made["pass_at"] = {
-        k: value.get("value") if isinstance(value, Mapping) else value
-        for k, value in _named(found.get("pass_at"), "pass_at").items()
-    }
+    passed = _named(found.get("pass_at"), "pass_at")
+    made["pass_at"] = {_k(k): _estimate(value, "pass_at")["value"] for k, value in passed.items() if value is not None}
     rbf = found.get("rbf")
     if rbf is not None:
         made["rbf"] = rbf if isinstance(rbf, Mapping) else {"reason": rbf} if isinstance(rbf, str) else {"value": rbf}
@@ -163,6 +161,12 @@ def _tolerant(found: Mapping[str, Any]) -> dict[str, Any]:
 
 
 _SHAPED = frozenset(("format", "accuracy", "consistency", "by_type", "by_source", "by_format", "pass_at", "rbf"))
+
+
+def _k(name: str) -> str:
+    if not name.isdecimal():
+        raise msgspec.ValidationError(f"pass_at has {name!r} and not a number of responses")
+    return name
 
 
 def _estimate(value: Any, key: str) -> Any:

@@ -71,7 +71,7 @@ def test_it_is_read_tolerantly() -> None:
             "policy": "base",
             "accuracy": 0.5,
             "format": {"value": 0.4, "unit": "share"},
-            "pass_at": {"1": {"value": 0.5}, "8": 1},
+            "pass_at": {"1": {"value": 0.5}, "4": None, "8": 1},
             "rbf": None,
             "by_type": None,
             "by_format": [{"name": "think-answer", "format": 0.4}, {"format": 0.1, "rbf": 1.5}],
@@ -95,6 +95,8 @@ def test_it_is_read_tolerantly() -> None:
         ('{"accuracy": 73.5}', "not a share between 0 and 1"),
         ('{"accuracy": true}', "not a number"),
         ('{"accuracy": 0.5, "n": "many"}', "n"),
+        ('{"accuracy": 0.5, "pass_at": {"best": 0.5}}', "'best' and not a number of responses"),
+        ('{"accuracy": 0.5, "pass_at": {"8": 75}}', "not a share between 0 and 1"),
     ],
 )
 def test_what_is_no_evaluation_is_told_in_a_sentence(tmp_path: Path, text: str, message: str) -> None:
