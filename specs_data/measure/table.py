@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from specs_data.inert import one_line
 from specs_data.measure.estimate import Estimate
 from specs_data.measure.evaluation import Evaluation, FormatSlice, Slice
+from specs_data.texts import tell
 
 _ERRORS = 5  # classes of format errors that are shown
 _LONGEST = 28  # characters of a name
@@ -27,6 +28,8 @@ def table(evaluation: Evaluation) -> str:
         parts.append("format errors\n" + _counts(evaluation.format_errors))
     if evaluation.rbf is not None and evaluation.rbf.reason:
         parts.append(f"no branching factor: {one_line(evaluation.rbf.reason)}")
+    if unjudged := sum(part.unjudged for part in formats_of(evaluation).values()):
+        parts.append(f"not judged, and in no share of right ones: {tell(range(unjudged), 'response')}")
     if evaluation.left_out:
         parts.append("left out\n" + _counts(evaluation.left_out))
     return "\n\n".join(parts)

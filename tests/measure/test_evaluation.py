@@ -23,6 +23,7 @@ from specs_data.measure.evaluation import (
     read_evaluation,
     write_evaluation,
 )
+from specs_data.measure.table import table
 
 FORMAT = FormatSlice(
     n=600,
@@ -54,6 +55,10 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     write_evaluation(WHOLE, file)
     assert read_evaluation(file) == WHOLE
     assert [path.name for path in file.parent.iterdir()] == ["eval.json"]
+
+
+def test_the_table_tells_of_responses_that_nobody_judged() -> None:
+    assert "in no share of right ones: 2 responses" in table(WHOLE)
 
 
 def test_the_object_is_that_of_the_contract() -> None:
