@@ -131,7 +131,7 @@ def compare(named: Sequence[tuple[str, Path]]) -> Comparison:
 def read_named(texts: Sequence[str]) -> list[tuple[str, Path]]:
     """Each `"DPO=runs/dpo"` as a name and a path. A path alone is called by its last part, or by the whole of it where
     that would be the name of another one too: only a name that is given makes runs the seeds of one."""
-    parts = [text.partition("=") for text in texts]
+    parts = [(text, "", "") if Path(text).exists() else text.partition("=") for text in texts]  # runs/lr=1e-6
     named = [(name.strip(), path.strip()) if equals else (_last_part(name), name) for name, equals, path in parts]
     times = Counter(name for name, _ in named)
     return [

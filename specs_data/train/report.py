@@ -83,8 +83,9 @@ def plot(curves: Mapping[str, Sequence[Row]], file: Path) -> None:
 
     every = [row for rows in curves.values() for row in rows]
     panels = [(title, keys) for title, keys in PANELS if any(_has(every, key) for key in keys)]
-    figure = Figure(figsize=(4.2 * len(panels), 3.2), layout="constrained")
-    for axes, (title, keys) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+    figure = Figure(figsize=(4.2 * max(1, len(panels)), 3.2), layout="constrained")
+    drawn = figure.subplots(1, len(panels), squeeze=False)[0] if panels else ()  # of a run without one number
+    for axes, (title, keys) in zip(drawn, panels, strict=True):
         for colour, (run, rows) in enumerate(curves.items()):
             for dash, key in enumerate(key for key in keys if _has(rows, key)):
                 name = " ".join(word for word in (run, key.split("/")[-1] if len(keys) > 1 else "") if word)

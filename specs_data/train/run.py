@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import re
 import shutil
@@ -43,6 +44,8 @@ from specs_data.rollouts.sample import check_policy
 from specs_data.train import report
 from specs_data.train.rows import Rows
 from specs_data.train.settings import TrainSettings
+
+logger = logging.getLogger(__name__)
 
 _VISION = r".*(visual|vision|image_encoder|multi_modal_projector|connector).*"
 # Settings that may change when a run is resumed. No loss depends on micro_batch, but for the last batch
@@ -297,6 +300,9 @@ def finish(method: str, settings: TrainSettings, trainer: Any, rows: Rows) -> Pa
             trainer.train(resume_from_checkpoint=last)
     if _terminations.asked:
         _terminations.end()
+    losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
+    if losses and not math.isfinite(losses[-1]):
+        logger.warning("the training has diverged: its last loss is no number, and neither may the weights be any")
     raw = settings.out / "checkpoints" / "raw"
     _saved(settings.out, trainer.save_model, str(raw))
     # Or transformers would split what the first process loads below over all processes (DeepSpeed stage 3).

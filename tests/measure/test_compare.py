@@ -84,6 +84,11 @@ def test_names() -> None:
     assert read_named(["A=x/1", "A=x/2"]) == [("A", Path("x/1")), ("A", Path("x/2"))]
 
 
+def test_a_path_may_have_an_equals_sign(tmp_path: Path) -> None:
+    run = training_run(tmp_path, "lr=1e-6", [1.0])
+    assert read_named([str(run), f"A={run}"]) == [("lr=1e-6", run), ("A", run)]
+
+
 def test_only_a_name_that_is_given_makes_seeds(tmp_path: Path) -> None:
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()

@@ -6,6 +6,7 @@ import io
 import json
 import math
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -348,6 +349,21 @@ def test_a_constant_learning_rate_rises_first_where_it_is_told_to(nano: Path, pa
     train_dpo(dpo(nano, pairs, tmp_path, batch=2, micro_batch=2, steps=4, schedule="constant", warmup=0.5))
     rates = [row["learning_rate"] for row in read_metrics(tmp_path / "metrics.jsonl")]
     assert rates == pytest.approx([0.0, 5e-4, 1e-3, 1e-3])
+
+
+def test_a_run_without_one_number_has_a_card_all_the_same(
+    nano: Path, pairs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    broken = Path(shutil.copytree(nano, tmp_path / "broken"))
+    model = load_model(broken)
+    with torch.no_grad():
+        model.get_input_embeddings().weight.fill_(math.nan)
+    model.save_pretrained(broken)
+    settings = SftSettings(model=str(broken), data=str(pairs), out=tmp_path / "out", batch=8, steps=1, **NANO)
+    train_sft(settings)
+    assert [row["loss"] for row in read_metrics(settings.out / "metrics.jsonl")] == [None]
+    assert (settings.out / "curves.svg").exists() and (settings.out / "README.md").exists()
+    assert "the training has diverged" in caplog.text
 
 
 def test_a_loss_that_is_no_number_is_told_as_none(nano: Path, pairs: Path, tmp_path: Path) -> None:
