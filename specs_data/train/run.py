@@ -312,7 +312,8 @@ def finish(method: str, settings: TrainSettings, trainer: Any, rows: Rows) -> Pa
             _saved(settings.out, _save, settings, trainer.processing_class, raw, part)
             _papers(method, settings, trainer, rows, started, part)
         shutil.rmtree(raw)
-        Path(rows.file).unlink(missing_ok=True)
+        for file in raw.parent.glob("*.arrow"):  # the rows, and what TRL made of those of a text model
+            file.unlink()
         if settings.keep_checkpoints == 1:
             for checkpoint in raw.parent.glob("checkpoint-*"):
                 shutil.rmtree(checkpoint)

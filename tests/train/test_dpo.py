@@ -526,6 +526,7 @@ def test_a_model_without_eyes_trains_on_the_rows_without_pictures(tmp_path: Path
     data = json.loads((settings.out / "manifest.json").read_text())["data"]
     assert (data["count"], data["dropped"]) == (2, {"the model takes no images": 8})
     assert load_model(settings.out).config.model_type == "qwen2"
+    assert not list(settings.out.rglob("*.arrow"))
     configs = [json.loads((Path(folder) / "config.json").read_text()) for folder in (settings.model, settings.out)]
     assert configs[0]["use_cache"] is configs[1]["use_cache"] is True
     with pytest.raises(UserError, match="takes no images; leave --min-pixels"):
