@@ -5,9 +5,12 @@ from __future__ import annotations
 import atexit
 import io
 import os
+import re
 import signal
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, Literal
@@ -21,6 +24,7 @@ from specs_data.inert import visible
 
 _INTERRUPTED = 130  # typer's status after Ctrl-C
 _TERMINATED = 143  # the shell's after SIGTERM
+_RESUMED = {"build", "demo", "evaluate", "errors", "train", "push"}  # what they have done is not done again
 _CLOSED_PIPE = 141  # the shell's for a program whose reader, like head, has seen enough
 
 _terminated = False
@@ -75,7 +79,7 @@ def main() -> None:
     status = _run()
     if status == _INTERRUPTED:
         status = _TERMINATED if _terminated else _INTERRUPTED
-        _tell("interrupted; the same command goes on from here")
+        _tell("interrupted; the same command goes on from here" if _RESUMED & {*sys.argv[1:2]} else "interrupted")
     for number in (signal.SIGINT, signal.SIGTERM):  # all is said: what threads still do may be cut short
         signal.signal(number, lambda *_: os._exit(status))
     _status = status
@@ -96,9 +100,19 @@ def _end() -> None:
         os._exit(_status)
 
 
+def _refuse_empty(arguments: Sequence[str]) -> None:
+    """Raise UserError for an argument without content, as of a shell's variable that is not set: an empty path would be
+    this folder, and an empty name another default. The first words of a response may be none."""
+    parts = [part for one in arguments for part in ((one[:-1], "") if re.fullmatch(r"--[\w-]+=", one) else (one,))]
+    for before, part in pairwise(("specs-data", *parts)):
+        if not part and before != "--prefill":
+            raise UserError(f"an empty argument follows {before}: give a value, or leave it out")
+
+
 def _run() -> int:
     Flagged.hidden = sys.argv[1:] in ([], ["-h"], ["--help"], ["--version"])
     try:
+        _refuse_empty(sys.argv[1:])
         status = int(app(standalone_mode=False) or 0)
         if sys.stdout is not None:
             sys.stdout.flush()
@@ -135,6 +149,11 @@ def _cancelled() -> Any:
     """asyncio's CancelledError, where asyncio was needed at all."""
     asyncio = sys.modules.get("asyncio")
     return () if asyncio is None else asyncio.CancelledError
+
+
+def _say(text: str, *, as_json: bool = False) -> None:
+    """What a verb has found. What it quotes may be anybody's: for people unseen characters are shown."""
+    typer.echo(text.removesuffix("\n") if as_json else visible(text))
 
 
 def _tell(text: str) -> None:
@@ -177,13 +196,13 @@ def build(
 
     made = make_recipe(settings, recipe)
     if dry_run:
-        typer.echo(forecast(made, out, pilot, quiet=quiet))
+        _say(str(forecast(made, out, pilot, quiet=quiet)))
         return
     built = run(made, out, overwrite=overwrite, go_on=go_on, quiet=quiet, verbose=verbose)
-    typer.echo(summary(built.manifest))
+    _say(summary(built.manifest))
     if not built.count:
         raise UserError(f"no pairs came of it; specs-data show {built.out} --dropped shows what was left out, and why")
-    typer.echo(f"{built.count} pairs in {built.out / 'dataset'}")
+    _say(f"{built.count} pairs in {built.out / 'dataset'}")
 
 
 train = typer.Typer(help="Thin TRL trainers: GRPO, the DPO + SFT hybrid, SFT.", no_args_is_help=True)
@@ -198,7 +217,7 @@ def grpo(recipe: TrainFile = None, **settings: Any) -> None:
     from specs_data.train.grpo import train_grpo
     from specs_data.train.settings import GrpoSettings
 
-    typer.echo(f"trained checkpoint in {train_grpo(read_settings(GrpoSettings, settings, recipe))}")
+    _say(f"trained checkpoint in {train_grpo(read_settings(GrpoSettings, settings, recipe))}")
 
 
 @train.command()
@@ -209,7 +228,7 @@ def dpo(recipe: TrainFile = None, **settings: Any) -> None:
     from specs_data.train.dpo import train_dpo
     from specs_data.train.settings import DpoSettings
 
-    typer.echo(f"trained checkpoint in {train_dpo(read_settings(DpoSettings, settings, recipe))}")
+    _say(f"trained checkpoint in {train_dpo(read_settings(DpoSettings, settings, recipe))}")
 
 
 @train.command()
@@ -220,7 +239,7 @@ def sft(recipe: TrainFile = None, **settings: Any) -> None:
     from specs_data.train.settings import SftSettings
     from specs_data.train.sft import train_sft
 
-    typer.echo(f"trained checkpoint in {train_sft(read_settings(SftSettings, settings, recipe))}")
+    _say(f"trained checkpoint in {train_sft(read_settings(SftSettings, settings, recipe))}")
 
 
 @app.command()
@@ -228,7 +247,7 @@ def init() -> None:
     """Write a commented specs-data.toml."""
     from specs_data.recipe import write_default_recipe
 
-    typer.echo(f"wrote {write_default_recipe()}")
+    _say(f"wrote {write_default_recipe()}")
 
 
 @app.command()
@@ -250,8 +269,8 @@ def demo(
 
     built = run(out or Path("runs/demo"))
     show_pairs(built.out, 1)
-    typer.echo(summary(built.manifest))
-    typer.echo(f"{built.count} pairs in {built.out / 'dataset'}; specs-data report {built.out} makes a page of them")
+    _say(summary(built.manifest))
+    _say(f"{built.count} pairs in {built.out / 'dataset'}; specs-data report {built.out} makes a page of them")
 
 
 @app.command()
@@ -264,7 +283,7 @@ def corruptions(
     """The corruption operators found, where each comes from, one worked example each."""
     from specs_data.look.summary import corruptions_json, describe_corruptions
 
-    typer.echo(corruptions_json(names or ()) if as_json else describe_corruptions(names or ()))
+    _say(corruptions_json(names or ()) if as_json else describe_corruptions(names or ()), as_json=as_json)
 
 
 @app.command()
@@ -299,7 +318,7 @@ def report(
     from specs_data.look.report import report as run
     from specs_data.recipe import read_columns
 
-    typer.echo(f"wrote {run(target, out, images, read_columns(columns))}")
+    _say(f"wrote {run(target, out, images, read_columns(columns))}")
 
 
 @app.command()
@@ -317,7 +336,8 @@ def check(
     from specs_data.recipe import read_columns
 
     result = run(dataset, load_format(response_format) if response_format else None, read_columns(columns))
-    typer.echo(msgspec.json.format(msgspec.json.encode(result), indent=2).decode() if as_json else str(result))
+    found = msgspec.json.format(msgspec.json.encode(result), indent=2).decode() if as_json else str(result)
+    _say(found, as_json=as_json)
     if not result.ok:
         raise typer.Exit(1)
 
@@ -344,7 +364,7 @@ def export(
         columns = read_columns(settings.pop("columns"))
         _refuse_flags(settings, f"problems ({', '.join(PROMPT_TARGETS)})")
         done = export_pairs(source, to, out, images, columns)
-    typer.echo(describe_export(done))
+    _say(describe_export(done))
 
 
 def _refuse_flags(flags: dict[str, Any], of: str) -> None:
@@ -372,7 +392,7 @@ def push(
         dataset,
         repo_id,
         tag=tag,
-        say=typer.echo,
+        say=_say,
         private=private,
         gated="auto" if gated else False,
         license=license_id,
@@ -389,7 +409,7 @@ def versions(repo_id: Annotated[str, typer.Argument(metavar="REPO_ID")], as_json
     from specs_data.share.push import versions as run
 
     found = run(repo_id)
-    typer.echo(msgspec.json.encode(found).decode() if as_json else describe_versions(found))
+    _say(msgspec.json.encode(found).decode() if as_json else describe_versions(found), as_json=as_json)
 
 
 @app.command()
@@ -402,7 +422,7 @@ def merge(
     from specs_data.share.merge import describe_merge
     from specs_data.share.merge import merge as run
 
-    typer.echo(describe_merge(run(datasets, out, images)))
+    _say(describe_merge(run(datasets, out, images)))
 
 
 @app.command()
@@ -445,7 +465,7 @@ def evaluate(
     file = out or default_out(made)
     evaluation = run(made, formats or (), out=file)
     write_evaluation(evaluation, file)
-    typer.echo(encode(evaluation).decode() if as_json else f"{table(evaluation)}\n\nwrote {file}", nl=not as_json)
+    _say(encode(evaluation).decode() if as_json else f"{table(evaluation)}\n\nwrote {file}", as_json=as_json)
 
 
 @app.command()
@@ -467,7 +487,7 @@ def errors(
     found = natural_errors(made, response_format or made.format, out=out)
     if out is not None:
         write(found, out)
-    typer.echo(encode(found).decode() if as_json else str(found), nl=not as_json)
+    _say(encode(found).decode() if as_json else str(found), as_json=as_json)
 
 
 @app.command()
@@ -485,7 +505,7 @@ def gf(
     factors = run(base, list(map(read_step, step)), measure)
     if out is not None:
         write(factors, out)
-    typer.echo(encode(factors).decode() if as_json else str(factors), nl=not as_json)
+    _say(encode(factors).decode() if as_json else str(factors), as_json=as_json)
 
 
 @app.command()
@@ -501,7 +521,7 @@ def compare(
     from specs_data.measure.compare import encode, read_named, write_page
 
     found = run(read_named(targets))
-    typer.echo(encode(found).decode() if as_json else str(found), nl=not as_json)
+    _say(encode(found).decode() if as_json else str(found), as_json=as_json)
     if out is not None:
         typer.echo(f"wrote {write_page(found, out)}", err=as_json)
 
@@ -527,7 +547,7 @@ def verifier_score(
     named = [{"verifier": name} for name in verifier or ()] or [{}]
     recipes = [read_settings(Recipe, settings | one) for one in named]
     scores = score_verifiers(recipes, pairs, cases)
-    typer.echo(scores_json(scores) if as_json else describe_scores(scores))
+    _say(scores_json(scores) if as_json else describe_scores(scores), as_json=as_json)
 
 
 def _leave_quietly(status: int) -> int:

@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_
 
 import typer
 
-from specs_data.errors import UserError
-
 if TYPE_CHECKING:
     from pydantic import BaseModel
     from pydantic.fields import FieldInfo
@@ -47,8 +45,6 @@ class Flagged:
         for name in self._switches:
             if given.pop(f"no_{name}"):
                 given[name] = False
-        for name in self._fields:
-            _refuse_empty(name, given.get(name))
         self._command(**given)
 
     @property
@@ -83,13 +79,6 @@ class Flagged:
     def _options(self) -> list[inspect.Parameter]:
         options = [_option(name, _annotation(name, field)) for name, field in self._fields.items()]
         return options + [_option(f"no_{name}", _off(name)) for name in self._switches]
-
-
-def _refuse_empty(name: str, value: Any) -> None:
-    """Raise UserError for a flag without a value, as of a shell's variable that is not set: an empty path would be this
-    folder, and an empty name another default. The first words of a response may be none."""
-    if name != "prefill" and (value == "" or (isinstance(value, list) and "" in value)):
-        raise UserError(f"--{name.replace('_', '-')} is empty: give a value, or leave it out")
 
 
 def _option(name: str, annotation: Any) -> inspect.Parameter:

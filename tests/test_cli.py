@@ -109,6 +109,9 @@ def test_a_recipe_in_the_working_directory_is_enough(responses: Path, specs_data
         (["show", "problems.jsonl"], "--columns chosen=COLUMN"),
         (["show", "nowhere"], "nowhere"),
         (["check", "nowhere"], "nowhere"),
+        (["check", "./nowhere.jsonl"], "./nowhere.jsonl does not exist"),
+        (["export", "nowhere.git", "--to", "ms-swift", "--out", "x"], "nowhere.git does not exist"),
+        (["show", "nowhere", "--dropped"], "there is no run nowhere"),
         (["judge", "nowhere.jsonl"], "nowhere.jsonl"),
     ],
 )  # fmt: skip
@@ -123,6 +126,18 @@ def test_an_error_drives_no_terminal(tmp_path: Path, specs_data: Command) -> Non
     done = specs_data("show", "\x1b]0;owned\x07", cwd=tmp_path)
     assert done.returncode == 2 and "␛]0;owned␇" in done.stderr
     assert "\x1b" not in done.stderr and "\x07" not in done.stderr
+
+
+def test_the_manifest_of_a_stranger_drives_no_terminal(run: Path, specs_data: Command) -> None:
+    manifest = json.loads((run / "manifest.json").read_text())
+    manifest["name"] = "\x1b[2Jours\u202e"
+    manifest["response_format"]["thought"]["open"] = "\x1b]0;owned\x07"
+    (run / "manifest.json").write_text(json.dumps(manifest))
+    checked = specs_data("check", run, cwd=run.parent)
+    assert checked.returncode == 1 and "no ␛]0;owned␇" in checked.stdout
+    merged = specs_data("merge", run, run, "--out", "both", cwd=run.parent)
+    assert merged.returncode == 0 and "␛[2Jours⟨U+202E⟩ (run): 20 rows kept" in merged.stdout
+    assert not {"\x1b", "\x07", "\u202e"} & {*checked.stdout, *merged.stdout}
 
 
 def test_an_unknown_key_of_a_recipe_is_refused(responses: Path, specs_data: Command) -> None:
@@ -269,8 +284,27 @@ def test_the_version_is_printed(tmp_path: Path, specs_data: Command) -> None:
     assert done.returncode == 0 and re.fullmatch(r"specs-data \d+\.\d+\.\d+\n", done.stdout)
 
 
-@pytest.mark.parametrize("flag", ["--problems", "--verifier", "--rejected-from"])
+@pytest.mark.parametrize("flag", ["--problems", "--verifier", "--rejected-from", "--out"])
 def test_an_empty_flag_is_told(responses: Path, specs_data: Command, flag: str) -> None:
-    given = ("--responses", responses, "--problems", "problems.jsonl", "--verifier", "none", "--out", "empty")
-    done = specs_data("build", *given, flag, "", cwd=responses.parent)
-    assert done.returncode == 2 and done.stderr == f"error: {flag} is empty: give a value, or leave it out\n"
+    given = ("--responses", responses, "--problems", "problems.jsonl", "--verifier", "none")
+    told = f"error: an empty argument follows {flag}: give a value, or leave it out\n"
+    assert specs_data("build", *given, flag, "", cwd=responses.parent)[::2] == (2, told)
+    assert specs_data("build", *given, f"{flag}=", cwd=responses.parent)[::2] == (2, told)
+
+
+def test_an_empty_argument_is_not_this_folder(run: Path, specs_data: Command) -> None:
+    for arguments in (["check", ""], ["show", ""], ["report", "", "--out", "x.html"], ["report", run, "--out", ""],
+                      ["export", run, "--to", "ms-swift", "--out", ""], ["judge", ""]):  # fmt: skip
+        done = specs_data(*arguments, cwd=run)
+        assert done.returncode == 2 and "an empty argument follows" in done.stderr, arguments
+    assert not (run / "images").exists()
+    done = specs_data("build", "--prefill", "", cwd=run)
+    assert "no problems" in done.stderr
+
+
+def test_only_a_verb_that_goes_on_says_so(run: Path, specs_data: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("specs_data.look.check.check", interrupted)
+    assert specs_data("check", run, cwd=run) == (130, "", "interrupted\n")

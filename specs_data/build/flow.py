@@ -18,7 +18,7 @@ from specs_data.rollouts.demand import OnDemand
 from specs_data.rollouts.plan import STRUCK, Parts, Plan, Source, outside_window, pair_id
 from specs_data.rollouts.sample import without_pictures
 from specs_data.rollouts.search import Outcome, Turn
-from specs_data.rollouts.stages import FORMAT, WRONG, Clock, Log, Stages, pass_rate
+from specs_data.rollouts.stages import FORMAT, WRONG, Clock, Log, Stages, pass_rate, why_left
 from specs_data.rollouts.store import Index, Number, Position, Store
 from specs_data.rollouts.tables import Stage
 
@@ -168,9 +168,10 @@ class Flow(Stages):
         if verdict is None:
             return self._left(number, "undecided", tally)
         words = verdict.reason if verdict.answer is None else f"{verdict.reason} (concludes {verdict.answer})"
-        tally.verified(None if verdict.consistent else "inconsistent", sample.problem.id, words)
-        if not verdict.consistent:
-            return self._left(number, "inconsistent", tally)
+        reason = why_left(verdict)
+        tally.verified(reason, sample.problem.id, words)
+        if reason is not None:
+            return self._left(number, reason, tally)
         if self._plan.rival is not None:
             return Outcome.KEPT
         return self._paired(log, sample, judgement.answer, number, index, "chosen", tally)

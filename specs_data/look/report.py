@@ -31,7 +31,7 @@ from specs_data.images import image_fault
 from specs_data.inert import one_line, visible
 from specs_data.pairs.diff import Difference, Op, difference
 from specs_data.pairs.manifest import Counts, Lengths, Manifest, Sides, Yield, Yields, describe_lengths, funnel
-from specs_data.pairs.rows import Dataset, count_rows, open_dataset, rows
+from specs_data.pairs.rows import Dataset, count_rows, open_dataset, try_rows
 from specs_data.pairs.sides import SidesTally, format_of, what_it_is
 from specs_data.records import Pair
 from specs_data.rollouts.frames import FATES, read_fates, store_of
@@ -130,7 +130,8 @@ def report(
     `columns` names the dataset's own columns for ours.
 
     Without a manifest the page shows what can be counted from the rows. All pairs are on it, 20,000
-    at most: the first 200, evenly spread, as elements, and the others compressed. Raises UserError.
+    at most: the first 200, evenly spread, as elements, and the others compressed. Rows that cannot be read are counted
+    there. Raises UserError.
     """
     page = render_report(open_dataset(path, images), columns)
     out = Path(out or (Path(path) if Path(path).is_dir() else Path()) / "report.html")
@@ -158,6 +159,9 @@ def render_report(dataset: Dataset, columns: Mapping[str, str] | None = None) ->
     total = sum(sizes.values())
     one = environment.get_template("pair")
     read = _read(dataset, columns, total, lambda pair: one.render(shown=pair))
+    total -= read.unread
+    if read.unread and not total:
+        raise UserError(f"{dataset.root} has no rows that can be shown: the first {read.fault}")
     manifest = dataset.manifest or read.counted()
     if manifest.sides is None:
         manifest = msgspec.structs.replace(manifest, sides=read.sides)
@@ -167,7 +171,7 @@ def render_report(dataset: Dataset, columns: Mapping[str, str] | None = None) ->
         total=total,
         tiles=_tiles(manifest, total),
         facts=_facts(manifest),
-        what=what_it_is(manifest),
+        what=[*what_it_is(manifest), *_unread(read)],
         problems=manifest.counts and manifest.counts.problems,
         funnel=_funnel(manifest),
         charts=[chart for chart in _charts(manifest, read, dataset.manifest is None) if chart.bars],
@@ -208,6 +212,8 @@ class _Read(Struct):
     types: Counter[str] = msgspec.field(default_factory=Counter)
     sources: Counter[str] = msgspec.field(default_factory=Counter)
     rates: Counter[float] = msgspec.field(default_factory=Counter)
+    unread: int = 0
+    fault: str = ""  # of the first of them
     blind: Counter[bool] = msgspec.field(default_factory=Counter)
     chosen: list[int] = []
     rejected: list[int] = []
@@ -228,7 +234,11 @@ def _read(dataset: Dataset, columns: Mapping[str, str] | None, total: int, rende
     sides = None if told.sides else SidesTally(format_of(told) or THINK_ANSWER)
     # The more pictures, the smaller: together they may take some ten MB.
     pixels = max(_LEAST_PIXELS, round(_PIXELS * min(1.0, (_PAIRS / max(1, total)) ** 0.5)))
-    for place, pair in enumerate(rows(dataset, columns=columns)):
+    for place, pair in enumerate(try_rows(dataset, columns=columns)):
+        if isinstance(pair, str):
+            found.unread += 1
+            found.fault = found.fault or pair
+            continue
         found.kinds[pair.kind] += 1
         found.types[pair.answer_type or "not stated"] += 1
         if pair.pass_rate is not None and 0 <= pair.pass_rate <= 1:  # somebody else's may be anything
@@ -252,6 +262,12 @@ def _read(dataset: Dataset, columns: Mapping[str, str] | None, total: int, rende
         found.packs.append(_packed(loose))
     found.sides = None if sides is None else sides.told()
     return found
+
+
+def _unread(read: _Read) -> Iterator[str]:
+    """What is to be said of rows that are not on the page."""
+    if read.unread:
+        yield f"Rows that cannot be read, and are not shown: {read.unread:,}; the first {read.fault}."
 
 
 def _spread(total: int, most: int) -> Iterable[int]:

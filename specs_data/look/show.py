@@ -128,7 +128,7 @@ def _pick(
     path: str | Path, count: int, columns: Mapping[str, str] | None = None, images: Path | None = None
 ) -> list[Pair]:
     faults: list[str] = []
-    found = _varied(islice(_shown(path, columns, images, faults), _LOOK_AT), count)
+    found = _varied(islice(_shown(path, columns, images, faults), max(_LOOK_AT, count)), count)
     if not found:
         raise UserError(f"{path} has no rows that can be shown" + (f": the first {faults[0]}" if faults else ""))
     return found

@@ -7,7 +7,8 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from difflib import SequenceMatcher
-from itertools import takewhile
+from itertools import groupby, takewhile
+from operator import itemgetter
 from typing import Literal
 
 Op = Literal["keep", "drop", "add"]
@@ -131,12 +132,5 @@ def _short_steps(left: list[str], right: list[str]) -> _Steps:
 
 
 def _joined(steps: Iterable[tuple[Op, str]]) -> Difference:
-    joined: Difference = []
-    for op, text in steps:
-        if not text:
-            continue
-        if joined and joined[-1][0] == op:
-            joined[-1] = (op, joined[-1][1] + text)
-        else:
-            joined.append((op, text))
-    return joined
+    said = (step for step in steps if step[1])
+    return [(op, "".join(text for _, text in run)) for op, run in groupby(said, key=itemgetter(0))]

@@ -168,6 +168,15 @@ class Origin(Struct, frozen=True):
     models: dict[str, Model | None] | None = None
 
 
+class _Settings(Struct, frozen=True):
+    """The shapes of those settings of a recipe that are more than shown."""
+
+    format: str | None = None
+    verifier: str | None = None
+    pairing: str | None = None
+    corruption: dict[str, float] | None = None
+
+
 class Manifest(Struct, frozen=True, omit_defaults=True):
     """What is known of a dataset. `manifest["dropped"]` gives a field as plain dicts and lists, as the JSON has it.
 
@@ -240,7 +249,9 @@ def read_manifest(content: bytes) -> Manifest | None:
     Raises msgspec.DecodeError for what is not JSON.
     """
     try:
-        return msgspec.json.decode(content, type=Manifest)
+        manifest = msgspec.json.decode(content, type=Manifest)
+        msgspec.convert(manifest.recipe or {}, _Settings)
+        return manifest
     except msgspec.ValidationError:
         msgspec.json.decode(content)  # it may be broken further on
         return None

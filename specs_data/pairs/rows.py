@@ -20,6 +20,7 @@ from specs_data.errors import FileRefused, UserError, first_line
 from specs_data.files import FIRST_ROWS, SUFFIXES, columns_of, is_plain, read_inside, read_rows, runs_in
 from specs_data.files import count_rows as rows_in
 from specs_data.images import MAX_BYTES, image_fault
+from specs_data.inert import one_line
 from specs_data.pairs.manifest import Manifest, load_manifest
 from specs_data.records import Message, Pair, Picture, Role
 from specs_data.texts import IMAGE, leading, to_content
@@ -33,6 +34,7 @@ DIFFICULTY = ("pass_rate", "solved_blind")
 COLUMNS = ("prompt", "chosen", "rejected", "images", "id", "answer", "answer_type", "corruption", "rejected_from")
 _SIDES = {"chosen": ("chosen", "messages"), "rejected": ("rejected", "rejected_response", "rejected_messages")}
 _ROLES = {"human": "user", "gpt": "assistant"}
+_LONGEST_NAME = 200  # of what a row gives as its picture, in a sentence
 _SHARD = re.compile(r"(?P<split>[\w.]+?)(?:-\d+-of-\d+)?")
 _KNOWN_SPLITS = {
     "train": "train",
@@ -200,14 +202,17 @@ def _manifest(root: Path) -> Manifest | None:
 
 def _download(name: str) -> Path:
     repo, _, revision = name.partition("@")
+    nowhere = UserError(f"{name} does not exist, and it is not a Hub dataset id either")
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", repo):
-        raise UserError(f"{name} does not exist, and it is not a Hub dataset id either")
+        raise nowhere
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     patterns = ["README.md", "manifest.json", *(f"*{suffix}" for suffix in SUFFIXES)]
     try:
         return Path(snapshot_download(repo, repo_type="dataset", revision=revision or None, allow_patterns=patterns))
+    except HFValidationError:
+        raise nowhere from None
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise UserError(
             f"{name} is no file or folder here, and the Hub does not give it: {first_line(error)}"
@@ -383,7 +388,7 @@ def _image(image: Any, file: Path, dataset: Dataset) -> Picture:
 
 def _named_picture(path: str, file: Path, dataset: Dataset) -> bytes:
     """The bytes of the picture that a row of `file` names: relative to it, or to the folder that the user names."""
-    told = path if path.isprintable() else repr(path)
+    told = one_line(path if path.isprintable() else repr(path), _LONGEST_NAME)
     try:
         if dataset.images is not None:
             content = read_inside(dataset.images, path, MAX_BYTES)

@@ -83,8 +83,10 @@ def store_of(out: Path) -> Path:
 
 
 def place_of(out: Path) -> Path:
-    """The folder that holds what there is of the run in `out`: what a dry run left, where there is nothing else."""
-    return out if (out / FATES).exists() or not (out / PILOT / FATES).exists() else out / PILOT
+    """The folder that holds what there is of the run in `out`, or of which `out` is the dataset: what a dry run left,
+    where there is nothing else."""
+    whose = out.parent if out.name == "dataset" else out
+    return next((place for place in (out, out / PILOT, whose) if (place / FATES).exists()), out)
 
 
 def read_fates(out: Path) -> tuple[DataFrame, dict[str, dict[Stage, int]]]:
@@ -94,6 +96,8 @@ def read_fates(out: Path) -> tuple[DataFrame, dict[str, dict[Stage, int]]]:
         with (place_of(out) / FATES).open("rb") as file:
             return pl.read_parquet(file), msgspec.json.decode(pl.read_parquet_metadata(file)[_SETTINGS])
     except (FileNotFoundError, NotADirectoryError):
+        if not out.exists():
+            raise UserError(f"there is no run {out}") from None
         raise UserError(
             f"{out} is no finished run that tells what it left out: it has no {FATES}; run the same build again, "
             "it asks for nothing that is on record"

@@ -58,6 +58,11 @@ def pass_rate(reasons: Iterable[str | None]) -> float | None:
     return sum(right) / len(right) if right else None
 
 
+def why_left(verdict: Verdict) -> str | None:
+    """Why a response with this verdict is left out; None if it is not."""
+    return None if verdict.consistent else "cannot tell" if verdict.undecided else "inconsistent"
+
+
 def _is_unjudged(reason: str | None) -> bool:
     return reason is not None and reason != WRONG and not reason.startswith(FORMAT)
 
@@ -289,8 +294,7 @@ class Stages:
             self._give_up("verdicts", self._plan.verdicts, number, index, undecided)
             return None
         self._prove(self._plan.verdicts)
-        reason = None if verdict.consistent else "cannot tell" if verdict.undecided else "inconsistent"
-        self._put("verdicts", self._plan.verdicts, number, index, reason, verdict)
+        self._put("verdicts", self._plan.verdicts, number, index, why_left(verdict), verdict)
         self._watch.see(judged, verdict)
         return verdict
 

@@ -133,6 +133,21 @@ def test_a_verifier_that_drops_nearly_all_is_stopped(tmp_path: Path) -> None:
         build(recipe(write_sums(tmp_path, 300)), tmp_path / "run", engine=policy(), verifier=Strict(), quiet=True)
 
 
+def test_a_verdict_that_is_none_is_not_called_inconsistent(tmp_path: Path) -> None:
+    class Unsure:
+        settings = {"name": "unsure"}
+        concurrency = 4
+
+        async def verify(self, judged: Judged, images: tuple[bytes, ...]) -> Verdict:
+            return Verdict(judged.judgement.answer != "3", "who knows", undecided=judged.judgement.answer == "3")
+
+        async def close(self) -> None: ...
+
+    build(recipe(write_sums(tmp_path, 8)), tmp_path / "run", engine=policy(), verifier=Unsure(), quiet=True)
+    lines = (tmp_path / "run" / "run.log").read_text().splitlines()
+    assert len(lines) == 2 and all("cannot tell" in line and "inconsistent" not in line for line in lines)
+
+
 def test_operators_whose_every_result_is_refused_are_stopped(tmp_path: Path) -> None:
     (tmp_path / "lazy.py").write_text("def lazy(text, fmt, rng):\n    return text\n")
     engine = policy(concurrency=8)

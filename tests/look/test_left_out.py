@@ -54,6 +54,10 @@ def test_reasons_take_turns_and_can_be_asked_for(run: Path) -> None:
             printed(other)
 
 
+def test_the_dataset_of_a_run_stands_for_the_run(run: Path) -> None:
+    assert printed(run / "dataset", stage="judge") == printed(run, stage="judge")
+
+
 def test_rows_that_are_no_problems_are_told_of(tmp_path: Path) -> None:
     problems = tmp_path / "problems.jsonl"
     problems.write_text('{"question": "Whole?",\n"answer": "5"}\n')

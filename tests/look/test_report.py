@@ -154,7 +154,17 @@ def test_what_the_dataset_is_stands_on_the_page(tmp_path: Path) -> None:
     assert "both sides say the same in 2 of 2 rows" in write_report(tmp_path / "ours").read_text()
 
 
-@pytest.mark.parametrize("manifest", [{"dataset": "my-set", "recipe": "v2"}, ["a", "list"]])
+@pytest.mark.parametrize(
+    "manifest",
+    [
+        {"dataset": "my-set", "recipe": "v2"},
+        ["a", "list"],
+        {"recipe": {"corruption": 5}},
+        {"recipe": {"corruption": ["shift_tags"]}},
+        {"recipe": {"format": 5}},
+        {"recipe": {"verifier": ["rules"]}},
+    ],
+)
 def test_somebody_else_s_manifest_is_as_none(tmp_path: Path, manifest: Any) -> None:
     _, html = report(tmp_path, [row()])
     assert report(tmp_path, [row()], manifest)[1] == html
@@ -168,6 +178,18 @@ def test_a_dataset_without_a_manifest_is_counted(tmp_path: Path) -> None:
     assert "math 1 33%" in page.text
     assert f"chosen {len(CHOSEN)} {len(CHOSEN)}" in page.text
     assert "From responses to pairs" not in page.text
+
+
+def test_rows_that_cannot_be_read_are_counted(tmp_path: Path) -> None:
+    good = '{"prompt": "q", "chosen": "a", "rejected": "b"}\n'
+    file = tmp_path / "pairs.jsonl"
+    file.write_text(f'{good}{{"prompt": "q", "chosen": null, "rejected": "b"}}\n[]\n{good}')
+    page = Page(write_report(file, tmp_path / "r.html").read_text())
+    assert page.count("article") == 2 and "All 2." in page.text
+    assert "Rows that cannot be read, and are not shown: 2; the first has no 'chosen'." in page.text
+    file.write_text("[]\n")
+    with pytest.raises(UserError, match="no rows that can be shown: the first is not a JSON object"):
+        write_report(file, tmp_path / "r.html")
 
 
 def test_foreign_jsonl_without_provenance(tmp_path: Path) -> None:

@@ -144,6 +144,13 @@ def test_other_columns_and_bad_rows(tmp_path: Path) -> None:
     assert "good" in out.getvalue() and "[-good-]" in out.getvalue()
 
 
+def test_as_many_pairs_as_are_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "pairs.jsonl").write_text('{"prompt": "q", "chosen": "a", "rejected": "b"}\n' * 520)
+    out = io.StringIO()
+    show(tmp_path, 510, console=Console(file=out, width=80))
+    assert out.getvalue().count("chosen") == 510
+
+
 def test_no_rows_is_said(tmp_path: Path) -> None:
     (tmp_path / "pairs.jsonl").write_text("")
     with pytest.raises(UserError, match="no rows"):

@@ -191,6 +191,10 @@ def test_foreign_jsonl_gives_the_same_rows(tmp_path: Path, line: str) -> None:
             r'{"prompt": "Q", "chosen": "a", "rejected": "b", "images": ["a\u0000.png"]}',
             r"row 1 of .* names the image 'a.x00.png', which no file",
         ),
+        (
+            f'{{"prompt": "Q", "chosen": "a", "rejected": "b", "images": ["{"a" * 9000}"]}}',
+            "row 1 of .* names the image a{199}…, which cannot be read",
+        ),
     ],
 )
 def test_a_broken_row_is_named(tmp_path: Path, content: str, sentence: str) -> None:
