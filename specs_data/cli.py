@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
+from shlex import quote
 from types import FrameType
 from typing import Annotated, Any, Literal
 
@@ -201,7 +202,8 @@ def build(
     built = run(made, out, overwrite=overwrite, go_on=go_on, quiet=quiet, verbose=verbose)
     _say(summary(built.manifest))
     if not built.count:
-        raise UserError(f"no pairs came of it; specs-data show {built.out} --dropped shows what was left out, and why")
+        place = quote(str(built.out))
+        raise UserError(f"no pairs came of it; specs-data show {place} --dropped shows what was left out, and why")
     _say(f"{built.count} pairs in {built.out / 'dataset'}")
 
 
@@ -270,7 +272,8 @@ def demo(
     built = run(out or Path("runs/demo"))
     show_pairs(built.out, 1)
     _say(summary(built.manifest))
-    _say(f"{built.count} pairs in {built.out / 'dataset'}; specs-data report {built.out} makes a page of them")
+    place = quote(str(built.out))
+    _say(f"{built.count} pairs in {built.out / 'dataset'}; specs-data report {place} makes a page of them")
 
 
 @app.command()

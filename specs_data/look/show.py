@@ -177,7 +177,7 @@ def _panel(pair: Pair, pictures: list[Text], width: int) -> Panel:
         body.append(grid)
     else:
         body += sides
-    labels = [pair.id, pair.kind, pair.answer_type]
+    labels = [pair.id, pair.kind if pair.corruption or pair.rejected_from else "", pair.answer_type]
     if pair.rejected_from and pair.rejected_from != "chosen":
         labels.append(f"rejected from {pair.rejected_from}")
     title = Text(" · ".join(one_line(label, 40) for label in labels if label), "bold")

@@ -11,13 +11,23 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import chain, islice, takewhile
 from numbers import Number
 from pathlib import Path
+from shlex import quote
 from typing import Any, cast
 
 from msgspec import Struct
 from msgspec.structs import asdict, replace
 
 from specs_data.errors import FileRefused, UserError, first_line
-from specs_data.files import FIRST_ROWS, SUFFIXES, columns_of, is_plain, read_inside, read_rows, runs_in
+from specs_data.files import (
+    FIRST_ROWS,
+    SUFFIXES,
+    columns_of,
+    is_plain,
+    read_inside,
+    read_rows,
+    refuse_irregular,
+    runs_in,
+)
 from specs_data.files import count_rows as rows_in
 from specs_data.images import MAX_BYTES, image_fault
 from specs_data.inert import one_line
@@ -97,12 +107,16 @@ def _open(path: str | Path) -> Dataset:
         inside = next((one for one in (place / "dataset", place / "pilot" / "dataset") if one.is_dir()), place)
         runs = runs_in(place) if inside == place else []
         if not {place, place / "pilot"}.isdisjoint(runs):
+            told = quote(str(place))
             raise UserError(
-                f"{place}: this run has no dataset; specs-data show {place} --dropped shows what it left out"
+                f"{place}: this run has no dataset; specs-data show {told} --dropped shows what it left out"
             )
         if runs:
             raise UserError(f"{place} holds runs: name one of them, such as {runs[0]}")
+        if inside == place and (place / "store.sqlite").is_file():
+            raise UserError(f"{place}: this run is not finished; the command that began it goes on with it")
         return _open_folder(inside if inside.is_dir() else place)
+    refuse_irregular(place)
     snapshot = _download(str(path))
     return replace(_open_folder(snapshot), inside=snapshot.parent.parent)  # its files are links to blobs beside it
 

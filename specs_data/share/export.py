@@ -16,6 +16,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from shlex import quote
 from types import MappingProxyType
 from typing import Any
 
@@ -302,6 +303,7 @@ def _write_dataset_info(out: Path, files: Sequence[str], known: Mapping[str, Any
 def _notes(to: str, name: str, out: Path, longest: int) -> tuple[str, ...]:
     tokens = f"about {longest // _CHARACTERS_PER_TOKEN:,} tokens, pictures not counted"
     length = f"the longest row has {longest:,} characters ({tokens})"
+    file = quote(f"{out / name}.jsonl")
     if to == "llamafactory":
         return (
             f"train with stage: dpo, dataset_dir: {out}, dataset: {name}",
@@ -311,13 +313,13 @@ def _notes(to: str, name: str, out: Path, longest: int) -> tuple[str, ...]:
         )
     if to == "ms-swift":
         return (
-            f"train with: ROOT_IMAGE_DIR={out} swift rlhf --rlhf_type dpo --dataset {out / name}.jsonl",
+            f"train with: ROOT_IMAGE_DIR={quote(str(out))} swift rlhf --rlhf_type dpo --dataset {file}",
             "with a thinking model's template add --add_non_thinking_prefix false: the prefix is an empty thought in "
             "front of every response without <think>, which spoils a rejected response whose fault is its format",
             f"{length}: leave --max_length unset or above; longer rows are dropped",
         )
     return (
-        f"train with: --dataset {out / name}.jsonl --prompt_key prompt --chosen_key chosen --rejected_key rejected "
+        f"train with: --dataset {file} --prompt_key prompt --chosen_key chosen --rejected_key rejected "
         "--apply_chat_template",
         f"{length}, and --max_len is 512 unless set: what is longer is cut off",
     )

@@ -151,6 +151,13 @@ def test_as_many_pairs_as_are_asked_for(tmp_path: Path) -> None:
     assert out.getvalue().count("chosen") == 510
 
 
+def test_what_a_row_does_not_say_is_no_title(tmp_path: Path) -> None:
+    (tmp_path / "pairs.jsonl").write_text('{"prompt": "q", "chosen": "a", "rejected": "b"}\n')
+    out = io.StringIO()
+    show(tmp_path, console=Console(file=out, width=80))
+    assert "none" not in out.getvalue()
+
+
 def test_no_rows_is_said(tmp_path: Path) -> None:
     (tmp_path / "pairs.jsonl").write_text("")
     with pytest.raises(UserError, match="no rows"):

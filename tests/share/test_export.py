@@ -203,6 +203,13 @@ def test_what_a_target_would_spoil_is_said(tmp_path: Path, to: str, warnings: li
         assert warning in text
 
 
+def test_a_command_that_is_told_can_be_pasted(tmp_path: Path) -> None:
+    write_shards([row(pictures=0)], tmp_path / "pairs", "train")
+    out = tmp_path / "my exports"
+    for to in ("ms-swift", "openrlhf"):
+        assert f"--dataset '{out}/pairs.jsonl'" in describe_export(export(tmp_path / "pairs", to, out))
+
+
 def test_unknown_targets_are_refused(tmp_path: Path) -> None:
     with pytest.raises(
         UserError, match="choose from: llamafactory, ms-swift, openrlhf; problems go to trl, easyr1, verl"

@@ -595,6 +595,19 @@ def test_a_folder_of_runs_is_no_dataset(run: Path) -> None:
         open_dataset(run.parent)
 
 
+def test_a_run_that_is_not_finished_is_no_dataset(tmp_path: Path) -> None:
+    (tmp_path / "store.sqlite").touch()
+    (tmp_path / "sources.jsonl").write_text("{}\n")
+    with pytest.raises(UserError, match="this run is not finished; the command that began it goes on with it$"):
+        open_dataset(tmp_path)
+
+
+def test_a_pipe_is_no_dataset_and_is_not_asked_for_at_the_hub(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "rows.jsonl")
+    with pytest.raises(UserError, match="rows.jsonl is no regular file$"):
+        open_dataset(tmp_path / "rows.jsonl")
+
+
 @pytest.mark.parametrize("of", [lambda run: run, lambda run: run.parent], ids=["run", "folder of runs"])
 def test_a_run_is_no_source_of_problems(run: Path, of: Any) -> None:
     (run / "dropped.jsonl").touch()
