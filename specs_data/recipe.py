@@ -186,7 +186,7 @@ class Staged(BaseModel):
     """Settings each of which says what it decides: the keys of stored results are derived from that, and one that
     were forgotten there would give old results for new settings."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
@@ -625,7 +625,15 @@ def _recipe_file(file: Path | None) -> Path | None:
 
 
 def _read(file: Path) -> dict[str, Any]:
-    return {key.replace("-", "_"): value for key, value in read_toml(file, "the recipe").items()}
+    found = read_toml(file, "the recipe")
+    named = {key.replace("-", "_"): value for key, value in found.items()}
+    if len(named) < len(found):
+        twice = next(key for key in found if "-" in key and key.replace("-", "_") in found)
+        raise UserError(f"the recipe {file} has {twice!r} twice, with - and with _: keep one")
+    for key, value in named.items():
+        if key != "prefill" and (value == "" or (isinstance(value, list) and "" in value)):
+            raise UserError(f"{key} is empty: give a value, or leave it out (recipe {file})")
+    return named
 
 
 def _faults(error: ValidationError, kind: type[BaseModel], file: Path | None) -> str:

@@ -237,6 +237,11 @@ def test_a_reader_that_has_seen_enough_is_no_error(run: Path, tmp_path: Path, co
     assert (reading.returncode, errors) == (141, b"")
 
 
+def test_a_recipe_without_any_problems_is_told(tmp_path: Path, specs_data: Command) -> None:
+    (tmp_path / "specs-data.toml").write_text('problems = []\npolicy = "p"\nverifier = "none"\n')
+    assert specs_data("build", cwd=tmp_path).stderr.startswith("error: no problems: give --problems SRC")
+
+
 def test_init_writes_a_recipe_that_reads(tmp_path: Path, specs_data: Command) -> None:
     assert specs_data("init", cwd=tmp_path).returncode == 0
     text = (tmp_path / "specs-data.toml").read_text()

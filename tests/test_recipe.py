@@ -342,6 +342,12 @@ def test_a_corruption_mix_in_toml(tmp_path: Path, text: str) -> None:
         ("samples = 2\nsamples_upfront = 3", "^samples_upfront 3 is more than samples 2"),
         ("samples = ", "^the recipe r.toml is not valid TOML"),
         ("a = 1\na = 1", "^the recipe r.toml is not valid TOML"),
+        ("max-tokens = 1\nmax_tokens = 2", "^the recipe r.toml has 'max-tokens' twice, with - and with _: keep one$"),
+        ("problems = ''", r"^problems is empty: give a value, or leave it out \(recipe r\.toml\)$"),
+        ("problems = ['p.jsonl', '']", "^problems is empty"),
+        ("rejected-from = ''", "^rejected_from is empty"),
+        ("temperature = inf", "^temperature: should be a finite number"),
+        ("corruption = ['shift_tags=inf', 'remove_all_tags']", "^corruption.shift_tags: should be a finite number"),
     ],
 )
 def test_what_is_wrong_in_a_recipe_is_said_in_one_sentence(tmp_path: Path, text: str, sentence: str) -> None:

@@ -104,7 +104,7 @@ def settle(recipe: Recipe, engine: Engine | None = None, otherwise: str = "") ->
     """The recipe with the name of its engine, and with its policy where a server tells it. `engine` takes the place of
     the one that it names. Raises UserError where the problems or the policy are missing, with `otherwise` as what
     else may be given for a policy."""
-    if recipe.problems is None:
+    if not recipe.problems:
         raise UserError("no problems: give --problems SRC, or problems = ... in specs-data.toml")
     if recipe.responses is not None:
         return recipe
