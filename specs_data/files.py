@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 SUFFIXES = (".jsonl", ".parquet")
 _decode = msgspec.json.Decoder().decode
 FIRST_ROWS = 100  # among which every column that is needed must occur
-_BATCH = 64
+_BATCH = 64  # rows that are read together, and their bytes: a row may have hundreds of pictures
+_BATCH_BYTES = 32_000_000
 # A FIFO would block, a link could be put in the file's place after it was looked at.
 _UNTRUSTED = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
 
@@ -399,9 +400,16 @@ def _row(batch: Any) -> dict[str, Any] | str:
 
 def _batches(file: Path, table: Any, columns: list[str], groups: list[int] | None = None) -> Iterator[Any]:
     try:
-        yield from table.iter_batches(batch_size=_BATCH, columns=columns, row_groups=groups)
+        yield from table.iter_batches(batch_size=_batch_size(table), columns=columns, row_groups=groups)
     except (OSError, ValueError) as error:  # both are pyarrow's words for damage
         raise _unreadable(file, error) from None
+
+
+def _batch_size(table: Any) -> int:
+    """How many rows are read together, as large as they are on average in the group where they are largest."""
+    groups = [table.metadata.row_group(number) for number in range(table.num_row_groups)]
+    largest = max((group.total_byte_size // max(1, group.num_rows) for group in groups), default=0)
+    return max(1, min(_BATCH, _BATCH_BYTES // max(1, largest)))
 
 
 def _open_parquet(file: Path) -> Any:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from specs_data.errors import FileRefused, UserError
-from specs_data.files import put_in_place, read_inside, staged, whole_file, write_whole
+from specs_data.files import put_in_place, read_inside, read_rows, staged, whole_file, write_whole
 
 MOST = 1000
 
@@ -147,3 +150,17 @@ def test_an_error_without_a_name_gets_that_of_the_place(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="full") as caught, whole_file(tmp_path / "file"):
         raise OSError(errno.ENOSPC, "full")
     assert caught.value.filename == str(tmp_path / "file")
+
+
+def test_of_large_rows_few_are_in_memory_at_once(tmp_path: Path) -> None:
+    table = pa.table({"picture": [bytes(4_000_000)] * 24})
+    pq.write_table(table, tmp_path / "p.parquet", use_dictionary=False, compression="none")
+    rows = read_rows(tmp_path / "p.parquet")
+    tracemalloc.start()
+    try:
+        assert isinstance(next(rows), dict)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < 50_000_000
+    assert sum(1 for _ in rows) == 23
