@@ -327,8 +327,10 @@ def is_plain(file: Path, folder: Path) -> bool:
 
 
 def runs_in(folder: Path) -> list[Path]:
-    """The run that `folder` is, and the runs that it holds: each has a list of what it left out."""
-    return [file.parent for file in (*folder.glob("dropped.jsonl"), *sorted(folder.glob("*/dropped.jsonl")))]
+    """The run that `folder` is, and the runs that it holds, down to where the demo puts its own: each has a list of
+    what it left out."""
+    found = (sorted(folder.glob(f"{inside}dropped.jsonl")) for inside in ("", "*/", "*/*/"))
+    return [file.parent for file in chain.from_iterable(found)]
 
 
 def count_rows(file: Path) -> int:

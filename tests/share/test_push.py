@@ -595,6 +595,14 @@ def test_a_folder_of_runs_is_no_dataset(run: Path) -> None:
         open_dataset(run.parent)
 
 
+def test_nor_is_one_of_a_demo(tmp_path: Path) -> None:
+    (tmp_path / "demo" / "run").mkdir(parents=True)
+    for name in ("dropped.jsonl", "fates.parquet"):
+        (tmp_path / "demo" / "run" / name).touch()
+    with pytest.raises(UserError, match="holds runs: name one of them, such as .*demo.run$"):
+        open_dataset(tmp_path)
+
+
 def test_a_run_that_is_not_finished_is_no_dataset(tmp_path: Path) -> None:
     (tmp_path / "store.sqlite").touch()
     (tmp_path / "sources.jsonl").write_text("{}\n")
