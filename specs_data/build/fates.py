@@ -36,9 +36,9 @@ from polars import DataFrame, Expr, col
 from specs_data.pairs.manifest import Round
 from specs_data.recipe import Recipe
 from specs_data.rollouts.frames import to_frame, write_fates
-from specs_data.rollouts.plan import BLIND, STRUCK, Plan, Source, outside_window
+from specs_data.rollouts.plan import BLIND, REFUSED, STRUCK, Plan, Source, outside_window
 from specs_data.rollouts.search import last_round
-from specs_data.rollouts.stages import FORMAT, WRONG
+from specs_data.rollouts.stages import CUT_OFF, FORMAT, WRONG
 from specs_data.rollouts.store import Index, Position, Store
 from specs_data.rollouts.tables import Stage
 
@@ -383,7 +383,9 @@ def _end(rows: DataFrame, plan: Plan, problems: int) -> DataFrame:
     right = _passed("judgements")
     outside, solved = _outside(recipe), pl.lit(recipe.blind_check == "drop") & col("solved_blind").fill_null(False)
     rows = rows.with_columns(right=right, outside=outside, solved=solved, late=pl.lit(False))
-    rows = rows.with_columns(verified=col("right") & _passed("verdicts") & ~col("outside") & ~col("solved"))
+    rows = rows.with_columns(over=_after_refusal())
+    sound = ~col("outside") & ~col("solved") & ~col("over")
+    rows = rows.with_columns(verified=col("right") & _passed("verdicts") & sound)
     struck = col("name").is_in(sorted(plan.struck)) if plan.struck else pl.lit(False)
     rows = rows.with_columns(name=pl.concat_str("problem_id", pl.lit("-"), "index"))
     # A rival is asked for a problem's first chosen responses, and a problem has its first pairs.
@@ -401,7 +403,7 @@ def _end(rows: DataFrame, plan: Plan, problems: int) -> DataFrame:
                 *_judging("responses" if recipe.responses is not None else "sample"),
                 (col("outside"), "difficulty", pl.lit(outside_window(recipe.pass_rate)), None),
                 (col("solved"), "difficulty", pl.lit(BLIND), None),
-                (~_there("verdicts"), "verify", _NOT_NEEDED, None),
+                (~_there("verdicts") | col("over"), "verify", _NOT_NEEDED, None),
                 (col("verdicts").is_not_null(), "verify", _reason("verdicts"), _SAID),
                 (col("late"), "pair", pl.lit(LATE), None),
                 (struck, "pair", pl.lit(STRUCK), None),
@@ -429,6 +431,20 @@ def _outside(recipe: Recipe) -> Expr:
         return pl.lit(False)
     low, high = recipe.pass_rate
     return ~_pass_rate(col("index") < recipe.samples_upfront).is_between(low, high).fill_null(False)
+
+
+def _after_refusal() -> Expr:
+    """Whether a response belongs to a later round than one that was refused: the search asks for no more of such a
+    problem, but a build with other rounds may have."""
+    unanswered = _reason("samples").str.starts_with(REFUSED)
+    ended = unanswered | _is_refused("judgements") | (col("right") & _is_refused("verdicts"))
+    last = pl.when(ended.fill_null(False)).then("round").min().over("number")
+    return (col("round") > last).fill_null(False)
+
+
+def _is_refused(stage: Stage) -> Expr:
+    """Whether a service does not answer about the problem, as `Stages` has it."""
+    return (_reason(stage).str.starts_with(REFUSED) & (_reason(stage) != CUT_OFF)).fill_null(False)
 
 
 def _until_last_pair() -> Expr:

@@ -40,6 +40,8 @@ logger = logging.getLogger(__name__)
 # Why a response is left out: these words stand in the store.
 WRONG = "wrong answer"
 FORMAT = "format: "
+# A service refused it, perhaps for the response's own length.
+CUT_OFF = f"{REFUSED}cut off"
 # So many refusals without one response are no fault of the prompts.
 MOST_REFUSALS = 64
 
@@ -376,7 +378,7 @@ class Stages:
         """Is this the reason of an item that a service does not answer about? Then no other response to the problem
         is worth its tokens; one that was cut off may be the response's fault."""
         refused = reason is not None and reason.startswith(REFUSED)
-        if refused and reason != f"{REFUSED}cut off":
+        if refused and reason != CUT_OFF:
             self._hopeless.add(number)
         return refused
 

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from specs_data import build
 from specs_data.engines.scripted import ScriptedEngine
-from specs_data.errors import Undecided, UserError
+from specs_data.errors import ItemRefused, PromptRefused, Undecided, UserError
 from specs_data.records import Judged, Request, Verdict
-from specs_data.rollouts.sample import edges_fingerprint
+from specs_data.rollouts.sample import edges_fingerprint, sample_seed
 
 OPERATORS = ["remove_all_tags", "remove_think_tags", "shift_tags"]
 
@@ -223,3 +223,48 @@ def test_a_policy_that_is_its_own_rival_rejects_another_response_than_the_chosen
     assert built.count > 20 and not any(chosen == rejected for chosen, rejected in seeds)
     chosen, rejected = ({one for found in side for one in found} for side in zip(*seeds, strict=True))
     assert chosen.isdisjoint(rejected)
+
+
+class Refusing:
+    """A verifier that will not answer about the second response to any problem."""
+
+    concurrency, paid = 1, True
+    settings: ClassVar = {"verifier": "refusing"}
+
+    async def verify(self, judged: Judged, images: Sequence[bytes]) -> Verdict:
+        if judged.sample.index == 1:
+            raise ItemRefused("blocked")
+        return Verdict(True, "seen")
+
+    async def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("by", ["policy", "verifier"])
+@pytest.mark.parametrize("rival", [{}, {"rejected_from": "base"}])
+def test_no_pair_of_an_earlier_build_comes_after_a_refusal(tmp_path: Path, by: str, rival: dict[str, str]) -> None:
+    """A round of several had asked for what a search one by one never comes to."""
+    refused = {sample_seed(0, f"sum-{n}", 1) for n in range(6)} if by == "policy" else set()
+
+    def right(request: Request) -> str:
+        if request.seed in refused:
+            raise PromptRefused("blocked")
+        answer = int(request.messages[-1].content.split()[2]) + 1
+        return f"<think>{answer}, {request.seed}.</think>\n<answer>\\boxed{{{answer}}}</answer>"
+
+    problems = write_sums(tmp_path, 6)
+    each: dict[str, Any] = {"samples": 4, "pairs_per_problem": 2, **rival}
+    ids = {}
+    for run, upfront in (("used", 4), ("used", 1), ("fresh", 1)):
+        settings_ = recipe(problems, **each, samples_upfront=upfront)
+        built = build(
+            settings_,
+            tmp_path / run,
+            engine=ScriptedEngine(right),
+            rival=ScriptedEngine(number),
+            verifier=Refusing() if by == "verifier" else Absent(),
+            quiet=True,
+        )
+        ids[run, upfront] = [pair.id for pair in built.pairs()]
+    assert ids["used", 4] and ids["used", 1] == ids["fresh", 1] == [f"sum-{n}-0" for n in range(6)]
+    assert rows(tmp_path / "used") == rows(tmp_path / "fresh")
