@@ -102,8 +102,8 @@ class Verifier(Protocol):
 
     @property
     def paid(self) -> bool:
-        """Does a verdict cost money or a model's time? Then it is shown the images, and the same question is asked
-        once: other runs with the same `cache` take the verdict too."""
+        """Does a verdict cost money or a model's time? Then it is shown the images, and the same response to the same
+        problem is asked about once: other runs with the same `cache` take the verdict too."""
         ...
 
     async def verify(self, judged: Judged, images: Sequence[bytes]) -> Verdict:

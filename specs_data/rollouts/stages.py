@@ -307,12 +307,23 @@ class Stages:
         if not is_paid(verifier):  # nothing to pay for, nothing that another run should have of it
             async with self._verifying:
                 return await asked_for(verifier.verify(judged, ()), "the verifier")
-        text = judged.sample.response.text
-        key = digest((verifier.settings, problem.question, problem.choices, problem.images, text))
-        return await self._answer(key, Verdict, self._verifying, lambda: verifier.verify(judged, self._images(problem)))
+        shown = (verifier.settings, problem.question, problem.choices, problem.images, judged.sample.response.text)
+        # Who is no service may compare answers, and go by their type. Earlier releases kept verdicts without these.
+        key = digest((*shown, problem.answer, problem.answer_type, judged.judgement.answer))
+        return await self._answer(
+            key, Verdict, self._verifying, lambda: verifier.verify(judged, self._images(problem)), older=digest(shown)
+        )
 
-    async def _answer(self, key: bytes, kind: type[T], room: asyncio.Semaphore, ask: Callable[[], Awaitable[T]]) -> T:
-        """The answer that is on record under `key`, or else the one that is asked for now, once for all who want it."""
+    async def _answer(
+        self,
+        key: bytes,
+        kind: type[T],
+        room: asyncio.Semaphore,
+        ask: Callable[[], Awaitable[T]],
+        older: bytes | None = None,
+    ) -> T:
+        """The answer that is on record under `key`, or an `older` one, or else the one that is asked for now, once for
+        all who want it."""
         if key in self._asked:
             answer: T = await asyncio.shield(self._asked[key])
             return answer
@@ -320,6 +331,8 @@ class Stages:
         try:
             async with room:
                 found = self._answers.get(key, kind)
+                if found is None and older is not None:
+                    found = self._answers.get(older, kind)
                 if found is None:
                     found = await asked_for(ask(), "a judging service")
                     self._answers.put(key, found)

@@ -24,6 +24,8 @@ from specs_data.pairs.rows import to_row
 from specs_data.plugins import find_corruptions
 from specs_data.recipe import Recipe
 from specs_data.records import Judged, Request, Response, Sampling, Verdict
+from specs_data.rollouts.answers import Answers
+from specs_data.rollouts.tables import digest
 
 
 def rows_of(run: Path, split: str = "train") -> list[dict]:
@@ -409,6 +411,47 @@ def test_a_shared_cache_of_verdicts_pays_nothing_twice(tmp_path: Path) -> None:
         dataset_bytes(tmp_path / "a")["data/train-00000-of-00001.parquet"]
         == (dataset_bytes(tmp_path / "b")["data/train-00000-of-00001.parquet"])
     )
+
+
+class ByType(Moody):
+    """A verifier that goes by the type of the answer."""
+
+    async def verify(self, judged: Judged, images: object) -> Verdict:
+        self.calls += 1
+        kind = judged.sample.problem.answer_type
+        return Verdict(kind == "numeric", kind, model="moody-1", served="moody-1")
+
+
+def with_types(folder: Path, *kinds: str) -> Path:
+    """One problem again and again, with these types of its answer."""
+    folder.mkdir()
+    file = folder / "problems.jsonl"
+    rows = [{"id": kind, "question": "What is 6 + 1?", "answer": "7", "answer_type": kind} for kind in kinds]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file
+
+
+def test_a_verdict_is_shared_only_where_the_answers_type_is_the_same(tmp_path: Path) -> None:
+    same = ScriptedEngine(lambda request: "<think>Six and one are seven.</think>\n<answer>\\boxed{7}</answer>")
+    once = ByType(failing=False)
+    settings = recipe(with_types(tmp_path / "both", "numeric", "math"), samples=1, cache=tmp_path / "cache")
+    build(settings, tmp_path / "a", engine=same, verifier=once, quiet=True)
+    assert [row["problem_id"] for row in rows_of(tmp_path / "a")] == ["numeric"] and once.calls == 2
+    again = ByType(failing=False)
+    corrected = recipe(with_types(tmp_path / "one", "math"), samples=1, cache=tmp_path / "cache")
+    build(corrected, tmp_path / "b", engine=same, verifier=again, quiet=True)
+    assert not (tmp_path / "b" / "dataset").exists() and again.calls == 0
+
+
+def test_a_verdict_that_an_earlier_release_kept_is_not_paid_for_again(tmp_path: Path) -> None:
+    text = "<think>Six and one are seven.</think>\n<answer>\\boxed{7}</answer>"
+    answers = Answers(tmp_path / "answers.sqlite")
+    answers.put(digest((Moody.settings, "What is 6 + 1?", (), (), text)), Verdict(True, "of before", model="moody-1"))
+    answers.close()
+    verifier = Moody(failing=False)
+    settings = recipe(with_types(tmp_path / "one", "numeric"), samples=1, cache=tmp_path)
+    build(settings, tmp_path / "run", engine=ScriptedEngine(lambda request: text), verifier=verifier, quiet=True)
+    assert len(rows_of(tmp_path / "run")) == 1 and verifier.calls == 0
 
 
 def test_bad_rows_are_counted_with_their_reason(tmp_path: Path) -> None:
