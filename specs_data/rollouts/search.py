@@ -387,10 +387,13 @@ class _Search:
                 count += 1
                 self._agenda.keep(position, Index(index))
         self._leave(indices)
+        ends = count >= wanted or Outcome.OVER in outcomes
+        # Owed first: what is worth its tokens depends on all that may still give a pair.
+        ends = ends or not self._agenda.owe(position, Index(indices.stop))
         self._agenda.decide(Index(indices.start), count - before, count >= wanted)
         if self._early is not None:
             self._early.decide(indices.start == 0, outcomes[0] is not Outcome.KEPT)
-        if count >= wanted or Outcome.OVER in outcomes or not self._agenda.owe(position, Index(indices.stop)):
+        if ends:
             self._progress.step(position, count)
             if self._early is not None:
                 self._early.forget(position)
