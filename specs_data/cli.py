@@ -25,7 +25,6 @@ from specs_data.inert import visible
 
 _INTERRUPTED = 130  # typer's status after Ctrl-C
 _TERMINATED = 143  # the shell's after SIGTERM
-_RESUMED = {"build", "demo", "evaluate", "errors", "train", "push"}  # what they have done is not done again
 _CLOSED_PIPE = 141  # the shell's for a program whose reader, like head, has seen enough
 
 _terminated = False
@@ -80,7 +79,7 @@ def main() -> None:
     status = _run()
     if status == _INTERRUPTED:
         status = _TERMINATED if _terminated else _INTERRUPTED
-        _tell("interrupted; the same command goes on from here" if _RESUMED & {*sys.argv[1:2]} else "interrupted")
+        _tell("interrupted; the same command goes on from here")
     for number in (signal.SIGINT, signal.SIGTERM):  # all is said: what threads still do may be cut short
         signal.signal(number, lambda *_: os._exit(status))
     _status = status

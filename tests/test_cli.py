@@ -305,11 +305,3 @@ def test_an_empty_argument_is_not_this_folder(run: Path, specs_data: Command) ->
     assert not (run / "images").exists()
     done = specs_data("build", "--prefill", "", cwd=run)
     assert "no problems" in done.stderr
-
-
-def test_only_a_verb_that_goes_on_says_so(run: Path, specs_data: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("specs_data.look.check.check", interrupted)
-    assert specs_data("check", run, cwd=run) == (130, "", "interrupted\n")
