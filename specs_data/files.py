@@ -401,16 +401,18 @@ def _row(batch: Any) -> dict[str, Any] | str:
 
 
 def _batches(file: Path, table: Any, columns: list[str], groups: list[int] | None = None) -> Iterator[Any]:
+    groups = list(range(table.num_row_groups)) if groups is None else groups
     try:
-        yield from table.iter_batches(batch_size=_batch_size(table), columns=columns, row_groups=groups)
+        yield from table.iter_batches(batch_size=_batch_size(table, groups), columns=columns, row_groups=groups)
     except (OSError, ValueError) as error:  # both are pyarrow's words for damage
         raise _unreadable(file, error) from None
 
 
-def _batch_size(table: Any) -> int:
-    """How many rows are read together, as large as they are on average in the group where they are largest."""
-    groups = [table.metadata.row_group(number) for number in range(table.num_row_groups)]
-    largest = max((group.total_byte_size // max(1, group.num_rows) for group in groups), default=0)
+def _batch_size(table: Any, groups: Iterable[int]) -> int:
+    """How many rows are read together, as large as they are on average in the one of these groups where they are
+    largest."""
+    read = map(table.metadata.row_group, groups)
+    largest = max((group.total_byte_size // max(1, group.num_rows) for group in read), default=0)
     return max(1, min(_BATCH, _BATCH_BYTES // max(1, largest)))
 
 

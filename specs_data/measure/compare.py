@@ -131,13 +131,20 @@ def compare(named: Sequence[tuple[str, Path]]) -> Comparison:
 def read_named(texts: Sequence[str]) -> list[tuple[str, Path]]:
     """Each `"DPO=runs/dpo"` as a name and a path. A path alone is called by its last part, or by the whole of it where
     that would be the name of another one too: only a name that is given makes runs the seeds of one."""
-    parts = [(text, "", "") if Path(text).exists() else text.partition("=") for text in texts]  # runs/lr=1e-6
-    named = [(name.strip(), path.strip()) if equals else (_last_part(name), name) for name, equals, path in parts]
-    times = Counter(name for name, _ in named)
-    return [
-        (name if equals or times[name] == 1 else path, Path(path))
-        for (name, path), (_, equals, _) in zip(named, parts, strict=True)
-    ]
+    given = [_given(text) for text in texts]
+    times = Counter(_last_part(path) if name is None else name for name, path in given)
+    return [(_called(path, times) if name is None else name, Path(path)) for name, path in given]
+
+
+def _given(text: str) -> tuple[str | None, str]:
+    """The name that stands before a path, if one does, and the path: one may have an equals sign itself (lr=1e-6)."""
+    name, equals, path = text.partition("=")
+    return (name.strip(), path.strip()) if equals and not Path(text).exists() else (None, text)
+
+
+def _called(path: str, times: Mapping[str, int]) -> str:
+    last = _last_part(path)
+    return last if times[last] == 1 else path
 
 
 def _last_part(path: str) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fakes.manifests import FOREIGN
 
 from specs_data.errors import UserError
 from specs_data.format import Part, ResponseFormat
@@ -182,17 +183,7 @@ def test_the_recipe_s_format_is_the_default(tmp_path: Path) -> None:
     assert checked(tmp_path / "data", rows, recipe={"format": str(file)}).ok
 
 
-@pytest.mark.parametrize(
-    "manifest",
-    [
-        {"dataset": "my-set", "recipe": "v2"},
-        ["a", "list"],
-        {"recipe": {"corruption": 5}},
-        {"recipe": {"corruption": ["shift_tags"]}},
-        {"recipe": {"format": 5}},
-        {"recipe": {"verifier": ["rules"]}},
-    ],
-)
+@pytest.mark.parametrize("manifest", FOREIGN)
 def test_somebody_else_s_manifest_is_as_none(tmp_path: Path, manifest: Any) -> None:
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
     assert checked(tmp_path, [row()]).ok

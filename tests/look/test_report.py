@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from fakes.manifests import FOREIGN
 from PIL import Image
 
 from specs_data.errors import UserError
@@ -154,17 +155,7 @@ def test_what_the_dataset_is_stands_on_the_page(tmp_path: Path) -> None:
     assert "both sides say the same in 2 of 2 rows" in write_report(tmp_path / "ours").read_text()
 
 
-@pytest.mark.parametrize(
-    "manifest",
-    [
-        {"dataset": "my-set", "recipe": "v2"},
-        ["a", "list"],
-        {"recipe": {"corruption": 5}},
-        {"recipe": {"corruption": ["shift_tags"]}},
-        {"recipe": {"format": 5}},
-        {"recipe": {"verifier": ["rules"]}},
-    ],
-)
+@pytest.mark.parametrize("manifest", FOREIGN)
 def test_somebody_else_s_manifest_is_as_none(tmp_path: Path, manifest: Any) -> None:
     _, html = report(tmp_path, [row()])
     assert report(tmp_path, [row()], manifest)[1] == html
